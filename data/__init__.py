@@ -1,0 +1,1 @@
+"""Data shipped with irc-cli: tiers, domains, an example trace."""

@@ -1,0 +1,1 @@
+"""A small example trace, and what writes it."""

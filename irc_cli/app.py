@@ -1,0 +1,92 @@
+"""The typer app: names of the commands, loaded when they are called, and how errors end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from irc_cli import __version__
+from stages.errors import InputError
+
+# Command, module, one line of help. A module is imported when its command is called: `--help`
+# stays instant, and a command pays only for the libraries that it needs.
+COMMANDS = {
+    "score": ("irc_cli.score", "Class every turn of traces into a reward tier."),
+    "calibrate": ("irc_cli.calibrate", "Measure which tiers tell success from failure."),
+    "eval": ("irc_cli.evaluate", "Measure pass rate, pass^k and what an episode costs."),
+    "compare-args": ("irc_cli.compare_args", "Compare tool-call arguments, and explain."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Imports a command's module when it is called, and prints every error as one line."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return the real command in the place of its name in the help."""
+        name, _, rest = super().resolve_command(ctx, args)
+        module = import_module(COMMANDS[str(name)][0])
+        single = typer.Typer(add_completion=False)
+        single.command(name)(module.command)
+        return name, typer.main.get_command(single), rest
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        """Run, and end with the exit code: 0 done, 1 no, 2 bad input, 130 interrupted."""
+        options["standalone_mode"] = False
+        try:
+            code = super().main(args, *rest, **options)
+        except InputError as error:
+            code = _fail(str(error))
+        except typer.Abort:
+            code = 130
+        except typer.TyperException as error:
+            code = _usage(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(line: str) -> int:
+    sys.stderr.write(f"error: {line}\n")
+    return 2
+
+
+def _usage(error: typer.TyperException) -> int:
+    message = " ".join(error.format_message().split()).rstrip(".")
+    if not message:  # called without arguments: typer has printed the help
+        return 2
+    ctx = getattr(error, "ctx", None)
+    command = ctx.command_path if ctx else "irc-cli"
+    return _fail(f"{message[0].lower()}{message[1:]}; see '{command} --help'")
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"irc-cli {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Calibrate the per-turn rewards of tool-calling agents from their own rollouts.
+
+    The stages read and write Parquet and JSON lines; `-` is standard input or output.
+    """
+
+
+for _name, (_, _help) in COMMANDS.items():
+    app.command(_name, help=_help)(lambda: None)
+
+
+def main() -> None:
+    """Run the command line; the entry point of `irc-cli`."""
+    app(prog_name="irc-cli")

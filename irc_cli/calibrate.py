@@ -1,0 +1,377 @@
+"""`irc-cli calibrate`: turns in, what each tier is worth and where advantages push out."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, cast, get_args
+
+import numpy as np
+import polars as pl
+import typer
+
+from irc_cli import console, options
+from irc_cli.calibrate_report import Changes, print_report
+from stages.artifacts import (
+    ADVANTAGES,
+    SUMS,
+    TURNS,
+    digest,
+    made_by,
+    read_columns,
+    read_table,
+    scan_table,
+    write_table,
+)
+from stages.calibrate import (
+    CORRELATIONS,
+    CalibrateConfig,
+    Calibration,
+    Judgement,
+    TurnArrays,
+    advantage_frame,
+    calibrate,
+    flipped,
+    given_advantages,
+    judge,
+    tier_rewards,
+    turn_advantages,
+    turn_arrays,
+)
+from stages.calibration_file import read_previous, write_calibration
+from stages.core.advantages import AdvantageConfig, Advantages, Estimator, Normalise
+from stages.errors import InputError
+from stages.sums import UNITS, Summed, lay_out, merge, sum_turns
+
+_C, _A = CalibrateConfig, AdvantageConfig
+_MEASURES, _ESTIMATORS, _NORMALISE = tuple(UNITS), get_args(Estimator), get_args(Normalise)
+
+
+def command(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TURNS...",
+            help="Turns of irc-cli score, '-' for standard input; with --merge sums of shards.",
+        ),
+    ],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Write the calibration (YAML) here, and advantages.parquet beside it.",
+        ),
+    ] = None,
+    measure: Annotated[
+        str, typer.Option(metavar="|".join(_MEASURES), help="Of a tier in an episode.")
+    ] = _C.measure,
+    correlation: Annotated[
+        str, typer.Option(metavar="|".join(CORRELATIONS), help="Which one sets the values.")
+    ] = _C.correlation,
+    delta: Annotated[
+        float, typer.Option(help="Correlation up to which a tier is worth nothing.")
+    ] = _C.delta,
+    fdr: Annotated[float, typer.Option(help="False discovery rate over the tiers.")] = _C.fdr,
+    min_support: Annotated[
+        int, typer.Option(help="Episodes needed with a tier, and without it.")
+    ] = _C.min_support,
+    effect: Annotated[
+        float, typer.Option(help="Smallest correlation that matters; neutral tiers rule it out.")
+    ] = _C.effect,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Value of a correlation of 1; default: the largest value is 1."),
+    ] = _C.alpha,
+    resamples: Annotated[
+        int, typer.Option(min=100, help="Bootstrap resamples, and permutations.")
+    ] = _C.resamples,
+    advantage: Annotated[
+        str, typer.Option(metavar="|".join(_ESTIMATORS), help="Estimator of the advantages.")
+    ] = _A.estimator,
+    gamma: Annotated[float, typer.Option(help="Discount per turn.")] = _A.gamma,
+    outcome_weight: Annotated[
+        float, typer.Option("--lambda", help="Weight of the outcome in the hybrid.")
+    ] = _A.outcome_weight,
+    normalise: Annotated[
+        str, typer.Option(metavar="|".join(_NORMALISE), help="What a return is held against.")
+    ] = _A.normalise,
+    last_turn_reward: Annotated[
+        bool,
+        typer.Option(
+            "--last-turn-reward/--no-last-turn-reward",
+            help="Whether an episode's last turn carries its own reward.",
+        ),
+    ] = _A.last_turn_reward,
+    advantages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Judge these (episode_id, turn, advantage) instead of ours."
+        ),
+    ] = None,
+    keep_rewards: Annotated[
+        bool, typer.Option("--keep-rewards", help="Judge the rewards in the turns as they are.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 if misaligned or not converged.")
+    ] = False,
+    eta: Annotated[
+        float, typer.Option(help="Converged: mean reward and outcome correlate by more.")
+    ] = _C.eta,
+    min_tasks: Annotated[int, typer.Option(help="Fewer tasks never pass --check.")] = _C.min_tasks,
+    previous: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.yaml", help="An earlier calibration: show what changed."),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Only write the sums of this shard to --out.")
+    ] = False,
+    merge_shards: Annotated[
+        bool, typer.Option("--merge", help="The inputs are sums written by --partial.")
+    ] = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    force: options.Force = False,
+    seed: options.Seed = 0,
+    config: options.Config = None,
+) -> None:
+    """Measure which tiers tell success from failure, and check where advantages push.
+
+    Example: irc-cli calibrate turns.parquet -o calibration.yaml
+    """
+    settings = CalibrateConfig(
+        options.one_of("measure", measure, _MEASURES),
+        options.one_of("correlation", correlation, CORRELATIONS),
+        delta,
+        fdr,
+        min_support,
+        effect,
+        alpha,
+        resamples,
+        eta,
+        min_tasks,
+    )
+    estimator = AdvantageConfig(
+        cast(Estimator, options.one_of("advantage", advantage, _ESTIMATORS)),
+        options.within("gamma", gamma, 0, 1),
+        options.within("lambda", outcome_weight, 0, sys.float_info.max),
+        cast(Normalise, options.one_of("normalise", normalise, _NORMALISE)),
+        last_turn_reward,
+    )
+    if partial and not out:
+        raise InputError("--partial", "nothing to write the sums to", "name a file with --out")
+    if (partial or merge_shards) and (check or advantages or previous or keep_rewards):
+        option = "--partial" if partial else "--merge"
+        what = "sums hold no turns to judge advantages by"
+        raise InputError(option, what, "calibrate the turns themselves for that")
+    turns_follow = not (partial or merge_shards)
+    beside = _beside(out) if turns_follow else None
+    options.check_outputs([out, beside], as_json=as_json, force=force)
+    origin = console.made_by(
+        "calibrate",
+        {"calibrate": asdict(settings), "advantage": asdict(estimator)},
+        seed,
+        {path: digest(path) for path in [*inputs, previous, advantages] if path},
+    )
+    if partial:
+        _write_partial(inputs, settings.measure, str(out), origin, force=force)
+        return
+
+    rng = np.random.default_rng(seed)
+    turns: TurnArrays | None = None
+    if merge_shards:
+        summed = _merged(inputs, settings.measure)
+    else:
+        frame, unseen = _read_turns(inputs)
+        summed = sum_turns(frame.lazy(), settings.measure, ", ".join(inputs))
+        summed = summed._replace(excluded=summed.excluded + unseen)
+        _check_outcomes(summed, inputs)
+        turns = turn_arrays(frame)
+    _check_outcomes(summed, inputs)
+    result = calibrate(lay_out(summed.sums, settings.measure), summed.excluded, settings, rng)
+    judged = changes = None
+    if turns is not None:
+        judged = _judge(turns, result, settings, estimator, rng, advantages, keep_rewards)
+        if previous:
+            changes = _changes(turns, result, judged, estimator, previous)
+    if out:
+        write_calibration(result, out, origin, force=force)
+    if judged and turns is not None and beside:
+        frame = advantage_frame(turns, judged.reward, judged.advantages)
+        write_table(ADVANTAGES, frame, beside, origin, force=force)
+    objections = _objections(result, judged, settings) if judged else []
+    if as_json:
+        console.print_json(_document(result, judged, changes, objections))
+    elif not quiet:
+        print_report(result, judged and (judged.before, judged.after), changes, settings)
+    if check and objections:
+        for objection in objections:
+            console.note(f"check failed: {objection}")
+        raise typer.Exit(1)
+
+
+class _Judged(NamedTuple):
+    """The rewards as scored, the calibrated ones, and those of the two that --check looks at."""
+
+    before: Judgement
+    after: Judgement
+    chosen: Judgement
+    reward: Any  # Floats [N], of the chosen
+    advantages: Advantages  # of the chosen
+
+
+def _beside(out: str | None) -> str | None:
+    return str(Path(out).with_name("advantages.parquet")) if out and out != "-" else None
+
+
+def _write_partial(
+    inputs: list[str], measure: str, out: str, origin: dict[str, Any], *, force: bool
+) -> None:
+    """Sum each file in constant memory and write the sums of all."""
+    summed = []
+    for path in inputs:
+        lazy = scan_table(TURNS, path)
+        turns = read_table(TURNS, path).lazy() if lazy is None else lazy
+        one = sum_turns(turns, measure, path)
+        summed.append(one._replace(excluded=one.excluded + _unseen(path)))
+    recorded = {"measure": measure, "excluded": sum(one.excluded for one in summed)}
+    frame = merge([one.sums for one in summed])
+    write_table(SUMS, frame, out, origin | {"summary": recorded}, force=force)
+
+
+def _merged(inputs: list[str], measure: str) -> Summed:
+    """Add up the sums of shards."""
+    excluded = 0
+    for path in inputs:
+        recorded = made_by(path).get("summary", {})
+        if recorded.get("measure", measure) != measure:
+            what = f"holds sums of measure '{recorded['measure']}', not '{measure}'"
+            raise InputError(path, what, f"pass --measure {recorded['measure']}")
+        excluded += recorded.get("excluded", 0)
+    return Summed(merge([read_table(SUMS, path) for path in inputs]), excluded)
+
+
+def _unseen(path: str) -> int:
+    """Return how many episodes a file of turns left out before they became rows."""
+    return int(made_by(path).get("summary", {}).get("excluded_without_turns", 0))
+
+
+def _read_turns(inputs: list[str]) -> tuple[pl.DataFrame, int]:
+    """Read turns in the order of their episodes, and count the episodes without rows."""
+    where = ", ".join(inputs)
+    frame = pl.concat([read_table(TURNS, path) for path in inputs])
+    if len(inputs) > 1:
+        TURNS.check_rows(frame, where)
+    ordered = pl.struct("episode_id").rle_id().n_unique() == pl.col("episode_id").n_unique()
+    if not frame.select(ordered).item():
+        frame = frame.sort("episode_id", "turn")
+    return frame, sum(_unseen(path) for path in inputs)
+
+
+def _check_outcomes(summed: Summed, inputs: list[str]) -> None:
+    """Raise InputError where no calibration is possible."""
+    where = ", ".join(inputs)
+    totals = summed.sums.filter(pl.col("tier").is_null())
+    episodes, successes = int(totals["episodes"].sum()), int(totals["successes"].sum())
+    if episodes < 2:
+        found = "no episode with an outcome" if episodes == 0 else "one episode only"
+        raise InputError(where, found, "collect at least two, with different outcomes")
+    if successes in (0, episodes):
+        found = "failures" if successes == 0 else "successes"
+        todo = "collect episodes of both kinds: nothing tells them apart yet"
+        raise InputError(where, f"all {episodes:,} episodes are {found}", todo)
+
+
+def _judge(
+    turns: TurnArrays,
+    result: Calibration,
+    settings: CalibrateConfig,
+    estimator: AdvantageConfig,
+    rng: np.random.Generator,
+    given: str | None,
+    keep_rewards: bool,
+) -> _Judged:
+    """Judge the rewards as scored and the calibrated ones."""
+    rewards = {
+        "before": turns.frame["reward"].to_numpy(),
+        "after": tier_rewards(turns, result.values()),
+    }
+    chosen = "before" if keep_rewards else "after"
+    made = {name: turn_advantages(turns, reward, estimator) for name, reward in rewards.items()}
+    if given:
+        made[chosen] = given_advantages(turns, read_columns(given), given)
+    judgements = {
+        name: judge(turns, rewards[name], made[name], result.values(), settings, rng)
+        for name in rewards
+    }
+    return _Judged(
+        judgements["before"],
+        judgements["after"],
+        judgements[chosen],
+        rewards[chosen],
+        made[chosen],
+    )
+
+
+def _changes(
+    turns: TurnArrays,
+    result: Calibration,
+    judged: _Judged,
+    estimator: AdvantageConfig,
+    previous: str,
+) -> Changes:
+    """Hold the calibration against an earlier one."""
+    then = read_previous(previous)
+    now = turn_advantages(turns, tier_rewards(turns, result.values()), estimator)
+    earlier = turn_advantages(turns, tier_rewards(turns, then.values), estimator)
+    rows = [
+        {
+            "tier": tier.tier,
+            "value_then": then.values.get(tier.tier),
+            "value_now": tier.value,
+            "status_then": then.statuses.get(tier.tier),
+            "status_now": tier.status,
+        }
+        for tier in result.tiers
+    ]
+    gone = [tier for tier in then.values if tier not in result.values()]
+    return Changes(rows, gone, flipped(earlier, now), len(now.advantage))
+
+
+def _objections(result: Calibration, judged: _Judged, settings: CalibrateConfig) -> list[str]:
+    """Return why --check says no; empty if it says yes."""
+    chosen, objections = judged.chosen, []
+    if chosen.misaligned:
+        objections.append(f"misaligned: {', '.join(chosen.misaligned)}")
+    r = chosen.reward_outcome_correlation
+    if r is None:
+        objections.append("the mean reward of an episode does not vary with its outcome")
+    elif not r > settings.eta:
+        objections.append(
+            f"mean reward and outcome correlate by {r:.3f}, not more than {settings.eta:g}"
+        )
+    if result.tasks < settings.min_tasks:
+        objections.append(f"{result.tasks} tasks, fewer than {settings.min_tasks}")
+    return objections
+
+
+def _document(
+    result: Calibration, judged: _Judged | None, changes: Changes | None, objections: list[str]
+) -> dict[str, Any]:
+    document = result._asdict() | {"tiers": [tier._asdict() for tier in result.tiers]}
+    document |= {"before": None, "after": None, "converged": None}
+    if judged:
+        document |= {
+            "before": _judgement(judged.before),
+            "after": _judgement(judged.after),
+            "converged": not objections,
+            "objections": objections,
+        }
+    return document | ({"previous": changes._asdict()} if changes else {})
+
+
+def _judgement(judgement: Judgement) -> dict[str, Any]:
+    rows = [row._asdict() for row in judgement.direction]
+    return judgement._asdict() | {"direction": rows}

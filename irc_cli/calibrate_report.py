@@ -1,0 +1,199 @@
+"""How a calibration looks on a terminal."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from rich.markup import escape
+from rich.text import Text
+
+from irc_cli import console
+from stages.calibrate import CalibrateConfig, Calibration, Direction, Judgement, TierStatistics
+
+# Columns from r = -1 to r = 1; odd, so that 0 has one.
+_FOREST_WIDTH, _NARROW_FOREST_WIDTH = 25, 15
+_WIDE = 114  # columns of the full tables
+_STATUS_STYLE = {"discriminative": "green", "undecided": "yellow"}
+_VERDICT_STYLE = {"aligned": "green", "misaligned": "red", "undecided": "yellow"}
+
+
+class Changes(NamedTuple):
+    """A calibration against an earlier one."""
+
+    tiers: list[dict[str, Any]]
+    gone: list[str]  # tiers that only the earlier one has
+    flipped_advantages: int  # turns that the two push opposite ways
+    turns: int
+
+
+def print_report(
+    result: Calibration,
+    judged: tuple[Judgement, Judgement] | None,
+    changes: Changes | None,
+    settings: CalibrateConfig,
+) -> None:
+    """Print the tiers, where the advantages push before and after, and what to do next."""
+    out = console.console()
+    console.heading(
+        f"{result.episodes:,} episodes of {result.tasks:,} tasks ({result.mixed_tasks:,} mixed), "
+        f"pass rate {result.pass_rate:.1%}; {result.excluded:,} episodes left out"
+    )
+    wide = out.width >= _WIDE
+    out.print(_tier_table(result, wide=wide))
+    for tier in result.tiers:
+        if tier.sign_reversed:
+            out.print(
+                f"Simpson's paradox: '{escape(tier.tier)}' points one way over all episodes "
+                f"({_signed(tier.r_pooled)}) and the other within tasks ({_signed(tier.r_within)})",
+                style="yellow",
+            )
+    if judged:
+        out.print(_direction_table(*judged, wide=wide))
+        for name, judgement in zip(("before", "after"), judged, strict=True):
+            out.print(_summary(name, judgement, settings))
+        out.print("A mean over a tier is a diagnosis, not proof of causal credit.", style="dim")
+    if changes:
+        out.print(_changes_table(changes))
+        out.print(f"{changes.flipped_advantages:,} of {changes.turns:,} advantages change sign")
+    out.print(f"Next: {next_step(result, judged, settings)}", style="bold")
+
+
+def next_step(
+    result: Calibration, judged: tuple[Judgement, Judgement] | None, settings: CalibrateConfig
+) -> str:
+    """Say in one sentence what the figures ask for."""
+    telling = [tier for tier in result.tiers if tier.status == "discriminative"]
+    undecided = [tier for tier in result.tiers if tier.status == "undecided"]
+    more = min((tier.more_episodes for tier in undecided if tier.more_episodes), default=0)
+    if not telling:
+        if more:
+            return f"no tier tells yet; collect about {more:,} more episodes and calibrate again."
+        return "no tier tells success from failure; reward the outcome alone, or split the tiers."
+    if judged is None:
+        return "score the turns with these values (irc-cli score --rewards) and calibrate them."
+    before, after = judged
+    if after.misaligned:
+        tiers = ", ".join(after.misaligned)
+        return f"even calibrated, {tiers} are pushed the wrong way; split or drop these tiers."
+    if not after.converged(settings.eta):
+        return "the values follow outcomes too weakly; collect more episodes or split the tiers."
+    if before.misaligned:
+        tiers = ", ".join(before.misaligned)
+        return f"train with the calibrated values; the present rewards push {tiers} the wrong way."
+    return "train with the calibrated values; all that tells is pushed as intended."
+
+
+def _tier_table(result: Calibration, *, wide: bool) -> Any:
+    within = result.correlation == "within"
+    width = _FOREST_WIDTH if wide else _NARROW_FOREST_WIDTH
+    scale = "-1" + "0".center(width - 3) + "1"
+    names: tuple[str, ...]
+    if wide:
+        names = ("tier", "turns", "episodes", "pooled", "within", scale, "q", "value", "status")
+        table = console.table(*names, left=(0, 5, 8))
+    else:
+        names = ("tier", "with it", result.correlation, scale, "q", "value", "status")
+        table = console.table(*names, left=(0, 3, 6))
+    for tier in sorted(result.tiers, key=lambda tier: -(_chosen(tier, within=within) or 0.0)):
+        r = _chosen(tier, within=within)
+        both = (_signed(tier.r_pooled), _signed(tier.r_within))
+        table.add_row(
+            escape(tier.tier),
+            *([f"{tier.turns:,}"] if wide else []),
+            f"{tier.episodes:,}",
+            *(both if wide else [_signed(r)]),
+            forest(r, tier.ci_low, tier.ci_high, width),
+            _small(tier.q),
+            f"{tier.value:+.3f}" if tier.value else "0",
+            Text(_status(tier, wide=wide), style=_STATUS_STYLE.get(tier.status, "")),
+        )
+    table.caption = f"r with the outcome; 95 % intervals of r {result.correlation}"
+    return table
+
+
+def forest(r: float | None, low: float | None, high: float | None, width: int) -> str:
+    """Draw a correlation and its interval on a line from -1 to 1."""
+
+    def column(value: float) -> int:
+        return round((min(max(value, -1.0), 1.0) + 1) / 2 * (width - 1))
+
+    cells = [" "] * width
+    cells[width // 2] = "│"
+    if r is not None:
+        if low is not None and high is not None:
+            for at in range(column(low), column(high) + 1):
+                cells[at] = "─" if cells[at] == " " else "┼"
+        cells[column(r)] = "●"
+    return "".join(cells)
+
+
+def _chosen(tier: TierStatistics, *, within: bool) -> float | None:
+    return tier.r_within if within else tier.r_pooled
+
+
+def _status(tier: TierStatistics, *, wide: bool) -> str:
+    if tier.status == "undecided" and wide:
+        more = tier.more_episodes
+        return "undecided, in too few tasks" if more is None else f"undecided, {more:,} more"
+    return tier.status
+
+
+def _direction_table(before: Judgement, after: Judgement, *, wide: bool) -> Any:
+    table = console.table(
+        "tier",
+        "before",
+        "wrong sign",
+        "verdict",
+        "after",
+        "wrong sign",
+        "verdict",
+        left=(0, 3, 6),
+    )
+    for one, two in zip(before.direction, after.direction, strict=True):
+        table.add_row(escape(one.tier), *_cells(one, wide=wide), *_cells(two, wide=wide))
+    table.caption = "mean advantage; before: the rewards as scored, after: the calibrated values"
+    return table
+
+
+def _cells(row: Direction, *, wide: bool) -> tuple[str, str, Text]:
+    mean = _signed(row.mean_advantage)
+    if wide and row.ci_low is not None and row.ci_high is not None:
+        mean += f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]"
+    wrong = "" if row.wrong_sign_share is None else f"{row.wrong_sign_share:.0%}"
+    return escape(mean), wrong, Text(row.verdict, style=_VERDICT_STYLE.get(row.verdict, "dim"))
+
+
+def _summary(name: str, judgement: Judgement, settings: CalibrateConfig) -> Text:
+    r = _signed(judgement.reward_outcome_correlation)
+    good = judgement.converged(settings.eta)
+    text = (
+        f"{name}: mean reward and outcome correlate by {r} (want > {settings.eta:g}), "
+        f"{judgement.dead_turn_share:.0%} dead turns, advantage RMS {judgement.advantage_rms:.2f}"
+    )
+    return Text(f"{text}: {'converged' if good else 'not converged'}", "green" if good else "red")
+
+
+def _changes_table(changes: Changes) -> Any:
+    table = console.table("tier", "value then", "value now", "status then", "status now")
+    for row in changes.tiers:
+        then = "new" if row["value_then"] is None else f"{row['value_then']:+.3f}"
+        table.add_row(
+            escape(row["tier"]),
+            then,
+            f"{row['value_now']:+.3f}",
+            row["status_then"] or "",
+            row["status_now"],
+        )
+    for tier in changes.gone:
+        table.add_row(escape(tier), "", "gone", "", "")
+    return table
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def _small(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

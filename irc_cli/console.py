@@ -1,0 +1,85 @@
+"""What commands print: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import orjson
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from irc_cli import __version__
+
+T = TypeVar("T")
+_PIPE_WIDTH = 120  # columns of a report that no terminal limits
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console for standard output or error; colours only on a terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def heading(text: str, *, stderr: bool = False) -> None:
+    """Print one line in bold."""
+    console(stderr=stderr).print(text, style="bold")
+
+
+def table(*columns: str, left: tuple[int, ...] = (0,)) -> Table:
+    """Return a plain table; columns hold numbers, aligned right, except those of `left`."""
+    empty = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i, column in enumerate(columns):
+        empty.add_column(column, justify="left" if i in left else "right", no_wrap=True)
+    return empty
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document on standard output; an undefined number is null."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    sys.stdout.buffer.write(orjson.dumps(document, option=options))
+    sys.stdout.flush()
+
+
+def note(text: str, *, quiet: bool = False) -> None:
+    """Print a line on standard error."""
+    if not quiet:
+        sys.stderr.write(f"{text}\n")
+
+
+def progress(items: Iterable[T], what: str, *, quiet: bool = False) -> Iterator[T]:
+    """Yield the items; after a second, show how many on standard error if it is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield from items
+        return
+    columns = (SpinnerColumn(), TextColumn(what), BarColumn(), MofNCompleteColumn())
+    bar = Progress(*columns, console=console(stderr=True), transient=True)
+    task, started, shown = bar.add_task(what, total=None), time.monotonic(), False
+    try:
+        for item in items:
+            yield item
+            bar.advance(task)
+            if not shown and time.monotonic() - started > 1:
+                bar.start()
+                shown = True
+    finally:
+        if shown:
+            bar.stop()
+
+
+def made_by(
+    command: str, settings: Mapping[str, Any], seed: int | None, inputs: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what an artifact records of its making; `inputs` maps each path to its sha256."""
+    return {
+        "irc_cli": __version__,
+        "command": command,
+        "settings": dict(settings),
+        "seed": seed,
+        "inputs": [{"path": path, "sha256": digest} for path, digest in inputs.items()],
+    }

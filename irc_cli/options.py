@@ -1,0 +1,72 @@
+"""Options that every command has, and `--config`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from stages.artifacts import refuse_existing
+from stages.errors import InputError
+
+
+def _use_config(ctx: typer.Context, path: str | None) -> str | None:
+    """Take the defaults of this command's options from a YAML file."""
+    if path is None or ctx.resilient_parsing:
+        return path
+    from stages.yamlfile import read_yaml
+
+    names = {
+        flag.removeprefix("--"): parameter.name
+        for parameter in ctx.command.params
+        for flag in parameter.opts
+        if flag.startswith("--") and parameter.name not in ("config", "help")
+    }
+    given = read_yaml(path).fields(names)
+    ctx.default_map = {str(names[key]): node.plain() for key, node in given.items()}
+    return path
+
+
+Config = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.yaml",
+        callback=_use_config,
+        is_eager=True,
+        help="Read options from this file: its keys are the long option names.",
+    ),
+]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", "-o", metavar="FILE", help="File to write; '-' for standard output."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no report and no notes.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of whatever is drawn at random.")]
+
+
+def check_outputs(outs: list[str | None], *, as_json: bool, force: bool) -> None:
+    """Raise InputError before any work if an output could not be written."""
+    if as_json and "-" in outs:
+        raise InputError("--json", "standard output is taken by '-o -'", "use one of them")
+    for out in outs:
+        if out and out != "-":
+            refuse_existing(out, force=force)
+
+
+def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
+    """Return the value, or raise InputError naming what is allowed."""
+    if value not in allowed:
+        raise InputError(f"--{option}", f"unknown value '{value}'", f"use {' | '.join(allowed)}")
+    return value
+
+
+def within(option: str, value: float, low: float, high: float) -> float:
+    """Return the value, or raise InputError saying its bounds."""
+    if not low <= value <= high:
+        bounds = f"from {low:g} to {high:g}" if high < 1e300 else f"of at least {low:g}"
+        raise InputError(f"--{option}", f"{value:g} is out of range", f"use a number {bounds}")
+    return value

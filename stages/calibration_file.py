@@ -1,0 +1,58 @@
+"""The calibration as a YAML file: for people, for `score --rewards`, and for `--previous`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from stages.artifacts import whole_file
+from stages.calibrate import Calibration
+from stages.errors import InputError
+from stages.yamlfile import read_yaml
+
+_HEADER = "# The rewards are what each tier's turns are worth: irc-cli score --rewards THIS_FILE\n"
+
+
+class Previous(NamedTuple):
+    """What an earlier calibration said of the tiers."""
+
+    values: dict[str, float]
+    statuses: dict[str, str]
+
+
+def write_calibration(
+    calibration: Calibration, path: str, made_by: dict[str, Any], *, force: bool
+) -> None:
+    """Write a calibration with what made it."""
+    import yaml
+
+    document = made_by | {
+        "episodes": calibration.episodes,
+        "excluded": calibration.excluded,
+        "tasks": calibration.tasks,
+        "pass_rate": calibration.pass_rate,
+        "correlation": calibration.correlation,
+        "rewards": calibration.values(),
+        "tiers": [tier._asdict() for tier in calibration.tiers],
+    }
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    with whole_file(path, force=force) as file:
+        file.write((_HEADER + text).encode())
+
+
+def read_previous(path: str) -> Previous:
+    """Read the values and statuses of a calibration.
+
+    Raises:
+        InputError: the file is no calibration.
+    """
+    root = read_yaml(path)
+    fields = root.fields()
+    if "rewards" not in fields or "tiers" not in fields:
+        todo = "give a calibration.yaml of irc-cli calibrate"
+        raise InputError(path, "has no 'rewards' and 'tiers'", todo)
+    values = {tier: node.number() for tier, node in fields["rewards"].fields().items()}
+    statuses = {}
+    for node in fields["tiers"].items():
+        tier = node.fields()
+        statuses[tier["tier"].text()] = tier["status"].text()
+    return Previous(values, statuses)

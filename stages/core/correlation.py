@@ -1,0 +1,275 @@
+"""Correlation of tiers with outcomes, from sums per (task, tier).
+
+Outcomes are yes/no. Every statistic here follows from a `TaskSums` table; tables of integers (the
+measures presence and count) add up exactly, so shards computed anywhere merge into the same result.
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Which: TypeAlias = Literal["within", "pooled"]
+
+# A variance below this share of the mean square is rounding, not variation. Presence is decided
+# exactly: its smallest non-zero share is 1/N, and its sums are integers.
+ROUNDING = 1e-10
+
+
+class TaskSums(NamedTuple):
+    """Sums over the episodes of each of T tasks, for each of C tiers; x is the measure.
+
+    Each task has at least one episode. Tasks are in one fixed order, so that sums repeat exactly.
+    """
+
+    episodes: Ints  # [T]
+    successes: Ints  # [T]
+    x: Floats  # [T, C] sum of x; for presence, the episodes with the tier
+    xx: Floats  # [T, C] sum of squares; for presence, the same as x
+    xo: Floats  # [T, C] sum over the successful episodes; for presence, successes with the tier
+
+
+def point_biserial(outcome: Bools, score: Floats) -> float:
+    """Point-biserial correlation of a yes/no outcome with a score.
+
+    r = (mean1 - mean0) / s * sqrt(p q), with s of ddof=0: Pearson's r with the outcome as 0/1.
+
+    Args:
+        outcome: success of each episode (or of each turn's episode), shape [N].
+        score: score of each, shape [N], any unit.
+
+    Returns:
+        r in [-1, 1], dimensionless; NaN if either input is constant, where r is undefined.
+
+    Raises:
+        ValueError: the shapes differ, or N < 2.
+
+    Source: Tate (1954), Ann. Math. Statist. 25(3), 603-607.
+    """
+    if outcome.ndim != 1 or outcome.shape != score.shape or len(score) < 2:
+        raise ValueError(f"need two arrays of one length >= 2, not {outcome.shape}, {score.shape}")
+    p = float(outcome.mean())
+    s = float(score.std())
+    if p in (0.0, 1.0) or s * s <= ROUNDING * float(np.square(score).mean()):
+        return float("nan")
+    r = (score[outcome].mean() - score[~outcome].mean()) / s * np.sqrt(p * (1 - p))
+    return float(np.clip(r, -1, 1))
+
+
+def pooled(sums: TaskSums) -> Floats:
+    """Point-biserial correlation of measure and outcome over all episodes (`r_pooled`).
+
+    Returns:
+        r of each tier, shape [C]; NaN where the measure or the outcome is constant.
+    """
+    return correlation(pooled_terms(sums).sum(axis=0))
+
+
+def within(sums: TaskSums) -> Floats:
+    """Correlation after subtracting the task's means from measure and outcome (`r_within`).
+
+    Pooled within-group correlation: sum over tasks of the co-deviation, over the root of the
+    product of the summed squared deviations. Tasks weigh by how much they vary.
+
+    Returns:
+        r of each tier, shape [C]; NaN where measure or outcome varies within no task.
+    """
+    return correlation(within_terms(sums).sum(axis=0))
+
+
+def terms(sums: TaskSums, which: Which) -> Floats:
+    """Each task's share of the sums that the correlation `which` is a function of."""
+    return within_terms(sums) if which == "within" else pooled_terms(sums)
+
+
+def within_terms(sums: TaskSums) -> Floats:
+    """Per task the deviations' sums of xo, xx, oo around the task's means; shape [T, 3, C]."""
+    _check(sums)
+    n, s = sums.episodes[:, None].astype(np.float64), sums.successes[:, None].astype(np.float64)
+    # n * sum - sum * sum is exact on integers, so that a constant measure gives 0, not rounding.
+    xx = n * sums.xx - sums.x * sums.x
+    xx[xx <= ROUNDING * n * sums.xx] = 0.0
+    xo = n * sums.xo - sums.x * s
+    xo[xx == 0] = 0.0
+    oo = np.broadcast_to(s * (n - s), xx.shape)
+    return np.stack([xo, xx, oo], axis=1) / n[:, None]
+
+
+def pooled_terms(sums: TaskSums) -> Floats:
+    """Per task the sums of xo, xx, oo, 1, x, o around the overall means; shape [T, 6, C]."""
+    _check(sums)
+    n, s = sums.episodes[:, None].astype(np.float64), sums.successes[:, None].astype(np.float64)
+    total = n.sum()
+    mean_x, mean_o = sums.x.sum(axis=0) / total, s.sum() / total
+    # r is the same around any origin; around the means nothing cancels in the last digits.
+    xo = sums.xo - mean_x * s - mean_o * sums.x + n * mean_x * mean_o
+    xx = sums.xx - 2 * mean_x * sums.x + n * mean_x * mean_x
+    oo = s - 2 * mean_o * s + n * mean_o * mean_o
+    constant = total * sums.xx.sum(axis=0) - sums.x.sum(axis=0) ** 2
+    xx[:, constant <= ROUNDING * total * sums.xx.sum(axis=0)] = 0.0
+    if s.sum() in (0.0, total):
+        oo = np.zeros_like(oo)
+    one = np.ones_like(mean_x)
+    return np.stack([xo, xx, oo * one, n * one, sums.x - n * mean_x, (s - n * mean_o) * one], 1)
+
+
+def correlation(totals: Floats) -> Floats:
+    """Correlation from totals of `within_terms` or `pooled_terms`.
+
+    Args:
+        totals: shape [..., 3, C] (xo, xx, oo around means) or [..., 6, C] (around any origin).
+
+    Returns:
+        r in [-1, 1], shape [..., C]; NaN where either variance is 0.
+    """
+    return _correlation_and_deviations(totals)[0]
+
+
+def fisher_z(totals: Floats) -> tuple[Floats, Floats]:
+    """Fisher's z = atanh r and its gradient with respect to the totals.
+
+    Args:
+        totals: as for `correlation`.
+
+    Returns:
+        z, shape [..., C], NaN where r is undefined and infinite where |r| = 1; the gradient, of the
+        shape of totals, meaningless where z is not finite.
+    """
+    r, xx, oo, mean_x, mean_o = _correlation_and_deviations(totals)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        d_xo = 1 / (np.sqrt(xx * oo) * (1 - r * r))
+        d_xx = -r / (2 * xx * (1 - r * r))
+        d_oo = -r / (2 * oo * (1 - r * r))
+        gradient = [d_xo, d_xx, d_oo]
+        if totals.shape[-2] == 6:
+            d_n = d_xo * mean_x * mean_o + d_xx * mean_x**2 + d_oo * mean_o**2
+            d_x = -d_xo * mean_o - 2 * d_xx * mean_x
+            d_o = -d_xo * mean_x - 2 * d_oo * mean_o
+            gradient += [d_n, d_x, d_o]
+        return np.arctanh(r), np.stack(gradient, axis=-2)
+
+
+def _correlation_and_deviations(totals: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """R, squared deviations of x and of o, and their means; each [..., C]."""
+    xo, xx, oo = (totals[..., i, :] for i in range(3))
+    mean_x = mean_o = np.zeros_like(xo)
+    raw_xx, raw_oo = xx, oo
+    if totals.shape[-2] == 6:
+        n, x, o = (totals[..., i, :] for i in range(3, 6))
+        mean_x, mean_o = x / n, o / n
+        xo, xx, oo = xo - x * mean_o, xx - x * mean_x, oo - o * mean_o
+    varies = (xx > ROUNDING * raw_xx) & (oo > ROUNDING * raw_oo)
+    r = np.divide(
+        xo,
+        np.sqrt(xx * oo, where=varies, out=np.ones_like(xx)),
+        where=varies,
+        out=np.full_like(xo, np.nan),
+    )
+    # One ulp short of 1 would give a huge but finite z.
+    r = np.where(np.abs(r) > 1 - 1e-12, np.sign(r), r)
+    return r, xx, oo, mean_x, mean_o
+
+
+def sign_reversed(
+    r_pooled: Floats,
+    r_within: Floats,
+    q_within: Floats,
+    delta: float = 0.05,
+    fdr: float = 0.05,
+) -> Bools:
+    """Simpson's paradox: the pooled correlation points the other way than within tasks.
+
+    The signs must differ, both |r| exceed delta, and r_within be significant. r_pooled need not be:
+    it misleads as it is read. Were it enough that r_pooled is significant, a tier that merely goes
+    with hard tasks and does nothing within them would raise a false alarm in 13-20 % of runs.
+
+    Args:
+        r_pooled: of each tier, shape [C].
+        r_within: of each tier, shape [C].
+        q_within: q of r_within, shape [C].
+        delta: size below which a correlation counts as none.
+        fdr: bar for q.
+
+    Returns:
+        True where the sign turns, shape [C]; False where either correlation is undefined.
+    """
+    opposite = np.sign(r_pooled) * np.sign(r_within) < 0
+    sizable = np.minimum(np.abs(r_pooled), np.abs(r_within)) > delta
+    return np.asarray(opposite & sizable & (q_within < fdr), np.bool_)
+
+
+def episodes_to_decide(
+    r: Floats,
+    standard_error: Floats,
+    episodes: int,
+    effect: float,
+    level: float = 0.05,
+    power: float = 0.8,
+) -> Floats:
+    """How many more episodes, of tasks like these, would settle what a tier is worth.
+
+    If r is as observed, either to find it (its interval excludes 0) or to rule out any effect that
+    matters (its interval excludes `effect` and more), whichever takes fewer. On Fisher's z either
+    is a distance of (z_(1-level/2) + z_power) standard errors, and a standard error s is what
+    1 / s^2 + 3 independent episodes give: clustering and uninformative tasks are paid for as
+    observed.
+
+    Args:
+        r: the observed correlation, shape [C].
+        standard_error: of Fisher's z, clustered by task, shape [C].
+        episodes: how many there are.
+        effect: the smallest |r| that matters, in (0, 1).
+        level: two-sided level of the interval.
+        power: probability that the interval then decides.
+
+    Returns:
+        Whole number of further episodes, shape [C], at least 0; infinite where the standard error
+        is, NaN where r is.
+
+    Source: Lachin (1981), Controlled Clinical Trials 2(2), 93-113, for the sample size.
+    """
+    z = np.arctanh(np.minimum(np.abs(r), 1 - 1e-9))
+    distance = np.maximum(z, np.arctanh(effect) - z)
+    quantiles = NormalDist().inv_cdf(1 - level / 2) + NormalDist().inv_cdf(power)
+    wanted = (quantiles / distance) ** 2 + 3
+    have = np.maximum(standard_error, 1e-9) ** -2.0 + 3
+    have[np.isinf(standard_error)] = 0.0
+    with np.errstate(divide="ignore"):
+        needed = np.ceil(wanted * episodes / have - 1e-9)
+    return np.asarray(np.maximum(needed - episodes, 0), np.float64)
+
+
+def benjamini_hochberg(p: Floats) -> Floats:
+    """Benjamini-Hochberg q: the false discovery rate at which each test is just rejected.
+
+    q_(i) = min over j >= i of p_(j) m / j, over the m defined tests.
+
+    Args:
+        p: p-values, shape [C]; NaN is no test and does not count.
+
+    Returns:
+        q, shape [C], in [p, 1]; NaN where p is.
+
+    Source: Benjamini and Hochberg (1995), J. R. Statist. Soc. B 57(1), 289-300.
+    """
+    q = np.full_like(p, np.nan)
+    tests = np.flatnonzero(~np.isnan(p))
+    order = tests[np.argsort(-p[tests], kind="stable")]
+    rank = np.arange(len(order), 0, -1)
+    q[order] = np.minimum(np.minimum.accumulate(p[order] * len(order) / rank), 1)
+    return q
+
+
+def _check(sums: TaskSums) -> None:
+    tasks = len(sums.episodes)
+    shapes = {a.shape for a in (sums.x, sums.xx, sums.xo)}
+    if len(shapes) != 1 or sums.x.ndim != 2 or not tasks == len(sums.successes) == len(sums.x):
+        raise ValueError("sums need shapes [T], [T], and [T, C] three times")
+    if tasks == 0 or sums.episodes.min() < 1:
+        raise ValueError("each task needs at least one episode")

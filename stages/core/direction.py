@@ -1,0 +1,176 @@
+"""Whether advantages push each tier the way its value intends (SPEC section 7).
+
+Means over a tier are a diagnosis of the sampled turns, not proof of causal credit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.core.advantages import Advantages, Codes, Floats, Ints, as_codes
+from stages.core.resampling import ratio_interval
+
+DEAD = 1e-8  # an advantage of at most this size moves nothing
+
+
+class TierDirections(NamedTuple):
+    """What the turns of each tier are pushed to, each [C]."""
+
+    turns: Ints
+    mean_advantage: Floats  # return_part + outcome_part
+    return_part: Floats
+    outcome_part: Floats
+    ci_low: Floats
+    ci_high: Floats
+    wrong_sign_share: Floats
+    verdict: npt.NDArray[np.str_]  # aligned | misaligned | undecided | neutral
+
+
+def direction(
+    advantages: Advantages,
+    tier: Ints,
+    task: Ints,
+    intended: Ints,
+    resamples: int,
+    rng: np.random.Generator,
+    level: float = 0.95,
+) -> TierDirections:
+    """Mean advantage of each tier, held against the sign that its value intends.
+
+    A tier is `neutral` where no sign is intended; `aligned` or `misaligned` where its mean and all
+    of the interval have the intended or the opposite sign; else `undecided`.
+
+    Args:
+        advantages: of N turns.
+        tier: tier of each turn, 0..C-1, shape [N].
+        task: task of each turn, 0..T-1, shape [N].
+        intended: sign of each tier's value, -1, 0 or 1, shape [C].
+        resamples: number of resamples of the tasks.
+        rng: source of randomness.
+        level: probability that an interval covers the mean among all such tasks.
+
+    Returns:
+        Means and interval are dimensionless, as advantages are; NaN for a tier without turns, and
+        the interval infinite where too few tasks have the tier. The share of turns of the wrong
+        sign (a dead one has none) is NaN also where no sign is intended.
+
+    Raises:
+        ValueError: the shapes differ, or a code is out of range.
+    """
+    if not advantages.advantage.shape == tier.shape == task.shape:
+        raise ValueError(f"{advantages.advantage.shape} advantages of {tier.shape}, {task.shape}")
+    n_tiers, n_tasks = intended.size, int(task.max(initial=0)) + 1
+    tier, task = as_codes(tier, n_tiers, "tier"), as_codes(task, n_tasks, "task")
+    turns = np.bincount(tier, minlength=n_tiers)
+
+    def mean(x: Floats) -> Floats:  # [C]
+        return _share(_sums(x, tier, n_tiers), turns)
+
+    def task_sums(x: Floats) -> Floats:  # [T, C]
+        return _sums(x, task * n_tiers + tier, n_tasks * n_tiers).reshape(n_tasks, n_tiers)
+
+    mean_advantage = mean(advantages.advantage)
+    ci_low, ci_high = ratio_interval(
+        task_sums(advantages.advantage), task_sums(np.ones(tier.shape)), resamples, rng, level
+    )
+    wrong_sign = (intended[tier] * advantages.advantage < -DEAD).astype(np.float64)
+    return TierDirections(
+        turns=turns,
+        mean_advantage=mean_advantage,
+        return_part=mean(advantages.return_part),
+        outcome_part=mean(advantages.outcome_part),
+        ci_low=ci_low,
+        ci_high=ci_high,
+        wrong_sign_share=np.where(intended == 0, np.nan, mean(wrong_sign)),
+        verdict=_verdicts(intended, mean_advantage, ci_low, ci_high),
+    )
+
+
+def _verdicts(intended: Ints, mean: Floats, low: Floats, high: Floats) -> npt.NDArray[np.str_]:
+    # Scores of a group cancel up to rounding: a mean below DEAD has no sign, however sure it looks.
+    up, down = (mean > DEAD) & (low > 0), (mean < -DEAD) & (high < 0)
+    aligned = np.where(intended > 0, up, down)
+    misaligned = np.where(intended > 0, down, up)
+    return np.select(
+        [intended == 0, aligned, misaligned], ["neutral", "aligned", "misaligned"], "undecided"
+    )
+
+
+def gradient_mass(
+    advantage: Floats, tier: Ints, n_tiers: int, n_tokens: Ints | None = None
+) -> Floats:
+    """Share of each tier in the sum of |A| * tokens over live turns.
+
+    Args:
+        advantage: A of each turn, shape [N].
+        tier: tier of each turn, 0..n_tiers-1, shape [N].
+        n_tiers: number of tiers, C.
+        n_tokens: tokens that the policy wrote in each turn, shape [N]; None unless all are known,
+            then each turn weighs 1.
+
+    Returns:
+        Shares in [0, 1] that sum to 1, shape [C]; all NaN where no turn is live.
+
+    Raises:
+        ValueError: the shapes differ, or a tier is out of range.
+    """
+    weight = np.ones(advantage.shape) if n_tokens is None else n_tokens
+    if not advantage.shape == tier.shape == weight.shape:
+        raise ValueError(f"{advantage.shape} advantages of {tier.shape}, {weight.shape}")
+    size = np.abs(advantage)
+    live_mass = np.where(size > DEAD, size * weight, 0.0)
+    mass = _sums(live_mass, as_codes(tier, n_tiers, "tier"), n_tiers)
+    return _share(mass, mass.sum())
+
+
+def dead_turn_share(advantage: Floats) -> float:
+    """Share of turns with |A| <= 1e-8, which teach nothing; NaN without turns."""
+    return float(np.mean(np.abs(advantage) <= DEAD)) if advantage.size else np.nan
+
+
+def rms(advantage: Floats) -> float:
+    """Root mean square of the advantages, which scales the training step; NaN without turns."""
+    return float(np.sqrt(np.mean(advantage**2))) if advantage.size else np.nan
+
+
+def reward_outcome_correlation(reward: Floats, outcome: Floats, episode: Ints) -> float:
+    """Pearson correlation over episodes of the mean reward of the turns with the outcome.
+
+    Args:
+        reward: of each turn, shape [N], any unit.
+        outcome: of each episode, shape [E].
+        episode: episode of each turn, 0..E-1, each with a turn, shape [N].
+
+    Returns:
+        r in [-1, 1]; NaN where the mean rewards or the outcomes are constant.
+
+    Raises:
+        ValueError: the shapes differ, or an episode is out of range or without turns.
+    """
+    episode = as_codes(episode, outcome.size, "episode")
+    length = np.bincount(episode, minlength=outcome.size)
+    if reward.shape != episode.shape or not length.all():
+        raise ValueError("each turn needs a reward, and each episode a turn")
+    mean_reward = _sums(reward, episode, outcome.size) / length
+    if _constant(mean_reward) or _constant(outcome):
+        return np.nan
+    return float(np.corrcoef(mean_reward, outcome)[0, 1])
+
+
+def _constant(x: Floats) -> bool:
+    """Equal up to rounding: the mean of 0.1, 0.1, 0.1 is not quite 0.1."""
+    return x.size < 2 or bool(np.ptp(x) <= 1e-12 * np.abs(x).max())
+
+
+def _sums(x: Floats, code: Codes, n_codes: int) -> Floats:
+    return np.bincount(code, x, minlength=n_codes).astype(np.float64, copy=False)
+
+
+def _share(part: Floats, whole: Floats | Ints) -> Floats:
+    """Part over whole, NaN where the whole is 0."""
+    share = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=share, where=whole > 0)
+    return share

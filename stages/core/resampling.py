@@ -1,0 +1,164 @@
+"""Confidence intervals by resampling tasks: the episodes of a task stand or fall together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from stages.core.correlation import Floats, TaskSums, Which, correlation, fisher_z, terms
+
+BLOCK = 2**19  # weights drawn at a time (4 MB)
+
+
+def task_resamples(tasks: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """Bootstrap weights of tasks: how often each is drawn when T are drawn with replacement.
+
+    A resampled total of any sum is then `weights @ sums`. Multinomial rather than Poisson weights:
+    they are what the bootstrap says, and here also faster to draw.
+
+    Args:
+        tasks: number of tasks T.
+        resamples: number of resamples in all.
+        rng: source of randomness; the weights do not depend on the size of the blocks.
+
+    Yields:
+        Blocks of weights, shape [b, T], each row adding up to T.
+    """
+    rows = max(1, BLOCK // tasks)
+    for start in range(0, resamples, rows):
+        b = min(rows, resamples - start)
+        drawn = rng.integers(0, tasks, (b, tasks)) + tasks * np.arange(b)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=b * tasks)
+        yield weights.reshape(b, tasks).astype(np.float64)
+
+
+def bootstrap_interval(
+    sums: TaskSums, which: Which, resamples: int, rng: np.random.Generator, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Interval of a correlation by a bootstrap that resamples tasks.
+
+    Symmetric bootstrap-t on Fisher's z with the task-clustered (sandwich) standard error, which has
+    an error of coverage of order 1/T^2. Percentile and BCa intervals were tried by simulation on
+    30-200 tasks and covered 90-95 % at a nominal 95 %, worst on rare tiers; this one 93-97 %, and
+    90 % where a tier lives in a handful of tasks. Resamples where r is undefined count as
+    arbitrarily far off, so that the interval of a tier of three tasks or fewer is [-1, 1].
+
+    Args:
+        sums: sums of T tasks and C tiers.
+        which: "within" or "pooled".
+        resamples: number of resamples; 1,000 is plenty for 95 %.
+        rng: source of randomness.
+        level: probability that the interval covers the correlation among all such tasks.
+
+    Returns:
+        Low and high, each of shape [C]; NaN where the correlation is undefined.
+
+    Memory is 72 T C bytes within and 216 T C pooled, whatever the number of resamples.
+
+    Source: Hall (1988), J. R. Statist. Soc. B 50(1), 35-45; for clusters Cameron, Gelbach and
+    Miller (2008), Rev. Econ. Stat. 90(3), 414-427.
+    """
+    parts = terms(sums, which)
+    low, high = _symmetric_interval(parts, fisher_z, resamples, rng, level)
+    r = correlation(parts.sum(axis=0))
+    low, high = np.tanh(low), np.tanh(high)
+    # All resamples of a perfect correlation are perfect; what disagrees may be too rare to be seen.
+    informative = ((parts[:, 1] > 0) & (parts[:, 2] > 0)).sum(axis=0)
+    shrunk = 1 - 2 * unseen_share(np.maximum(informative, 1), level)
+    low = np.where(r == 1, shrunk, np.where(r == -1, -1.0, low))
+    high = np.where(r == -1, -shrunk, np.where(r == 1, 1.0, high))
+    return low, high
+
+
+def ratio_interval(
+    numerator: Floats,
+    denominator: Floats,
+    resamples: int,
+    rng: np.random.Generator,
+    level: float = 0.95,
+) -> tuple[Floats, Floats]:
+    """Interval of sum(numerator) / sum(denominator) by a bootstrap that resamples tasks.
+
+    For means over a tier's turns: numerator the sum of the values of a task's turns, denominator
+    the number of turns. Symmetric bootstrap-t, as in `bootstrap_interval`.
+
+    Args:
+        numerator: shape [T, C], any unit.
+        denominator: shape [T, C], not negative.
+        resamples: number of resamples.
+        rng: source of randomness.
+        level: probability of covering the ratio among all such tasks.
+
+    Returns:
+        Low and high, each of shape [C], in units of the ratio; NaN where the denominators are all
+        0; infinite where about three tasks or fewer have one.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if numerator.shape != denominator.shape or numerator.ndim != 2:
+        raise ValueError(f"need two [T, C] arrays, not {numerator.shape}, {denominator.shape}")
+    parts = np.stack([numerator, denominator], axis=1)
+    return _symmetric_interval(parts, _ratio, resamples, rng, level)
+
+
+def unseen_share(tasks: Floats | int, level: float) -> Floats:
+    """Largest share of tasks that may differ although none of `tasks` did (the rule of three).
+
+    Source: Hanley and Lippman-Hand (1983), JAMA 249(13), 1743-1745: (1 - share)^tasks = 1 - level.
+    """
+    return np.asarray(1 - (1 - level) ** (1 / np.asarray(tasks, np.float64)))
+
+
+def _ratio(totals: Floats) -> tuple[Floats, Floats]:
+    top, bottom = totals[..., 0, :], totals[..., 1, :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = np.where(bottom > 0, top / bottom, np.nan)
+        return value, np.stack([1 / bottom, -value / bottom], axis=-2)
+
+
+def _symmetric_interval(
+    parts: Floats,
+    statistic: Callable[[Floats], tuple[Floats, Floats]],
+    resamples: int,
+    rng: np.random.Generator,
+    level: float,
+) -> tuple[Floats, Floats]:
+    """Symmetric bootstrap-t interval of a smooth, scale-free function of sums over tasks.
+
+    parts [T, K, C] are the tasks' shares of the sums; statistic maps totals [..., K, C] to values
+    [..., C] and gradients [..., K, C]. The standard error in each resample is that of the delta
+    method, sqrt(sum over tasks of (gradient . part)^2), expanded into sums of products of parts:
+    those are resampled by the same matmul, so that no [resample, task, tier] array is ever made.
+    """
+    tasks, k, tiers = parts.shape
+    pairs = [(i, j) for i in range(k) for j in range(i, k)]
+    table = np.empty((tasks, k + len(pairs), tiers))
+    table[:, :k] = parts
+    for at, (i, j) in enumerate(pairs, start=k):
+        np.multiply(parts[:, i], parts[:, j] * (1 if i == j else 2), out=table[:, at])
+    table = table.reshape(tasks, -1)
+
+    def value_and_error(weights: Floats) -> tuple[Floats, Floats]:
+        totals = (weights @ table).reshape(len(weights), -1, tiers)
+        value, gradient = statistic(totals[:, :k])
+        with np.errstate(invalid="ignore", over="ignore"):
+            variance = np.zeros_like(value)
+            for at, (i, j) in enumerate(pairs, start=k):
+                variance += gradient[:, i] * gradient[:, j] * totals[:, at]
+            return value, np.sqrt(np.maximum(variance, 0))
+
+    (value,), (error,) = value_and_error(np.ones((1, tasks)))
+    distances = []
+    for weights in task_resamples(tasks, resamples, rng):
+        resampled, its_error = value_and_error(weights)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            distance = np.abs(resampled - value) / its_error
+        distances.append(np.where(np.isnan(distance), np.inf, distance))
+    quantile = np.sort(np.concatenate(distances), axis=0)
+    at = min(int(np.ceil(level * (resamples + 1))), resamples) - 1
+    with np.errstate(invalid="ignore"):
+        # An error of 0 says that nothing varies between tasks, not that nothing is uncertain.
+        half = np.where(error > 0, quantile[at] * error, np.inf)
+        return value - half, value + half

@@ -1,0 +1,98 @@
+"""Tiers as data: ordered rules over what can be said of a call, decided once for every case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+from stages.core.arguments import Mode
+
+# What the rules can test, and every value it can have. A call is one point of the product of them.
+CONDITIONS: dict[str, tuple[str | bool, ...]] = {
+    "match": ("full", "partial", "none"),  # with the task's gold actions
+    "kind": ("read", "write", "terminal", "generic", "unknown"),  # of the tool
+    "result": ("ok", "error"),
+    "repeat": (True, False),  # of an earlier call, no write in between
+}
+MATCH_RULES = ("any", "one-to-one")
+ARGUMENT_MODES: tuple[Mode, ...] = ("exact", "deep", "tau2")
+
+
+class CallFacts(NamedTuple):
+    """What the rules can see of a call; a value of each of CONDITIONS, in their order."""
+
+    match: str
+    kind: str
+    result: str
+    repeat: bool
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A tier and the conditions under which a call has it; without conditions: any call."""
+
+    tier: str
+    when: Mapping[str, frozenset[str | bool]]
+
+    def applies(self, facts: CallFacts) -> bool:
+        """Return whether every condition holds."""
+        return all(getattr(facts, name) in allowed for name, allowed in self.when.items())
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The reward of a tier's turns: base + share * matched share, at most cap; dimensionless."""
+
+    base: float
+    share: float = 0.0
+    cap: float = float("inf")
+
+    def of(self, match_share: float) -> float:
+        """Return the reward of a turn whose best call agrees in this share of its arguments."""
+        return min(self.base + self.share * match_share, self.cap)
+
+    def __str__(self) -> str:
+        if not self.share:
+            return f"{min(self.base, self.cap):g}"
+        cap = "" if self.cap == float("inf") else f", at most {self.cap:g}"
+        return f"{self.base:g} + {self.share:g} x share{cap}"
+
+
+@dataclass(frozen=True)
+class Tiers:
+    """A set of tiers: how calls are compared, classed and rewarded. Best rank first.
+
+    `rules` cover every call (each of `all_facts()` meets one), `message` is the tier of a turn
+    without a call; the reader of the tiers files checks both.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    message: str
+    rank: tuple[str, ...]
+    rewards: Mapping[str, Reward]
+    match: str = "any"
+    arguments: Mode = "deep"
+    tool_rules: bool = False
+
+    def table(self) -> dict[CallFacts, str]:
+        """Return the tier of every possible call: the first rule that applies names it."""
+        return {facts: self.rules[i].tier for facts, i in first_rules(self.rules).items()}
+
+
+def all_facts() -> list[CallFacts]:
+    """Return every possible call, as the rules see it."""
+    return [CallFacts(*values) for values in product(*CONDITIONS.values())]  # type: ignore[arg-type] # the product of CONDITIONS has CallFacts' types
+
+
+def first_rules(rules: Sequence[Rule]) -> dict[CallFacts, int]:
+    """Return which rule decides each possible call; a call that no rule covers is left out."""
+    first: dict[CallFacts, int] = {}
+    for facts in all_facts():
+        for i, rule in enumerate(rules):
+            if rule.applies(facts):
+                first[facts] = i
+                break
+    return first

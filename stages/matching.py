@@ -1,0 +1,144 @@
+"""Which calls of an episode meet which of the task's gold actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stages.core.arguments import (
+    NO_RULES,
+    Mode,
+    Parsed,
+    Prepared,
+    bfcl_answer,
+    equal,
+    matched_arguments,
+    parse_arguments,
+    prepare,
+    share,
+)
+from stages.domains import Domain
+from stages.traces.episode import Call, GoldAction
+
+FULL, PARTIAL, NONE = "full", "partial", "none"
+
+# One call meets one gold action: first as many full matches as can be, among them by calls that
+# worked, then the largest matched shares, then the earliest calls.
+_FULL_WEIGHT, _WORKED_WEIGHT, _EARLIER_WEIGHT = 1e6, 1e3, 1e-6
+
+
+class Side(NamedTuple):
+    """A call or a gold action, read and made ready to be compared."""
+
+    name: str
+    parsed: Parsed
+    prepared: Prepared
+    compare_args: tuple[str, ...] | None = None
+
+
+class Match(NamedTuple):
+    """How a call meets the gold actions."""
+
+    kind: str  # full | partial | none
+    share: float = 0.0  # of the gold action's arguments that the call has equal
+    gold: int | None = None  # position of that gold action; None: no gold action has the name
+
+
+NO_MATCH = Match(NONE)
+
+
+class Matcher:
+    """Compares calls with gold actions by one mode, under the tools' own rules or without."""
+
+    def __init__(self, domain: Domain, mode: Mode = "deep", *, tool_rules: bool = False) -> None:
+        self._mode, self._rules = mode, domain.rules if tool_rules else {}
+
+    def read(self, action: Call | GoldAction) -> Side:
+        """Read a call's or a gold action's arguments; unparseable ones have no items."""
+        parsed = parse_arguments(action.arguments)
+        prepared = prepare(parsed.value, self._rules.get(action.name, NO_RULES))
+        if isinstance(action, Call):
+            return Side(action.name, parsed, prepared)
+        if self._mode == "bfcl" and isinstance(parsed.value, dict):
+            parsed = Parsed(bfcl_answer(parsed.value))
+        return Side(action.name, parsed, prepared, action.compare_args)
+
+    def match(self, gold: Side, call: Side) -> Match:
+        """Compare one call with one gold action of the same name."""
+        if not call.parsed.readable:
+            return NO_MATCH
+        if self._mode == "deep":
+            if gold.prepared.key == call.prepared.key:
+                return Match(FULL, 1.0)
+            equal_share = share(gold.prepared, call.prepared)
+        else:
+            expected, actual = gold.parsed.value, call.parsed.value
+            if equal(expected, actual, self._mode, compare_args=gold.compare_args):
+                return Match(FULL, 1.0)
+            equal_share = self._share(expected, actual, len(gold.prepared.items))
+        return Match(PARTIAL, equal_share) if equal_share > 0 else NO_MATCH
+
+    def _share(self, expected: Any, actual: Any, arguments: int) -> float:
+        if not (isinstance(expected, dict) and isinstance(actual, dict) and arguments):
+            return 0.0
+        return matched_arguments(expected, actual, self._mode) / arguments
+
+    def best(self, calls: Sequence[Side], gold: Sequence[Side]) -> list[Match]:
+        """Return the best gold action of each call; one may be met by many calls."""
+        by_name: dict[str, list[int]] = {}
+        for j, action in enumerate(gold):
+            by_name.setdefault(action.name, []).append(j)
+        matches = []
+        for call in calls:
+            best = NO_MATCH
+            for j in by_name.get(call.name, ()):
+                match = self.match(gold[j], call)
+                if best.gold is None or match.share > best.share or match.kind == FULL:
+                    best = match._replace(gold=j)
+                if match.kind == FULL:
+                    break
+            matches.append(best)
+        return matches
+
+    def one_to_one(
+        self, calls: Sequence[Side], gold: Sequence[Side], failed: Sequence[bool]
+    ) -> list[Match]:
+        """Return the gold action that each call meets when each may be met once.
+
+        The pairing with the greatest total weight; see the weights above.
+        """
+        pairs = {
+            (i, j): match
+            for i, call in enumerate(calls)
+            for j, action in enumerate(gold)
+            if action.name == call.name and (match := self.match(action, call)).kind != NONE
+        }
+        matches = [NO_MATCH] * len(calls)
+        for i, j in _assignment(pairs, (len(calls), len(gold)), failed):
+            matches[i] = pairs[i, j]._replace(gold=j)
+        return matches
+
+
+def _assignment(
+    pairs: dict[tuple[int, int], Match], shape: tuple[int, int], failed: Sequence[bool]
+) -> list[tuple[int, int]]:
+    """Return the pairs of the best one-to-one pairing."""
+    if len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs):
+        return list(pairs)  # nothing to choose
+    # Imported late: scipy.optimize takes longer to load than most traces take to score.
+    from scipy.optimize import linear_sum_assignment
+
+    weight = np.zeros(shape)
+    for (i, j), match in pairs.items():
+        weight[i, j] = match.share + (match.kind == FULL) * _FULL_WEIGHT
+        weight[i, j] += (not failed[i]) * (match.kind == FULL) * _WORKED_WEIGHT
+        weight[i, j] += (shape[0] - i) * _EARLIER_WEIGHT
+    rows, columns = linear_sum_assignment(weight, maximize=True)
+    return [pair for pair in zip(rows.tolist(), columns.tolist(), strict=True) if pair in pairs]
+
+
+def agent_gold(gold: tuple[GoldAction, ...] | None) -> list[GoldAction]:
+    """Return the gold actions that are the agent's to make, not the simulated user's."""
+    return [action for action in gold or () if action.requestor != "user"]

@@ -1,0 +1,140 @@
+"""The fields that trace formats share: outcomes, gold actions, and who an episode is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from stages.traces.episode import GoldAction
+
+ROUNDING = 1e-6  # outcomes this far outside [0, 1] are rounding noise, not another scale
+
+
+class BadItemError(Exception):
+    """One record that can't be read: why, and what to do. The caller knows its place."""
+
+    def __init__(self, what: str, todo: str) -> None:
+        super().__init__(what, todo)
+        self.what, self.todo = what, todo
+
+
+def outcome_of(value: Any, field: str) -> float | None:
+    """The outcome in [0, 1] that a field holds; None where it is null.
+
+    Raises:
+        BadItemError: not a number, not finite, or outside [0, 1].
+    """
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)):
+        raise BadItemError(f"'{field}' is {value!r:.40}, not a number", f"give '{field}' in [0, 1]")
+    if not -ROUNDING <= value <= 1 + ROUNDING:  # also catches NaN
+        raise BadItemError(
+            f"'{field}' is {value:g}, outside [0, 1]", "rescale it so that 1 is a full success"
+        )
+    return min(max(float(value), 0.0), 1.0)
+
+
+def object_of(item: dict[str, Any], field: str) -> dict[str, Any]:
+    """The object that a field holds; empty where it is null.
+
+    Raises:
+        BadItemError: it holds something else.
+    """
+    value = item.get(field)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadItemError(
+            f"'{field}' is {value!r:.40}, not an object", "give the file as it was written"
+        )
+    return value
+
+
+def gold_of(actions: Any, field: str) -> tuple[GoldAction, ...] | None:
+    """Gold actions as {name, arguments | kwargs, compare_args, requestor}; None where null.
+
+    Raises:
+        BadItemError: not a list of objects with a name each.
+    """
+    if actions is None:
+        return None
+    if not isinstance(actions, list):
+        raise BadItemError(f"'{field}' is not a list", "give a list of {name, arguments}")
+    return tuple([gold_action(action, field) for action in actions])
+
+
+def gold_action(action: Any, field: str) -> GoldAction:
+    """One gold action; see `gold_of`."""
+    try:
+        action = action.get("function") or action
+        name = action["name"]
+        if not isinstance(name, str):
+            raise TypeError
+        arguments = action["arguments"] if "arguments" in action else action.get("kwargs")
+        compare = action.get("compare_args")
+        return GoldAction(
+            name,
+            {} if arguments is None else arguments,
+            None if compare is None else tuple(compare),
+            action.get("requestor") or "assistant",
+        )
+    except (AttributeError, KeyError, TypeError):
+        raise BadItemError(
+            f"an entry of '{field}' is not an action: {action!r:.60}", "give {name, arguments}"
+        ) from None
+
+
+class Names:
+    """Gives every episode of one trace its task, trial, group and an id of its own.
+
+    Where the trace has none, tasks are numbered in the order of the records and trials in the
+    order within their group. Two records with the same group and trial are kept apart.
+    """
+
+    def __init__(self, source: str, notes: Counter[str]) -> None:
+        self._source, self._notes = source, notes
+        self._records = 0
+        self._stated: set[tuple[str, int]] = set()
+        self._taken: dict[str, set[int]] = {}
+        self._ids: set[str] = set()
+
+    def give(
+        self, task_id: Any, trial: Any, *, episode_id: Any = None, group_id: Any = None
+    ) -> tuple[str, str, int, str]:
+        """(episode id, task id, trial, group id) from what the record states, null or not."""
+        if task_id is None:
+            task_id = self._records if group_id is None else group_id
+            self._notes["no task id"] += 1
+        self._records += 1
+        task = str(task_id)
+        group = f"{self._source}:{task}" if group_id is None else str(group_id)
+        number = self._trial(group, trial)
+        name = f"{self._source}:{task}:{number}" if episode_id is None else str(episode_id)
+        if name in self._ids:
+            if episode_id is not None:
+                self._notes["episode id twice"] += 1
+            copy = 2
+            while f"{name}#{copy}" in self._ids:
+                copy += 1
+            name = f"{name}#{copy}"
+        self._ids.add(name)
+        return name, task, number, group
+
+    def _trial(self, group: str, trial: Any) -> int:
+        taken = self._taken.setdefault(group, set())
+        try:
+            number = int(trial)
+        except (TypeError, ValueError, OverflowError):
+            self._notes["no trial"] += 1
+            number = len(taken)
+        else:
+            if (group, number) in self._stated:
+                self._notes["same task and trial twice"] += 1
+            self._stated.add((group, number))
+        if number in taken:
+            number = len(taken)
+            while number in taken:
+                number += 1
+        taken.add(number)
+        return number

@@ -1,0 +1,45 @@
+"""Conversations in Parquet: a row each, nested or with JSON strings as columns."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from stages.errors import InputError
+
+MAGIC = b"PAR1"
+
+
+def read_rows(data: bytes, where: str) -> list[dict[str, Any]]:
+    """The rows of a Parquet file of conversations, without the nulls inside nested columns.
+
+    A struct column has every key in every row, null where a message or an argument lacks it.
+
+    Raises:
+        InputError: not readable as Parquet, no rows, or no column `messages`.
+    """
+    import polars as pl  # slow to import, and only this format needs it
+
+    try:
+        frame = pl.read_parquet(io.BytesIO(data))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
+        raise InputError(where, "is broken Parquet", "copy or write the file again") from None
+    if "messages" not in frame.columns:
+        columns = ", ".join(f"'{name}'" for name in frame.columns)
+        raise InputError(
+            where,
+            f"has no column 'messages' (columns: {columns})",
+            "give one row per conversation: messages, and optionally tools, gold_actions, outcome",
+        )
+    if frame.is_empty():
+        raise InputError(where, "has no rows", "give one row per conversation")
+    rows: list[dict[str, Any]] = _without_nulls(frame.to_dicts())
+    return rows
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value

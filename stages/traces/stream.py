@@ -1,0 +1,189 @@
+"""The bytes of a trace: opened, hashed as stored, gunzipped, and parsed as JSON."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import orjson
+
+from stages.errors import InputError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+GZIP = b"\x1f\x8b"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BUFFER = 1 << 17  # bytes
+NOT_STANDARD = "JSON outside the standard"
+FETCH_AGAIN = "copy or download the file again"
+
+
+class Stream:
+    """The content of one file or of standard input ("-"), to be read once.
+
+    Attributes:
+        where: what error messages call it.
+        head: the first bytes of the (unzipped) content; empty where there are none.
+    """
+
+    def __init__(self, path: str, digest: _Hash | None = None) -> None:
+        """Open it.
+
+        Args:
+            path: file, or "-".
+            digest: what to feed with the stored bytes; a new one where None.
+
+        Raises:
+            InputError: it can't be opened, is broken gzip, or is empty.
+        """
+        self.where = "standard input" if path == "-" else path
+        self.digest = digest or hashlib.sha256()
+        with readable(self.where):
+            # Closed by `close`, which every way out of the readers comes past.
+            file = sys.stdin.buffer if path == "-" else Path(path).open("rb")  # noqa: SIM115
+            self._stored = io.BufferedReader(_Hashing(file, self.digest), BUFFER)
+        self._content: io.BufferedReader[Any] | gzip.GzipFile = self._stored
+        try:
+            with readable(self.where):
+                if self._stored.peek(2)[:2] == GZIP:
+                    self._content = gzip.GzipFile(fileobj=self._stored)
+                if self._content.peek(3)[:3] == BYTE_ORDER_MARK:
+                    self._content.read(3)
+                self.head = self._content.peek(1024)
+            if not self.head:
+                raise InputError(self.where, "is empty", "give a trace file")
+        except InputError:
+            self.close()
+            raise
+
+    def read(self) -> bytes:
+        """All that is left; closes the file."""
+        try:
+            with readable(self.where):
+                return self._content.read()
+        finally:
+            self.close()
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """(number from 1, line) of every line that is not blank."""
+        with readable(self.where):
+            for number, line in enumerate(self._content, 1):
+                if not line.isspace():
+                    yield number, line
+
+    def close(self) -> None:
+        """Let go of the file; a second time does nothing."""
+        self._content.close()
+        self._stored.close()
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Turn the errors of opening and reading a file into one clear line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(where, "no such file", "check the path") from None
+    except EOFError:
+        raise InputError(where, "the gzip data is cut off", FETCH_AGAIN) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(where, f"broken gzip data ({error})", FETCH_AGAIN) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(where, f"can't be read ({reason})", "check the path") from None
+
+
+class BrokenJsonError(ValueError):
+    """What is wrong with a JSON text, and the byte where its parser stopped."""
+
+    def __init__(self, what: str, offset: int) -> None:
+        super().__init__(what, offset)
+        self.what, self.offset = what, offset
+
+
+def parse(data: bytes) -> tuple[Any, bool]:
+    """A JSON value, and whether it keeps to the standard.
+
+    Python's own writer emits NaN and lone surrogates (half an emoji that a model wrote), which
+    the standard forbids; such JSON is read too, surrogates replaced by "?".
+
+    Raises:
+        BrokenJsonError: broken or cut off.
+    """
+    try:
+        return orjson.loads(data), True
+    except orjson.JSONDecodeError as error:
+        strict = error
+    try:
+        return without_surrogates(json.loads(data)), False
+    except UnicodeDecodeError as error:
+        raise BrokenJsonError("not UTF-8 text", error.start) from None
+    except (ValueError, RecursionError) as error:
+        offset = len(strict.doc[: strict.pos].encode())  # orjson counts characters
+        what = "the JSON is cut off" if offset >= len(data.rstrip()) else "broken JSON"
+        if isinstance(error, RecursionError):
+            what = "JSON nested too deep"
+        raise BrokenJsonError(what, offset) from None
+
+
+def parse_document(data: bytes, where: str, notes: Counter[str]) -> Any:
+    """The value of a whole file, as `parse` reads it.
+
+    Raises:
+        InputError: broken or cut off, with the byte offset.
+    """
+    try:
+        value, standard = parse(data)
+    except BrokenJsonError as error:
+        raise InputError(f"{where}:byte {error.offset}", error.what, FETCH_AGAIN) from None
+    if not standard:
+        notes[NOT_STANDARD] += 1
+    return value
+
+
+def without_surrogates(value: Any) -> Any:
+    """The same value with each lone surrogate, which no UTF-8 file can hold, as "?"."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {without_surrogates(key): without_surrogates(item) for key, item in value.items()}
+    return value
+
+
+class _Hashing(io.RawIOBase):
+    """A file that feeds every byte read from it to a hash."""
+
+    def __init__(self, file: BinaryIO, digest: _Hash) -> None:
+        self._file, self._digest = file, digest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self._digest.update(data)
+        return len(data)
+
+    def readall(self) -> bytes:
+        data = self._file.read()
+        self._digest.update(data)
+        return data
+
+    def close(self) -> None:
+        # Standard input is not ours to close.
+        if not self.closed and self._file is not sys.stdin.buffer:
+            self._file.close()
+        super().close()
