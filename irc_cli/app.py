@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -39,12 +42,19 @@ class LazyGroup(TyperGroup):
         options["standalone_mode"] = False
         try:
             code = super().main(args, *rest, **options)
+            sys.stdout.flush()
         except InputError as error:
             code = _fail(str(error))
         except typer.Abort:
             code = 130
         except typer.TyperException as error:
             code = _usage(error)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            # What is still buffered has nowhere to go; flushing it at exit would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            code = _fail("standard output: no space left on device; free space or write elsewhere")
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -59,7 +69,8 @@ def _usage(error: typer.TyperException) -> int:
         return 2
     ctx = getattr(error, "ctx", None)
     command = ctx.command_path if ctx else "irc-cli"
-    return _fail(f"{message[0].lower()}{message[1:]}; see '{command} --help'")
+    line = "; ".join(f"{part[0].lower()}{part[1:]}" for part in message.split(". "))
+    return _fail(f"{line}{'' if line.endswith('?') else ';'} see '{command} --help'")
 
 
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -89,4 +100,7 @@ for _name, (_, _help) in COMMANDS.items():
 
 def main() -> None:
     """Run the command line; the entry point of `irc-cli`."""
+    # Into a closed pipe (`| head`) end quietly with 141, as other tools do; 1 is a check's "no".
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     app(prog_name="irc-cli")

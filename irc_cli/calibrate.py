@@ -76,7 +76,7 @@ def command(
     ] = _C.delta,
     fdr: Annotated[float, typer.Option(help="False discovery rate over the tiers.")] = _C.fdr,
     min_support: Annotated[
-        int, typer.Option(help="Episodes needed with a tier, and without it.")
+        int, typer.Option(min=0, help="Episodes needed with a tier, and without it.")
     ] = _C.min_support,
     effect: Annotated[
         float, typer.Option(help="Smallest correlation that matters; neutral tiers rule it out.")
@@ -144,13 +144,13 @@ def command(
     settings = CalibrateConfig(
         options.one_of("measure", measure, _MEASURES),
         options.one_of("correlation", correlation, CORRELATIONS),
-        delta,
-        fdr,
+        options.within("delta", delta, 0, 1),
+        options.within("fdr", fdr, 0, 1),
         min_support,
-        effect,
-        alpha,
+        options.within("effect", effect, 0, 1),
+        None if alpha is None else options.within("alpha", alpha, 0, sys.float_info.max),
         resamples,
-        eta,
+        options.within("eta", eta, -1, 1),
         min_tasks,
     )
     estimator = AdvantageConfig(
@@ -160,12 +160,15 @@ def command(
         cast(Normalise, options.one_of("normalise", normalise, _NORMALISE)),
         last_turn_reward,
     )
+    if partial and merge_shards:
+        raise InputError("--partial", "can't go with --merge", "use one of them")
     if partial and not out:
         raise InputError("--partial", "nothing to write the sums to", "name a file with --out")
     if (partial or merge_shards) and (check or advantages or previous or keep_rewards):
         option = "--partial" if partial else "--merge"
         what = "sums hold no turns to judge advantages by"
         raise InputError(option, what, "calibrate the turns themselves for that")
+    options.refuse_twice(inputs)
     turns_follow = not (partial or merge_shards)
     beside = _beside(out) if turns_follow else None
     options.check_outputs([out, beside], as_json=as_json, force=force)
@@ -176,7 +179,12 @@ def command(
         {path: digest(path) for path in [*inputs, previous, advantages] if path},
     )
     if partial:
-        _write_partial(inputs, settings.measure, str(out), origin, force=force)
+        recorded = _write_partial(inputs, settings.measure, str(out), origin, force=force)
+        if as_json:
+            console.print_json(recorded)
+        elif not quiet:
+            text = f"sums of {recorded['episodes']:,} episodes of {recorded['tasks']:,} tasks"
+            console.heading(f"{text}; {recorded['excluded']:,} left out", stderr=out == "-")
         return
 
     rng = np.random.default_rng(seed)
@@ -205,7 +213,8 @@ def command(
     if as_json:
         console.print_json(_document(result, judged, changes, objections))
     elif not quiet:
-        print_report(result, judged and (judged.before, judged.after), changes, settings)
+        both = judged and (judged.before, judged.after)
+        print_report(result, both, changes, settings, stderr=out == "-")
     if check and objections:
         for objection in objections:
             console.note(f"check failed: {objection}")
@@ -228,17 +237,24 @@ def _beside(out: str | None) -> str | None:
 
 def _write_partial(
     inputs: list[str], measure: str, out: str, origin: dict[str, Any], *, force: bool
-) -> None:
-    """Sum each file in constant memory and write the sums of all."""
+) -> dict[str, Any]:
+    """Sum each file in constant memory, write the sums of all, and return what they cover."""
     summed = []
     for path in inputs:
         lazy = scan_table(TURNS, path)
         turns = read_table(TURNS, path).lazy() if lazy is None else lazy
         one = sum_turns(turns, measure, path)
         summed.append(one._replace(excluded=one.excluded + _unseen(path)))
-    recorded = {"measure": measure, "excluded": sum(one.excluded for one in summed)}
     frame = merge([one.sums for one in summed])
+    totals = frame.filter(pl.col("tier").is_null())
+    recorded = {
+        "measure": measure,
+        "episodes": int(totals["episodes"].sum()),
+        "excluded": sum(one.excluded for one in summed),
+        "tasks": totals.height,
+    }
     write_table(SUMS, frame, out, origin | {"summary": recorded}, force=force)
+    return recorded
 
 
 def _merged(inputs: list[str], measure: str) -> Summed:

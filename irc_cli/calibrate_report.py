@@ -31,12 +31,15 @@ def print_report(
     judged: tuple[Judgement, Judgement] | None,
     changes: Changes | None,
     settings: CalibrateConfig,
+    *,
+    stderr: bool,
 ) -> None:
     """Print the tiers, where the advantages push before and after, and what to do next."""
-    out = console.console()
+    out = console.console(stderr=stderr)
     console.heading(
         f"{result.episodes:,} episodes of {result.tasks:,} tasks ({result.mixed_tasks:,} mixed), "
-        f"pass rate {result.pass_rate:.1%}; {result.excluded:,} episodes left out"
+        f"pass rate {result.pass_rate:.1%}; {result.excluded:,} episodes left out",
+        stderr=stderr,
     )
     wide = out.width >= _WIDE
     out.print(_tier_table(result, wide=wide))

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from irc_cli import console, options
-from irc_cli.traces import DomainOption, SkipBad, TraceReader
+from irc_cli.traces import DomainOption, SkipBad, TraceReader, given_domain
 from stages.artifacts import PAIRS, write_table
 from stages.compare_args import Comparison
 from stages.core.arguments import (
@@ -23,7 +23,6 @@ from stages.core.arguments import (
     differences,
     parse_arguments,
 )
-from stages.domains import load_domain
 from stages.errors import InputError
 
 
@@ -71,6 +70,7 @@ def command(
     if values == bool(traces):
         todo = "give --expected and --actual, or traces"
         raise InputError("compare-args", "wants two values or traces", todo)
+    _refuse({"--out": out, "--tool-rules": tool_rules} if values else {"--tool": tool}, values)
     if values:
         if expected is None or actual is None:
             missing = "--expected" if expected is None else "--actual"
@@ -98,12 +98,19 @@ def command(
         _report_traces(summary, explain=explain, stderr=out == "-")
 
 
+def _refuse(given: dict[str, Any], values: bool) -> None:
+    """Raise InputError for an option that would do nothing."""
+    for option in [name for name, value in given.items() if value]:
+        what, todo = ("two values", "traces") if values else ("traces", "two values")
+        raise InputError(option, f"does nothing for {what}", f"leave it out or give {todo}")
+
+
 def _rules(tool: str | None, domain: str | None) -> ToolRules:
     if tool is None:
         return NO_RULES
     if domain is None:
         raise InputError("--tool", "names a tool of no domain", "add --domain")
-    known = load_domain(domain)
+    known = given_domain(domain)
     if tool not in known.kinds:
         raise InputError("--tool", f"'{tool}' is no tool of '{domain}'", "check the name")
     return known.rules.get(tool, NO_RULES)
@@ -124,9 +131,11 @@ def _value(option: str, given: str) -> Any:
     where, text = option, given
     try:
         if given == "-":
-            where, text = "standard input", sys.stdin.read()
+            where = "standard input"
+            text = sys.stdin.read()
         elif given.startswith("@"):
-            where, text = given[1:], Path(given[1:]).read_text(encoding="utf-8")
+            where = given[1:]
+            text = Path(where).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise InputError(where, reason.lower(), "check the path") from None

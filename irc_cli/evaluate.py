@@ -50,6 +50,7 @@ def command(
         document["against"] = _evaluate(other_episodes, against)._asdict()
         document["difference"] = _compare(episodes, other_episodes, against)._asdict()
         digests |= other.digests
+        reader.bad += other.bad
     if out:
         settings = {"against": against, "domain": domain, "by_task": by_task}
         made_by = console.made_by("eval", settings, seed, digests)
@@ -93,6 +94,7 @@ def _report(document: dict[str, Any], *, stderr: bool) -> None:
     screen = console.console(stderr=stderr)
     runs = [document] + ([document["against"]] if "against" in document else [])
     table = console.table("", *(["this", "against"] if len(runs) > 1 else [""]))
+    table.show_header = len(runs) > 1
     ks = sorted({int(k) for run in runs for k in run["pass_k"]})
     table.add_row("episodes", *(f"{run['episodes']:,}" for run in runs))
     table.add_row("tasks", *(f"{run['tasks']:,}" for run in runs))

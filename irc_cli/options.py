@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from stages.artifacts import refuse_existing
 from stages.errors import InputError
+from stages.yamlfile import Node, nearest, read_yaml
 
 
 def _use_config(ctx: typer.Context, path: str | None) -> str | None:
     """Take the defaults of this command's options from a YAML file."""
     if path is None or ctx.resilient_parsing:
         return path
-    from stages.yamlfile import read_yaml
-
-    names = {
-        flag.removeprefix("--"): parameter.name
+    known = {
+        flag.removeprefix("--"): parameter
         for parameter in ctx.command.params
         for flag in parameter.opts
         if flag.startswith("--") and parameter.name not in ("config", "help")
     }
-    given = read_yaml(path).fields(names)
-    ctx.default_map = {str(names[key]): node.plain() for key, node in given.items()}
+    given = read_yaml(path).fields(known)
+    ctx.default_map = {
+        str(known[key].name): _setting(node, several=known[key].multiple)
+        for key, node in given.items()
+    }
     return path
+
+
+def _setting(node: Node, *, several: bool) -> Any:
+    """Return what a config file says of one option; a list only where it takes several values."""
+    if several:
+        return [item.plain() for item in node.items()]
+    if isinstance(node.value, (list, dict)):
+        raise node.error("expected a single value")
+    return node.value
 
 
 Config = Annotated[
@@ -45,7 +57,7 @@ AsJson = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no report and no notes.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
-Seed = Annotated[int, typer.Option(metavar="N", help="Seed of whatever is drawn at random.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of whatever is drawn at random.")]
 
 
 def check_outputs(outs: list[str | None], *, as_json: bool, force: bool) -> None:
@@ -55,6 +67,23 @@ def check_outputs(outs: list[str | None], *, as_json: bool, force: bool) -> None
     for out in outs:
         if out and out != "-":
             refuse_existing(out, force=force)
+
+
+def refuse_twice(paths: list[str]) -> None:
+    """Raise InputError if an input is named twice, by whatever path."""
+    seen: set[Path] = set()
+    for path in paths:
+        if Path(path).resolve() in seen:
+            raise InputError(path, "given twice", "name each input once")
+        seen.add(Path(path).resolve())
+
+
+def name_or_file(option: str, value: str, names: tuple[str, ...]) -> str:
+    """Return the value if it is one of the names or a file, or raise InputError."""
+    if value not in names and not Path(value).exists():
+        what = f"unknown name '{value}', and no such file"
+        raise InputError(f"--{option}", what, nearest(value, names))
+    return value
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:

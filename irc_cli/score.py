@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import polars as pl
 import typer
 
 from irc_cli import console, options
@@ -39,7 +40,7 @@ def command(
     Example: irc-cli score traces.json -o turns.parquet
     """
     options.check_outputs([out], as_json=as_json, force=force)
-    tier_set = load_tiers(tiers)
+    tier_set = load_tiers(options.name_or_file("tiers", tiers, SHIPPED))
     inputs = {} if tiers in SHIPPED else {tiers: digest(tiers)}
     unseen: list[str] = []
     if rewards:
@@ -56,7 +57,11 @@ def command(
     if out:
         settings = {"tiers": tiers, "rewards": rewards, "domain": domain}
         made_by = console.made_by("score", settings, seed, inputs | reader.digests)
-        write_table(TURNS, scored.frame(), out, made_by | {"summary": summary}, force=force)
+        frame = scored.frame()
+        # calibrate counts whom else it leaves out by their rows.
+        with_turns = frame.filter(pl.col("status") == "error")["episode_id"].n_unique()
+        recorded = {"excluded_without_turns": summary["excluded"] - with_turns}
+        write_table(TURNS, frame, out, made_by | {"summary": summary | recorded}, force=force)
     reader.write_bad(out, force=force)
     if as_json:
         console.print_json(summary)

@@ -11,10 +11,10 @@ from typing import Annotated
 import orjson
 import typer
 
+from irc_cli import options
 from irc_cli.console import note, progress
 from stages.artifacts import refuse_existing, whole_file
-from stages.domains import Domain, find_domain, load_domain
-from stages.errors import InputError
+from stages.domains import SHIPPED, Domain, find_domain, load_domain
 from stages.traces.detect import Trace, open_trace, source_name
 from stages.traces.episode import Episode
 
@@ -60,10 +60,9 @@ class TraceReader:
 
     def __iter__(self) -> Iterator[tuple[Iterator[Episode], Domain]]:
         """Yield the episodes of each trace, to be consumed before the next, and their domain."""
-        given = load_domain(self.domain) if self.domain else None
+        given = given_domain(self.domain) if self.domain else None
+        options.refuse_twice(self.paths)
         names = Counter(source_name(path) for path in self.paths)
-        if twice := [path for path, n in Counter(self.paths).items() if n > 1]:
-            raise InputError(twice[0], "given twice", "name each trace once")
         for path in self.paths:
             source = source_name(path)
             trace = open_trace(
@@ -105,6 +104,11 @@ class TraceReader:
         """Raise InputError before any work if the bad lines could not be written."""
         if self.skip_bad:
             refuse_existing(self.sidecar(out), force=force)
+
+
+def given_domain(name_or_path: str) -> Domain:
+    """Return the domain that --domain names."""
+    return load_domain(options.name_or_file("domain", name_or_path, SHIPPED))
 
 
 def _domain_of(trace: Trace, episodes: list[Episode]) -> Domain:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -37,9 +37,13 @@ class Table:
     made_by: str  # the command that writes it, named in errors
     rules: dict[str, pl.Expr] = field(default_factory=dict)  # name that users read -> condition
 
-    def frame(self, columns: dict[str, list[Any]]) -> pl.DataFrame:
+    def frame(self, columns: Mapping[str, list[Any] | pl.Series]) -> pl.DataFrame:
         """Return the columns as a frame with this table's types."""
         return pl.DataFrame(columns, schema=self.columns)
+
+    def empty(self) -> pl.DataFrame:
+        """Return this table without rows."""
+        return pl.DataFrame(schema=self.columns)
 
     def conform(self, frame: pl.DataFrame, where: str) -> pl.DataFrame:
         """Return the frame with this table's columns and types, and every row checked.

@@ -73,7 +73,7 @@ class Comparison:
         gold = agent_gold(episode.gold)
         sides = [matchers["deep"].read(call) for _, _, call in calls]
         found = {
-            mode: matcher.best(sides, [matcher.read(action) for action in gold])
+            mode: matcher.best(sides, [matcher.read_gold(action) for action in gold])
             for mode, matcher in matchers.items()
         }
         for j, (turn, position, call) in enumerate(calls):
@@ -127,7 +127,7 @@ class Comparison:
         calls = [call for turn in episode.turns for call in turn.calls] + episode.user_calls
         sides = [matcher.read(call) for call in calls]
         for action, recorded in episode.checks:
-            gold = matcher.read(action)
+            gold = matcher.read_gold(action)
             met = any(
                 side.name == gold.name and matcher.match(gold, side).kind == FULL for side in sides
             )

@@ -72,7 +72,7 @@ def _gold_writes(episode: Episode, domain: Domain, matcher: Matcher) -> tuple[in
     calls = [call for turn in episode.turns for call in turn.calls]
     failed = [call.failed for call in calls]
     sides = [matcher.read(call) for call in calls]
-    matches = matcher.one_to_one(sides, [matcher.read(action) for action in writes], failed)
+    matches = matcher.one_to_one(sides, [matcher.read_gold(action) for action in writes], failed)
     done = sum(m.kind == FULL and not f for m, f in zip(matches, failed, strict=True))
     return len(writes), done
 

@@ -12,6 +12,7 @@ from stages.core.arguments import (
     Mode,
     Parsed,
     Prepared,
+    ToolRules,
     bfcl_answer,
     equal,
     matched_arguments,
@@ -23,19 +24,29 @@ from stages.domains import Domain
 from stages.traces.episode import Call, GoldAction
 
 FULL, PARTIAL, NONE = "full", "partial", "none"
+_REMEMBERED = 100_000  # calls and gold actions whose reading is kept
 
 # One call meets one gold action: first as many full matches as can be, among them by calls that
 # worked, then the largest matched shares, then the earliest calls.
 _FULL_WEIGHT, _WORKED_WEIGHT, _EARLIER_WEIGHT = 1e6, 1e3, 1e-6
 
 
-class Side(NamedTuple):
-    """A call or a gold action, read and made ready to be compared."""
+class Side:
+    """A call or a gold action, its arguments read; made ready to be compared when first needed."""
 
-    name: str
-    parsed: Parsed
-    prepared: Prepared
-    compare_args: tuple[str, ...] | None = None
+    __slots__ = ("_prepared", "_rules", "compare_args", "name", "parsed")
+
+    def __init__(self, name: str, parsed: Parsed, rules: ToolRules) -> None:
+        self.name, self.parsed, self._rules = name, parsed, rules
+        self.compare_args: tuple[str, ...] | None = None
+        self._prepared: Prepared | None = None
+
+    @property
+    def prepared(self) -> Prepared:
+        """The arguments as `deep` compares them; unparseable ones have no items."""
+        if self._prepared is None:
+            self._prepared = prepare(self.parsed.value, self._rules)
+        return self._prepared
 
 
 class Match(NamedTuple):
@@ -54,16 +65,33 @@ class Matcher:
 
     def __init__(self, domain: Domain, mode: Mode = "deep", *, tool_rules: bool = False) -> None:
         self._mode, self._rules = mode, domain.rules if tool_rules else {}
+        # The trials of a task repeat its gold actions, and many of its calls, word for word.
+        self._sides: dict[tuple[str, bool, str], Side] = {}
 
     def read(self, action: Call | GoldAction) -> Side:
-        """Read a call's or a gold action's arguments; unparseable ones have no items."""
-        parsed = parse_arguments(action.arguments)
-        prepared = prepare(parsed.value, self._rules.get(action.name, NO_RULES))
-        if isinstance(action, Call):
-            return Side(action.name, parsed, prepared)
+        """Read the arguments of a call or a gold action."""
+        arguments = action.arguments
+        is_text = type(arguments) is str
+        key = (action.name, is_text, arguments if is_text else repr(arguments))
+        side = self._sides.get(key)
+        if side is None:
+            rules = self._rules.get(action.name, NO_RULES)
+            side = Side(action.name, parse_arguments(arguments), rules)
+            if len(self._sides) < _REMEMBERED:
+                self._sides[key] = side
+        return side
+
+    def read_gold(self, action: GoldAction) -> Side:
+        """Read a gold action, with what its mode needs besides the arguments."""
+        side = self.read(action)
+        if action.compare_args is None and self._mode != "bfcl":
+            return side
+        parsed = side.parsed
         if self._mode == "bfcl" and isinstance(parsed.value, dict):
             parsed = Parsed(bfcl_answer(parsed.value))
-        return Side(action.name, parsed, prepared, action.compare_args)
+        gold = Side(side.name, parsed, self._rules.get(side.name, NO_RULES))
+        gold.compare_args = action.compare_args
+        return gold
 
     def match(self, gold: Side, call: Side) -> Match:
         """Compare one call with one gold action of the same name."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import polars as pl
 
 from stages.artifacts import TURNS
@@ -17,6 +18,7 @@ from stages.matching import NO_MATCH, Match, Matcher, Side, agent_gold
 from stages.traces.episode import Episode
 
 SUCCESS = 1 - 1e-6  # an outcome from here on is a success
+_RESULT = {False: "ok", True: "error"}
 
 
 @dataclass
@@ -34,7 +36,10 @@ class Scored:
 
     def frame(self) -> pl.DataFrame:
         """Return the turns as a table (TURNS)."""
-        return TURNS.frame(self.columns)
+        # Lists of lists enter polars one Python list at a time; as JSON they are read at once.
+        names = [orjson.dumps(names).decode() for names in self.columns["tool_names"]]
+        lists = pl.Series(names, dtype=pl.String).str.json_decode(TURNS.columns["tool_names"])
+        return TURNS.frame(self.columns | {"tool_names": lists})
 
     def tiers(self) -> dict[str, int]:
         """Return the turns of each tier over the episodes that count, most first."""
@@ -49,6 +54,7 @@ class Scorer:
     def __init__(self, tiers: Tiers) -> None:
         self._tiers, self._table = tiers, tiers.table()
         self._rank = {tier: i for i, tier in enumerate(tiers.rank)}
+        self._tests_repeats = any("repeat" in rule.when for rule in tiers.rules)
         self.scored = Scored()
 
     def add(self, episodes: Iterable[Episode], domain: Domain) -> None:
@@ -58,15 +64,43 @@ class Scorer:
             self._add_episode(episode, domain, matcher)
 
     def _add_episode(self, episode: Episode, domain: Domain, matcher: Matcher) -> None:
-        scored = self.scored
-        counts = self._count(episode)
-        scored.known_gold |= episode.gold is not None
-        facts = self._judge(episode, domain, matcher, counts)
-        first = 0
-        for k, turn in enumerate(episode.turns):
+        self.scored.known_gold |= episode.gold is not None
+        judged = self._judge(episode, domain, matcher, counts=self._count(episode))
+        self._add_columns(episode)
+        columns, first = self.scored.columns, 0
+        for turn in episode.turns:
             last = first + len(turn.calls)
-            self._add_turn(episode, k, facts[first:last])
+            tier, match = self._of_turn(judged[first:last])
+            if episode.gold is None:
+                match = None
+            columns["tier"].append(tier)
+            columns["match"].append(match.kind if match else None)
+            columns["match_share"].append(match.share if match else None)
+            columns["reward"].append(self._tiers.rewards[tier].of(match.share if match else 0.0))
             first = last
+
+    def _of_turn(self, judged: list[tuple[str, Match]]) -> tuple[str, Match | None]:
+        """Return the tier and match of the turn's best-ranked call, of equals the closest one."""
+        if len(judged) > 1:
+            return min(judged, key=lambda one: (self._rank[one[0]], -one[1].share))
+        return judged[0] if judged else (self._tiers.message, None)
+
+    def _add_columns(self, episode: Episode) -> None:
+        """Add what the trace itself says of the episode's turns."""
+        turns, outcome = episode.turns, episode.outcome
+        columns, n = self.scored.columns, len(episode.turns)
+        columns["source"] += [episode.source] * n
+        columns["episode_id"] += [episode.episode_id] * n
+        columns["task_id"] += [episode.task_id] * n
+        columns["trial"] += [episode.trial] * n
+        columns["group_id"] += [episode.group_id] * n
+        columns["turn"] += range(n)
+        columns["tool_names"] += [[call.name for call in turn.calls] for turn in turns]
+        columns["n_calls"] += [len(turn.calls) for turn in turns]
+        columns["outcome"] += [outcome] * n
+        columns["success"] += [None if outcome is None else outcome >= SUCCESS] * n
+        columns["status"] += [episode.status] * n
+        columns["n_tokens"] += [turn.n_tokens for turn in turns]
 
     def _count(self, episode: Episode) -> bool:
         """Count the episode as scored or excluded, and return whether it counts."""
@@ -83,7 +117,7 @@ class Scorer:
         return False
 
     def _judge(
-        self, episode: Episode, domain: Domain, matcher: Matcher, counts: bool
+        self, episode: Episode, domain: Domain, matcher: Matcher, *, counts: bool
     ) -> list[tuple[str, Match]]:
         """Return tier and match of every call of the episode, in order."""
         calls = [call for turn in episode.turns for call in turn.calls]
@@ -93,7 +127,7 @@ class Scorer:
         failed = [
             call.failed or not side.parsed.readable for call, side in zip(calls, sides, strict=True)
         ]
-        gold = [matcher.read(action) for action in agent_gold(episode.gold)]
+        gold = [matcher.read_gold(action) for action in agent_gold(episode.gold)]
         if not gold:
             matches = [NO_MATCH] * len(calls)
         elif self._tiers.match == "any":
@@ -102,17 +136,12 @@ class Scorer:
             matches = matcher.one_to_one(sides, gold, failed)
         if counts:
             self._note_calls(sides, domain)
-        judged: list[tuple[str, Match]] = []
-        seen: set[tuple[str, str]] = set()
-        for side, match, fails in zip(sides, matches, failed, strict=True):
-            kind = domain.kind(side.name)
-            call_key = (side.name, side.prepared.key)
-            facts = CallFacts(match.kind, kind, "error" if fails else "ok", call_key in seen)
-            judged.append((self._table[facts], match))
-            if kind == "write" and not fails:
-                seen.clear()  # the world has changed: to look again is no repetition
-            seen.add(call_key)
-        return judged
+        kinds = [domain.kind(side.name) for side in sides]
+        repeats = _repeats(sides, kinds, failed) if self._tests_repeats else [False] * len(sides)
+        return [
+            (self._table[CallFacts(match.kind, kind, _RESULT[fails], repeat)], match)
+            for match, kind, fails, repeat in zip(matches, kinds, failed, repeats, strict=True)
+        ]
 
     def _note_calls(self, sides: list[Side], domain: Domain) -> None:
         self.scored.calls += len(sides)
@@ -124,27 +153,14 @@ class Scorer:
         if domain.guessed:
             self.scored.notes["calls whose tool kind was guessed from its name"] += len(sides)
 
-    def _add_turn(self, episode: Episode, k: int, judged: list[tuple[str, Match]]) -> None:
-        turn = episode.turns[k]
-        columns = self.scored.columns
-        tier, match = self._tiers.message, None
-        if judged:
-            tier, match = min(judged, key=lambda one: self._rank[one[0]])
-            if episode.gold is None:
-                match = None
-        columns["source"].append(episode.source)
-        columns["episode_id"].append(episode.episode_id)
-        columns["task_id"].append(episode.task_id)
-        columns["trial"].append(episode.trial)
-        columns["group_id"].append(episode.group_id)
-        columns["turn"].append(k)
-        columns["tool_names"].append([call.name for call in turn.calls])
-        columns["n_calls"].append(len(turn.calls))
-        columns["tier"].append(tier)
-        columns["match"].append(match.kind if match else None)
-        columns["match_share"].append(match.share if match else None)
-        columns["reward"].append(self._tiers.rewards[tier].of(match.share if match else 0.0))
-        columns["outcome"].append(episode.outcome)
-        columns["success"].append(None if episode.outcome is None else episode.outcome >= SUCCESS)
-        columns["status"].append(episode.status)
-        columns["n_tokens"].append(turn.n_tokens)
+
+def _repeats(sides: list[Side], kinds: list[str], failed: list[bool]) -> list[bool]:
+    """Return which calls repeat an earlier one with no write in between."""
+    repeats, seen = [], dict[str, list[Side]]()
+    for side, kind, fails in zip(sides, kinds, failed, strict=True):
+        alike = seen.get(side.name, ())
+        repeats.append(any(one is side or one.prepared.key == side.prepared.key for one in alike))
+        if kind == "write" and not fails:
+            seen.clear()  # the world has changed: to look again is no repetition
+        seen.setdefault(side.name, []).append(side)
+    return repeats

@@ -7,7 +7,6 @@ read in blocks: memory grows with the tasks, not with the turns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -47,13 +46,15 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
         InputError: the turns of an episode do not stand together and in order.
     """
     table, excluded = _GrowingTable(), 0
-    for block in _episode_blocks(turns.select(COLUMNS), where):
-        counts = (pl.col("status") != "error") & pl.col("success").is_not_null()
-        used = block.filter(counts)
-        excluded += int(block["first"].sum()) - int(used["first"].sum())
+    counts = (pl.col("status") != "error") & pl.col("success").is_not_null()
+    for block in _episode_blocks(turns.select(COLUMNS).with_columns(counts=counts), where):
+        used = block
+        if not block["counts"].all():
+            used = block.filter("counts")
+            excluded += int(block["first"].sum()) - int(used["first"].sum())
         if used.height:
             table.add(*_sum_block(used, measure))
-    return Summed(table.frame(), excluded)
+    return Summed(table.frame() if table.tasks else SUMS.empty(), excluded)
 
 
 def merge(sums: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -109,29 +110,30 @@ def lay_out(sums: pl.DataFrame, measure: str) -> TierSums:
 
 def _episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[pl.DataFrame]:
     """Yield blocks of whole episodes, with a column `first` that is true at their first turns."""
-    start, rest = 0, turns.clear().collect()
-    while True:
-        read = turns.slice(start, _BLOCK).collect()
-        start += read.height
-        block = pl.concat([rest, read])
-        if not block.height:
-            return
-        new = pl.col("episode_id").ne_missing(pl.col("episode_id").shift()).fill_null(True)
-        block = block.with_columns(first=new)
-        _check_order(block, start - block.height, where)
-        # The last episode may go on in the next block.
-        whole = int(block["first"].arg_true()[-1]) if read.height else block.height
-        yield block[:whole]
-        rest = block[whole:].drop("first")
+    start, size = 0, _BLOCK
+    new = pl.col("episode_id").ne_missing(pl.col("episode_id").shift())
+    while (read := turns.slice(start, size).collect()).height:
+        block = read.with_columns(first=new)
+        block[0, "first"] = True  # even an id that is null
+        _check_order(block, start, where)
+        whole = read.height
+        if whole == size:  # the last episode may go on: it is read again with the next block
+            whole = int(block["first"].arg_true()[-1])
+            if not whole:
+                size *= 2
+        start += whole
+        if whole:
+            yield block[:whole]
 
 
 def _check_order(block: pl.DataFrame, start: int, where: str) -> None:
     """Raise InputError unless each episode's turns stand together as 0, 1, 2, ..."""
-    expected = pl.when("first").then(0).otherwise(pl.col("turn").shift() + 1)
-    broken = block.select((pl.col("turn") != expected).arg_true()).to_series()
-    if len(broken):
+    turn, first = block["turn"].to_numpy(), block["first"].to_numpy()
+    expected = np.where(first, 0, np.roll(turn, 1) + 1)
+    if (turn != expected).any():
+        row = start + int(np.argmax(turn != expected)) + 1
         what = "the turns of an episode do not stand together, in order from 0"
-        raise InputError(f"{where}:row {start + broken[0] + 1}", what, "sort by episode_id, turn")
+        raise InputError(f"{where}:row {row}", what, "sort by episode_id, turn")
 
 
 def _sum_block(block: pl.DataFrame, measure: str) -> tuple[list[str], list[str], Ints]:
@@ -139,64 +141,67 @@ def _sum_block(block: pl.DataFrame, measure: str) -> tuple[list[str], list[str],
 
     Column 0 of the second axis sums over all of a task's episodes.
     """
-    tiers = block["tier"].unique().sort().to_list()
-    code = block["tier"].cast(pl.Enum(tiers)).to_physical().to_numpy()
     first = block["first"].to_numpy()
     episode = np.cumsum(first) - 1
+    tiers, tier = _encoded(block["tier"])
     shape = (int(episode[-1]) + 1, 1 + len(tiers))
-    turns = np.bincount(episode * shape[1] + 1 + code, minlength=shape[0] * shape[1])
+    turns = np.bincount(episode * shape[1] + 1 + tier, minlength=shape[0] * shape[1])
     turns = turns.reshape(shape)
     turns[:, 0] = turns.sum(axis=1)
 
-    task_ids = block["task_id"].filter(first)
-    tasks = task_ids.unique().sort()
-    task = task_ids.cast(pl.Enum(tasks)).to_physical().to_numpy()
-    success = block["success"].filter(first).to_numpy()
+    tasks, task = _encoded(block["task_id"].filter(block["first"]))
     order = np.argsort(task, kind="stable")
     bounds = np.searchsorted(task[order], np.arange(len(tasks)))
-
-    def total(values: Ints) -> Ints:
-        """Sum over the episodes of each task: [episodes, 1 + c] -> [t, 1 + c]."""
-        return np.add.reduceat(values[order], bounds, axis=0, dtype=np.int64)
-
-    won = success[:, None].astype(np.int64)
+    turns = turns[order]
+    won = block["success"].filter(block["first"]).to_numpy()[order, None].astype(np.int64)
     present = (turns > 0).astype(np.int64)
-    sums = [total(present), total(present * won), total(turns), total(turns * won)]
-    if measure == "presence":
-        sums += [sums[0], sums[0], sums[1]]
-    else:
+    values = [present, present * won, turns, turns * won]
+    if measure != "presence":
         x = turns if measure == "count" else np.rint(UNITS["share"] * turns / turns[:, :1])
         x = x.astype(np.int64)
-        sums += [total(x), total(x * x), total(x * won)]
-    return tasks.to_list(), tiers, np.stack(sums, axis=-1)
+        values += [x, x * x, x * won]
+    # Over the episodes of each task: [episodes, 1 + c] -> [t, 1 + c].
+    sums = [np.add.reduceat(value, bounds, axis=0, dtype=np.int64) for value in values]
+    return tasks, tiers, np.stack(sums, axis=-1)
 
 
-@dataclass
+def _encoded(names: pl.Series) -> tuple[list[str], Ints]:
+    """Return the distinct names, and the position of each name among them."""
+    distinct = names.unique()
+    codes = names.cast(pl.Enum(distinct)).to_physical().to_numpy()
+    return distinct.to_list(), codes.astype(np.int64)
+
+
 class _GrowingTable:
     """Sums over tasks and tiers that are met one block after another."""
 
-    tasks: dict[str, int] = field(default_factory=dict)
-    tiers: dict[str | None, int] = field(default_factory=lambda: {None: 0})
-    cells: Ints = field(default_factory=lambda: np.zeros((0, 1, len(_CHANNELS)), np.int64))
+    def __init__(self) -> None:
+        self.tasks: dict[str, int] = {}
+        self.tiers: dict[str | None, int] = {None: 0}  # None: the sums over all episodes
+        self.cells: Ints = np.zeros((0, 1, 0), np.int64)
 
     def add(self, tasks: list[str], tiers: list[str], sums: Ints) -> None:
         """Add the sums [t, 1 + c, channels] of these tasks and tiers."""
-        rows = [self.tasks.setdefault(task, len(self.tasks)) for task in tasks]
+        rows = np.array([self.tasks.setdefault(task, len(self.tasks)) for task in tasks])
         columns = [0, *(self.tiers.setdefault(tier, len(self.tiers)) for tier in tiers)]
-        grown = (len(self.tasks) - len(self.cells), len(self.tiers) - self.cells.shape[1])
-        if max(grown) > 0:
+        have, need = self.cells.shape, (len(self.tasks), len(self.tiers), sums.shape[2])
+        if need[0] > have[0] or need[1] > have[1]:
             # Doubling keeps the cost of growing in proportion to the result.
-            more = max(grown[0], len(self.cells)) if grown[0] > 0 else 0
-            self.cells = np.pad(self.cells, ((0, more), (0, max(grown[1], 0)), (0, 0)))
-        self.cells[np.ix_(rows, columns)] += sums
+            grown = np.zeros((max(need[0], 2 * have[0]), *need[1:]), np.int64)
+            grown[: have[0], : have[1], : have[2]] = self.cells
+            self.cells = grown
+        self.cells[rows[:, None], columns] += sums
 
     def frame(self) -> pl.DataFrame:
         """Return the rows with at least one episode (SUMS), sorted by their key."""
         tasks = pl.Series(list(self.tasks), dtype=pl.String)
         tiers = pl.Series(list(self.tiers), dtype=pl.String)
         by_task, by_tier = tasks.arg_sort(), tiers.arg_sort()  # null, the totals, sorts first
-        cells = self.cells[np.ix_(by_task.to_numpy(), by_tier.to_numpy())]
+        cells = self.cells[by_task.to_numpy()[:, None], by_tier.to_numpy()]
         task, tier = np.nonzero(cells[:, :, 0])
-        columns = {name: cells[task, tier, i] for i, name in enumerate(_CHANNELS)}
+        columns = dict(zip(_CHANNELS, cells[task, tier].T, strict=False))
+        if "x" not in columns:  # presence: x is 0 or 1
+            columns |= {"x": columns["episodes"], "xx": columns["episodes"]}
+            columns["xo"] = columns["successes"]
         keys = {"task_id": tasks[by_task][task], "tier": tiers[by_tier][tier]}
         return pl.DataFrame(keys | columns, schema=SUMS.columns)

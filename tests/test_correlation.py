@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from simulated import Model, alike
+from tests.simulated import Model, alike
 
 from stages.core.correlation import (
     TaskSums,

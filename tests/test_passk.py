@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from simulated import alike
+from tests.simulated import alike
 
 from stages.core.passk import clustered_proportion, paired_difference, pass_k
 

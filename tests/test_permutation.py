@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from simulated import Model, alike
+from tests.simulated import Model, alike
 
 from stages.core.correlation import Floats, TaskSums, benjamini_hochberg, pooled, within
 from stages.core.permutation import pooled_p, stratified_p, within_p

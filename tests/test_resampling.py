@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated import Model, alike
+from tests.simulated import Model, alike
 
 from stages.core.correlation import TaskSums, pooled, within
 from stages.core.resampling import bootstrap_interval, ratio_interval, task_resamples, unseen_share

@@ -226,7 +226,9 @@ def _number(value: float | Decimal) -> str:
         return str(int(value)) if value.is_integer() else repr(value)
     if value in (float("inf"), float("-inf")):
         return str(float(value))
-    sign, digits, exponent = Decimal(value).as_tuple()
+    # A float is what its shortest text says, as below 2^53: writing it as JSON changes nothing.
+    whole = Decimal(repr(float(value)) if isinstance(value, float) else value)
+    sign, digits, exponent = whole.as_tuple()
     written = "".join(map(str, digits))
     kept = written.rstrip("0")
     return f"{'-' * sign}{kept}e{int(exponent) + len(written) - len(kept)}"
@@ -461,7 +463,7 @@ def _same_objects(one: dict[str, Any], two: dict[str, Any]) -> bool:
             if len(item) != len(other):
                 return False
             pairs = _out_of_place(item, other)
-            if len(pairs) > 1 and (key[:4] == "new_" or f"new_{key}" in one):
+            if len(pairs) > 1 and (str(key)[:4] == "new_" or f"new_{key}" in one):
                 reordered = True
             elif not _same_bags(pairs):
                 return False
@@ -483,7 +485,8 @@ def _lists(value: dict[str, Any]) -> dict[str, list[Any]]:
 
 def _same_lists(one: dict[str, list[Any]], two: dict[str, list[Any]]) -> bool:
     """Whether two objects' lists are equal where some may only be reordered together."""
-    if one.keys() == two.keys() and {type(item) for key in one for item in one[key]} == {str}:
+    kinds = {type(item) for side in (one, two) for items in side.values() for item in items}
+    if one.keys() == two.keys() and kinds == {str}:
         left, right = (
             zip_longest(*[side[key] for key in one], fillvalue="") for side in (one, two)
         )

@@ -1,0 +1,34 @@
+"""`make bench`: every bench, or those named, as one table."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from irc_cli import console
+from tests.bench.timing import Row
+
+BENCHES = ("arguments", "scoring", "sums", "advantages", "startup", "bootstrap")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One row of the table."""
+    if row.at_most < 1:
+        ratio, want = f"{1 / row.ratio:,.1f}x faster", f">= {1 / row.at_most:,.0f}x faster"
+    else:
+        ratio, want = f"{row.ratio:.2f}x", f"<= {row.at_most:g}x"
+    reached = "[green]reached" if row.ratio <= row.at_most else "[red]missed"
+    times = (f"{seconds * 1e3:,.3f} ms" for seconds in (row.ours_s, row.peer_s))
+    return row.name, row.peer, *times, ratio, want, reached
+
+
+def main(names: list[str]) -> None:
+    """Run the benches and print medians, ratios and what we want."""
+    table = console.table("what", "peer", "ours", "peer's", "ratio", "want", "", left=(0, 1, 6))
+    for name in names or BENCHES:
+        for row in import_module(f"tests.bench.{name}").bench():
+            table.add_row(*cells(row))
+    console.console().print(table)
+
+
+main(sys.argv[1:])

@@ -1,0 +1,49 @@
+"""How the benches time: medians of interleaved runs, so that all see the same noisy machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+RUNS = 7
+
+
+class Row(NamedTuple):
+    """One measurement: our time beside a peer's, and the ratio we want at most."""
+
+    name: str
+    peer: str
+    ours_s: float
+    peer_s: float
+    at_most: float  # wanted ours / peer; below 1 it reads "at least 1 / at_most times faster"
+
+    @property
+    def ratio(self) -> float:
+        """Ours / peer."""
+        return self.ours_s / self.peer_s
+
+
+def medians(*calls: Callable[[], object], runs: int = RUNS) -> list[float]:
+    """Median seconds of each call, the calls run in turn."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(runs):
+        for call, kept in zip(calls, seconds, strict=True):
+            begin = time.perf_counter()
+            call()
+            kept.append(time.perf_counter() - begin)
+    return [statistics.median(kept) for kept in seconds]
+
+
+def row(
+    name: str,
+    peer: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    at_most: float,
+    runs: int = RUNS,
+) -> Row:
+    """Time ours and the peer's in turn."""
+    ours_s, peer_s = medians(ours, theirs, runs=runs)
+    return Row(name, peer, ours_s, peer_s, at_most)

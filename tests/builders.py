@@ -1,0 +1,124 @@
+"""Small episodes, tables of turns and the shared traces, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import pytest
+
+from stages.artifacts import TURNS
+from stages.core.tiers import Tiers
+from stages.domains import Domain, load_domain
+from stages.errors import InputError
+from stages.score import Scored, Scorer
+from stages.tiersfile import load_tiers
+from stages.traces import Call, Episode, GoldAction, Turn, open_trace
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+AIRLINE = SHARED / "data/tau-bench/gpt-4o-airline.json"
+needs_shared = pytest.mark.skipif(not AIRLINE.exists(), reason="the shared traces are not here")
+
+SHOP = Domain(
+    "shop",
+    {"look": "read", "buy": "write", "ship": "write", "leave": "terminal", "think": "generic"},
+    {},
+    guessed=False,
+)
+
+
+def call(name: str, failed: bool = False, **arguments: Any) -> Call:
+    return Call(name, arguments, "Error: no" if failed else "done", failed)
+
+
+def written(name: str, arguments: str) -> Call:
+    """A call whose arguments were recorded as this text."""
+    return Call(name, arguments, "done")
+
+
+def gold(name: str, requestor: str = "assistant", **arguments: Any) -> GoldAction:
+    return GoldAction(name, arguments, requestor=requestor)
+
+
+def episode(
+    *turns: Sequence[Call],
+    expected: Sequence[GoldAction] | None = (),
+    outcome: float | None = 1.0,
+    task: str = "t",
+    trial: int = 0,
+    status: str = "ok",
+) -> Episode:
+    return Episode(
+        source="trace",
+        episode_id=f"{task}:{trial}",
+        task_id=task,
+        trial=trial,
+        group_id=task,
+        turns=[Turn(list(calls)) for calls in turns],
+        gold=None if expected is None else tuple(expected),
+        outcome=outcome,
+        status=status,
+    )
+
+
+def scored(*episodes: Episode, tiers: str | Tiers = "extended", domain: Domain = SHOP) -> Scored:
+    scorer = Scorer(load_tiers(tiers) if isinstance(tiers, str) else tiers)
+    scorer.add(episodes, domain)
+    return scorer.scored
+
+
+@cache
+def airline_episodes() -> list[Episode]:
+    return list(open_trace(str(AIRLINE)))
+
+
+@cache
+def airline_scored(tiers: str) -> Scored:
+    return scored(*airline_episodes(), tiers=tiers, domain=load_domain("airline"))
+
+
+class Tiered(NamedTuple):
+    """An episode of which only the tiers of its turns matter."""
+
+    task: str
+    outcome: float | None
+    tiers: Sequence[str]
+    status: str = "ok"
+
+
+def turn_frame(
+    episodes: Iterable[Tiered], rewards: dict[str, float] | None = None, first: int = 0
+) -> pl.DataFrame:
+    """Turns (TURNS) of episodes named e0, e1, ... from `first` on."""
+    rows: list[dict[str, Any]] = [
+        {
+            "source": "trace",
+            "episode_id": f"e{i}",
+            "task_id": one.task,
+            "trial": i,
+            "group_id": one.task,
+            "turn": k,
+            "tool_names": [],
+            "n_calls": 0,
+            "tier": tier,
+            "match": None,
+            "match_share": None,
+            "reward": (rewards or {}).get(tier, 0.0),
+            "outcome": one.outcome,
+            "success": None if one.outcome is None else one.outcome == 1,
+            "status": one.status,
+            "n_tokens": None,
+        }
+        for i, one in enumerate(episodes, start=first)
+        for k, tier in enumerate(one.tiers)
+    ]
+    return TURNS.frame({name: [row[name] for row in rows] for name in TURNS.columns})
+
+
+def line_of(caught: pytest.ExceptionInfo[InputError]) -> str:
+    """The line that a user reads."""
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
