@@ -45,8 +45,6 @@ class LazyGroup(TyperGroup):
             sys.stdout.flush()
         except InputError as error:
             code = _fail(str(error))
-        except typer.Abort:
-            code = 130
         except typer.TyperException as error:
             code = _usage(error)
         except OSError as error:

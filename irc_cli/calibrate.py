@@ -201,7 +201,7 @@ def command(
     result = calibrate(lay_out(summed.sums, settings.measure), summed.excluded, settings, rng)
     judged = changes = None
     if turns is not None:
-        judged = _judge(turns, result, settings, estimator, rng, advantages, keep_rewards)
+        judged = _judge(turns, result, settings, estimator, seed, advantages, keep_rewards)
         if previous:
             changes = _changes(turns, result, judged, estimator, previous)
     if out:
@@ -305,7 +305,7 @@ def _judge(
     result: Calibration,
     settings: CalibrateConfig,
     estimator: AdvantageConfig,
-    rng: np.random.Generator,
+    seed: int,
     given: str | None,
     keep_rewards: bool,
 ) -> _Judged:
@@ -319,7 +319,10 @@ def _judge(
     if given:
         made[chosen] = given_advantages(turns, read_columns(given), given)
     judgements = {
-        name: judge(turns, rewards[name], made[name], result.values(), settings, rng)
+        # The same resamples for both, so that they differ only where the rewards do.
+        name: judge(
+            turns, rewards[name], made[name], result.values(), settings, np.random.default_rng(seed)
+        )
         for name in rewards
     }
     return _Judged(

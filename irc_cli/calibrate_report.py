@@ -54,6 +54,8 @@ def print_report(
         out.print(_direction_table(*judged, wide=wide))
         for name, judgement in zip(("before", "after"), judged, strict=True):
             out.print(_summary(name, judgement, settings))
+            if idle := _pushed_for_nothing(judgement):
+                out.print(f"  pushed though worth nothing: {', '.join(idle)}", markup=False)
         out.print("A mean over a tier is a diagnosis, not proof of causal credit.", style="dim")
     if changes:
         out.print(_changes_table(changes))
@@ -174,6 +176,18 @@ def _summary(name: str, judgement: Judgement, settings: CalibrateConfig) -> Text
         f"{judgement.dead_turn_share:.0%} dead turns, advantage RMS {judgement.advantage_rms:.2f}"
     )
     return Text(f"{text}: {'converged' if good else 'not converged'}", "green" if good else "red")
+
+
+def _pushed_for_nothing(judgement: Judgement) -> list[str]:
+    """Return the tiers without a value that the advantages surely push one way."""
+    return [
+        row.tier
+        for row in judgement.direction
+        if row.verdict == "neutral"
+        and row.ci_low is not None
+        and row.ci_high is not None
+        and (row.ci_low > 0 or row.ci_high < 0)
+    ]
 
 
 def _changes_table(changes: Changes) -> Any:

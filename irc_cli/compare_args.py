@@ -136,9 +136,10 @@ def _value(option: str, given: str) -> Any:
         elif given.startswith("@"):
             where = given[1:]
             text = Path(where).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(where, reason.lower(), "check the path") from None
+    except OSError as error:
+        raise InputError(where, str(error.strerror).lower(), "check the path") from None
+    except UnicodeDecodeError:
+        raise InputError(where, "not UTF-8 text", "give JSON") from None
     parsed = parse_arguments(text)
     if not parsed.readable:
         raise InputError(where, str(parsed.problem), "give JSON; text needs quotes of its own")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import polars as pl
 import typer
 
 from irc_cli import console, options
@@ -57,11 +56,7 @@ def command(
     if out:
         settings = {"tiers": tiers, "rewards": rewards, "domain": domain}
         made_by = console.made_by("score", settings, seed, inputs | reader.digests)
-        frame = scored.frame()
-        # calibrate counts whom else it leaves out by their rows.
-        with_turns = frame.filter(pl.col("status") == "error")["episode_id"].n_unique()
-        recorded = {"excluded_without_turns": summary["excluded"] - with_turns}
-        write_table(TURNS, frame, out, made_by | {"summary": summary | recorded}, force=force)
+        write_table(TURNS, scored.frame(), out, made_by | {"summary": summary}, force=force)
     reader.write_bad(out, force=force)
     if as_json:
         console.print_json(summary)
@@ -86,6 +81,7 @@ def _summary(scored: Scored, reader: TraceReader) -> dict[str, Any]:
         "calls": scored.calls,
         "tiers": scored.tiers(),
         "excluded_because": dict(scored.excluded),
+        "excluded_without_turns": scored.without_turns,
         "notes": dict(scored.notes + reader.notes),
         "domains": reader.domains,
     }

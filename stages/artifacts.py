@@ -7,10 +7,12 @@ Tables are Parquet on disk and JSON lines on pipes (`-`). An artifact on disk re
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,6 +26,7 @@ from stages.errors import InputError
 
 PARQUET_MAGIC = b"PAR1"
 _METADATA_KEY = "irc-cli"
+_UNREADABLE = (pl.exceptions.ComputeError, pl.exceptions.SchemaError)  # JSON lines, to polars
 _T = TypeVar("_T")
 
 
@@ -52,28 +55,33 @@ class Table:
             InputError: a column is missing or of another type, or a row breaks the key or a rule.
         """
         self.check_columns(frame.schema, where)
-        try:
-            frame = frame.select(pl.col(name).cast(to) for name, to in self.columns.items())
-        except pl.exceptions.InvalidOperationError as error:
-            what = str(error).splitlines()[0].lower()
-            raise InputError(where, what, self._todo()) from None
+        frame = conformed(frame, self.columns, where, self._todo())
         self.check_rows(frame, where)
         return frame
 
-    def check_columns(self, schema: pl.Schema, where: str) -> None:
-        """Raise InputError unless every column of this table is in the schema."""
-        if missing := [name for name in self.columns if name not in schema]:
+    def check_columns(self, found: Container[str], where: str) -> None:
+        """Raise InputError unless every column of this table is among those found."""
+        if missing := [name for name in self.columns if name not in found]:
             names = ", ".join(f"'{name}'" for name in missing)
             raise InputError(where, f"not a {self.name} table: no column {names}", self._todo())
 
     def check_rows(self, frame: pl.DataFrame, where: str) -> None:
         """Raise InputError at the first row that breaks the key or a rule."""
-        rules = {f"unique {' and '.join(self.key)}": pl.struct(self.key).is_first_distinct()}
-        for rule, holds in (self.rules | rules).items():
+        key = {f"unique {' and '.join(self.key)}": pl.struct(self.key).is_first_distinct()}
+        self.check_rules(self.rules | key, frame, where)
+
+    def check_rules(
+        self, rules: Mapping[str, pl.Expr], frame: pl.DataFrame, where: str, first: int = 0
+    ) -> None:
+        """Raise InputError at the first row that breaks one of these rules.
+
+        `first` is the number of rows that stand before those of the frame.
+        """
+        for rule, holds in rules.items():
             broken = frame.select((~holds.fill_null(True)).arg_true()).to_series()
             if len(broken):
                 what = f"breaks rule '{rule}' ({len(broken):,} of {frame.height:,})"
-                raise InputError(f"{where}:row {broken[0] + 1}", what, self._todo())
+                raise InputError(f"{where}:row {first + broken[0] + 1}", what, self._todo())
 
     def _todo(self) -> str:
         return f"rerun {self.made_by}"
@@ -102,11 +110,14 @@ TURNS = Table(
     key=("episode_id", "turn"),
     made_by="irc-cli score",
     rules={
+        f"{name} not null": pl.col(name).is_not_null()
+        for name in ("episode_id", "task_id", "group_id", "turn", "tier", "reward", "status")
+    }
+    | {
         "turn at least 0": pl.col("turn") >= 0,
         "outcome within [0, 1]": pl.col("outcome").is_between(0, 1),
         "reward finite": pl.col("reward").is_finite(),
         "status is ok, truncated or error": pl.col("status").is_in(["ok", "truncated", "error"]),
-        "tier not null": pl.col("tier").is_not_null(),
     },
 )
 
@@ -189,13 +200,39 @@ PAIRS = Table(
 )
 
 
+def conformed(
+    frame: pl.DataFrame, columns: Mapping[str, pl.DataType], where: str, todo: str
+) -> pl.DataFrame:
+    """Return these columns of a frame in these types.
+
+    Raises:
+        InputError: a column holds values that are not of its type.
+    """
+    series = []
+    for name, to in columns.items():
+        found = frame[name]
+        try:
+            column = found.cast(to)
+        except pl.exceptions.PolarsError:
+            column = found
+        if column.dtype != to:
+            raise InputError(where, f"column '{name}' is {found.dtype}, not {to}", todo)
+        series.append(column)
+    return pl.DataFrame(series)
+
+
 @contextmanager
 def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears under its name only when it is complete.
 
+    `-` is standard output.
+
     Raises:
         InputError: the file exists and `force` is not given, or the target can't be written.
     """
+    if path == "-":
+        yield sys.stdout.buffer
+        return
     target = Path(path)
     refuse_existing(path, force=force)
     temporary: str | None = None
@@ -222,6 +259,8 @@ def refuse_existing(path: str, *, force: bool) -> None:
         raise InputError(path, "is a directory", "name a file to write")
     if not target.parent.is_dir():
         raise InputError(path, f"no directory '{target.parent}'", "create it first")
+    if target.exists() and not target.is_file():  # renaming a file onto /dev/null would replace it
+        raise InputError(path, "is no regular file", "name a file to write, or '-'")
     if target.exists() and not force:
         raise InputError(path, "exists already", "pass --force to replace it")
 
@@ -336,23 +375,39 @@ def _json_lines(table: Table, data: bytes, where: str) -> pl.DataFrame:
     if not data.strip():
         raise InputError(where, "empty", f"rerun {table.made_by}")
     try:
-        return pl.read_ndjson(data, schema=table.columns)
-    except (pl.exceptions.ComputeError, pl.exceptions.SchemaError):
+        frame = pl.read_ndjson(data, schema=table.columns)
+    except _UNREADABLE:
         raise _bad_line(table, data, where) from None
+    # polars reads a column that no line has as nulls.
+    first = next(line for line in io.BytesIO(data) if line.strip())
+    table.check_columns(pl.read_ndjson(first).columns, where)
+    return frame
 
 
 def _bad_line(table: Table, data: bytes, where: str) -> InputError:
-    """Find the line that polars could not read, for it names none."""
-    for number, line in enumerate(data.splitlines(), start=1):
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            return InputError(f"{where}:{number}", f"not JSON: {error.msg}", "mend the line")
-        if not isinstance(row, dict):
-            return InputError(f"{where}:{number}", "not an object", f"rerun {table.made_by}")
-        try:
-            pl.DataFrame([row], schema=table.columns)
-        except (pl.exceptions.PolarsError, TypeError) as error:
-            what = str(error).splitlines()[0].lower()
-            return InputError(f"{where}:{number}", what, f"rerun {table.made_by}")
-    return InputError(where, "not JSON lines", f"rerun {table.made_by}")
+    """Find the first line that polars could not read, for it names none."""
+    lines = data.splitlines()
+
+    def fails(count: int) -> bool:
+        return not _reads(b"\n".join(lines[:count]), table.columns)
+
+    number = bisect_left(range(1, len(lines)), True, key=fails) + 1
+    place, todo = f"{where}:{number}", f"rerun {table.made_by}"
+    try:
+        row = orjson.loads(lines[number - 1])
+    except orjson.JSONDecodeError as error:
+        return InputError(place, f"not JSON: {error.msg}", "mend the line")
+    if not isinstance(row, dict):
+        return InputError(place, "not an object", todo)
+    for name, to in table.columns.items():
+        if name in row and not _reads(orjson.dumps({name: row[name]}), {name: to}):
+            return InputError(place, f"'{name}' is {row[name]!r:.40}, not {to}", todo)
+    return InputError(place, "not readable as a row", todo)
+
+
+def _reads(data: bytes, columns: Mapping[str, pl.DataType]) -> bool:
+    try:
+        pl.read_ndjson(data, schema=columns)
+    except _UNREADABLE:
+        return False
+    return True

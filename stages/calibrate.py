@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from stages.artifacts import ADVANTAGES
+from stages.artifacts import ADVANTAGES, conformed
 from stages.core import direction as directions
 from stages.core.advantages import AdvantageConfig, Advantages, Layout, advantages, turn_layout
 from stages.core.correlation import (
@@ -42,7 +42,7 @@ class CalibrateConfig:
     correlation: str = "auto"  # within where two tasks or more have mixed outcomes, else pooled
     delta: float = 0.05  # |r| up to which a tier is worth nothing
     fdr: float = 0.05  # false discovery rate over the tiers
-    min_support: int = 20  # episodes with the tier, and without it
+    min_support: int = 20  # episodes with the tier, and, for presence, without it
     effect: float = 0.2  # the smallest |r| that matters: neutral is what rules it out
     alpha: float | None = None  # value = alpha * r; None: the largest |value| is 1
     resamples: int = 2000  # of the tasks, for intervals; and permutations, for pooled p
@@ -104,7 +104,9 @@ def calibrate(
     p = p_within if which == "within" else pooled_p(tasks, config.resamples, rng)
     q = benjamini_hochberg(p)
     episodes = int(tasks.episodes.sum())
-    rarer = np.minimum(sums.episodes, episodes - sums.episodes)
+    rarer = sums.episodes
+    if config.measure == "presence":  # otherwise a tier may be in every episode, more or less often
+        rarer = np.minimum(rarer, episodes - rarer)
     supported = rarer >= config.min_support
     with np.errstate(invalid="ignore"):
         tells = (np.abs(chosen) > config.delta) & (q < config.fdr) & supported
@@ -315,23 +317,25 @@ def given_advantages(turns: TurnArrays, given: pl.DataFrame, where: str) -> Adva
         where: name of the table in errors.
 
     Raises:
-        InputError: a column is missing, or a turn has no advantage or several.
+        InputError: a column is missing or of another type, or a turn has no advantage or several.
     """
     parts = [name for name in ("return_part", "outcome_part") if name in given.columns]
     if missing := [n for n in ("episode_id", "turn", "advantage") if n not in given.columns]:
         raise InputError(where, f"no column '{missing[0]}'", "give episode_id, turn, advantage")
+    types = {name: ADVANTAGES.columns[name] for name in ("episode_id", "turn", "advantage", *parts)}
+    given = conformed(given, types, where, "write it as such")
     keys = turns.frame.select("episode_id", "turn")
-    given = given.select("episode_id", pl.col("turn").cast(pl.Int32), "advantage", *parts)
     joined = keys.join(given, on=["episode_id", "turn"], how="left", maintain_order="left")
     if joined.height != keys.height:
         raise InputError(where, "several advantages for one turn", "give one each")
-    lacking = joined.filter(pl.col("advantage").is_null())
+    # Other programs write NaN for what is missing.
+    lacking = joined.filter(~pl.col("advantage").is_finite().fill_null(False))
     if lacking.height:
         episode, turn = lacking.row(0)[:2]
         what = f"no advantage for turn {turn} of episode '{episode}' ({lacking.height:,} lacking)"
         raise InputError(where, what, "give one for every turn that counts")
     unknown = np.full(keys.height, np.nan)
-    columns = {name: joined[name].to_numpy().astype(np.float64) for name in ["advantage", *parts]}
+    columns = {name: joined[name].to_numpy() for name in ("advantage", *parts)}
     return Advantages(
         columns["advantage"],
         columns.get("return_part", unknown),

@@ -45,14 +45,15 @@ def read_previous(path: str) -> Previous:
     Raises:
         InputError: the file is no calibration.
     """
-    root = read_yaml(path)
-    fields = root.fields()
+    fields = read_yaml(path).fields()
+    todo = "give a calibration.yaml of irc-cli calibrate"
     if "rewards" not in fields or "tiers" not in fields:
-        todo = "give a calibration.yaml of irc-cli calibrate"
         raise InputError(path, "has no 'rewards' and 'tiers'", todo)
     values = {tier: node.number() for tier, node in fields["rewards"].fields().items()}
     statuses = {}
     for node in fields["tiers"].items():
         tier = node.fields()
+        if "tier" not in tier or "status" not in tier:
+            raise node.error("has no 'tier' and 'status'", todo)
         statuses[tier["tier"].text()] = tier["status"].text()
     return Previous(values, statuses)

@@ -10,7 +10,7 @@ import orjson
 import polars as pl
 
 from stages.artifacts import PAIRS
-from stages.core.arguments import MODES, PYTHON_REPR, Mode
+from stages.core.arguments import MODES, PYTHON_REPR, Mode, canonical
 from stages.domains import Domain
 from stages.matching import FULL, Match, Matcher, Side, agent_gold
 from stages.traces.episode import Episode
@@ -136,4 +136,9 @@ class Comparison:
 
 
 def _text(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+    if isinstance(arguments, str):
+        return arguments
+    try:
+        return orjson.dumps(arguments).decode()
+    except orjson.JSONEncodeError:  # nested deeper than orjson writes, or a number too large for it
+        return canonical(arguments)

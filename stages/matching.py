@@ -26,9 +26,9 @@ from stages.traces.episode import Call, GoldAction
 FULL, PARTIAL, NONE = "full", "partial", "none"
 _REMEMBERED = 100_000  # calls and gold actions whose reading is kept
 
-# One call meets one gold action: first as many full matches as can be, among them by calls that
-# worked, then the largest matched shares, then the earliest calls.
-_FULL_WEIGHT, _WORKED_WEIGHT, _EARLIER_WEIGHT = 1e6, 1e3, 1e-6
+# One call meets one gold action: as many full matches as can be, then the largest matched shares;
+# of calls that match alike those that worked, then the earliest.
+_FULL_WEIGHT, _FAILED_COSTS, _LATER_COSTS = 1e3, 1e-3, 1e-6
 
 
 class Side:
@@ -124,7 +124,7 @@ class Matcher:
             for j in by_name.get(call.name, ()):
                 match = self.match(gold[j], call)
                 if best.gold is None or match.share > best.share or match.kind == FULL:
-                    best = match._replace(gold=j)
+                    best = Match(match.kind, match.share, j)
                 if match.kind == FULL:
                     break
             matches.append(best)
@@ -144,27 +144,42 @@ class Matcher:
             if action.name == call.name and (match := self.match(action, call)).kind != NONE
         }
         matches = [NO_MATCH] * len(calls)
-        for i, j in _assignment(pairs, (len(calls), len(gold)), failed):
-            matches[i] = pairs[i, j]._replace(gold=j)
+        for i, j in _assignment(pairs, failed):
+            matches[i] = Match(pairs[i, j].kind, pairs[i, j].share, j)
         return matches
 
 
 def _assignment(
-    pairs: dict[tuple[int, int], Match], shape: tuple[int, int], failed: Sequence[bool]
+    pairs: dict[tuple[int, int], Match], failed: Sequence[bool]
 ) -> list[tuple[int, int]]:
     """Return the pairs of the best one-to-one pairing."""
-    if len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs):
-        return list(pairs)  # nothing to choose
+    sure = _alone([pair for pair, match in pairs.items() if match.kind == FULL])
+    calls, gold = {i for i, _ in sure}, {j for _, j in sure}
+    rest = [(i, j) for i, j in pairs if i not in calls and j not in gold]
+    if len(_alone(rest)) == len(rest):
+        return sure + rest  # nothing to choose
     # Imported late: scipy.optimize takes longer to load than most traces take to score.
     from scipy.optimize import linear_sum_assignment
 
-    weight = np.zeros(shape)
-    for (i, j), match in pairs.items():
-        weight[i, j] = match.share + (match.kind == FULL) * _FULL_WEIGHT
-        weight[i, j] += (not failed[i]) * (match.kind == FULL) * _WORKED_WEIGHT
-        weight[i, j] += (shape[0] - i) * _EARLIER_WEIGHT
-    rows, columns = linear_sum_assignment(weight, maximize=True)
-    return [pair for pair in zip(rows.tolist(), columns.tolist(), strict=True) if pair in pairs]
+    rows, columns = sorted({i for i, _ in rest}), sorted({j for _, j in rest})
+    weight = np.zeros((len(rows), len(columns)))
+    for i, j in rest:
+        match = pairs[i, j]
+        value = match.share - _LATER_COSTS * i - _FAILED_COSTS * failed[i]
+        if match.kind == FULL:
+            value += _FULL_WEIGHT
+        weight[rows.index(i), columns.index(j)] = value
+    chosen = zip(*linear_sum_assignment(weight, maximize=True), strict=True)
+    return sure + [pair for a, b in chosen if (pair := (rows[a], columns[b])) in pairs]
+
+
+def _alone(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the pairs whose call and gold action are in no other pair.
+
+    Full matches come first, so a full match that is alone among them is in the best pairing.
+    """
+    calls, gold = [i for i, _ in pairs], [j for _, j in pairs]
+    return [(i, j) for i, j in pairs if calls.count(i) == gold.count(j) == 1]
 
 
 def agent_gold(gold: tuple[GoldAction, ...] | None) -> list[GoldAction]:

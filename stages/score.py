@@ -11,14 +11,16 @@ import orjson
 import polars as pl
 
 from stages.artifacts import TURNS
-from stages.core.arguments import PYTHON_REPR
-from stages.core.tiers import CallFacts, Tiers
+from stages.core.arguments import PYTHON_REPR, equal
+from stages.core.tiers import Tiers
 from stages.domains import Domain
 from stages.matching import NO_MATCH, Match, Matcher, Side, agent_gold
-from stages.traces.episode import Episode
+from stages.traces.episode import Episode, Turn
 
 SUCCESS = 1 - 1e-6  # an outcome from here on is a success
 _RESULT = {False: "ok", True: "error"}
+
+Judged = tuple[str, Match]  # tier and match of a call
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Scored:
     )
     episodes: int = 0  # that count
     excluded: Counter[str] = field(default_factory=Counter)  # left out, by reason
+    without_turns: int = 0  # of those left out: no row tells of them
     calls: int = 0  # of the episodes that count
     notes: Counter[str] = field(default_factory=Counter)  # what was odd, by name
     known_gold: bool = False  # an episode's gold actions are known
@@ -52,7 +55,8 @@ class Scorer:
     """Scores the episodes of one trace after another under one set of tiers."""
 
     def __init__(self, tiers: Tiers) -> None:
-        self._tiers, self._table = tiers, tiers.table()
+        self._tiers = tiers
+        self._table = {tuple(facts): tier for facts, tier in tiers.table().items()}
         self._rank = {tier: i for i, tier in enumerate(tiers.rank)}
         self._tests_repeats = any("repeat" in rule.when for rule in tiers.rules)
         self.scored = Scored()
@@ -66,24 +70,32 @@ class Scorer:
     def _add_episode(self, episode: Episode, domain: Domain, matcher: Matcher) -> None:
         self.scored.known_gold |= episode.gold is not None
         judged = self._judge(episode, domain, matcher, counts=self._count(episode))
+        turns = self._by_turn(episode.turns, judged)
+        if episode.gold is None:
+            turns = [(tier, None) for tier, _ in turns]
+        rewards, columns = self._tiers.rewards, self.scored.columns
+        columns["tier"] += [tier for tier, _ in turns]
+        columns["match"] += [match and match.kind for _, match in turns]
+        columns["match_share"] += [match and match.share for _, match in turns]
+        columns["reward"] += [
+            rewards[tier].of(match.share if match else 0) for tier, match in turns
+        ]
         self._add_columns(episode)
-        columns, first = self.scored.columns, 0
-        for turn in episode.turns:
-            last = first + len(turn.calls)
-            tier, match = self._of_turn(judged[first:last])
-            if episode.gold is None:
-                match = None
-            columns["tier"].append(tier)
-            columns["match"].append(match.kind if match else None)
-            columns["match_share"].append(match.share if match else None)
-            columns["reward"].append(self._tiers.rewards[tier].of(match.share if match else 0.0))
-            first = last
 
-    def _of_turn(self, judged: list[tuple[str, Match]]) -> tuple[str, Match | None]:
-        """Return the tier and match of the turn's best-ranked call, of equals the closest one."""
-        if len(judged) > 1:
-            return min(judged, key=lambda one: (self._rank[one[0]], -one[1].share))
-        return judged[0] if judged else (self._tiers.message, None)
+    def _by_turn(self, turns: list[Turn], judged: list[Judged]) -> list[tuple[str, Match | None]]:
+        """Return tier and match of each turn: of its best-ranked call, of equals the closest."""
+        message: tuple[str, Match | None] = (self._tiers.message, None)
+        of_turns: list[tuple[str, Match | None]] = []
+        first = 0
+        for turn in turns:
+            last = first + len(turn.calls)
+            if last - first > 1:
+                best = min(judged[first:last], key=lambda one: (self._rank[one[0]], -one[1].share))
+                of_turns.append(best)
+            else:
+                of_turns.append(judged[first] if last > first else message)
+            first = last
+        return of_turns
 
     def _add_columns(self, episode: Episode) -> None:
         """Add what the trace itself says of the episode's turns."""
@@ -105,6 +117,7 @@ class Scorer:
     def _count(self, episode: Episode) -> bool:
         """Count the episode as scored or excluded, and return whether it counts."""
         scored = self.scored
+        scored.without_turns += not episode.turns
         if episode.status == "error":
             scored.excluded["crashed or cut by infrastructure"] += 1
         elif not episode.turns:
@@ -118,7 +131,7 @@ class Scorer:
 
     def _judge(
         self, episode: Episode, domain: Domain, matcher: Matcher, *, counts: bool
-    ) -> list[tuple[str, Match]]:
+    ) -> list[Judged]:
         """Return tier and match of every call of the episode, in order."""
         calls = [call for turn in episode.turns for call in turn.calls]
         if not calls:
@@ -139,7 +152,7 @@ class Scorer:
         kinds = [domain.kind(side.name) for side in sides]
         repeats = _repeats(sides, kinds, failed) if self._tests_repeats else [False] * len(sides)
         return [
-            (self._table[CallFacts(match.kind, kind, _RESULT[fails], repeat)], match)
+            (self._table[match.kind, kind, _RESULT[fails], repeat], match)
             for match, kind, fails, repeat in zip(matches, kinds, failed, repeats, strict=True)
         ]
 
@@ -155,11 +168,15 @@ class Scorer:
 
 
 def _repeats(sides: list[Side], kinds: list[str], failed: list[bool]) -> list[bool]:
-    """Return which calls repeat an earlier one with no write in between."""
+    """Return which calls repeat an earlier one with no write in between.
+
+    Compared without the tools' rules: another thought is no repetition, though it is free text.
+    """
     repeats, seen = [], dict[str, list[Side]]()
     for side, kind, fails in zip(sides, kinds, failed, strict=True):
         alike = seen.get(side.name, ())
-        repeats.append(any(one is side or one.prepared.key == side.prepared.key for one in alike))
+        value = side.parsed.value
+        repeats.append(any(one is side or equal(one.parsed.value, value) for one in alike))
         if kind == "write" and not fails:
             seen.clear()  # the world has changed: to look again is no repetition
         seen.setdefault(side.name, []).append(side)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from stages.artifacts import SUMS
+from stages.artifacts import SUMS, TURNS
 from stages.core.correlation import TaskSums
 from stages.errors import InputError
 
@@ -115,6 +115,9 @@ def _episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[pl.DataFrame]:
     while (read := turns.slice(start, size).collect()).height:
         block = read.with_columns(first=new)
         block[0, "first"] = True  # even an id that is null
+        # Counting nulls is free; the other rules of TURNS hold of what `score` writes.
+        for rule in (f"{name} not null" for name in COLUMNS if block[name].null_count()):
+            TURNS.check_rules({rule: TURNS.rules.get(rule, pl.lit(True))}, block, where, start)
         _check_order(block, start, where)
         whole = read.height
         if whole == size:  # the last episode may go on: it is read again with the next block

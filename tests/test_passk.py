@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from tests.simulated import alike
 
 from stages.core.passk import clustered_proportion, paired_difference, pass_k
+from tests.simulated import alike
 
 AIRLINE = Path(__file__).resolve().parents[2] / "shared/data/tau-bench/gpt-4o-airline.json"
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from tests.simulated import Model, alike
 
 from stages.core.correlation import Floats, TaskSums, benjamini_hochberg, pooled, within
 from stages.core.permutation import pooled_p, stratified_p, within_p
+from tests.simulated import Model, alike
 
 BASE = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.1, 0.3])
 NULL = Model(alike(64, 8), BASE, np.zeros(8), pass_a=0.5, pass_b=0.5)

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.simulated import Model, alike
 
 from stages.core.correlation import TaskSums, pooled, within
 from stages.core.resampling import bootstrap_interval, ratio_interval, task_resamples, unseen_share
+from tests.simulated import Model, alike
 
 # Rates above a half need no column of their own: the tier's absence flips the sign of r, no more.
 BASE = np.array([0.05, 0.05, 0.2, 0.5, 0.3, 0.2, 0.1, 0.6])

@@ -547,7 +547,7 @@ def rollouts(draw: st.DrawFn) -> list[dict[str, Any]]:
     return episodes
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(rollouts())
 def test_flat_equals_the_independent_implementation_on_random_traces(
     tmp_path_factory: pytest.TempPathFactory, episodes: list[dict[str, Any]]

@@ -781,7 +781,7 @@ def test_items_and_simulations_as_jsonl(read: Read) -> None:
 
 KNOWN = "give tau-bench results, tau2-bench results, or OpenAI-style messages"
 AGAIN = "copy or download the file again"
-REPAIR = "repair the line or skip bad lines"
+REPAIR = "repair the line or pass --skip-bad"
 RESCALE = "rescale it so that 1 is a full success"
 GOOD = json.dumps({"messages": [said("a")]})
 

@@ -141,7 +141,8 @@ def pooled_p(sums: TaskSums, permutations: int, rng: np.random.Generator) -> Flo
     n = sums.episodes.astype(np.float64)
     rate = sums.successes / n
     squares, cross = xx, x * x - xx  # sums of x_i x_j over i = j and over i != j
-    bar = np.abs(xo.sum(axis=0)) / np.sqrt(oo.sum(axis=0)) * (1 - TIE)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bar = np.abs(xo.sum(axis=0)) / np.sqrt(oo.sum(axis=0)) * (1 - TIE)
     tails = np.zeros(x.shape[1])
     rows = max(1, BLOCK // len(n))
     for start in range(0, permutations, rows):

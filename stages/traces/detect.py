@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 KNOWN = "give tau-bench results, tau2-bench results, or OpenAI-style messages"
-REPAIR = "repair the line or skip bad lines"
+REPAIR = "repair the line or pass --skip-bad"
 SHOWN_KEYS = 6  # of an unknown document, in its error
 HEADER = "results.json"  # in a tau2-bench folder: everything but the simulations
 

@@ -11,6 +11,7 @@ import orjson
 from data.examples.generate import TRACE
 from irc_cli.traces import TraceReader
 from stages.artifacts import TURNS, write_table
+from stages.core.tiers import Tiers
 from stages.score import Scorer
 from stages.tiersfile import load_tiers
 from tests.bench.timing import Row, row
@@ -42,9 +43,9 @@ def tau_bench_file(folder: Path) -> Path:
     return path
 
 
-def score(path: Path, tiers: str, out: Path) -> None:
-    """All that `irc-cli score` does after start-up."""
-    scorer = Scorer(load_tiers(tiers))
+def score(path: Path, tiers: Tiers, out: Path) -> None:
+    """All that `irc-cli score` does after start-up: read, hash, compare, class, write."""
+    scorer = Scorer(tiers)
     reader = TraceReader([str(path)], quiet=True)
     for episodes, domain in reader:
         scorer.add(episodes, domain)
@@ -57,14 +58,14 @@ def bench() -> list[Row]:
         out = Path(folder) / "turns.parquet"
         files = {"example as tau-bench": tau_bench_file(Path(folder)), "gpt-4o-airline": SHARED}
         return [
-            _row(f"score, {tiers}, {name}", path, tiers, out)
+            _row(f"score, {tiers}, {name}", path, load_tiers(tiers), out)
             for name, path in files.items()
             for tiers in ("extended", "flat")
             if path.exists()
         ]
 
 
-def _row(name: str, path: Path, tiers: str, out: Path) -> Row:
+def _row(name: str, path: Path, tiers: Tiers, out: Path) -> Row:
     def read() -> object:
         return orjson.loads(path.read_bytes())
 

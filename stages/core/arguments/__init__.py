@@ -1,0 +1,42 @@
+"""Comparison of tool-call arguments: read them as recorded, judge them, explain the verdict.
+
+Four modes. `exact`: equal as parsed. `tau2`: tau2-bench's own rule. `bfcl`: after the checker of
+the Berkeley Function-Calling Leaderboard. `deep`, the default, is defined by `canonical`, which
+writes a value as text so that two values mean the same exactly when their texts are equal. So
+`deep` is an equivalence relation by construction, and a call is held against many gold actions by
+comparing texts, which sort, hash once, and need no recursion.
+
+`equal_texts` reaches the same verdict without writing the texts of what is plainly equal, which is
+several times faster for a single pair; tests hold the two to each other.
+
+Objects have string keys, as in JSON. Values may be nested at least 1,000 levels deep; far beyond
+`parse_arguments` reports a problem and the comparisons raise `InputError`.
+"""
+
+from stages.core.arguments.bfcl import bfcl_answer
+from stages.core.arguments.canonical import NO_RULES, Prepared, ToolRules, canonical, prepare, share
+from stages.core.arguments.difference import Difference
+from stages.core.arguments.explain import differences
+from stages.core.arguments.modes import MODES, Mode, equal, matched_arguments
+from stages.core.arguments.pairwise import equal_texts
+from stages.core.arguments.reading import PYTHON_REPR, Parsed, parse_arguments
+
+__all__ = [
+    "MODES",
+    "NO_RULES",
+    "PYTHON_REPR",
+    "Difference",
+    "Mode",
+    "Parsed",
+    "Prepared",
+    "ToolRules",
+    "bfcl_answer",
+    "canonical",
+    "differences",
+    "equal",
+    "equal_texts",
+    "matched_arguments",
+    "parse_arguments",
+    "prepare",
+    "share",
+]

@@ -1,0 +1,91 @@
+"""Mode `bfcl`, after the checker of the Berkeley Function-Calling Leaderboard."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from stages.core.arguments.difference import Difference, at
+from stages.core.arguments.plain import exactly_equal
+
+
+def bfcl_answer(arguments: Mapping[str, object]) -> dict[str, list[Any]]:
+    """Plain arguments as the leaderboard writes an answer: a list of allowed values each.
+
+    The keys of an object, and of the objects in a list of objects, get lists of their own; objects
+    inside those are plain values, as the leaderboard's checker compares them.
+    """
+    return {key: [_bfcl_allowed(value)] for key, value in arguments.items()}
+
+
+def _bfcl_allowed(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: [item] for key, item in value.items()}
+    if isinstance(value, list) and _holds_objects(value):
+        return [_bfcl_allowed(item) for item in value]
+    return value
+
+
+def _holds_objects(value: list[Any]) -> bool:
+    return bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _standardise(value: object) -> object:
+    """Strings as the leaderboard compares them; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"[ ,./\-_*^]", "", value).lower().replace("'", '"')
+
+
+def bfcl_differences(expected: object, actual: object) -> list[Difference]:
+    """Without the tool's schema a parameter has the types of its allowed values."""
+    if not isinstance(expected, dict) or not isinstance(actual, dict):
+        equal = exactly_equal(expected, actual)
+        return [] if equal else [Difference("$", expected, actual, "different types")]
+    found = []
+    for key in {**expected, **actual}:
+        allowed = expected.get(key)
+        allowed = allowed if isinstance(allowed, list) else [allowed]
+        if key not in expected:
+            found.append(Difference(at("$", key), None, actual[key], "extra key"))
+        elif key not in actual:
+            if "" not in allowed:  # "" marks the parameter as optional
+                found.append(Difference(at("$", key), allowed, None, "missing key"))
+        elif not _bfcl_allows(allowed, actual[key]):
+            found.append(Difference(at("$", key), allowed, actual[key], "allowed values"))
+    return found
+
+
+def _bfcl_allows(allowed: list[Any], value: Any) -> bool:
+    kinds = {type(answer) for answer in allowed if answer != ""} or {str}
+    if type(value) not in kinds and not (type(value) is int and float in kinds):
+        return False
+    if isinstance(value, dict):
+        return any(_bfcl_object(answer, value) for answer in allowed if isinstance(answer, dict))
+    if isinstance(value, list):
+        return any(_bfcl_list(answer, value) for answer in allowed if isinstance(answer, list))
+    return _standardise(value) in map(_standardise, allowed)
+
+
+def _bfcl_list(answer: list[Any], value: list[Any]) -> bool:
+    if len(answer) != len(value):
+        return False
+    if _holds_objects(value) and _holds_objects(answer):
+        return all(map(_bfcl_object, answer, value))
+    return all(
+        type(left) is type(right) and _standardise(left) == _standardise(right)
+        for left, right in zip(answer, value, strict=True)
+    )
+
+
+def _bfcl_object(answer: dict[str, Any], value: dict[str, Any]) -> bool:
+    """The leaderboard compares the values inside an object by plain equality, without types."""
+    for key in {**answer, **value}:
+        allowed = answer.get(key)
+        allowed = allowed if isinstance(allowed, list) else [allowed]
+        if key not in answer or (key not in value and "" not in allowed):
+            return False
+        if key in value and _standardise(value[key]) not in map(_standardise, allowed):
+            return False
+    return True

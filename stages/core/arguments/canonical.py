@@ -1,0 +1,199 @@
+"""Mode `deep` by its definition: a text for each value, equal where the values mean the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from stages.core.arguments.depth import at_any_depth
+from stages.core.arguments.reading import EXACT, exact_number
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRules:
+    """How the arguments of one tool are compared, by key at any depth; for `deep` only.
+
+    A rule for a key that holds a list is a rule for the list's elements.
+    """
+
+    ignore: frozenset[str] = frozenset()  # free text: not compared
+    ordered: frozenset[str] = frozenset()  # lists whose order counts
+    paired: tuple[tuple[str, ...], ...] = ()  # lists that may only be reordered together
+    booleans: frozenset[str] = frozenset()  # boolean by the tool's schema: "true" is true
+    text: frozenset[str] = frozenset()  # text by the schema: "5" is not "5.0"; 5 is read as "5"
+
+
+NO_RULES = ToolRules()
+
+EMPTY = frozenset({"null", "''", "[]", "{}"})
+NUMERIC = frozenset("-0123456789")
+plain_decimal = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?").fullmatch
+
+
+def _number(value: float | Decimal) -> str:
+    """The same text for equal numbers: up to 2^53 as the float, from there on by all digits."""
+    if value != value:
+        return "nan"
+    if -EXACT < value < EXACT:
+        value = float(value)
+        return str(int(value)) if value.is_integer() else repr(value)
+    if value in (float("inf"), float("-inf")):
+        return str(float(value))
+    # A float is what its shortest text says, as below 2^53: writing it as JSON changes nothing.
+    whole = Decimal(repr(float(value)) if isinstance(value, float) else value)
+    sign, digits, exponent = whole.as_tuple()
+    written = "".join(map(str, digits))
+    kept = written.rstrip("0")
+    return f"{'-' * sign}{kept}e{int(exponent) + len(written) - len(kept)}"
+
+
+def _scalar(value: object, rules: ToolRules, key: str | None) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float, Decimal)):
+        if key not in rules.text:
+            return _number(value)
+        value = Decimal(value) if isinstance(value, int) else value  # str(int) has a size limit
+    return string_text(str(value), rules, key)
+
+
+def string_text(value: str, rules: ToolRules, key: str | None) -> str:
+    """The canonical text of a string that stands under a key."""
+    numeric = key not in rules.text
+    if numeric and value.isdigit() and len(value) < 16 and value[0] != "0" and value.isascii():
+        return value  # the common id: short whole numbers are their own canonical text
+    folded = " ".join(value.split()).casefold()
+    if numeric and folded[:1] in NUMERIC and plain_decimal(folded):
+        return _number(exact_number(folded))
+    return folded if key in rules.booleans and folded in ("true", "false") else repr(folded)
+
+
+def text_of(value: object, rules: ToolRules, key: str | None = None) -> str:
+    """The canonical text of a value that stands under a key."""
+    if type(value) is str:  # most values are: first, and without a further call
+        return string_text(value, rules, key)
+    if isinstance(value, dict):
+        return _join(value, item_texts(value, rules), rules)
+    if isinstance(value, (list, tuple)):
+        forms = [text_of(item, rules, key) for item in value]
+        if key not in rules.ordered:
+            forms.sort()
+        return f"[{','.join(forms)}]"
+    return _scalar(value, rules, key)
+
+
+def item_texts(value: dict[str, Any], rules: ToolRules) -> dict[str, str]:
+    """The canonical text of each argument that is compared and not empty."""
+    items = {}
+    for key, item in value.items():
+        if key not in rules.ignore:
+            form = text_of(item, rules, key)
+            if form not in EMPTY:
+                items[key] = form
+    return items
+
+
+def _join(value: dict[str, Any], items: dict[str, str], rules: ToolRules) -> str:
+    entries = [f"{key!r}:{form}" for key, form in items.items()]
+    for keys in paired_groups(value, items, rules):
+        rows = ["|".join(row) for row in paired_rows(value, keys, rules)]
+        if rules.ordered.isdisjoint(keys):
+            rows.sort()
+        entries.append(f"{'|'.join(map(repr, keys))}:[{','.join(rows)}]")
+    entries.sort()
+    return f"{{{','.join(entries)}}}"
+
+
+def paired_rows(value: dict[str, Any], keys: list[str], rules: ToolRules) -> list[list[str]]:
+    """Paired lists as rows, one for each position, of canonical texts."""
+    columns = [[text_of(item, rules, key) for item in value[key]] for key in keys]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def is_empty(value: object, rules: ToolRules) -> bool:
+    """Whether the canonical text is that of an empty value; stops at the first part that is not."""
+    queue = [value]
+    for item in queue:  # grows as it is read
+        if isinstance(item, dict):
+            queue.extend(part for key, part in item.items() if key not in rules.ignore)
+        elif isinstance(item, str):
+            if item and not item.isspace():
+                return False
+        elif item is not None and not (isinstance(item, (list, tuple)) and not item):
+            return False
+    return True
+
+
+def paired_groups(value: dict[str, Any], keys: Iterable[str], rules: ToolRules) -> list[list[str]]:
+    """The keys, of these, of lists that may only be reordered together.
+
+    Lists of equal length are paired where the rules say so, or where they stand under `K` and
+    `new_K`. Depends only on what canonical texts tell apart, so equal objects have equal groups.
+    """
+    lists = [key for key in keys if isinstance(value[key], (list, tuple)) and isinstance(key, str)]
+    if len(lists) < 2:
+        return []
+    groups: dict[tuple[str, int], list[str]] = {}
+    for key in sorted(lists, key=lambda key: (len(key), key)):  # `K` before `new_K`
+        groups.setdefault((_leader(key, lists, value, rules), len(value[key])), []).append(key)
+    return [keys for keys in groups.values() if len(keys) > 1]
+
+
+def _leader(key: str, lists: list[str], value: dict[str, Any], rules: ToolRules) -> str:
+    """The key that stands for a list's group."""
+    while True:
+        for group in rules.paired:
+            if key in group:
+                return group[0]
+        base = key.removeprefix("new_")
+        if base == key or base not in lists or len(value[base]) != len(value[key]):
+            return key
+        key = base
+
+
+@at_any_depth
+def canonical(arguments: object, rules: ToolRules = NO_RULES) -> str:
+    """Write a value as text, such that texts are equal exactly when the values are `deep`-equal.
+
+    Keys come sorted and lists as sorted multisets; numbers and plain decimal strings read as
+    numbers, exactly from 2^53 on and as floats below; other strings fold case and white space.
+    Null, "", [] and {} under a key, and ignored keys, are left out. Values of a type that JSON
+    lacks (a date from YAML) compare as their text.
+
+    Raises:
+        InputError: the value is nested too deep.
+    """
+    return text_of(arguments, rules)
+
+
+class Prepared(NamedTuple):
+    """Arguments made ready to be compared with many others."""
+
+    key: str  # the canonical text: equal keys mean `deep`-equal arguments
+    items: dict[str, str]  # canonical text of each argument, without ignored and empty ones
+
+
+@at_any_depth
+def prepare(arguments: object, rules: ToolRules = NO_RULES) -> Prepared:
+    """Prepare a gold action's or a call's arguments, once for all comparisons (see `canonical`)."""
+    if not isinstance(arguments, dict):
+        return Prepared(text_of(arguments, rules), {})
+    items = item_texts(arguments, rules)
+    return Prepared(_join(arguments, items, rules), items)
+
+
+def share(gold: Prepared, call: Prepared) -> float:
+    """Share of the gold action's arguments that the call has equal, in [0, 1].
+
+    Each argument is judged by itself, so 1.0 is no full match: the call may have more arguments, or
+    paired lists reordered apart. Without any gold argument it is 1.0 for equal keys, else 0.0.
+    """
+    if gold.key == call.key:
+        return 1.0
+    # `items()` of a dict of texts is a set of pairs, intersected in C.
+    return len(gold.items.items() & call.items.items()) / len(gold.items) if gold.items else 0.0

@@ -1,0 +1,47 @@
+"""Room for values nested deeper than Python's recursion limit."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from stages.errors import InputError
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_JSON_FRAMES = 2_000  # one a level in the C scanner, some 200 bytes of C stack each
+_FRAMES = 10_000  # at most four a level in the functions below, so that they take what was parsed
+_limit_lock = threading.RLock()
+
+
+def with_frames(frames: int, call: Callable[[], _T]) -> _T:
+    """Call with room for more frames: calls between Python functions take no C stack."""
+    with _limit_lock:
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(limit + frames)
+        try:
+            return call()
+        finally:
+            sys.setrecursionlimit(limit)
+
+
+def at_any_depth(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let a recursive function take values nested deeper than Python's recursion limit."""
+
+    @functools.wraps(function)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return function(*args, **kwargs)
+        except RecursionError:
+            pass
+        try:
+            return with_frames(_FRAMES, lambda: function(*args, **kwargs))
+        except RecursionError:
+            pass
+        raise InputError("arguments", "nested too deep to compare", "flatten them to 1,000 levels")
+
+    return wrapped

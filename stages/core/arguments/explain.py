@@ -1,0 +1,227 @@
+"""Where arguments differ and by which rule, in every mode."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from stages.core.arguments.bfcl import bfcl_differences
+from stages.core.arguments.canonical import (
+    NO_RULES,
+    ToolRules,
+    is_empty,
+    item_texts,
+    paired_groups,
+    paired_rows,
+    text_of,
+)
+from stages.core.arguments.depth import at_any_depth
+from stages.core.arguments.difference import Difference, at
+from stages.core.arguments.modes import MODES, Mode
+from stages.core.arguments.plain import exactly_equal, plainly_equal, tau2_sides
+
+_MAX_PAIRED_UP = 64  # longer remainders of lists are paired in order: the assignment is cubic
+
+
+@at_any_depth
+def differences(
+    expected: object,
+    actual: object,
+    mode: Mode = "deep",
+    *,
+    rules: ToolRules = NO_RULES,
+    compare_args: Sequence[str] | None = None,
+) -> list[Difference]:
+    """Where two values differ, and by which rule; empty exactly when `equal` with the same options.
+
+    Elements of lists without order are paired up so that the differences shown are few.
+
+    Raises:
+        InputError: a value is nested too deep.
+        ValueError: there is no such mode.
+    """
+    if mode == "deep":
+        explanation = _Explanation(rules)
+        if text_of(expected, rules) != text_of(
+            actual, rules
+        ):  # also refuses what is nested too deep
+            explanation.value("$", expected, actual)
+        return explanation.found
+    if mode == "exact":
+        return _plain_differences(expected, actual, exactly_equal, "exact value")
+    if mode == "tau2":
+        sides = tau2_sides(expected, actual, compare_args)
+        return _plain_differences(*sides, plainly_equal, "plain equality")
+    if mode == "bfcl":
+        return bfcl_differences(expected, actual)
+    raise ValueError(f"unknown mode {mode!r}; one of {', '.join(MODES)}")
+
+
+def _plain_differences(
+    expected: object, actual: object, same: Callable[[Any, Any], bool], rule: str
+) -> list[Difference]:
+    """Differences position by position, where containers are equal when all they hold is."""
+    found: list[Difference] = []
+
+    def explain(path: str, one: Any, two: Any) -> None:
+        if isinstance(one, dict) and isinstance(two, dict):
+            for key in {**one, **two}:
+                if key not in two:
+                    found.append(Difference(at(path, key), one[key], None, "missing key"))
+                elif key not in one:
+                    found.append(Difference(at(path, key), None, two[key], "extra key"))
+                else:
+                    explain(at(path, key), one[key], two[key])
+        elif isinstance(one, list) and isinstance(two, list):
+            for i in range(max(len(one), len(two))):
+                if i >= len(two):
+                    found.append(Difference(f"{path}[{i}]", one[i], None, "missing element"))
+                elif i >= len(one):
+                    found.append(Difference(f"{path}[{i}]", None, two[i], "extra element"))
+                else:
+                    explain(f"{path}[{i}]", one[i], two[i])
+        elif not same(one, two):
+            found.append(Difference(path, one, two, rule))
+
+    explain("$", expected, actual)
+    return found
+
+
+class _Explanation:
+    """The differences between two values in mode `deep`, collected on a walk through both."""
+
+    def __init__(self, rules: ToolRules) -> None:
+        self.rules = rules
+        self.found: list[Difference] = []
+
+    def value(
+        self, path: str, one: Any, two: Any, key: str | None = None, rule: str | None = None
+    ) -> None:
+        if isinstance(one, dict) and isinstance(two, dict):
+            self.objects(path, one, two)
+        elif isinstance(one, list) and isinstance(two, list):
+            self.lists(path, one, two, key)
+        else:
+            forms = [text_of(side, self.rules, key) for side in (one, two)]
+            if forms[0] != forms[1]:
+                rule = rule or _scalar_rule(forms, as_text=key in self.rules.text)
+                self.found.append(Difference(path, one, two, rule))
+
+    def objects(self, path: str, one: dict[str, Any], two: dict[str, Any]) -> None:
+        left, right = self.kept(one), self.kept(two)
+        # Where only one side pairs its lists their lengths differ, which each list shows by itself.
+        others = paired_groups(two, right, self.rules)
+        groups = [
+            keys
+            for keys in paired_groups(one, left, self.rules)
+            if keys in others and len(one[keys[0]]) == len(two[keys[0]])
+        ]
+        for key in dict.fromkeys([*left, *right]):
+            if key not in right:
+                self.found.append(Difference(at(path, key), one[key], None, "missing key"))
+            elif key not in left:
+                self.found.append(Difference(at(path, key), None, two[key], "extra key"))
+            elif not any(key in keys for keys in groups):
+                self.value(at(path, key), one[key], two[key], key)
+        for keys in groups:
+            self.paired(path, one, two, keys)
+
+    def kept(self, value: dict[str, Any]) -> list[str]:
+        """The keys that are compared and not empty."""
+        rules = self.rules
+        return [k for k in value if k not in rules.ignore and not is_empty(value[k], rules)]
+
+    def paired(self, path: str, one: dict[str, Any], two: dict[str, Any], keys: list[str]) -> None:
+        left, right = paired_rows(one, keys, self.rules), paired_rows(two, keys, self.rules)
+        order: _Pairs = [(i, i) for i in range(len(left))]
+        if self.rules.ordered.isdisjoint(keys):
+            order = _pair_up(
+                ["|".join(row) for row in left],
+                ["|".join(row) for row in right],
+                # The first list counts twice, so that differences show in those paired with it.
+                lambda i: frozenset([left[i][0], *enumerate(left[i])]),
+                lambda j: frozenset([right[j][0], *enumerate(right[j])]),
+            )
+        for i, j in order:
+            for key in keys:
+                item, other = one[key][i], two[key][j]
+                self.value(f"{at(path, key)}[{i}]", item, other, key, "paired lists")
+
+    def lists(self, path: str, one: list[Any], two: list[Any], key: str | None) -> None:
+        rule = None
+        order: _Pairs = list(zip_longest(range(len(one)), range(len(two))))
+        if key not in self.rules.ordered and len(order) > 1:
+            rule = "list without order"
+            order = _pair_up(
+                [text_of(item, self.rules, key) for item in one],
+                [text_of(item, self.rules, key) for item in two],
+                lambda i: self.parts(one[i], key),
+                lambda j: self.parts(two[j], key),
+            )
+        for i, j in order:
+            if j is None:
+                self.found.append(Difference(f"{path}[{i}]", one[i], None, "missing element"))
+            elif i is None:
+                self.found.append(Difference(f"{path}[{j}]", None, two[j], "extra element"))
+            else:
+                self.value(f"{path}[{i}]", one[i], two[j], key, rule)
+
+    def parts(self, value: object, key: str | None) -> frozenset[object]:
+        """What a value is made of: the more two values share the more alike they are."""
+        if isinstance(value, dict):
+            return frozenset(item_texts(value, self.rules).items())
+        if isinstance(value, list):
+            return frozenset([text_of(item, self.rules, key) for item in value])
+        return frozenset([type(value)])
+
+
+def _scalar_rule(forms: list[str], *, as_text: bool) -> str:
+    """The rule that tells apart two values, at most one of them an object or a list."""
+    starts = {form[0] for form in forms}
+    if not starts.isdisjoint("{["):
+        return "different types"
+    if not {"true", "false"}.isdisjoint(forms):
+        return "boolean only equals boolean"
+    if "null" in forms:
+        return "null is no value"
+    if as_text:
+        return "text, not a number"
+    quoted = starts & {"'", '"'}
+    return "number" if not quoted else "string folded" if starts == quoted else "text is no number"
+
+
+_Pairs = list[tuple[Any, Any]]  # positions (int) on both sides; None: nothing to pair with
+
+
+def _pair_up(
+    left: list[str],
+    right: list[str],
+    left_parts: Callable[[int], frozenset[Any]],
+    right_parts: Callable[[int], frozenset[Any]],
+) -> _Pairs:
+    """Pair the elements that remain once equal ones are cancelled, the most alike together."""
+    rows, columns = _remaining(left, right), _remaining(right, left)
+    if not rows or not columns or not 1 < max(len(rows), len(columns)) <= _MAX_PAIRED_UP:
+        return list(zip_longest(rows, columns))
+    from scipy.optimize import linear_sum_assignment  # slow to import, seldom needed
+
+    ones, twos = [left_parts(i) for i in rows], [right_parts(j) for j in columns]
+    alike = [[len(a & b) / max(len(a), len(b), 1) for b in twos] for a in ones]
+    chosen = zip(*linear_sum_assignment(alike, maximize=True), strict=True)
+    partner = {rows[a]: columns[b] for a, b in chosen}
+    unpaired = [(None, j) for j in columns if j not in partner.values()]
+    return [(i, partner.get(i)) for i in rows] + unpaired
+
+
+def _remaining(forms: list[str], others: list[str]) -> list[int]:
+    """Positions of the texts that no equal one of the others cancels."""
+    spare = Counter(others)
+    positions = []
+    for i, form in enumerate(forms):
+        if spare[form]:
+            spare[form] -= 1
+        else:
+            positions.append(i)
+    return positions

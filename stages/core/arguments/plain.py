@@ -1,0 +1,46 @@
+"""Equality without interpretation: modes `exact` and `tau2`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def exactly_equal(one: object, two: object) -> bool:
+    """Whether values are equal as parsed: 1 is 1.0, but not true, and NaN is itself."""
+    queue: list[tuple[Any, Any]] = [(one, two)]
+    for left, right in queue:  # grows as it is read
+        if isinstance(left, dict) and isinstance(right, dict):
+            if left.keys() != right.keys():
+                return False
+            queue.extend((item, right[key]) for key, item in left.items())
+        elif isinstance(left, list) and isinstance(right, list):
+            if len(left) != len(right):
+                return False
+            queue.extend(zip(left, right, strict=True))
+        elif isinstance(left, bool) or isinstance(right, bool):
+            if left is not right:
+                return False
+        elif left != right and (left == left or right == right):  # NaN equals NaN
+            return False
+    return True
+
+
+def plainly_equal(one: object, two: object) -> bool:
+    """Whether values are equal by Python's `==`, where true is 1."""
+    return one is two or bool(one == two)  # as containers compare what they hold
+
+
+def tau2_sides(
+    expected: object, actual: object, compare_args: Sequence[str] | None
+) -> tuple[object, object]:
+    """What tau2-bench holds against each other with plain `==`."""
+    if compare_args is not None and not compare_args:
+        return {}, {}
+    if not isinstance(expected, dict) or not isinstance(actual, dict):
+        return expected, actual
+    keys = actual if compare_args is None else frozenset(compare_args)
+    return (
+        {key: item for key, item in expected.items() if key in keys},
+        {key: item for key, item in actual.items() if key in keys},
+    )

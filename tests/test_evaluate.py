@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from math import comb
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.artifacts import EPISODES
+from stages.core.arguments import ToolRules
+from stages.domains import Domain, load_domain
+from stages.evaluate import compare, evaluate, measure, task_table
+from stages.traces import Call, Episode
+from tests.builders import SHOP, airline_episodes, call, episode, gold, needs_shared, written
+
+
+def runs(outcomes: dict[str, list[int | None]]) -> pl.DataFrame:
+    """Measured episodes (EPISODES) with these outcomes by task; None: left out."""
+    return measure(
+        (
+            episode([], task=task, trial=i, outcome=None if won is None else float(won))
+            for task, trials in outcomes.items()
+            for i, won in enumerate(trials)
+        ),
+        SHOP,
+    )
+
+
+def row(one: Episode, domain: Domain = SHOP) -> dict[str, Any]:
+    return measure([one], domain).row(0, named=True)
+
+
+# --- reference figures ----------------------------------------------------------------------------
+
+
+@needs_shared
+def test_the_reference_figures() -> None:
+    # SPEC section 10: gpt-4o-airline.json.
+    found = evaluate(measure(airline_episodes(), load_domain("airline")))
+    assert (found.episodes, found.tasks, found.excluded) == (200, 50, 0)
+    assert found.pass_rate == pytest.approx(0.42, abs=1e-12)
+    assert found.pass_k == pytest.approx(
+        {"1": 0.4200, "2": 0.2733, "3": 0.2200, "4": 0.2000}, abs=1e-4
+    )
+    assert found.pass_k_tasks == dict.fromkeys("1234", 50)
+    assert found.turns_per_episode == pytest.approx(2454 / 200, abs=1e-12)
+    assert found.tokens_per_episode is None
+    assert found.ci_low < 0.42 < found.ci_high
+
+
+@needs_shared
+def test_the_reference_share_of_gold_writes_done() -> None:
+    # SPEC section 10: within-task r of the share of gold writes done, +0.5968; where a task expects
+    # no write the share is 0.
+    frame = measure(airline_episodes(), load_domain("airline"))
+    share = pl.col("gold_writes_done") / pl.max_horizontal("gold_writes", 1)
+    centred = frame.select(
+        x=share - share.mean().over("task_id"),
+        o=pl.col("success").cast(pl.Float64) - pl.col("success").mean().over("task_id"),
+    )
+    x, o = centred["x"].to_numpy(), centred["o"].to_numpy()
+    assert x @ o / np.sqrt((x @ x) * (o @ o)) == pytest.approx(+0.5968, abs=1e-4)
+
+
+# --- single episodes ------------------------------------------------------------------------------
+
+
+def test_what_is_measured_of_an_episode() -> None:
+    one = episode([call("buy", id=1)], [], [], expected=[gold("buy", id=1)], trial=3)
+    one.turns[0].n_tokens, one.turns[2].n_tokens = 5, 7
+    frame = measure([one], SHOP)
+    assert frame.schema == EPISODES.columns
+    assert frame.row(0, named=True) == {
+        "source": "trace",
+        "episode_id": "t:3",
+        "task_id": "t",
+        "trial": 3,
+        "success": True,
+        "turns": 3,
+        "tokens": 12,
+        "gold_writes": 1,
+        "gold_writes_done": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "success"),
+    [
+        (1.0, "ok", True),
+        (1 - 1e-7, "ok", True),
+        (0.99, "ok", False),
+        (0.0, "truncated", False),
+        (None, "ok", None),
+        (1.0, "error", None),
+        (None, "error", None),
+    ],
+)
+def test_success(outcome: float | None, status: str, success: bool | None) -> None:
+    assert row(episode([], outcome=outcome, status=status))["success"] is success
+
+
+def test_gold_writes_are_done_once_and_by_calls_that_worked() -> None:
+    expected = [
+        gold("buy", id=1),
+        gold("buy", id=1),
+        gold("ship", id=2),
+        gold("look", id=3),
+        gold("buy", requestor="user", id=4),
+    ]
+    cases: list[tuple[list[Call], int]] = [
+        ([], 0),
+        ([call("buy", id=1)], 1),
+        ([call("buy", id=1)] * 3, 2),
+        ([call("buy", failed=True, id=1)], 0),
+        ([call("buy", failed=True, id=1), call("buy", id=1)], 1),
+        ([written("buy", '{"id": ')], 0),
+        ([written("buy", "{'id': '1'}"), call("ship", id=2), call("look", id=3)], 2),
+        ([call("buy", id=1, more=1), call("buy", id=4), call("ship", id=1)], 0),
+    ]
+    for calls, done in cases:
+        found = row(episode(calls, expected=expected))
+        assert (found["gold_writes"], found["gold_writes_done"]) == (3, done), calls
+    nothing_known = row(episode([call("buy", id=1)], expected=None))
+    assert (nothing_known["gold_writes"], nothing_known["gold_writes_done"]) == (0, 0)
+
+
+def test_gold_writes_follow_the_tools_own_rules() -> None:
+    domain = Domain("d", SHOP.kinds, {"buy": ToolRules(ignore=frozenset({"note"}))}, False)
+    one = episode([call("buy", id=1, note="x")], expected=[gold("buy", id=1, note="y")])
+    assert row(one, domain)["gold_writes_done"] == 1
+    assert row(one)["gold_writes_done"] == 0
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    st.dictionaries(
+        st.sampled_from("tuvw"), st.lists(st.integers(0, 1), min_size=1, max_size=5), min_size=1
+    )
+)
+def test_pass_k_of_ragged_trials(outcomes: dict[str, list[int]]) -> None:
+    found = evaluate(runs({task: [*trials] for task, trials in outcomes.items()}))
+    longest = max(map(len, outcomes.values()))
+    assert list(found.pass_k) == [str(k) for k in range(1, longest + 1)]
+    for k in range(1, longest + 1):
+        # Source: tau-bench, arXiv 2406.12045, section 3.
+        each = [comb(sum(t), k) / comb(len(t), k) for t in outcomes.values() if len(t) >= k]
+        assert found.pass_k[str(k)] == pytest.approx(sum(each) / len(each), abs=1e-12)
+        assert found.pass_k_tasks[str(k)] == len(each)
+    won, n = sum(map(sum, outcomes.values())), sum(map(len, outcomes.values()))
+    assert found.pass_rate == pytest.approx(won / n, abs=1e-12)
+    assert 0 <= found.ci_low <= found.pass_rate <= found.ci_high <= 1
+
+
+def test_what_has_no_outcome_is_left_out_and_counted() -> None:
+    found = evaluate(runs({"t": [1, None, 0], "u": [None]}))
+    assert (found.episodes, found.tasks, found.excluded, found.pass_rate) == (2, 1, 2, 0.5)
+    assert list(found.pass_k) == ["1", "2"]
+    with pytest.raises(ValueError, match="no episode with an outcome"):
+        evaluate(runs({"t": [None]}))
+
+
+def test_means_are_over_the_episodes_that_count() -> None:
+    long = episode([], [], [call("buy", id=1)], expected=[gold("buy", id=1)], trial=1)
+    short = episode([call("ship", id=1)], expected=[gold("buy", id=1)], trial=2, outcome=0.0)
+    out = episode(*[[]] * 9, expected=[gold("buy", id=1)], trial=3, status="error")
+    long.turns[0].n_tokens, out.turns[0].n_tokens = 8, 1000
+    found = evaluate(measure([long, short, out], SHOP))
+    assert found.turns_per_episode == 2
+    assert found.tokens_per_episode == 8  # where they are recorded
+    assert found.write_accuracy == 0.5
+    assert evaluate(runs({"t": [1, 0]})).write_accuracy is None
+
+
+def test_the_table_by_task() -> None:
+    assert task_table(runs({"u": [1, 0, None], "t": [1], "v": [None]})).to_dicts() == [
+        {
+            "task_id": "u",
+            "episodes": 2,
+            "successes": 1,
+            "pass_rate": 0.5,
+            "turns_per_episode": 1.0,
+        },
+        {
+            "task_id": "t",
+            "episodes": 1,
+            "successes": 1,
+            "pass_rate": 1.0,
+            "turns_per_episode": 1.0,
+        },
+    ]
+
+
+# --- two policies ---------------------------------------------------------------------------------
+
+
+def test_policies_are_compared_on_the_tasks_they_share() -> None:
+    one = runs({"t": [1, 1], "u": [1, 0], "v": [1, 1, 1, 0], "only here": [1]})
+    two = runs({"u": [0, 0], "v": [1, 0], "t": [1], "only there": [0]})
+    found = compare(one, two)
+    # Tasks count once each, whatever their trials: 0, 1/2 and 1/4.
+    assert found.tasks == 3
+    assert found.difference == pytest.approx(0.25, abs=1e-12)
+    assert found.ci_low < 0.25 < found.ci_high
+    back = compare(two, one)
+    assert back == pytest.approx((3, -0.25, -found.ci_high, -found.ci_low), abs=1e-12)
+
+
+def test_policies_that_share_no_task_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="need rates of the same tasks"):
+        compare(runs({"t": [1]}), runs({"u": [1]}))
+
+
+def test_a_policy_differs_from_itself_by_nothing() -> None:
+    same = runs({"t": [1, 0], "u": [1, 1], "v": [0, 0]})
+    found = compare(same, same)
+    assert (found.tasks, found.difference) == (3, 0.0)
+    assert found.ci_low < 0 < found.ci_high
