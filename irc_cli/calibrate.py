@@ -17,7 +17,6 @@ from stages.artifacts import (
     ADVANTAGES,
     SUMS,
     TURNS,
-    digest,
     made_by,
     read_columns,
     read_table,
@@ -42,6 +41,7 @@ from stages.calibrate import (
 from stages.calibration_file import read_previous, write_calibration
 from stages.core.advantages import AdvantageConfig, Advantages, Estimator, Normalise
 from stages.errors import InputError
+from stages.files import digest
 from stages.sums import UNITS, Summed, lay_out, merge, sum_turns
 
 _C, _A = CalibrateConfig, AdvantageConfig

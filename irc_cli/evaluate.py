@@ -11,9 +11,9 @@ from rich.markup import escape
 
 from irc_cli import console, options
 from irc_cli.traces import DomainOption, Paths, SkipBad, TraceReader
-from stages.artifacts import whole_file
 from stages.errors import InputError
 from stages.evaluate import Difference, Evaluation, compare, evaluate, measure, task_table
+from stages.files import whole_file
 
 
 def command(

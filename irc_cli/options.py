@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from stages.artifacts import refuse_existing
 from stages.errors import InputError
+from stages.files import refuse_existing
 from stages.yamlfile import Node, nearest, read_yaml
 
 

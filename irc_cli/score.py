@@ -8,9 +8,10 @@ import typer
 
 from irc_cli import console, options
 from irc_cli.traces import DomainOption, Paths, SkipBad, TraceReader
-from stages.artifacts import TURNS, digest, write_table
+from stages.artifacts import TURNS, write_table
 from stages.core.tiers import Tiers
 from stages.errors import InputError
+from stages.files import digest
 from stages.score import Scored, Scorer
 from stages.tiersfile import SHIPPED, load_tiers, use_rewards
 

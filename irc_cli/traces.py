@@ -13,8 +13,8 @@ import typer
 
 from irc_cli import options
 from irc_cli.console import note, progress
-from stages.artifacts import refuse_existing, whole_file
 from stages.domains import SHIPPED, Domain, find_domain, load_domain
+from stages.files import refuse_existing, whole_file
 from stages.traces.detect import Trace, open_trace, source_name
 from stages.traces.episode import Episode
 

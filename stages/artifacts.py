@@ -1,28 +1,24 @@
-"""Every table's declaration, and how artifacts are read and written.
+"""Every table's declaration, and how tables are read and written.
 
-Tables are Parquet on disk and JSON lines on pipes (`-`). An artifact on disk records what made it
-(version, command, settings, seed, sha256 of its inputs) and appears whole or not at all.
+Tables are Parquet on disk and JSON lines on pipes (`-`). A table on disk records what made it:
+version, command, settings, seed, sha256 of its inputs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
 import sys
-import tempfile
 from bisect import bisect_left
-from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 import polars as pl
 
 from stages.errors import InputError
+from stages.files import head, standard_input, whole_file
 
 PARQUET_MAGIC = b"PAR1"
 _METADATA_KEY = "irc-cli"
@@ -221,55 +217,6 @@ def conformed(
     return pl.DataFrame(series)
 
 
-@contextmanager
-def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears under its name only when it is complete.
-
-    `-` is standard output.
-
-    Raises:
-        InputError: the file exists and `force` is not given, or the target can't be written.
-    """
-    if path == "-":
-        yield sys.stdout.buffer
-        return
-    target = Path(path)
-    refuse_existing(path, force=force)
-    temporary: str | None = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-        # mkstemp makes files private; an artifact has the permissions any new file would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(target)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def refuse_existing(path: str, *, force: bool) -> None:
-    """Raise InputError when the output exists and may not be replaced, or has no folder."""
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(path, "is a directory", "name a file to write")
-    if not target.parent.is_dir():
-        raise InputError(path, f"no directory '{target.parent}'", "create it first")
-    if target.exists() and not target.is_file():  # renaming a file onto /dev/null would replace it
-        raise InputError(path, "is no regular file", "name a file to write, or '-'")
-    if target.exists() and not force:
-        raise InputError(path, "exists already", "pass --force to replace it")
-
-
-def _unwritable(path: str, error: OSError) -> InputError:
-    reason = (error.strerror or str(error)).lower()
-    return InputError(path, f"can't be written: {reason}", "free space or write somewhere else")
-
-
 def write_table(
     table: Table, frame: pl.DataFrame, path: str, made_by: dict[str, Any], *, force: bool
 ) -> None:
@@ -293,7 +240,7 @@ def read_table(table: Table, path: str) -> pl.DataFrame:
         InputError: the file is missing, empty, of another kind, or breaks the declaration.
     """
     where = "standard input" if path == "-" else path
-    if path != "-" and _head(path) == PARQUET_MAGIC:
+    if path != "-" and head(path) == PARQUET_MAGIC:
         frame = _parquet(path, lambda: pl.read_parquet(path, glob=False))
     else:
         data = standard_input() if path == "-" else Path(path).read_bytes()
@@ -307,7 +254,7 @@ def read_columns(path: str) -> pl.DataFrame:
     Raises:
         InputError: the file is missing or of another kind.
     """
-    if _head(path) == PARQUET_MAGIC:
+    if head(path) == PARQUET_MAGIC:
         return _parquet(path, lambda: pl.read_parquet(path, glob=False))
     try:
         return pl.read_ndjson(path, infer_schema_length=None)
@@ -317,7 +264,7 @@ def read_columns(path: str) -> pl.DataFrame:
 
 def scan_table(table: Table, path: str) -> pl.LazyFrame | None:
     """Return a lazy scan of a Parquet table, its columns checked; None for any other file."""
-    if path == "-" or _head(path) != PARQUET_MAGIC:
+    if path == "-" or head(path) != PARQUET_MAGIC:
         return None
     lazy = pl.scan_parquet(path, glob=False)
     table.check_columns(_parquet(path, lazy.collect_schema), path)
@@ -326,29 +273,10 @@ def scan_table(table: Table, path: str) -> pl.LazyFrame | None:
 
 def made_by(path: str) -> dict[str, Any]:
     """Return what an artifact records of its making; empty where it records nothing."""
-    if path == "-" or _head(path) != PARQUET_MAGIC:
+    if path == "-" or head(path) != PARQUET_MAGIC:
         return {}
     recorded = _parquet(path, lambda: pl.read_parquet_metadata(path)).get(_METADATA_KEY)
     return dict(orjson.loads(recorded)) if recorded else {}
-
-
-@cache
-def standard_input() -> bytes:
-    """Return all of standard input; it can be read once but is needed for its digest too."""
-    return sys.stdin.buffer.read()
-
-
-def digest(path: str) -> str:
-    """Return the sha256 of a file, or of standard input (`-`).
-
-    Raises:
-        InputError: the file can't be read.
-    """
-    if path == "-":
-        return hashlib.sha256(standard_input()).hexdigest()
-    _head(path)
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _parquet(path: str, read: Callable[[], _T]) -> _T:
@@ -357,18 +285,6 @@ def _parquet(path: str, read: Callable[[], _T]) -> _T:
     except (pl.exceptions.ComputeError, pl.exceptions.ColumnNotFoundError, OSError) as error:
         what = f"not readable as Parquet: {str(error).splitlines()[0].lower()}"
         raise InputError(path, what, "write the file again") from None
-
-
-def _head(path: str) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(4)
-    except FileNotFoundError:
-        raise InputError(path, "no such file", "check the path") from None
-    except IsADirectoryError:
-        raise InputError(path, "is a directory", "name a file") from None
-    except OSError as error:
-        raise InputError(path, (error.strerror or str(error)).lower(), "check the path") from None
 
 
 def _json_lines(table: Table, data: bytes, where: str) -> pl.DataFrame:

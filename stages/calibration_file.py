@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from stages.artifacts import whole_file
 from stages.calibrate import Calibration
 from stages.errors import InputError
+from stages.files import whole_file
 from stages.yamlfile import read_yaml
 
 _HEADER = "# The rewards are what each tier's turns are worth: irc-cli score --rewards THIS_FILE\n"

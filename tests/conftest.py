@@ -13,7 +13,7 @@ import pytest
 
 from data.examples.generate import TRACE
 from irc_cli.app import app
-from stages import artifacts
+from stages import files
 
 
 class Result(NamedTuple):
@@ -34,7 +34,7 @@ class Cli(Protocol):
 
 def exit_code(args: list[str]) -> int:
     """Run `irc-cli` with these arguments in this process."""
-    artifacts.standard_input.cache_clear()
+    files.standard_input.cache_clear()
     with pytest.raises(SystemExit) as ended:
         app(args, prog_name="irc-cli")
     assert isinstance(ended.value.code, int)

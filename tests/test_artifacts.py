@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages import artifacts
+from stages import files
 from stages.artifacts import (
     ADVANTAGES,
     EPISODES,
@@ -26,16 +26,14 @@ from stages.artifacts import (
     SUMS,
     TURNS,
     Table,
-    digest,
     made_by,
     read_columns,
     read_table,
-    refuse_existing,
     scan_table,
-    whole_file,
     write_table,
 )
 from stages.errors import InputError
+from stages.files import digest, refuse_existing, whole_file
 from tests.builders import Tiered, line_of, turn_frame
 
 FRAME = turn_frame([Tiered("t", 1.0, "ab"), Tiered("u", 0.0, "c")])
@@ -106,7 +104,7 @@ def test_pipes_carry_json_lines(
     write_table(TURNS, FRAME, "-", ORIGIN, force=False)
     text = capsys.readouterr().out
     assert len(text.splitlines()) == FRAME.height
-    artifacts.standard_input.cache_clear()
+    files.standard_input.cache_clear()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     try:
         assert read_table(TURNS, "-").equals(FRAME)
@@ -114,7 +112,7 @@ def test_pipes_carry_json_lines(
         assert digest("-") == hashlib.sha256(text.encode()).hexdigest()
         assert scan_table(TURNS, "-") is None
     finally:
-        artifacts.standard_input.cache_clear()
+        files.standard_input.cache_clear()
 
 
 def test_a_scan_reads_only_parquet(tmp_path: Path) -> None:

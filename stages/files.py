@@ -1,0 +1,100 @@
+"""Files as artifacts need them: whole or absent, named in errors, known by their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from stages.errors import InputError
+
+
+@contextmanager
+def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
+    """Open a file for writing that appears under its name only when it is complete.
+
+    `-` is standard output.
+
+    Raises:
+        InputError: the file exists and `force` is not given, or the target can't be written.
+    """
+    if path == "-":
+        yield sys.stdout.buffer
+        return
+    target = Path(path)
+    refuse_existing(path, force=force)
+    temporary: str | None = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        # mkstemp makes files private; an artifact has the permissions any new file would have.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(target)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def refuse_existing(path: str, *, force: bool) -> None:
+    """Raise InputError when the output exists and may not be replaced, or has no folder."""
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(path, "is a directory", "name a file to write")
+    if not target.parent.is_dir():
+        raise InputError(path, f"no directory '{target.parent}'", "create it first")
+    if target.exists() and not target.is_file():  # renaming a file onto /dev/null would replace it
+        raise InputError(path, "is no regular file", "name a file to write, or '-'")
+    if target.exists() and not force:
+        raise InputError(path, "exists already", "pass --force to replace it")
+
+
+def _unwritable(path: str, error: OSError) -> InputError:
+    reason = (error.strerror or str(error)).lower()
+    return InputError(path, f"can't be written: {reason}", "free space or write somewhere else")
+
+
+@cache
+def standard_input() -> bytes:
+    """Return all of standard input; it can be read once but is needed for its digest too."""
+    return sys.stdin.buffer.read()
+
+
+def digest(path: str) -> str:
+    """Return the sha256 of a file, or of standard input (`-`).
+
+    Raises:
+        InputError: the file can't be read.
+    """
+    if path == "-":
+        return hashlib.sha256(standard_input()).hexdigest()
+    head(path)
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def head(path: str) -> bytes:
+    """Return the first four bytes of a file.
+
+    Raises:
+        InputError: the file can't be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(4)
+    except FileNotFoundError:
+        raise InputError(path, "no such file", "check the path") from None
+    except IsADirectoryError:
+        raise InputError(path, "is a directory", "name a file") from None
+    except OSError as error:
+        raise InputError(path, (error.strerror or str(error)).lower(), "check the path") from None
