@@ -24,7 +24,7 @@ from stages.domains import Domain
 from stages.traces.episode import Call, GoldAction
 
 FULL, PARTIAL, NONE = "full", "partial", "none"
-_REMEMBERED = 100_000  # calls and gold actions whose reading is kept
+_REMEMBERED = 100_000  # readings, and comparisons, that are kept
 
 # One call meets one gold action: as many full matches as can be, then the largest matched shares;
 # of calls that match alike those that worked, then the earliest.
@@ -57,7 +57,7 @@ class Match(NamedTuple):
     gold: int | None = None  # position of that gold action; None: no gold action has the name
 
 
-NO_MATCH = Match(NONE)
+NO_MATCH, _FULL_MATCH = Match(NONE), Match(FULL, 1.0)
 
 
 class Matcher:
@@ -67,6 +67,7 @@ class Matcher:
         self._mode, self._rules = mode, domain.rules if tool_rules else {}
         # The trials of a task repeat its gold actions, and many of its calls, word for word.
         self._sides: dict[tuple[str, bool, str], Side] = {}
+        self._matches: dict[tuple[Side, Side], Match] = {}
 
     def read(self, action: Call | GoldAction) -> Side:
         """Read the arguments of a call or a gold action."""
@@ -95,16 +96,24 @@ class Matcher:
 
     def match(self, gold: Side, call: Side) -> Match:
         """Compare one call with one gold action of the same name."""
+        match = self._matches.get((gold, call))
+        if match is None:
+            match = self._match(gold, call)
+            if len(self._matches) < _REMEMBERED:
+                self._matches[gold, call] = match
+        return match
+
+    def _match(self, gold: Side, call: Side) -> Match:
         if not call.parsed.readable:
             return NO_MATCH
         if self._mode == "deep":
             if gold.prepared.key == call.prepared.key:
-                return Match(FULL, 1.0)
+                return _FULL_MATCH
             equal_share = share(gold.prepared, call.prepared)
         else:
             expected, actual = gold.parsed.value, call.parsed.value
             if equal(expected, actual, self._mode, compare_args=gold.compare_args):
-                return Match(FULL, 1.0)
+                return _FULL_MATCH
             equal_share = self._share(expected, actual, len(gold.prepared.items))
         return Match(PARTIAL, equal_share) if equal_share > 0 else NO_MATCH
 

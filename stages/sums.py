@@ -7,6 +7,7 @@ read in blocks: memory grows with the tasks, not with the turns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -46,14 +47,14 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
         InputError: the turns of an episode do not stand together and in order.
     """
     table, excluded = _GrowingTable(), 0
-    counts = (pl.col("status") != "error") & pl.col("success").is_not_null()
-    for block in _episode_blocks(turns.select(COLUMNS).with_columns(counts=counts), where):
+    for block, tiers in _episode_blocks(turns.select(COLUMNS), where):
         used = block
         if not block["counts"].all():
             used = block.filter("counts")
             excluded += int(block["first"].sum()) - int(used["first"].sum())
         if used.height:
-            table.add(*_sum_block(used, measure))
+            tasks, sums = _sum_block(used, tiers, measure)
+            table.add(tasks, tiers, sums)
     return Summed(table.frame() if table.tasks else SUMS.empty(), excluded)
 
 
@@ -108,25 +109,44 @@ def lay_out(sums: pl.DataFrame, measure: str) -> TierSums:
     )
 
 
-def _episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[pl.DataFrame]:
-    """Yield blocks of whole episodes, with a column `first` that is true at their first turns."""
-    start, size = 0, _BLOCK
+def _episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[pl.DataFrame, list[str]]]:
+    """Yield blocks of whole episodes, and the tiers met so far.
+
+    Columns are added: `first`, true at an episode's first turn; `counts`, whether the episode does;
+    `code`, the position of the turn's tier among the tiers.
+    """
+    start, size, tiers = 0, _BLOCK, list[str]()
+    with ThreadPoolExecutor(1) as reader:  # reads a block ahead
+        coming = reader.submit(_read_block, turns, start, size, tiers)
+        while (block := coming.result()).height:
+            # Counting nulls is free; the other rules of TURNS hold of what `score` writes.
+            for rule in (f"{name} not null" for name in COLUMNS if block[name].null_count()):
+                TURNS.check_rules({rule: TURNS.rules.get(rule, pl.lit(True))}, block, where, start)
+            _check_order(block, start, where)
+            if block["code"].null_count():
+                tiers = list(dict.fromkeys([*tiers, *block["tier"].unique().sort()]))
+                block = block.with_columns(code=_code(tiers))
+            whole = block.height
+            if whole == size:  # the last episode may go on: it is read again with the next block
+                whole = int(block["first"].arg_true()[-1])
+                size *= 1 if whole else 2
+            start += whole
+            coming = reader.submit(_read_block, turns, start, size, tiers)
+            if whole:
+                yield block[:whole], tiers
+
+
+def _read_block(turns: pl.LazyFrame, start: int, size: int, tiers: list[str]) -> pl.DataFrame:
     new = pl.col("episode_id").ne_missing(pl.col("episode_id").shift())
-    while (read := turns.slice(start, size).collect()).height:
-        block = read.with_columns(first=new)
-        block[0, "first"] = True  # even an id that is null
-        # Counting nulls is free; the other rules of TURNS hold of what `score` writes.
-        for rule in (f"{name} not null" for name in COLUMNS if block[name].null_count()):
-            TURNS.check_rules({rule: TURNS.rules.get(rule, pl.lit(True))}, block, where, start)
-        _check_order(block, start, where)
-        whole = read.height
-        if whole == size:  # the last episode may go on: it is read again with the next block
-            whole = int(block["first"].arg_true()[-1])
-            if not whole:
-                size *= 2
-        start += whole
-        if whole:
-            yield block[:whole]
+    row = pl.int_range(pl.len())
+    counts = (pl.col("status") != "error") & pl.col("success").is_not_null()
+    columns = {"first": new | (row == 0), "counts": counts, "code": _code(tiers)}
+    return turns.slice(start, size).with_columns(**columns).collect()
+
+
+def _code(tiers: list[str]) -> pl.Expr:
+    """Position of each turn's tier among the tiers; null for any other tier."""
+    return pl.col("tier").cast(pl.Enum(tiers), strict=False).to_physical()
 
 
 def _check_order(block: pl.DataFrame, start: int, where: str) -> None:
@@ -139,20 +159,21 @@ def _check_order(block: pl.DataFrame, start: int, where: str) -> None:
         raise InputError(f"{where}:row {row}", what, "sort by episode_id, turn")
 
 
-def _sum_block(block: pl.DataFrame, measure: str) -> tuple[list[str], list[str], Ints]:
-    """Sum whole episodes per task and tier: tasks [t], tiers [c], sums [t, 1 + c, channels].
+def _sum_block(block: pl.DataFrame, tiers: list[str], measure: str) -> tuple[list[str], Ints]:
+    """Sum whole episodes per task and tier: tasks [t], sums [t, 1 + c, channels].
 
     Column 0 of the second axis sums over all of a task's episodes.
     """
     first = block["first"].to_numpy()
     episode = np.cumsum(first) - 1
-    tiers, tier = _encoded(block["tier"])
     shape = (int(episode[-1]) + 1, 1 + len(tiers))
-    turns = np.bincount(episode * shape[1] + 1 + tier, minlength=shape[0] * shape[1])
-    turns = turns.reshape(shape)
+    cell = episode * shape[1] + 1 + block["code"].to_numpy()
+    turns = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
     turns[:, 0] = turns.sum(axis=1)
 
-    tasks, task = _encoded(block["task_id"].filter(block["first"]))
+    names = block["task_id"].filter(block["first"])
+    tasks = names.unique()
+    task = names.cast(pl.Enum(tasks)).to_physical().to_numpy()
     order = np.argsort(task, kind="stable")
     bounds = np.searchsorted(task[order], np.arange(len(tasks)))
     turns = turns[order]
@@ -165,14 +186,7 @@ def _sum_block(block: pl.DataFrame, measure: str) -> tuple[list[str], list[str],
         values += [x, x * x, x * won]
     # Over the episodes of each task: [episodes, 1 + c] -> [t, 1 + c].
     sums = [np.add.reduceat(value, bounds, axis=0, dtype=np.int64) for value in values]
-    return tasks, tiers, np.stack(sums, axis=-1)
-
-
-def _encoded(names: pl.Series) -> tuple[list[str], Ints]:
-    """Return the distinct names, and the position of each name among them."""
-    distinct = names.unique()
-    codes = names.cast(pl.Enum(distinct)).to_physical().to_numpy()
-    return distinct.to_list(), codes.astype(np.int64)
+    return tasks.to_list(), np.stack(sums, axis=-1)
 
 
 class _GrowingTable:
