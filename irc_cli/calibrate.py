@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import numpy as np
 import polars as pl
 import typer
 
 from irc_cli import console, options
-from irc_cli.calibrate_report import Changes, print_report
+from irc_cli.calibrate_report import print_report
 from stages.artifacts import (
     ADVANTAGES,
     SUMS,
@@ -23,25 +23,23 @@ from stages.artifacts import (
     scan_table,
     write_table,
 )
-from stages.calibrate import (
-    CORRELATIONS,
-    CalibrateConfig,
-    Calibration,
+from stages.calibrate import CORRELATIONS, CalibrateConfig, Calibration, calibrate
+from stages.calibration_file import read_previous, write_calibration
+from stages.core.advantages import AdvantageConfig, Estimator, Normalise
+from stages.errors import InputError
+from stages.files import digest
+from stages.judge import (
+    Changes,
+    Judged,
     Judgement,
     TurnArrays,
     advantage_frame,
-    calibrate,
-    flipped,
+    changes_since,
     given_advantages,
-    judge,
-    tier_rewards,
-    turn_advantages,
+    judge_both,
+    objections,
     turn_arrays,
 )
-from stages.calibration_file import read_previous, write_calibration
-from stages.core.advantages import AdvantageConfig, Advantages, Estimator, Normalise
-from stages.errors import InputError
-from stages.files import digest
 from stages.sums import UNITS, Summed, lay_out, merge, sum_turns
 
 _C, _A = CalibrateConfig, AdvantageConfig
@@ -199,36 +197,32 @@ def command(
         turns = turn_arrays(frame)
     _check_outcomes(summed, inputs)
     result = calibrate(lay_out(summed.sums, settings.measure), summed.excluded, settings, rng)
-    judged = changes = None
+    judged: Judged | None = None
+    changes: Changes | None = None
     if turns is not None:
-        judged = _judge(turns, result, settings, estimator, seed, advantages, keep_rewards)
+        given = (
+            given_advantages(turns, read_columns(advantages), advantages) if advantages else None
+        )
+        judged = judge_both(
+            turns, result, settings, estimator, seed, keep_rewards=keep_rewards, given=given
+        )
         if previous:
-            changes = _changes(turns, result, judged, estimator, previous)
+            changes = changes_since(read_previous(previous), result, turns, estimator)
     if out:
         write_calibration(result, out, origin, force=force)
     if judged and turns is not None and beside:
         frame = advantage_frame(turns, judged.reward, judged.advantages)
         write_table(ADVANTAGES, frame, beside, origin, force=force)
-    objections = _objections(result, judged, settings) if judged else []
+    found = objections(result, judged.chosen, settings) if judged else []
     if as_json:
-        console.print_json(_document(result, judged, changes, objections))
+        console.print_json(_document(result, judged, changes, settings, found))
     elif not quiet:
         both = judged and (judged.before, judged.after)
         print_report(result, both, changes, settings, stderr=out == "-")
-    if check and objections:
-        for objection in objections:
+    if check and found:
+        for objection in found:
             console.note(f"check failed: {objection}")
         raise typer.Exit(1)
-
-
-class _Judged(NamedTuple):
-    """The rewards as scored, the calibrated ones, and those of the two that --check looks at."""
-
-    before: Judgement
-    after: Judgement
-    chosen: Judgement
-    reward: Any  # Floats [N], of the chosen
-    advantages: Advantages  # of the chosen
 
 
 def _beside(out: str | None) -> str | None:
@@ -300,84 +294,12 @@ def _check_outcomes(summed: Summed, inputs: list[str]) -> None:
         raise InputError(where, f"all {episodes:,} episodes are {found}", todo)
 
 
-def _judge(
-    turns: TurnArrays,
-    result: Calibration,
-    settings: CalibrateConfig,
-    estimator: AdvantageConfig,
-    seed: int,
-    given: str | None,
-    keep_rewards: bool,
-) -> _Judged:
-    """Judge the rewards as scored and the calibrated ones."""
-    rewards = {
-        "before": turns.frame["reward"].to_numpy(),
-        "after": tier_rewards(turns, result.values()),
-    }
-    chosen = "before" if keep_rewards else "after"
-    made = {name: turn_advantages(turns, reward, estimator) for name, reward in rewards.items()}
-    if given:
-        made[chosen] = given_advantages(turns, read_columns(given), given)
-    judgements = {
-        # The same resamples for both, so that they differ only where the rewards do.
-        name: judge(
-            turns, rewards[name], made[name], result.values(), settings, np.random.default_rng(seed)
-        )
-        for name in rewards
-    }
-    return _Judged(
-        judgements["before"],
-        judgements["after"],
-        judgements[chosen],
-        rewards[chosen],
-        made[chosen],
-    )
-
-
-def _changes(
-    turns: TurnArrays,
-    result: Calibration,
-    judged: _Judged,
-    estimator: AdvantageConfig,
-    previous: str,
-) -> Changes:
-    """Hold the calibration against an earlier one."""
-    then = read_previous(previous)
-    now = turn_advantages(turns, tier_rewards(turns, result.values()), estimator)
-    earlier = turn_advantages(turns, tier_rewards(turns, then.values), estimator)
-    rows = [
-        {
-            "tier": tier.tier,
-            "value_then": then.values.get(tier.tier),
-            "value_now": tier.value,
-            "status_then": then.statuses.get(tier.tier),
-            "status_now": tier.status,
-        }
-        for tier in result.tiers
-    ]
-    gone = [tier for tier in then.values if tier not in result.values()]
-    return Changes(rows, gone, flipped(earlier, now), len(now.advantage))
-
-
-def _objections(result: Calibration, judged: _Judged, settings: CalibrateConfig) -> list[str]:
-    """Return why --check says no; empty if it says yes."""
-    chosen, objections = judged.chosen, []
-    if chosen.misaligned:
-        objections.append(f"misaligned: {', '.join(chosen.misaligned)}")
-    r = chosen.reward_outcome_correlation
-    if r is None:
-        objections.append("the mean reward of an episode does not vary with its outcome")
-    elif not r > settings.eta:
-        objections.append(
-            f"mean reward and outcome correlate by {r:.3f}, not more than {settings.eta:g}"
-        )
-    if result.tasks < settings.min_tasks:
-        objections.append(f"{result.tasks} tasks, fewer than {settings.min_tasks}")
-    return objections
-
-
 def _document(
-    result: Calibration, judged: _Judged | None, changes: Changes | None, objections: list[str]
+    result: Calibration,
+    judged: Judged | None,
+    changes: Changes | None,
+    settings: CalibrateConfig,
+    found: list[str],
 ) -> dict[str, Any]:
     document = result._asdict() | {"tiers": [tier._asdict() for tier in result.tiers]}
     document |= {"before": None, "after": None, "converged": None}
@@ -385,10 +307,13 @@ def _document(
         document |= {
             "before": _judgement(judged.before),
             "after": _judgement(judged.after),
-            "converged": not objections,
-            "objections": objections,
+            "converged": judged.chosen.converged(settings.eta),
+            "objections": found,
         }
-    return document | ({"previous": changes._asdict()} if changes else {})
+    if changes:
+        rows = [row._asdict() for row in changes.tiers]
+        document["previous"] = changes._asdict() | {"tiers": rows}
+    return document
 
 
 def _judgement(judgement: Judgement) -> dict[str, Any]:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.markup import escape
 from rich.text import Text
 
 from irc_cli import console
-from stages.calibrate import CalibrateConfig, Calibration, Direction, Judgement, TierStatistics
+from stages.calibrate import CalibrateConfig, Calibration, TierStatistics
+from stages.judge import Changes, Direction, Judgement
 
 # Columns from r = -1 to r = 1; odd, so that 0 has one.
 _FOREST_WIDTH, _NARROW_FOREST_WIDTH = 25, 15
 _WIDE = 114  # columns of the full tables
 _STATUS_STYLE = {"discriminative": "green", "undecided": "yellow"}
 _VERDICT_STYLE = {"aligned": "green", "misaligned": "red", "undecided": "yellow"}
-
-
-class Changes(NamedTuple):
-    """A calibration against an earlier one."""
-
-    tiers: list[dict[str, Any]]
-    gone: list[str]  # tiers that only the earlier one has
-    flipped_advantages: int  # turns that the two push opposite ways
-    turns: int
 
 
 def print_report(
@@ -193,17 +185,18 @@ def _pushed_for_nothing(judgement: Judgement) -> list[str]:
 def _changes_table(changes: Changes) -> Any:
     table = console.table("tier", "value then", "value now", "status then", "status now")
     for row in changes.tiers:
-        then = "new" if row["value_then"] is None else f"{row['value_then']:+.3f}"
         table.add_row(
-            escape(row["tier"]),
-            then,
-            f"{row['value_now']:+.3f}",
-            row["status_then"] or "",
-            row["status_now"],
+            escape(row.tier),
+            _value(row.value_then, "new"),
+            _value(row.value_now, "gone"),
+            row.status_then or "",
+            row.status_now or "",
         )
-    for tier in changes.gone:
-        table.add_row(escape(tier), "", "gone", "", "")
     return table
+
+
+def _value(value: float | None, missing: str) -> str:
+    return missing if value is None else f"{value:+.3f}"
 
 
 def _signed(value: float | None) -> str:

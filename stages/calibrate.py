@@ -1,22 +1,13 @@
-"""Measure which tiers tell success from failure, and give each the reward that it is worth.
-
-Two steps, each a function of tables: `calibrate` (SUMS -> tiers with statistics and values) and
-`judge` (TURNS and a reward per turn -> ADVANTAGES and whether they push as the values intend).
-"""
+"""Measure which tiers tell success from failure, and what each is worth (SUMS -> Calibration)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 
-from stages.artifacts import ADVANTAGES, conformed
-from stages.core import direction as directions
-from stages.core.advantages import AdvantageConfig, Advantages, Layout, advantages, turn_layout
 from stages.core.correlation import (
     Floats,
     Which,
@@ -28,7 +19,6 @@ from stages.core.correlation import (
 )
 from stages.core.permutation import pooled_p, within_p
 from stages.core.resampling import bootstrap_interval
-from stages.errors import InputError
 from stages.sums import Ints, TierSums
 
 CORRELATIONS = ("auto", "within", "pooled")
@@ -125,13 +115,13 @@ def calibrate(
             tier=tier,
             turns=int(sums.turns[c]),
             episodes=int(sums.episodes[c]),
-            r_pooled=_defined(r["pooled"][c]),
-            r_within=_defined(r["within"][c]),
+            r_pooled=defined(r["pooled"][c]),
+            r_within=defined(r["within"][c]),
             r_turn=_turn_correlation(sums, c),
-            ci_low=_defined(low[c]),
-            ci_high=_defined(high[c]),
-            p=_defined(p[c]),
-            q=_defined(q[c]),
+            ci_low=defined(low[c]),
+            ci_high=defined(high[c]),
+            p=defined(p[c]),
+            q=defined(q[c]),
             value=float(values[c]),
             status=str(status[c]),
             more_episodes=_whole(more[c]) if status[c] == "undecided" else None,
@@ -174,172 +164,6 @@ def _whole(value: float) -> int | None:
     return int(value) if np.isfinite(value) else None
 
 
-def _defined(value: float) -> float | None:
+def defined(value: float) -> float | None:
+    """Return the number, or None where it is NaN: undefined."""
     return None if np.isnan(value) else float(value)
-
-
-class Direction(NamedTuple):
-    """Where the advantages push one tier; undefined is None."""
-
-    tier: str
-    mean_advantage: float | None
-    return_part: float | None
-    outcome_part: float | None
-    ci_low: float | None
-    ci_high: float | None
-    wrong_sign_share: float | None
-    verdict: str  # aligned | misaligned | undecided | neutral
-
-
-class Judgement(NamedTuple):
-    """Whether a set of rewards makes advantages that push as the values intend."""
-
-    direction: list[Direction]
-    reward_outcome_correlation: float | None
-    dead_turn_share: float
-    advantage_rms: float
-    gradient_mass: dict[str, float | None]
-    misaligned: list[str]
-
-    def converged(self, eta: float) -> bool:
-        """Return whether no tier is misaligned and rewards follow outcomes closely enough."""
-        r = self.reward_outcome_correlation
-        return not self.misaligned and r is not None and r > eta
-
-
-class TurnArrays(NamedTuple):
-    """The turns that count, as arrays of the numerical core."""
-
-    frame: pl.DataFrame  # [N] turns, episode after episode
-    layout: Layout
-    outcome: Floats  # [E]
-    tiers: list[str]  # [C]
-    tier: Ints  # [N]
-    task: Ints  # [N]
-    n_tokens: Ints | None  # [N]; None unless all are known
-
-
-def turn_arrays(turns: pl.DataFrame) -> TurnArrays:
-    """Lay out the turns (TURNS) of the episodes that count."""
-    counts = (pl.col("status") != "error") & pl.col("outcome").is_not_null()
-    frame = turns.filter(counts)
-    episode = (frame["episode_id"].rle_id()).to_numpy().astype(np.int64)
-    first = frame.filter(pl.col("turn") == 0)
-    tiers = frame["tier"].unique().sort()
-    tokens = frame["n_tokens"]
-    return TurnArrays(
-        frame=frame,
-        layout=turn_layout(episode, frame["turn"].to_numpy(), _codes(first["group_id"])),
-        outcome=first["outcome"].to_numpy(),
-        tiers=tiers.to_list(),
-        tier=_codes(frame["tier"]),
-        task=_codes(frame["task_id"]),
-        n_tokens=None if tokens.null_count() else tokens.to_numpy().astype(np.int64),
-    )
-
-
-def _codes(names: pl.Series) -> Ints:
-    """Return the position of each name among the sorted names."""
-    categories = names.unique().sort()
-    return names.cast(pl.Enum(categories)).to_physical().to_numpy().astype(np.int64)
-
-
-def tier_rewards(turns: TurnArrays, rewards: Mapping[str, float]) -> Floats:
-    """Return the reward of each turn when a tier's turns all get that tier's reward; [N]."""
-    by_tier = np.array([rewards.get(tier, 0.0) for tier in turns.tiers])
-    return by_tier[turns.tier]
-
-
-def turn_advantages(turns: TurnArrays, reward: Floats, config: AdvantageConfig) -> Advantages:
-    """Return the advantages of the turns under these rewards."""
-    return advantages(reward, turns.outcome, turns.layout, config)
-
-
-def judge(
-    turns: TurnArrays,
-    reward: Floats,
-    judged: Advantages,
-    values: Mapping[str, float],
-    config: CalibrateConfig,
-    rng: np.random.Generator,
-) -> Judgement:
-    """Hold advantages against the signs that the calibrated values intend. SPEC section 7."""
-    intended = np.sign([values.get(tier, 0.0) for tier in turns.tiers]).astype(np.int64)
-    by_tier = directions.direction(judged, turns.tier, turns.task, intended, config.resamples, rng)
-    rows = [
-        Direction(
-            tier=tier,
-            mean_advantage=_finite(by_tier.mean_advantage[c]),
-            return_part=_finite(by_tier.return_part[c]),
-            outcome_part=_finite(by_tier.outcome_part[c]),
-            ci_low=_finite(by_tier.ci_low[c]),
-            ci_high=_finite(by_tier.ci_high[c]),
-            wrong_sign_share=_finite(by_tier.wrong_sign_share[c]),
-            verdict=str(by_tier.verdict[c]),
-        )
-        for c, tier in enumerate(turns.tiers)
-    ]
-    mass = directions.gradient_mass(judged.advantage, turns.tier, len(rows), turns.n_tokens)
-    follows = directions.reward_outcome_correlation(reward, turns.outcome, turns.layout.episode)
-    return Judgement(
-        direction=rows,
-        reward_outcome_correlation=_defined(follows),
-        dead_turn_share=directions.dead_turn_share(judged.advantage),
-        advantage_rms=directions.rms(judged.advantage),
-        gradient_mass={tier: _defined(mass[c]) for c, tier in enumerate(turns.tiers)},
-        misaligned=[row.tier for row in rows if row.verdict == "misaligned"],
-    )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def advantage_frame(turns: TurnArrays, reward: Floats, made: Advantages) -> pl.DataFrame:
-    """Return the advantages as a table (ADVANTAGES)."""
-    parts = {name: pl.Series(values).fill_nan(None) for name, values in made._asdict().items()}
-    keys = turns.frame.select("episode_id", "group_id", "turn", "tier")
-    frame = keys.with_columns(reward=reward, **parts)
-    return frame.select(list(ADVANTAGES.columns))
-
-
-def flipped(one: Advantages, two: Advantages) -> int:
-    """Return how many turns two sets of advantages push opposite ways."""
-    return int((one.advantage * two.advantage < 0).sum())
-
-
-def given_advantages(turns: TurnArrays, given: pl.DataFrame, where: str) -> Advantages:
-    """Return the advantages of another program for these turns.
-
-    Args:
-        turns: the turns that count.
-        given: columns episode_id, turn, advantage; return_part and outcome_part where known.
-        where: name of the table in errors.
-
-    Raises:
-        InputError: a column is missing or of another type, or a turn has no advantage or several.
-    """
-    parts = [name for name in ("return_part", "outcome_part") if name in given.columns]
-    if missing := [n for n in ("episode_id", "turn", "advantage") if n not in given.columns]:
-        raise InputError(where, f"no column '{missing[0]}'", "give episode_id, turn, advantage")
-    types = {name: ADVANTAGES.columns[name] for name in ("episode_id", "turn", "advantage", *parts)}
-    given = conformed(given, types, where, "write it as such")
-    keys = turns.frame.select("episode_id", "turn")
-    joined = keys.join(given, on=["episode_id", "turn"], how="left", maintain_order="left")
-    if joined.height != keys.height:
-        raise InputError(where, "several advantages for one turn", "give one each")
-    # Other programs write NaN for what is missing.
-    lacking = joined.filter(~pl.col("advantage").is_finite().fill_null(False))
-    if lacking.height:
-        episode, turn = lacking.row(0)[:2]
-        what = f"no advantage for turn {turn} of episode '{episode}' ({lacking.height:,} lacking)"
-        raise InputError(where, what, "give one for every turn that counts")
-    unknown = np.full(keys.height, np.nan)
-    columns = {name: joined[name].to_numpy() for name in ("advantage", *parts)}
-    return Advantages(
-        columns["advantage"],
-        columns.get("return_part", unknown),
-        columns.get("outcome_part", unknown),
-        unknown,
-        unknown,
-    )

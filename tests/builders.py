@@ -7,14 +7,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 import pytest
 
 from stages.artifacts import TURNS
+from stages.calibrate import CalibrateConfig, Calibration, TierStatistics, calibrate
 from stages.core.tiers import Tiers
 from stages.domains import Domain, load_domain
 from stages.errors import InputError
 from stages.score import Scored, Scorer
+from stages.sums import lay_out, sum_turns
 from stages.tiersfile import load_tiers
 from stages.traces import Call, Episode, GoldAction, Turn, open_trace
 
@@ -122,3 +125,16 @@ def line_of(caught: pytest.ExceptionInfo[InputError]) -> str:
     """The line that a user reads."""
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+FEW = CalibrateConfig(resamples=200)
+
+
+def calibrated(turns: pl.DataFrame, config: CalibrateConfig = FEW, seed: int = 0) -> Calibration:
+    summed = sum_turns(turns.lazy(), config.measure, "turns")
+    sums = lay_out(summed.sums, config.measure)
+    return calibrate(sums, summed.excluded, config, np.random.default_rng(seed))
+
+
+def by_tier(result: Calibration) -> dict[str, TierStatistics]:
+    return {tier.tier: tier for tier in result.tiers}

@@ -350,8 +350,9 @@ def test_previous_shows_what_changed(run: Cli, turns: Path, calibration: Path) -
     result = run("calibrate", turns, "--previous", "earlier.yaml", "--json")
     changes = result.json()["previous"]
     assert changes["flipped_advantages"] > changes["turns"] / 4
-    assert changes["gone"] == ["retired"]
     rows = {row["tier"]: row for row in changes["tiers"]}
+    gone = {"value_then": 0.5, "value_now": None, "status_then": None, "status_now": None}
+    assert rows["retired"] == {"tier": "retired", **gone}
     assert rows["gold_write"]["value_then"] == -rows["gold_write"]["value_now"]
     assert rows["soft"]["value_then"] is None
     shown = run("calibrate", turns, "--previous", "earlier.yaml").out.decode()
