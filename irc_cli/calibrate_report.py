@@ -71,12 +71,12 @@ def next_step(
     before, after = judged
     if after.misaligned:
         tiers = ", ".join(after.misaligned)
-        return f"even calibrated, {tiers} are pushed the wrong way; split or drop these tiers."
+        return f"split or drop what is pushed the wrong way even when calibrated: {tiers}."
     if not after.converged(settings.eta):
         return "the values follow outcomes too weakly; collect more episodes or split the tiers."
     if before.misaligned:
         tiers = ", ".join(before.misaligned)
-        return f"train with the calibrated values; the present rewards push {tiers} the wrong way."
+        return f"train with the calibrated values; today's rewards push the wrong way: {tiers}."
     return "train with the calibrated values; all that tells is pushed as intended."
 
 
