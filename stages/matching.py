@@ -14,6 +14,7 @@ from stages.core.arguments import (
     Prepared,
     ToolRules,
     bfcl_answer,
+    canonical,
     equal,
     matched_arguments,
     parse_arguments,
@@ -47,6 +48,11 @@ class Side:
         if self._prepared is None:
             self._prepared = prepare(self.parsed.value, self._rules)
         return self._prepared
+
+    @property
+    def key(self) -> str:
+        """Equal for calls that repeat each other; free text counts: another thought is none."""
+        return canonical(self.parsed.value) if self._rules.ignore else self.prepared.key
 
 
 class Match(NamedTuple):

@@ -11,7 +11,7 @@ import orjson
 import polars as pl
 
 from stages.artifacts import TURNS
-from stages.core.arguments import PYTHON_REPR, equal
+from stages.core.arguments import PYTHON_REPR
 from stages.core.tiers import Tiers
 from stages.domains import Domain
 from stages.matching import NO_MATCH, Match, Matcher, Side, agent_gold
@@ -168,16 +168,12 @@ class Scorer:
 
 
 def _repeats(sides: list[Side], kinds: list[str], failed: list[bool]) -> list[bool]:
-    """Return which calls repeat an earlier one with no write in between.
-
-    Compared without the tools' rules: another thought is no repetition, though it is free text.
-    """
-    repeats, seen = [], dict[str, list[Side]]()
+    """Return which calls repeat an earlier one with no write in between."""
+    repeats, seen = [], set[tuple[str, str]]()
     for side, kind, fails in zip(sides, kinds, failed, strict=True):
-        alike = seen.get(side.name, ())
-        value = side.parsed.value
-        repeats.append(any(one is side or equal(one.parsed.value, value) for one in alike))
+        call = (side.name, side.key)
+        repeats.append(call in seen)
         if kind == "write" and not fails:
             seen.clear()  # the world has changed: to look again is no repetition
-        seen.setdefault(side.name, []).append(side)
+        seen.add(call)
     return repeats
