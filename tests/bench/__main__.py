@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from rich.console import Console
+
 from irc_cli import console
 from tests.bench.timing import Row
 
+WIDTH = 160  # columns
 BENCHES = ("arguments", "scoring", "sums", "advantages", "startup", "bootstrap")
 
 
@@ -28,7 +31,7 @@ def main(names: list[str]) -> None:
     for name in names or BENCHES:
         for row in import_module(f"tests.bench.{name}").bench():
             table.add_row(*cells(row))
-    console.console().print(table)
+    Console(width=WIDTH).print(table)
 
 
 main(sys.argv[1:])
