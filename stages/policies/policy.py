@@ -35,6 +35,7 @@ class Action:
     token_ids: list[int] | None = None  # what it wrote, as sampled, its end token included
     logprobs: list[float] | None = None  # of token_ids, under the policy at its temperature
     finish: Literal["stop", "length"] = "stop"
+    n_tokens: int | None = None  # of the message, where the engine counts but gives no ids
 
 
 class Policy(Protocol):

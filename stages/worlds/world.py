@@ -38,7 +38,7 @@ class Outcome:
     """How an episode ended."""
 
     outcome: float  # in [0, 1]: 1 when all parts hold
-    parts: Mapping[str, bool] = field(default_factory=dict)  # database, told, ...
+    parts: Mapping[str, bool | None] = field(default_factory=dict)  # database, told; None: unjudged
 
 
 class User(Protocol):
