@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The environment with the packages of the extras, for tests that skip without them.
+EXTRAS := .venv-extras
 TRACE := data/examples/airline-24x8.jsonl
 OUT ?= out/demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-extras lint bench clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -28,6 +30,19 @@ demo: $(READY)
 test: lint
 	$(BIN)/pytest
 
+$(EXTRAS)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(EXTRAS)
+	$(EXTRAS)/bin/python -m pip install --quiet --upgrade pip
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt \
+	  --editable '.[dev,openai,tau2,transformers]'
+	touch $@
+
+test-extras: $(EXTRAS)/.ready
+	$(EXTRAS)/bin/pytest tests/test_tau2.py tests/test_replay.py tests/test_rollout.py \
+	  tests/test_openai_policy.py tests/test_llm_user.py tests/test_dialects.py tests/test_chat.py \
+	  tests/test_tiny_model.py tests/test_transformers_policy.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,4 +53,4 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench
 
 clean:
-	rm -rf $(VENV) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXTRAS) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ from stages.errors import InputError
 # Command, module, one line of help. A module is imported when its command is called: `--help`
 # stays instant, and a command pays only for the libraries that it needs.
 COMMANDS = {
+    "rollout": ("irc_cli.rollout", "Play a policy against an environment's users."),
     "score": ("irc_cli.score", "Class every turn of traces into a reward tier."),
     "calibrate": ("irc_cli.calibrate", "Measure which tiers tell success from failure."),
     "eval": ("irc_cli.evaluate", "Measure pass rate, pass^k and what an episode costs."),

@@ -14,6 +14,13 @@ from irc_cli.traces import DomainOption, Paths, SkipBad, TraceReader
 from stages.errors import InputError
 from stages.evaluate import Difference, Evaluation, compare, evaluate, measure, task_table
 from stages.files import whole_file
+from stages.replay import Replay, Replayer
+from stages.score import SUCCESS
+from stages.worlds.registry import WORLDS, open_world
+
+SHOWN_DIFFERENCES = 5  # of a replay, on the screen
+SHOWN_BEFORE, SHOWN_TEXT = 20, 60  # characters before and after where texts start to differ
+SIDES = (("recorded", "replayed"), ("replayed", "recorded"))
 
 
 def command(
@@ -24,6 +31,16 @@ def command(
         typer.Option(metavar="TRACES", help="Compare with these traces, task by task."),
     ] = None,
     by_task: Annotated[bool, typer.Option("--by-task", help="Show every task.")] = False,
+    replay: Annotated[
+        bool,
+        typer.Option(
+            "--replay",
+            help="Make the recorded calls again in --env; exit with 1 if anything differs.",
+        ),
+    ] = False,
+    env: Annotated[
+        str | None, typer.Option(metavar="|".join(WORLDS), help="The environment for --replay.")
+    ] = None,
     domain: DomainOption = None,
     skip_bad: SkipBad = False,
     as_json: options.AsJson = False,
@@ -37,12 +54,18 @@ def command(
     Example: irc-cli eval traces.json --by-task
     """
     options.check_outputs([out], as_json=as_json, force=force)
+    replayer = _replayer(replay, env)
     reader = TraceReader(traces, domain, skip_bad, quiet)
     reader.check_sidecar(out, force=force)
-    episodes = _measure(reader)
+    episodes = _measure(reader, replayer)
     document = _evaluate(episodes, traces)._asdict()
     if by_task:
         document["by_task"] = task_table(episodes).to_dicts()
+    found = replayer.found() if replayer else None
+    if found:
+        document["replay"] = found.counts()
+        document["replay_differences"] = found.differences
+        document["rescored"] = found.rescored
     digests = dict(reader.digests)
     if against:
         other = TraceReader(against, domain, skip_bad, quiet)
@@ -52,7 +75,7 @@ def command(
         digests |= other.digests
         reader.bad += other.bad
     if out:
-        settings = {"against": against, "domain": domain, "by_task": by_task}
+        settings = {"against": against, "domain": domain, "by_task": by_task, "env": env}
         made_by = console.made_by("eval", settings, seed, digests)
         _write(document | {"made_by": made_by}, out, force=force)
     reader.write_bad(out, force=force)
@@ -60,10 +83,26 @@ def command(
         console.print_json(document)
     elif not quiet:
         _report(document, stderr=out == "-")
+    if found:
+        if not (as_json or quiet):
+            _report_replay(found, stderr=out == "-")
+        if found.results_differ or found.outcomes_differ:
+            raise typer.Exit(1)
 
 
-def _measure(reader: TraceReader) -> pl.DataFrame:
-    return pl.concat([measure(episodes, found) for episodes, found in reader])
+def _replayer(replay: bool, env: str | None) -> Replayer | None:
+    if replay != (env is not None):
+        raise InputError("eval", "'--replay' and '--env' belong together", "give both or none")
+    return Replayer(open_world(env)) if env else None
+
+
+def _measure(reader: TraceReader, replayer: Replayer | None = None) -> pl.DataFrame:
+    return pl.concat(
+        [
+            measure(replayer.watch(episodes) if replayer else episodes, found)
+            for episodes, found in reader
+        ]
+    )
 
 
 def _evaluate(episodes: pl.DataFrame, traces: list[str]) -> Evaluation:
@@ -117,6 +156,40 @@ def _report(document: dict[str, Any], *, stderr: bool) -> None:
         )
     if "by_task" in document:
         screen.print(_task_rows(document["by_task"]))
+
+
+def _report_replay(found: Replay, *, stderr: bool) -> None:
+    screen = console.console(stderr=stderr)
+    for what, equal, differ in (
+        ("results", found.results_equal, found.results_differ),
+        ("outcomes", found.outcomes_equal, found.outcomes_differ),
+    ):
+        screen.print(f"replay: {equal:,} of {equal + differ:,} {what} equal the recorded ones")
+    for row in found.differences[:SHOWN_DIFFERENCES]:
+        place = f" turn {row['turn']} {row['tool']}" if row["what"] == "result" else " outcome"
+        sides = [_around_difference(row[side], row[other]) for side, other in SIDES]
+        why = f" ({row['why']})" if row["why"] else ""
+        text = f"  {row['episode_id']}{place}: recorded {sides[0]}, replayed {sides[1]}{why}"
+        screen.print(escape(text))
+    if len(found.differences) > SHOWN_DIFFERENCES:
+        screen.print(f"  and {len(found.differences) - SHOWN_DIFFERENCES:,} more; see --json")
+    if found.rescored:
+        passed = sum(row["replayed"] >= SUCCESS for row in found.rescored)
+        screen.print(f"{len(found.rescored):,} stale episodes re-scored: {passed:,} pass")
+    if found.unjudged or found.unknown:
+        screen.print(
+            f"not compared: {found.unjudged:,} outcomes of unfinished episodes, "
+            f"{found.unknown:,} episodes of tasks that the environment lacks"
+        )
+
+
+def _around_difference(one: Any, other: Any) -> str:
+    """The first place where a text differs from another, with a little before it."""
+    one, other = str(one), str(other)
+    pairs = enumerate(zip(one, other, strict=False))
+    differs = next((place for place, (left, right) in pairs if left != right), len(other))
+    start = max(0, differs - SHOWN_BEFORE)
+    return repr(("..." if start else "") + one[start : start + SHOWN_TEXT])
 
 
 def _interval(run: dict[str, Any], name: str, sign: str = "") -> str:

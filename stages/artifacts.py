@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import orjson
 import polars as pl
@@ -172,6 +172,49 @@ EPISODES = Table(
     key=("episode_id",),
     made_by="irc-cli eval",
 )
+
+TOKENS = Table(
+    name="tokens",
+    columns={
+        "episode_id": pl.String(),
+        "turn": pl.Int32(),  # 0-based; a turn whose ids are unknown has no row
+        "appended": pl.Boolean(),  # the prompt goes on where the previous turn's tokens ended
+        "prompt_ids": pl.List(pl.Int32()),  # what was added since then; else the whole prompt
+        "token_ids": pl.List(pl.Int32()),  # as sampled, the end token included
+        "logprobs": pl.List(pl.Float32()),  # of token_ids; null: unknown
+    },
+    key=("episode_id", "turn"),
+    made_by="irc-cli rollout",
+    rules={
+        "one logprob per token": pl.col("logprobs").list.len() == pl.col("token_ids").list.len(),
+    },
+)
+
+
+class RolloutRow(TypedDict):
+    """A line of rollouts.jsonl: one episode."""
+
+    episode_id: str  # run/task/trial; the run is a digest of the settings
+    task_id: str
+    trial: int
+    group_id: str  # run/task: the episodes sampled for one task under one policy
+    domain: str  # whose tool kinds `score` uses
+    env: str
+    policy: str
+    user: str
+    sampling: dict[str, Any]  # temperature, top_p, max_tokens
+    seed: int  # of the run; an episode's own follow from it, the task, the trial and the turn
+    family: str
+    status: str  # ok | truncated (by max-turns or the context) | error (left out of statistics)
+    ended: str  # done | max-turns | context | why the policy or the user failed
+    outcome: float | None  # in [0, 1]; null where the status is error
+    outcome_parts: dict[str, bool | None]
+    tokens_recorded: bool  # each turn's token ids are in the tokens table
+    messages: list[dict[str, Any]]  # assistant messages with n_tokens, null where unknown
+    gold_actions: list[Mapping[str, Any]]
+    required_info: list[str]
+    tools: NotRequired[list[dict[str, Any]]]  # only of domains that do not ship
+
 
 PAIRS = Table(
     name="pairs",

@@ -12,7 +12,7 @@ from typing import Any
 from stages.core.arguments import NO_RULES, ToolRules
 from stages.yamlfile import Node, parse_yaml, read_yaml
 
-SHIPPED = ("airline", "retail", "telecom")
+SHIPPED = ("airline", "retail", "telecom", "airline-mini")
 KINDS = ("read", "write", "terminal", "generic")
 RULES = ("ignore", "ordered", "paired", "booleans", "text")
 

@@ -22,6 +22,8 @@ class Turn:
 
     calls: list[Call] = field(default_factory=list)
     n_tokens: int | None = None  # tokens the policy wrote; None: not recorded
+    text: Any = field(default=None, compare=False)  # the message's content, as recorded
+    user_calls: int = field(default=0, compare=False)  # how many the user had made before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,5 +52,8 @@ class Episode:
     domain: str | None = None  # name, where the trace states it
     tools: list[dict[str, Any]] | None = None  # OpenAI tool definitions, where the trace has them
     user_calls: list[Call] = field(default_factory=list)  # tau2-bench telecom: the user's own calls
+    required_info: tuple[str, ...] | None = None  # what the agent had to tell; None: not recorded
+    # tau2-bench: the factors of the outcome by name (DB, COMMUNICATE, NL_ASSERTION, ...)
+    factors: dict[str, float] | None = None
     # tau2-bench: its recorded verdict for each gold action, as (action, matched)
     checks: list[tuple[GoldAction, bool]] | None = None

@@ -115,6 +115,8 @@ def reader(
             status=status,
             domain=domain,
             user_calls=user_calls,
+            required_info=_required_info(item),
+            factors=_factors(item),
             checks=checks,
         )
 
@@ -136,6 +138,23 @@ def _ending(item: dict[str, Any], notes: Counter[str]) -> tuple[str, float | Non
         notes["no reward: left out"] += 1
         return "error", None
     return "ok", outcome
+
+
+def _required_info(item: dict[str, Any]) -> tuple[str, ...] | None:
+    """What the agent had to tell the user; None where no check of it is recorded."""
+    checks = object_of(item, "reward_info").get("communicate_checks")
+    if not isinstance(checks, list):
+        return None
+    return tuple(str(check.get("info")) for check in checks if isinstance(check, dict))
+
+
+def _factors(item: dict[str, Any]) -> dict[str, float] | None:
+    """What was multiplied into the reward; None where it is not recorded."""
+    recorded = object_of(item, "reward_info").get("reward_breakdown")
+    if not isinstance(recorded, dict):
+        return None
+    numbers = {name: value for name, value in recorded.items() if isinstance(value, (int, float))}
+    return numbers or None
 
 
 def _checks(item: dict[str, Any]) -> list[tuple[GoldAction, bool]] | None:

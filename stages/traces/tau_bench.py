@@ -54,6 +54,13 @@ def reader(
             outcome=None if crashed else outcome,
             status="error" if crashed else "ok",
             user_calls=user_calls,
+            required_info=_outputs(task),
         )
 
     return read
+
+
+def _outputs(task: dict[str, Any]) -> tuple[str, ...] | None:
+    """What the agent had to tell the user, where the task says so."""
+    outputs = task.get("outputs")
+    return tuple(map(str, outputs)) if isinstance(outputs, list) else None

@@ -72,7 +72,7 @@ def read_turns(messages: list[Any], notes: Counter[str]) -> tuple[list[Turn], li
             if n_tokens is not None and type(n_tokens) is not int:
                 notes["token count not an integer"] += 1
                 n_tokens = None
-            turns.append(Turn(calls, n_tokens))
+            turns.append(Turn(calls, n_tokens, get("content"), len(user_calls)))
         elif role == "tool" or role == "function":
             # OpenAI names the call in `tool_call_id`, tau2-bench in the result's own `id`.
             call_id = get("tool_call_id") or get("id")

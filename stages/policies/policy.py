@@ -1,0 +1,60 @@
+"""What every policy offers: the next assistant message of an episode, as it was sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from stages.worlds.world import Message
+
+
+class PolicyError(Exception):
+    """The engine failed: the episode's status is `error`, never an outcome of 0."""
+
+
+class ContextOverflowError(Exception):
+    """The conversation no longer fits the context: the episode ends as `truncated`."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a policy samples."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 512  # of one assistant message
+
+
+@dataclass(frozen=True)
+class Action:
+    """One assistant message, with the tokens that were sampled where the engine tells them."""
+
+    message: Message  # role assistant; content, tool_calls
+    prompt_ids: list[int] | None = None  # what the model saw; None: unknown
+    token_ids: list[int] | None = None  # what it wrote, as sampled, its end token included
+    logprobs: list[float] | None = None  # of token_ids, under the policy at its temperature
+    finish: Literal["stop", "length"] = "stop"
+    n_tokens: int | None = None  # of the message, where the engine counts but gives no ids
+
+
+class Policy(Protocol):
+    """Plays many episodes at once; a runner awaits `act` from one task per episode."""
+
+    async def act(
+        self,
+        episode_id: str,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]],
+        sampling: Sampling,
+        seed: int,
+    ) -> Action:
+        """Return the next message; the seed is a function of run, task, trial and turn.
+
+        Raises:
+            ContextOverflowError: the conversation is too long.
+            PolicyError: the engine failed for good, after its own retries.
+        """
+
+    async def close(self) -> None:
+        """Let go of engines and connections."""

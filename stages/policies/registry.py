@@ -1,0 +1,95 @@
+"""Policies by name, each loaded only when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from stages.errors import InputError
+from stages.policies.policy import Action, Policy, Sampling
+from stages.worlds.users import Rng
+from stages.worlds.world import Message
+
+POLICIES = ("expert", "replay", "openai", "transformers")
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """What the policies can be told; each one heeds its own."""
+
+    model: str | None = None  # openai: its name; transformers: name or folder
+    concurrency: int = 32  # transformers: how many episodes play at once
+    context: int | None = None  # transformers: most tokens; None: what the model can take
+    base_urls: tuple[str, ...] = ()  # openai
+    timeout_s: float = 120.0  # openai: of one request
+    retries: int = 5  # openai: of one request
+    noise: float = 0.0  # expert: chance of a slip in each turn
+    recording: str | None = None  # replay: a rollouts file
+
+
+def open_policy(name: str, options: PolicyOptions) -> Policy:
+    """Load a policy.
+
+    Args:
+        name: one of POLICIES.
+        options: for any of them.
+
+    Raises:
+        InputError: there is no such policy, an option of its own is missing, or a package.
+    """
+    # Imported only here, since whoever plays the expert should not wait for an engine.
+    match name:
+        case "expert":
+            from stages.policies.expert import Expert
+
+            return RulePolicy(Expert(options.noise))
+        case "replay":
+            from stages.policies.replay import Replay
+
+            return Replay(_given("--recording", options.recording, "a rollouts file"))
+        case "openai":
+            from stages.policies.openai_policy import OpenAIPolicy
+
+            model = _given("--model", options.model, "the name that the servers know")
+            return OpenAIPolicy(model, options.base_urls, options.timeout_s, options.retries)
+        case "transformers":
+            model = _given("--model", options.model, "a folder that holds a model")
+            try:
+                from stages.policies.transformers_policy import TransformersPolicy
+            except ModuleNotFoundError as error:
+                what, todo = (
+                    f"needs the package '{error.name}'",
+                    "pip install 'irc-cli[transformers]'",
+                )
+                raise InputError("--policy transformers", what, todo) from None
+            return TransformersPolicy.load(model, rows=options.concurrency, context=options.context)
+    raise InputError("--policy", f"no policy '{name}'", "give one of " + ", ".join(POLICIES))
+
+
+class RulePolicy:
+    """A policy of rules: a function of the messages and of a random generator."""
+
+    def __init__(self, rules: Callable[[Sequence[Message], Rng], Message]) -> None:
+        self._rules = rules
+
+    async def act(
+        self,
+        episode_id: str,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]],
+        sampling: Sampling,
+        seed: int,
+    ) -> Action:
+        """Return the next message; see `Policy`."""
+        return Action(self._rules(messages, Random(seed)))
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _given(option: str, value: str | None, what: str) -> str:
+    if value is None:
+        raise InputError(option, "missing", f"give {what}")
+    return value

@@ -1,0 +1,81 @@
+"""The policy `replay`: says again what the assistant said in a rollouts file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from stages.errors import InputError
+from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
+from stages.worlds.world import Message
+
+OF_ROLLOUT = ("n_tokens", "finish")  # what rollout adds to an assistant's message
+
+
+class Replay:
+    """Plays each (task, trial) as it was recorded; how the tokens were sampled is not repeated."""
+
+    def __init__(self, path: str) -> None:
+        """Read the recording.
+
+        Args:
+            path: a rollouts.jsonl.
+
+        Raises:
+            InputError: the file is missing, or a line is no episode.
+        """
+        self._path = path
+        self._episodes = _read(path)
+
+    async def act(
+        self,
+        episode_id: str,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]],
+        sampling: Sampling,
+        seed: int,
+    ) -> Action:
+        """Return the message that was recorded for this turn; see `Policy`.
+
+        Raises:
+            ContextOverflowError: the recorded episode was cut off here.
+            PolicyError: the recording has no such episode, or no more of it.
+        """
+        found = self._episodes.get(episode_id.partition("/")[2])
+        if found is None:
+            raise PolicyError(f"no such episode in {self._path}")
+        status, recorded = found
+        turn = sum(message["role"] == "assistant" for message in messages)
+        if turn < len(recorded):
+            message = recorded[turn]
+            kept = {key: value for key, value in message.items() if key not in OF_ROLLOUT}
+            finish = message.get("finish", "stop")
+            return Action(kept, n_tokens=message.get("n_tokens"), finish=finish)
+        if status == "truncated":
+            raise ContextOverflowError
+        raise PolicyError(f"the recording ends after {turn} turns")
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _read(path: str) -> dict[str, tuple[str, list[Message]]]:
+    """Status and assistant messages, by task/trial as in an episode's id."""
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(path, reason, "give a rollouts file") from None
+    episodes = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            row = orjson.loads(line)
+            said = [message for message in row["messages"] if message["role"] == "assistant"]
+            episodes[f"{row['task_id']}/{row['trial']}"] = row["status"], said
+        except (ValueError, KeyError, TypeError):
+            where = f"{path}:{number}"
+            raise InputError(where, "not an episode", "give a rollouts file") from None
+    return episodes

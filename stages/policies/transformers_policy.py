@@ -1,0 +1,171 @@
+"""The policy `transformers`: a model in this process, on a CPU or a GPU, batched over episodes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from stages.errors import InputError
+from stages.policies.batch_decoder import BatchDecoder, Request
+from stages.policies.chat import Chat
+from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
+from stages.worlds.world import Message
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A request, and who waits for it."""
+
+    request: Request
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[Request]
+
+    def settle(self, error: Exception | None = None) -> None:
+        """Tell who waits, from the worker's thread."""
+        self.loop.call_soon_threadsafe(self._settle, error)
+
+    def _settle(self, error: Exception | None) -> None:
+        if self.done.done():  # nobody waits any more
+            return
+        if error:
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(self.request)
+
+
+class TransformersPolicy:
+    """Plays with a model of transformers; a thread decodes all pending messages together.
+
+    The model must not change while the policy is in use: keys and values are kept from turn to
+    turn. Whoever trains it makes a new policy, which costs nothing.
+
+    Args:
+        model: a causal language model with full attention in every layer.
+        tokenizer: its tokenizer, with a chat template.
+        rows: how many episodes keep their place from turn to turn, each at the memory of the
+            longest. With at least as many as play at once, the same seeds give the same bits.
+        context: most tokens of an episode; None: what the model was made for.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, rows: int = 32, context: int | None = None
+    ) -> None:
+        _check(model.config.get_text_config())
+        self._chat = Chat(tokenizer)
+        self._context = context or model.config.get_text_config().max_position_embeddings
+        self._decoder = BatchDecoder(model, rows, self._context, _stops(model, tokenizer))
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: dict[int, _Job] = {}  # in the worker, by the identity of their requests
+        self._thread = Thread(target=self._work, name="decoder", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        rows: int = 32,
+        context: int | None = None,
+        device: str | None = None,
+    ) -> TransformersPolicy:
+        """Load a checkpoint, or a model of the hub that is on this disk.
+
+        Args:
+            folder: of the checkpoint, or the model's name.
+            rows: see the class.
+            context: see the class.
+            device: of torch; None: a GPU if there is one.
+
+        Raises:
+            InputError: there is no such model, or it is of an unsupported kind.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype="auto", attn_implementation="sdpa", use_safetensors=True
+            )
+        except (OSError, ValueError) as error:
+            what = str(error).strip().splitlines()[0]
+            raise InputError(str(folder), what, "give a folder that holds a model") from error
+        return cls(model.to(device), tokenizer, rows, context)
+
+    async def act(
+        self,
+        episode_id: str,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]],
+        sampling: Sampling,
+        seed: int,
+    ) -> Action:
+        """Return the next message; see `Policy`."""
+        prompt = self._chat.prompt(episode_id, messages, tools).ids
+        if len(prompt) >= self._context:
+            raise ContextOverflowError
+        if not self._thread.is_alive():
+            raise PolicyError("the policy is closed")
+        loop = asyncio.get_running_loop()
+        job = _Job(Request(episode_id, prompt, sampling, seed), loop, loop.create_future())
+        self._queue.put(job)
+        request = await job.done
+        message = self._chat.answer(episode_id, request.token_ids, tools)
+        finish = request.finish or "stop"
+        return Action(message, prompt, request.token_ids, request.logprobs, finish)
+
+    async def close(self) -> None:
+        """Stop the worker; messages that are pending fail."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _work(self) -> None:
+        """Decode, in the worker's thread, until told to stop."""
+        while self._take_jobs():
+            try:
+                finished = self._decoder.step()
+            except Exception as error:  # such as out of memory; the cache is no longer known
+                self._fail(PolicyError(f"{type(error).__name__}: {error}"))
+                return
+            for request in finished:
+                self._jobs.pop(id(request)).settle()
+        self._fail(PolicyError("the policy was closed"))
+
+    def _take_jobs(self) -> bool:
+        """Hand new requests to the decoder, waiting for one if it has none; False: stop."""
+        try:
+            while True:
+                job = self._queue.get(block=not self._decoder.busy)
+                if job is None:
+                    return False
+                self._jobs[id(job.request)] = job
+                self._decoder.submit(job.request)
+        except Empty:
+            return True
+
+    def _fail(self, error: PolicyError) -> None:
+        for job in self._jobs.values():
+            job.settle(error)
+        self._jobs.clear()
+
+
+def _check(config: Any) -> None:
+    """Refuse what keeps anything but all keys and values."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - {"full_attention"} or config.is_encoder_decoder:
+        raise InputError(
+            f"model '{config.name_or_path}'",
+            f"layers of kind {', '.join(sorted(kinds - {'full_attention'})) or 'encoder'}",
+            "serve it and use --policy openai",
+        )
+
+
+def _stops(model: Any, tokenizer: Any) -> list[int]:
+    """Return the ids that end a message: those of the model's own settings, and the tokenizer's."""
+    ends = model.generation_config.eos_token_id
+    return [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends] if ends else [])]

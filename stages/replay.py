@@ -1,0 +1,226 @@
+"""Replay recorded calls on a fresh environment: are the results and outcomes still the same?"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+from stages.errors import InputError
+from stages.traces.episode import Call, Episode
+from stages.traces.turns import text_of
+from stages.worlds.world import Message, Session, Task, World
+
+SPLITS = ("train", "dev", "test", "base", "full")  # all that any world has
+DRAWN = re.compile(r"\bB[0-9a-f]{8}\b")  # tau2-bench's telecom draws the id of a new bill
+SAME = 1e-6  # outcomes this close are equal
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Replay:
+    """What the replay of any number of episodes found.
+
+    Attributes:
+        results_equal: tool results, of the agent's and the user's calls, equal as text.
+        results_differ: ... and those that are not.
+        outcomes_equal: episodes with the recorded outcome.
+        outcomes_differ: episodes with another one.
+        unjudged: replayed episodes without a recorded outcome, or cut off before their end.
+        unknown: episodes of tasks that the world does not have, which can't be replayed.
+        differences: what differs, a row each: episode_id, task_id, what (result or outcome),
+            turn and tool of a result, recorded, replayed, and `why` where that is known.
+        rescored: stale episodes, those with other results or another task than the world's:
+            episode_id, task_id, recorded, replayed (the outcome by the world's task).
+    """
+
+    results_equal: int = 0
+    results_differ: int = 0
+    outcomes_equal: int = 0
+    outcomes_differ: int = 0
+    unjudged: int = 0
+    unknown: int = 0
+    differences: list[Row] = field(default_factory=list)
+    rescored: list[Row] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """The four counts of equal and different results and outcomes."""
+        return {
+            "results_equal": self.results_equal,
+            "results_differ": self.results_differ,
+            "outcomes_equal": self.outcomes_equal,
+            "outcomes_differ": self.outcomes_differ,
+        }
+
+
+class Replayer:
+    """Replays the episodes that pass through it, each in a session of its own.
+
+    Results are compared exactly, as text. Outcomes are judged by the gold actions and required
+    information of the trace, where it has them, and compared without the part that only a
+    language model can judge, where the trace records its parts. Where results differ, or the
+    world's own task now expects other things, the episode is also judged by the world's task.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world, self._tasks = world, _all_tasks(world)
+        self._found = Replay()
+        self._replayed = 0
+
+    def watch(self, episodes: Iterable[Episode]) -> Iterator[Episode]:
+        """Yield the same episodes, each once it has been replayed."""
+        for episode in episodes:
+            task = self._tasks.get(episode.task_id)
+            if task is None:
+                self._found.unknown += 1
+            else:
+                self._replayed += 1
+                _replay_episode(self._found, episode, task, self._world)
+            yield episode
+
+    def found(self) -> Replay:
+        """What was found so far.
+
+        Raises:
+            InputError: no episode was of a task of this world.
+        """
+        if not self._replayed:
+            todo = "choose another --env"
+            raise InputError(self._world.name, "has none of the tasks of these traces", todo)
+        return self._found
+
+
+def _all_tasks(world: World) -> Mapping[str, Task]:
+    tasks: dict[str, Task] = {}
+    for split in SPLITS:
+        try:
+            tasks |= {task.task_id: task for task in world.tasks(split)}
+        except InputError:
+            continue
+    return tasks
+
+
+def _replay_episode(found: Replay, episode: Episode, task: Task, world: World) -> None:
+    recorded_task = _recorded_task(episode, task)
+    session = world.reset(recorded_task, 0, _SilentUser())
+    results = [played for played in _play(session, episode) if played[1].result is not None]
+    differ = [played for played in results if played[1].result != played[2]]
+    found.results_equal += len(results) - len(differ)
+    found.results_differ += len(differ)
+    for turn, call, result in differ:
+        place = {"turn": turn, "tool": call.name}
+        why = _why_result(call, result, world)
+        found.differences.append(
+            _row(episode, call.result, result, what="result", why=why, **place)
+        )
+    outcome = session.outcome().outcome
+    recorded = _recorded_outcome(episode)
+    if recorded is None:
+        found.unjudged += 1
+    elif abs(recorded - outcome) <= SAME:
+        found.outcomes_equal += 1
+    else:
+        found.outcomes_differ += 1
+        why = "results differ" if differ else None
+        found.differences.append(_row(episode, recorded, outcome, what="outcome", why=why))
+    if recorded_task != task:
+        session = world.reset(task, 0, _SilentUser())
+        deque(_play(session, episode), maxlen=0)
+        outcome = session.outcome().outcome
+    if differ or recorded_task != task:
+        found.rescored.append(_row(episode, recorded, outcome))
+
+
+def _recorded_task(episode: Episode, task: Task) -> Task:
+    """The task as the trace knows it."""
+    if episode.gold is not None:
+        gold = tuple(
+            {"name": action.name, "arguments": action.arguments}
+            for action in episode.gold
+            if action.requestor != "user"
+        )
+        task = replace(task, gold_actions=gold)
+    if episode.required_info is not None:
+        task = replace(task, required_info=episode.required_info)
+    return task
+
+
+def _play(session: Session, episode: Episode) -> Iterator[tuple[int, Call, str]]:
+    """Make the recorded calls in their order; yield (turn, call, its result here)."""
+    of_user = 0
+    for number, turn in enumerate(episode.turns):
+        for call in episode.user_calls[of_user : turn.user_calls]:
+            yield number, call, _user_result(session, call)
+        of_user = max(of_user, turn.user_calls)
+        results = session.step(_message(turn.text, turn.calls))
+        for call, result in zip(turn.calls, results, strict=False):
+            yield number, call, str(result["content"])
+    for call in episode.user_calls[of_user:]:
+        yield len(episode.turns), call, _user_result(session, call)
+
+
+def _message(text: Any, calls: Sequence[Call]) -> Message:
+    """An assistant's message in OpenAI's format."""
+    message: Message = {"role": "assistant", "content": text_of(text)}
+    if calls:
+        message["tool_calls"] = [
+            {
+                "id": str(number),
+                "type": "function",
+                "function": {"name": call.name, "arguments": _as_json(call.arguments)},
+            }
+            for number, call in enumerate(calls)
+        ]
+    return message
+
+
+def _user_result(session: Session, call: Call) -> str:
+    """What a call of the user's own tools gives; only some worlds have any."""
+    user_call = getattr(session, "user_call", None)
+    return str(user_call(call.name, call.arguments)) if user_call else "Error: no tools of the user"
+
+
+def _as_json(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+
+def _recorded_outcome(episode: Episode) -> float | None:
+    if episode.status != "ok" or episode.outcome is None:
+        return None
+    if episode.factors is None:
+        return episode.outcome
+    return prod(value for name, value in episode.factors.items() if name != "NL_ASSERTION")
+
+
+def _why_result(call: Call, result: str, world: World) -> str | None:
+    """What explains another result, as far as that shows."""
+    assert call.result is not None
+    if all(call.name != tool["function"]["name"] for tool in world.tools) and "not found" in result:
+        return "the tool is not in this world"
+    if DRAWN.sub("", call.result) == DRAWN.sub("", result) or DRAWN.search(str(call.arguments)):
+        return "the id of a new bill is drawn at random"
+    try:
+        same = json.loads(call.result) == json.loads(result)
+    except ValueError:
+        same = call.result.lower() == result.lower()
+    return "only the writing differs" if same else None
+
+
+def _row(episode: Episode, recorded: Any, replayed: Any, **more: Any) -> Row:
+    names = {"episode_id": episode.episode_id, "task_id": episode.task_id}
+    return {**names, **more, "recorded": recorded, "replayed": replayed}
+
+
+class _SilentUser:
+    """A user who never says anything, so that only the recorded messages count."""
+
+    def open(self) -> str:
+        return ""
+
+    def reply(self, agent: str, history: Sequence[Message]) -> str:
+        return ""

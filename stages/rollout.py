@@ -1,0 +1,272 @@
+"""Play episodes: a policy against the users of a world, many at once (-> RolloutRow, TOKENS)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from stages.artifacts import RolloutRow
+from stages.domains import SHIPPED
+from stages.policies.policy import Action, ContextOverflowError, Policy, PolicyError, Sampling
+from stages.worlds.world import Message, Session, Task, User, UserError, World
+
+T = TypeVar("T")
+
+SEED_BYTES = 6  # of a derived seed: exact in JSON numbers, whoever reads them
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a run plays. Equal settings make equal episodes."""
+
+    group_size: int = 4  # episodes per task
+    max_turns: int = 30  # assistant messages of an episode
+    seed: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+class Pair(NamedTuple):
+    """What one episode plays."""
+
+    task: Task
+    trial: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The task's id and the trial."""
+        return self.task.task_id, self.trial
+
+
+class Played(NamedTuple):
+    """One episode as it is stored."""
+
+    row: RolloutRow
+    tokens: list[dict[str, Any]]  # rows of TOKENS
+    timing: dict[str, Any]  # all that depends on the clock
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the episodes of a run share.
+
+    Attributes:
+        run_id: prefix of the episodes' ids.
+        policy_name: of the policy or its model, as it is recorded.
+        user_name: of the user or its model.
+        new_user: makes the user of an episode from its task and seed, called in the event loop;
+            the user speaks in a thread, where it may block. None: the world's scripted user.
+    """
+
+    run_id: str
+    world: World
+    policy: Policy
+    config: Config
+    policy_name: str
+    user_name: str = "scripted"
+    new_user: Callable[[Task, int], User] | None = None
+
+    @cached_property
+    def domain(self) -> str:
+        """Name of the world's domain, as `score` knows it."""
+        return self.world.name.removeprefix("tau2-")
+
+    @cached_property
+    def tools(self) -> list[dict[str, Any]]:
+        """What the policy sees of the tools: their kinds are not for it."""
+        return [without_kind(tool) for tool in self.world.tools]
+
+    def first(self, pair: Pair) -> tuple[Task, int, User | None]:
+        """What the world needs to begin an episode."""
+        seed = derived_seed(self.config.seed, *pair.key)
+        return pair.task, seed, self.new_user(pair.task, seed) if self.new_user else None
+
+    def episode_id(self, pair: Pair) -> str:
+        """Unique over runs, and the same whenever the run is repeated."""
+        return f"{self.run_id}/{pair.task.task_id}/{pair.trial}"
+
+
+def plan(tasks: Iterable[Task], group_size: int) -> list[Pair]:
+    """Return all pairs of a run in the order of its artifact."""
+    return [Pair(task, trial) for task in tasks for trial in range(group_size)]
+
+
+async def rollout(run: Run, pairs: Iterable[Pair], concurrency: int) -> AsyncGenerator[Played]:
+    """Play the pairs, at most `concurrency` at a time; yield each episode as it ends.
+
+    Raises:
+        InputError: the world can't be played like this, such as one without a scripted user.
+    """
+    # Not the loop's own executor: it looks up addresses there, for which blocked users may wait.
+    threads = ThreadPoolExecutor(concurrency) if run.new_user else None
+    waiting = iter(pairs)
+    live: set[asyncio.Task[Played]] = set()
+    try:
+        while True:
+            for pair in islice(waiting, concurrency - len(live)):
+                live.add(asyncio.create_task(play_episode(run, pair, threads)))
+            if not live:
+                return
+            ended, live = await asyncio.wait(live, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                yield task.result()
+    finally:
+        for task in live:
+            task.cancel()
+        await asyncio.gather(*live, return_exceptions=True)
+        if threads:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def play_episode(run: Run, pair: Pair, threads: Executor | None = None) -> Played:
+    """Play one episode to its end; a failure of the policy or the user is its status.
+
+    Args:
+        run: what the episodes share.
+        pair: what to play.
+        threads: where the world answers if its user may block; None: here, at once.
+    """
+    began = time.perf_counter()
+    session: Session | None = None
+    actions: list[Action] = []
+    latencies: list[float] = []
+    status, ended = "ok", "done"
+    try:
+        session = await _in(threads, run.world.reset, *run.first(pair))
+        while not session.done:
+            if len(actions) == run.config.max_turns:
+                status, ended = "truncated", "max-turns"
+                break
+            asked = time.perf_counter()
+            actions.append(await _act(run, pair, session.messages, turn=len(actions)))
+            latencies.append(round(time.perf_counter() - asked, 6))
+            await _in(threads, session.step, actions[-1].message)
+    except ContextOverflowError:
+        status, ended = "truncated", "context"
+    except PolicyError as error:
+        status, ended = "error", f"policy: {error}"
+    except UserError as error:
+        status, ended = "error", f"user: {error}"
+    episode_id = run.episode_id(pair)
+    seconds = round(time.perf_counter() - began, 6)
+    timing = {"episode_id": episode_id, "seconds": seconds, "turn_seconds": latencies}
+    row = _row(run, pair, session, actions, (status, ended))
+    return Played(row, token_rows(episode_id, actions), timing)
+
+
+def derived_seed(*parts: object) -> int:
+    """Return a seed that follows from all the parts, and differs where one differs."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=SEED_BYTES).digest()
+    return int.from_bytes(digest, "big")
+
+
+def token_rows(episode_id: str, actions: Sequence[Action]) -> list[dict[str, Any]]:
+    """Return the rows of TOKENS, each prompt cut to what it adds to the turn before.
+
+    A prompt that does not begin with the previous turn's prompt and tokens, as where a chat
+    template drops earlier thinking, stands there whole.
+    """
+    rows = []
+    end: list[int] | None = None  # all tokens up to the end of the previous turn
+    for turn, action in enumerate(actions):
+        if action.prompt_ids is None or action.token_ids is None:
+            end = None
+            continue
+        appended = end is not None and action.prompt_ids[: len(end)] == end
+        rows.append(
+            {
+                "episode_id": episode_id,
+                "turn": turn,
+                "appended": appended,
+                "prompt_ids": action.prompt_ids[len(end or ()) if appended else 0 :],
+                "token_ids": action.token_ids,
+                "logprobs": action.logprobs,
+            }
+        )
+        end = action.prompt_ids + action.token_ids
+    return rows
+
+
+def n_tokens(action: Action) -> int | None:
+    """Return how many tokens the policy wrote; None: unknown."""
+    return action.n_tokens if action.token_ids is None else len(action.token_ids)
+
+
+def without_kind(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool's definition as a model or a server may see it."""
+    function = {key: value for key, value in tool["function"].items() if key != "x-kind"}
+    return {"type": "function", "function": function}
+
+
+async def _in(threads: Executor | None, function: Callable[..., T], *args: Any) -> T:
+    if threads is None:
+        return function(*args)
+    return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
+
+
+async def _act(run: Run, pair: Pair, messages: Sequence[Message], *, turn: int) -> Action:
+    seed = derived_seed(run.config.seed, *pair.key, turn)
+    sampling = run.config.sampling
+    return await run.policy.act(run.episode_id(pair), messages, run.tools, sampling, seed)
+
+
+def _row(
+    run: Run,
+    pair: Pair,
+    session: Session | None,
+    actions: Sequence[Action],
+    ending: tuple[str, str],
+) -> RolloutRow:
+    task, (status, ended) = pair.task, ending
+    outcome = session.outcome() if session and status != "error" else None
+    row = RolloutRow(
+        episode_id=run.episode_id(pair),
+        task_id=task.task_id,
+        trial=pair.trial,
+        group_id=f"{run.run_id}/{task.task_id}",
+        domain=run.domain,
+        env=run.world.name,
+        policy=run.policy_name,
+        user=run.user_name,
+        sampling=asdict(run.config.sampling),
+        seed=run.config.seed,
+        family=task.family,
+        status=status,
+        ended=ended,
+        outcome=outcome.outcome if outcome else None,
+        outcome_parts=dict(outcome.parts) if outcome else {},
+        tokens_recorded=bool(actions) and all(_recorded(action) for action in actions),
+        messages=_messages(session, actions),
+        gold_actions=list(task.gold_actions),
+        required_info=list(task.required_info),
+    )
+    if run.domain not in SHIPPED:
+        row["tools"] = run.world.tools
+    return row
+
+
+def _recorded(action: Action) -> bool:
+    return action.prompt_ids is not None and action.token_ids is not None
+
+
+def _messages(session: Session | None, actions: Sequence[Action]) -> list[Message]:
+    """Return all messages, those of the policy with what is known of their sampling."""
+    if session is None:
+        return []
+    # tau2-bench's sessions record more than the agent sees: the user's own calls and last word.
+    record: list[Message] = getattr(session, "record", session.messages)
+    played = iter(actions)
+    messages = []
+    for message in record:
+        action = next(played, None) if message["role"] == "assistant" else None
+        if action:
+            cut = {"finish": "length"} if action.finish == "length" else {}
+            message = {**message, "n_tokens": n_tokens(action), **cut}
+        messages.append(message)
+    return messages

@@ -1,0 +1,257 @@
+"""The files of a run: a journal while it plays, whole artifacts once it is complete.
+
+An episode is appended to `OUT.partial` as it ends, so that a killed run loses only the episodes
+that were live. The complete run is written in the order of its plan, OUT last:
+
+    rollouts.jsonl            an episode a line (RolloutRow)
+    rollouts.tokens.parquet   token ids and logprobs as sampled (TOKENS)
+    rollouts.timing.jsonl     seconds of each episode and turn: all that depends on the clock
+    rollouts.meta.json        what made them (JSON lines have no header), and the tools
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from stages.artifacts import TOKENS, RolloutRow, read_table, write_table
+from stages.errors import InputError
+from stages.files import refuse_existing, whole_file
+from stages.rollout import Played
+
+SPEC = (
+    "irc_cli",
+    "command",
+    "settings",
+    "seed",
+    "inputs",
+)  # of a run's provenance: what episodes follow from
+BLOCK = 1000  # episodes whose tokens become one chunk of the table
+
+Key = tuple[str, int]  # task id, trial
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run's files lie, by the path of its rollouts."""
+
+    out: str
+
+    def beside(self, ending: str) -> str:
+        """Return the path of a file that belongs to the rollouts."""
+        return self.out.removesuffix(".jsonl") + ending
+
+    @property
+    def partial(self) -> Path:
+        """The journal."""
+        return Path(f"{self.out}.partial")
+
+    @property
+    def sidecars(self) -> tuple[str, str, str]:
+        """Tokens, timing and provenance."""
+        return (
+            self.beside(".tokens.parquet"),
+            self.beside(".timing.jsonl"),
+            self.beside(".meta.json"),
+        )
+
+
+def run_id(made_by: Mapping[str, Any]) -> str:
+    """Return the name of a run: the same for every repetition, another for any other run."""
+    spec = {name: made_by[name] for name in SPEC}
+    return hashlib.sha256(orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
+
+
+class Journal:
+    """The episodes that a run has so far, on disk. The last one of a pair counts."""
+
+    def __init__(self, files: RunFiles, made_by: dict[str, Any]) -> None:
+        """Open a journal that exists; see `open_journal`."""
+        self._files, self._made_by = files, made_by
+        self._places: dict[Key, int] = {}  # where its line begins
+        self._failed: set[Key] = set()  # whose status is error
+        end = self._index()
+        self._file = files.partial.open("r+b", buffering=0)
+        self._file.truncate(end)
+
+    def done(self, key: Key) -> bool:
+        """Whether a pair has been played; one that ended in an error has not."""
+        return key in self._places and key not in self._failed
+
+    def append(self, played: Played) -> None:
+        """Keep an episode, whatever happens to this process from now on.
+
+        Raises:
+            InputError: the disk is full, or fails.
+        """
+        line = memoryview(orjson.dumps(played._asdict(), option=orjson.OPT_APPEND_NEWLINE))
+        place = self._file.seek(0, os.SEEK_END)
+        try:
+            while line:  # an unbuffered file may write a part
+                line = line[self._file.write(line) or 0 :]
+        except OSError as error:
+            what = f"can't be written: {(error.strerror or str(error)).lower()}"
+            raise InputError(self._files.out, what, "free space, then pass --resume") from None
+        self._note(_key(played.row), place, played.row["status"])
+
+    def finish(self, order: Iterable[Key], tools: Sequence[dict[str, Any]]) -> None:
+        """Write the artifacts, in this order of pairs, and drop the journal."""
+        tokens, timing, meta = self._files.sidecars
+        frames, block = [TOKENS.empty()], list[dict[str, Any]]()
+        with (
+            self._files.partial.open("rb") as journal,
+            whole_file(self._files.out, force=True) as rows,
+            whole_file(meta, force=True) as about,
+            whole_file(timing, force=True) as times,
+        ):
+            for number, key in enumerate(order, 1):
+                journal.seek(self._places[key])
+                played = Played(**orjson.loads(journal.readline()))
+                rows.write(orjson.dumps(played.row, option=orjson.OPT_APPEND_NEWLINE))
+                times.write(orjson.dumps(played.timing, option=orjson.OPT_APPEND_NEWLINE))
+                block += played.tokens
+                if number % BLOCK == 0:
+                    frames.append(_tokens(block))
+                    block = []
+            frames.append(_tokens(block))
+            # Without what else is known of the run: equal episodes make equal bytes.
+            spec = {name: self._made_by[name] for name in SPEC}
+            write_table(TOKENS, pl.concat(frames), tokens, spec, force=True)
+            about.write(orjson.dumps({**self._made_by, "tools": tools}, option=orjson.OPT_INDENT_2))
+        self._places.clear()
+        self.close()
+
+    def rows(self) -> Iterator[RolloutRow]:
+        """Yield the episodes that need not be played again, in the order they were played."""
+        with self._files.partial.open("rb") as journal:
+            for key, place in self._places.items():
+                if key not in self._failed:
+                    journal.seek(place)
+                    yield orjson.loads(journal.readline())["row"]
+
+    def close(self) -> None:
+        """Leave the journal for a later run, if it holds an episode."""
+        self._file.close()
+        if not self._places:
+            self._files.partial.unlink(missing_ok=True)
+
+    def _index(self) -> int:
+        """Find the episodes; return where they end: the last line may be torn."""
+        with self._files.partial.open("rb") as file:
+            place = len(file.readline())
+            for number, line in enumerate(file, 2):
+                try:
+                    row = orjson.loads(line)["row"]
+                except (ValueError, KeyError):
+                    if file.read(1):
+                        where = f"{self._files.partial}:{number}"
+                        raise InputError(where, "broken", "delete the line") from None
+                    break
+                if not line.endswith(b"\n"):
+                    break
+                self._note(_key(row), place, row["status"])
+                place += len(line)
+        return place
+
+    def _note(self, key: Key, place: int, status: str) -> None:
+        self._places[key] = place
+        (self._failed.add if status == "error" else self._failed.discard)(key)
+
+
+def open_journal(files: RunFiles, made_by: dict[str, Any], *, resume: bool, force: bool) -> Journal:
+    """Begin a run, or go on with one that was cut off or has episodes that failed.
+
+    Args:
+        files: of the run.
+        made_by: its provenance, SPEC and more; a run is resumed with the same SPEC only.
+        resume: go on from what there is, if there is anything.
+        force: replace what there is.
+
+    Raises:
+        InputError: there is something, and neither is given; or it is another run's.
+    """
+    begun = _header(files)
+    if not resume:
+        for path in (files.out, *files.sidecars):
+            refuse_existing(path, force=force)
+        if begun and not force:
+            todo = "pass --resume to complete it, or --force to start over"
+            raise InputError(files.out, "an unfinished run lies beside it", todo)
+        _create(files, made_by, ())
+    elif begun:
+        _check_same(begun, made_by, files.out)
+    elif Path(files.out).exists():
+        _check_same(_read_meta(files), made_by, files.out)
+        _create(files, made_by, _finished(files))
+    else:
+        _create(files, made_by, ())
+    return Journal(files, made_by)
+
+
+def _header(files: RunFiles) -> dict[str, Any] | None:
+    """What made the journal; None where there is none, not even its first line."""
+    try:
+        with files.partial.open("rb") as file:
+            line = file.readline()
+        return dict(orjson.loads(line)) if line.endswith(b"\n") else None
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise InputError(str(files.partial), "not a journal of a run", "delete it") from None
+
+
+def _create(files: RunFiles, made_by: dict[str, Any], episodes: Iterable[Played]) -> None:
+    with whole_file(str(files.partial), force=True) as file:
+        file.write(orjson.dumps(made_by, option=orjson.OPT_APPEND_NEWLINE))
+        for played in episodes:
+            file.write(orjson.dumps(played._asdict(), option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _read_meta(files: RunFiles) -> dict[str, Any]:
+    meta = files.sidecars[-1]
+    try:
+        return dict(orjson.loads(Path(meta).read_bytes()))
+    except (FileNotFoundError, ValueError):
+        what = "missing or broken: what made the rollouts is unknown"
+        raise InputError(meta, what, "pass --force to start over") from None
+
+
+def _check_same(found: dict[str, Any], made_by: dict[str, Any], where: str) -> None:
+    """Raise InputError, naming the first difference, unless both would make the same episodes."""
+    old, new = ({**side, **side["settings"]} for side in (found, made_by))
+    settings = {**found["settings"], **made_by["settings"]}
+    for name in (*settings, "seed", "irc_cli", "inputs"):
+        if old.get(name) != new.get(name):
+            what = f"was made with {name} {_shown(old.get(name))}, not {_shown(new.get(name))}"
+            raise InputError(where, what, "resume with the same settings, or pass --force")
+
+
+def _shown(value: Any) -> str:
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _finished(files: RunFiles) -> Iterator[Played]:
+    """The episodes of a complete run, in the order of its file."""
+    tokens, timing, _ = files.sidecars
+    table = read_table(TOKENS, tokens).partition_by("episode_id", as_dict=True)
+    with Path(files.out).open("rb") as rows, Path(timing).open("rb") as times:
+        for line, time in zip(rows, times, strict=True):
+            row = orjson.loads(line)
+            frame = table.get((row["episode_id"],))
+            yield Played(row, [] if frame is None else frame.to_dicts(), orjson.loads(time))
+
+
+def _tokens(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    return TOKENS.frame({name: [row[name] for row in rows] for name in TOKENS.columns})
+
+
+def _key(row: Any) -> Key:
+    return row["task_id"], row["trial"]

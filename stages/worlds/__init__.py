@@ -1,0 +1,1 @@
+"""Environments: a domain's tools, database, policy and tasks, and a simulated user."""

@@ -1,0 +1,129 @@
+"""Databases of one episode over a snapshot that all episodes share.
+
+Each call of a tool ends with `keep` or `undo`, so that a call that fails changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+Record = Any  # one of the package's pydantic models
+State = Mapping[str, str]  # what differs from the snapshot, by place, as canonical JSON
+
+
+class Database(Protocol):
+    """What the tools of one side see as `db`, and what it takes to undo them."""
+
+    db: Any
+
+    def keep(self) -> None:
+        """Make the changes since the last `keep` final."""
+
+    def undo(self) -> None:
+        """Take back the changes since the last `keep`."""
+
+    def state(self) -> State:
+        """What tau2-bench's hash would tell apart: equal states are equal databases."""
+
+
+def open_database(snapshot: Record) -> Database:
+    """A database that starts as the snapshot and never changes it."""
+    tables = [value for _, value in snapshot]
+    if all(isinstance(table, dict) for table in tables):
+        return _Tables(snapshot)
+    return _Whole(snapshot)
+
+
+class _Tables:
+    """A large database of records by key: only the records that tools reach are copied."""
+
+    def __init__(self, snapshot: Record) -> None:
+        self._tables = {name: _Table(records) for name, records in snapshot}
+        self.db = SimpleNamespace(**self._tables)
+
+    def keep(self) -> None:
+        for table in self._tables.values():
+            table.keep()
+
+    def undo(self) -> None:
+        for table in self._tables.values():
+            table.undo()
+
+    def state(self) -> State:
+        return {
+            f"{name}/{key}": text
+            for name, table in self._tables.items()
+            for key, text in table.changes().items()
+        }
+
+
+class _Table(dict[str, Record]):
+    """Records by key. One reached by its key is a copy, made anew for each call.
+
+    Those met while going through `values()` or `items()` are the shared ones: the package's tools
+    only read them there. Of what a dict can do, they use no more than this.
+    """
+
+    def __init__(self, snapshot: Mapping[str, Record]) -> None:
+        super().__init__(snapshot)
+        self._snapshot = snapshot
+        self._before: dict[str, Record | None] = {}  # as this call found them; None: not there
+        self._reached: set[str] = set()
+
+    def __getitem__(self, key: str) -> Record:
+        record = super().__getitem__(key)
+        if key in self._before:
+            return record
+        self._before[key] = record
+        copy = record.model_copy(deep=True)
+        super().__setitem__(key, copy)
+        return copy
+
+    def __setitem__(self, key: str, record: Record) -> None:
+        self._before.setdefault(key, self.get(key))
+        super().__setitem__(key, record)
+
+    def keep(self) -> None:
+        self._reached |= self._before.keys()
+        self._before.clear()
+
+    def undo(self) -> None:
+        for key, record in self._before.items():
+            if record is None:
+                del self[key]
+            else:
+                super().__setitem__(key, record)
+        self._before.clear()
+
+    def changes(self) -> dict[str, str]:
+        texts = {key: _canonical(self.get(key)) for key in self._reached}
+        return {
+            key: text for key, text in texts.items() if text != _canonical(self._snapshot.get(key))
+        }
+
+
+class _Whole:
+    """A small database, pickled after each call."""
+
+    def __init__(self, snapshot: Record) -> None:
+        self._last = pickle.dumps(snapshot, pickle.HIGHEST_PROTOCOL)
+        self.db = pickle.loads(self._last)
+
+    def keep(self) -> None:
+        self._last = pickle.dumps(self.db, pickle.HIGHEST_PROTOCOL)
+
+    def undo(self) -> None:
+        self.db = pickle.loads(self._last)
+
+    def state(self) -> State:
+        return {"": _canonical(self.db)}
+
+
+def _canonical(record: Record | None) -> str:
+    """The text that tau2-bench hashes: `1` and `1.0` differ, the order of keys does not matter."""
+    dumped = None if record is None else record.model_dump(warnings=False)
+    return json.dumps(dumped, sort_keys=True, default=str)
