@@ -35,7 +35,10 @@ $(EXTRAS)/.ready: pyproject.toml constraints.txt
 	$(EXTRAS)/bin/python -m pip install --quiet --upgrade pip
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt \
-	  --editable '.[dev,openai,tau2,transformers]'
+	  --editable '.[dev,openai,transformers]'
+	# Of tau2's hundred packages its domains need these; to resolve all takes pip many minutes.
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt inspect-ai toml
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps inspect-evals
 	touch $@
 
 test-extras: $(EXTRAS)/.ready
