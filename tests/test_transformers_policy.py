@@ -197,9 +197,29 @@ def test_a_failing_model_fails_the_messages_and_not_the_run() -> None:
         ]
         for error in await asyncio.gather(*asked, return_exceptions=True):
             assert isinstance(error, PolicyError)
-        with pytest.raises(PolicyError):
+        with pytest.raises(PolicyError, match="ZeroDivisionError"):
             await policy.act("b", [{"role": "user", "content": "no"}], [], Sampling(), 0)
         await policy.close()
+        with pytest.raises(PolicyError, match="closed"):
+            await policy.act("b", [{"role": "user", "content": "no"}], [], Sampling(), 0)
+
+    asyncio.run(ask())
+
+
+def test_closing_fails_what_is_pending(model: Any) -> None:
+    async def ask() -> None:
+        policy = TransformersPolicy(model, TOKENIZER, rows=2)
+        long = Sampling(max_tokens=2000)
+        asked = [
+            asyncio.create_task(
+                policy.act(str(n), [{"role": "user", "content": "no"}], [], long, n)
+            )
+            for n in range(4)
+        ]
+        await asyncio.sleep(0.05)
+        await policy.close()
+        for error in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(error, PolicyError)
 
     asyncio.run(ask())
 

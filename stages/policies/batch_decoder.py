@@ -87,21 +87,14 @@ class BatchDecoder:
         """Add a request; its prompt is not empty and shorter than the context."""
         self._waiting.append(request)
 
-    @torch.inference_mode()
     def step(self) -> list[Request]:
-        """Read all prompts, then sample one token for each row; return finished requests."""
+        """Read the prompts that are due and sample a token for each row; return what finished."""
         self._admit()
         finished = []
-        while batch := self._due():
-            finished += self._read(batch)
-        writing = [row if _writes(row) else None for row in self._rows]
-        places = [row.place for row in writing if row]
-        if places:
-            columns = max(len(self._rows[place].cached) for place in places) + 1
-            columns = -(-columns // COLUMN_STEP) * COLUMN_STEP
-            logits = self._forward(writing, range(len(writing)), 1, columns)
-            finished += self._sample([self._rows[place] for place in places], logits[places])
-        return finished
+        with torch.inference_mode():
+            while batch := self._due():
+                finished += self._read(batch)
+            return finished + self._write()
 
     def _admit(self) -> None:
         """Give rows to requests: the episode's own if it still has one, else the longest unused."""
@@ -128,6 +121,7 @@ class BatchDecoder:
         reading = [row for row in self._rows if row.request and not row.request.token_ids]
         if not reading:
             return []
+        reading.sort(key=lambda row: row.used)  # who waits longest decides on the shape
         shape = _shape(reading[0])
         batch = [row for row in reading if _shape(row) == shape][: shape.rows]
         others_write = any(map(_writes, self._rows))
@@ -145,6 +139,18 @@ class BatchDecoder:
         logits = self._forward([*batch, *[None] * padding], places, shape.tokens, shape.columns)
         done = [place for place, row in enumerate(batch) if not row.todo]
         return self._sample([batch[place] for place in done], logits[done]) if done else []
+
+    def _write(self) -> list[Request]:
+        """Sample a token for each row whose prompt is read."""
+        writing = [row if _writes(row) else None for row in self._rows]
+        batch = [row for row in writing if row]
+        if not batch:
+            return []
+        columns = max(len(row.cached) for row in batch) + 1
+        columns = -(-columns // COLUMN_STEP) * COLUMN_STEP
+        # All rows, though some idle: so the cache is read in place.
+        logits = self._forward(writing, range(len(writing)), 1, columns)
+        return self._sample(batch, logits[[row.place for row in batch]])
 
     def _forward(
         self, rows: Sequence[_Row | None], places: Sequence[int], length: int, width: int

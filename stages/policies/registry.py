@@ -12,16 +12,16 @@ from stages.policies.policy import Action, Policy, Sampling
 from stages.worlds.users import Rng
 from stages.worlds.world import Message
 
-POLICIES = ("expert", "replay", "openai", "transformers")
+POLICIES = ("expert", "replay", "openai", "transformers", "vllm")
 
 
 @dataclass(frozen=True)
 class PolicyOptions:
     """What the policies can be told; each one heeds its own."""
 
-    model: str | None = None  # openai: its name; transformers: name or folder
-    concurrency: int = 32  # transformers: how many episodes play at once
-    context: int | None = None  # transformers: most tokens; None: what the model can take
+    model: str | None = None  # openai: its name; transformers, vllm: name or folder
+    concurrency: int = 32  # transformers, vllm: how many episodes play at once
+    context: int | None = None  # transformers, vllm: most tokens; None: what the model can take
     base_urls: tuple[str, ...] = ()  # openai
     timeout_s: float = 120.0  # openai: of one request
     retries: int = 5  # openai: of one request
@@ -54,17 +54,11 @@ def open_policy(name: str, options: PolicyOptions) -> Policy:
 
             model = _given("--model", options.model, "the name that the servers know")
             return OpenAIPolicy(model, options.base_urls, options.timeout_s, options.retries)
-        case "transformers":
+        case "transformers" | "vllm":
             model = _given("--model", options.model, "a folder that holds a model")
-            try:
-                from stages.policies.transformers_policy import TransformersPolicy
-            except ModuleNotFoundError as error:
-                what, todo = (
-                    f"needs the package '{error.name}'",
-                    "pip install 'irc-cli[transformers]'",
-                )
-                raise InputError("--policy transformers", what, todo) from None
-            return TransformersPolicy.load(model, rows=options.concurrency, context=options.context)
+            engine = _engine(name)
+            player: Policy = engine.load(model, rows=options.concurrency, context=options.context)
+            return player
     raise InputError("--policy", f"no policy '{name}'", "give one of " + ", ".join(POLICIES))
 
 
@@ -87,6 +81,21 @@ class RulePolicy:
 
     async def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _engine(name: str) -> Any:
+    """The class of a policy that runs a model in this process."""
+    try:
+        if name == "vllm":
+            from stages.policies.vllm_policy import VLLMPolicy
+
+            return VLLMPolicy
+        from stages.policies.transformers_policy import TransformersPolicy
+
+        return TransformersPolicy
+    except ModuleNotFoundError as error:
+        what, todo = f"needs the package '{error.name}'", f"pip install 'irc-cli[{name}]'"
+        raise InputError(f"--policy {name}", what, todo) from None
 
 
 def _given(option: str, value: str | None, what: str) -> str:

@@ -1,0 +1,114 @@
+"""The policy `vllm`: vLLM's asynchronous engine in this process, with prefix caching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from stages.errors import InputError
+from stages.policies.chat import Chat
+from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
+from stages.worlds.world import Message
+
+
+class VLLMPolicy:
+    """Plays with an engine, which batches and caches by itself.
+
+    Results of the same seed can differ in the last bits with what shares the batch, since the
+    engine's shapes follow its load.
+
+    Args:
+        engine: vLLM's AsyncLLM; its `logprobs_mode` is processed_logprobs, so that logprobs are
+            those of the distribution that was sampled from.
+        tokenizer: of the model, with a chat template.
+    """
+
+    def __init__(self, engine: Any, tokenizer: Any) -> None:
+        self._engine = engine
+        self._chat = Chat(tokenizer)
+        self._context: int = engine.model_config.max_model_len
+        self._end: int = tokenizer.eos_token_id  # the engine knows the model's own ends
+        self._numbers = count()
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, rows: int = 64, context: int | None = None, **engine: Any
+    ) -> VLLMPolicy:
+        """Start an engine, in a process of its own.
+
+        Args:
+            folder: of the checkpoint, or the model's name.
+            rows: how many messages are decoded at once.
+            context: most tokens of an episode; None: what the model was made for.
+            engine: further settings of vLLM's AsyncEngineArgs.
+
+        Raises:
+            InputError: there is no such model, or vLLM doesn't take it.
+        """
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            settings = AsyncEngineArgs(
+                model=str(folder),
+                # "auto" would halve the precision of a float32 model.
+                dtype=str(config.dtype or "auto").removeprefix("torch."),
+                max_num_seqs=rows,
+                max_model_len=context,
+                enable_prefix_caching=True,
+                logprobs_mode="processed_logprobs",
+                disable_log_stats=True,
+                **engine,
+            )
+            started = AsyncLLM.from_engine_args(settings)
+        except (OSError, ValueError) as error:
+            what = str(error).strip().splitlines()[0]
+            raise InputError(str(folder), what, "give a folder that holds a model") from error
+        return cls(started, tokenizer)
+
+    async def act(
+        self,
+        episode_id: str,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]],
+        sampling: Sampling,
+        seed: int,
+    ) -> Action:
+        """Return the next message; see `Policy`."""
+        prompt = self._chat.prompt(episode_id, messages, tools).ids
+        if len(prompt) >= self._context:
+            raise ContextOverflowError
+        settings = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=min(sampling.max_tokens, self._context - len(prompt)),
+            seed=seed,
+            logprobs=0,  # of the sampled token alone
+            stop_token_ids=[self._end],
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        request_id = f"{episode_id}/{next(self._numbers)}"
+        output: Any = None
+        try:
+            answers = self._engine.generate({"prompt_token_ids": prompt}, settings, request_id)
+            async for answer in answers:
+                output = answer.outputs[0]
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise PolicyError(f"{type(error).__name__}: {error}") from error
+        ids = list(output.token_ids)
+        logprobs = [at[token].logprob for at, token in zip(output.logprobs, ids, strict=True)]
+        message = self._chat.answer(episode_id, ids, tools)
+        cut = output.finish_reason == "length"
+        return Action(message, prompt, ids, logprobs, "length" if cut else "stop")
+
+    async def close(self) -> None:
+        """Stop the engine."""
+        self._engine.shutdown()
