@@ -22,6 +22,7 @@ COMMANDS = {
     "rollout": ("irc_cli.rollout", "Play a policy against an environment's users."),
     "score": ("irc_cli.score", "Class every turn of traces into a reward tier."),
     "calibrate": ("irc_cli.calibrate", "Measure which tiers tell success from failure."),
+    "train": ("irc_cli.train", "Train a policy on what its turns are worth."),
     "eval": ("irc_cli.evaluate", "Measure pass rate, pass^k and what an episode costs."),
     "compare-args": ("irc_cli.compare_args", "Compare tool-call arguments, and explain."),
 }

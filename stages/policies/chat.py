@@ -85,6 +85,25 @@ class Chat:
         transcript.answer = message
         return message
 
+    def recorded(
+        self, episode_id: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> list[int]:
+        """Return the ids of a message as if it had been sampled for the episode's last prompt.
+
+        Args:
+            episode_id: whose prompt was made from all messages but the last.
+            messages: the conversation; the last message is the assistant's.
+            tools: as for the prompt.
+        """
+        transcript = self._transcripts[episode_id]
+        shown = [_shown(message, self._dialect == "xml") for message in messages]
+        text = self._render(shown, tools, False)
+        written, end, _ = text.removeprefix(transcript.text).rpartition(self._end)
+        ids = self._encode(written + end)
+        transcript.ids = transcript.ids + ids
+        transcript.answer = messages[-1]
+        return ids
+
     def _added(self, last: _Transcript, text: str, answered: str) -> str | None:
         """Return what follows the last sampled token, or None if the template rewrote something.
 

@@ -1,0 +1,1 @@
+"""The seed policy of airline-mini, and how it is made."""

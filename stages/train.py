@@ -1,0 +1,334 @@
+"""Train a policy on episodes it played, or on messages (rollouts, turns, calibration -> weights).
+
+The algorithm is PPO's clipped update on turn-level advantages (MT-GRPO arXiv 2505.11821, GTPO
+arXiv 2511.14846, their hybrid arXiv 2604.02869), without a value function:
+
+    for each epoch, for each step's episodes:
+        loss = sum over the policy's tokens of  weight * clipped(ratio, advantage)
+        one step of AdamW
+
+The advantages are those of `stages.core.advantages`. Left out is sampling: the published loop
+(sample, score, calibrate, train, and again) is several commands.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as List
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import torch
+
+from stages.core.direction import DEAD
+from stages.training.batches import NO_TIER, Example, Pack, passes, steps
+from stages.training.logprobs import TokenLogprobs
+from stages.training.loss import METRICS, LossConfig, TokenBatch, policy_loss, token_weights
+
+Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
+Scale: TypeAlias = Literal["none", "rms"]
+Old: TypeAlias = Literal["trainer", "engine"]
+
+HISTORY = 50  # steps whose median is the usual gradient norm
+SETTLING = 10  # steps before one can be told from a spike
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a policy is trained. Equal settings make equal weights, on one CPU bit for bit."""
+
+    lr: float = 1e-6
+    schedule: Schedule = "constant"
+    warmup: int = 0  # steps in which the learning rate rises
+    weight_decay: float = 0.01
+    beta2: float = 0.999  # of AdamW: how long it remembers the size of gradients
+    max_grad_norm: float = 1.0
+    epochs: int = 1
+    batch_size: int = 32  # episodes of an optimizer step
+    pack_tokens: int = 16_384  # of a pass; a longer episode has one for itself
+    advantage_scale: Scale = "none"  # rms: each step's advantages get a root mean square of 1
+    old_logprobs: Old = "trainer"  # engine: what was sampled with, instead of one more pass
+    spike: float = 100.0  # a gradient norm so many times the usual ends the run
+    seed: int = 0
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        kinds = {"schedule": Schedule, "advantage_scale": Scale, "old_logprobs": Old}
+        for name, kind in kinds.items():
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"unknown {name} '{getattr(self, name)}'")
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What learns."""
+
+    model: Any  # TokenLogprobs, as accelerate wraps it
+    optimizer: Any
+    accelerator: Any
+    packable: bool  # whether sequences can share a pass
+    bf16: bool
+
+    @classmethod
+    def of(
+        cls, learner: TokenLogprobs, config: TrainConfig, *, packable: bool, bf16: bool
+    ) -> Trainer:
+        """Prepare a model for the devices and processes that accelerate finds."""
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
+        weights = [one for one in learner.parameters() if one.requires_grad]
+        optimizer = torch.optim.AdamW(
+            weights,
+            lr=config.lr,
+            betas=(0.9, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        model, optimizer = accelerator.prepare(learner, optimizer)
+        return cls(model, optimizer, accelerator, packable, bf16)
+
+    @property
+    def bare(self) -> Any:
+        """The model of transformers, or peft's around it."""
+        return self.accelerator.unwrap_model(self.model).model
+
+    def passes(
+        self, examples: List[Example], config: TrainConfig
+    ) -> Iterator[tuple[list[int], bool]]:
+        """Yield this process's passes over some examples; see `stages.training.batches`."""
+        lengths = [len(one.sequence) for one in examples]
+        budget = config.pack_tokens if self.packable else 0
+        one = self.accelerator
+        return passes(lengths, budget, one.process_index, one.num_processes)
+
+    def total(self, numbers: List[float]) -> list[float]:
+        """Add up numbers over the processes."""
+        mine = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
+        return list(self.accelerator.reduce(mine, "sum").tolist())
+
+
+class Tiers(NamedTuple):
+    """The tiers that an example's codes mean."""
+
+    names: list[str]
+    values: Mapping[str, float]  # what a turn of each is worth: its sign is what is intended
+
+
+class Step(NamedTuple):
+    """An optimizer step that was taken."""
+
+    number: int  # from 1
+    of: int
+    log: dict[str, Any]
+
+
+class Known(NamedTuple):
+    """Log-probabilities from before training, a tensor [M] for each example."""
+
+    old: list[torch.Tensor]
+    reference: list[torch.Tensor] | None
+
+
+class DivergedError(Exception):
+    """A step that must not be taken; the weights are those from before it."""
+
+    def __init__(self, step: int, what: str, batch: List[Example]) -> None:
+        super().__init__(f"step {step}: {what}")
+        self.step, self.what, self.batch = step, what, batch
+
+
+def train(
+    trainer: Trainer,
+    examples: List[Example],
+    known: Known | None,
+    tiers: Tiers,
+    config: TrainConfig,
+    done: int = 0,
+) -> Iterator[Step]:
+    """Take the optimizer steps of a run, yielding after each.
+
+    Args:
+        trainer: model and optimizer, changed in place.
+        examples: all of them.
+        known: log-probabilities of their tokens; None: supervised, every token is to be likelier.
+        tiers: what the examples' tiers are.
+        config: the settings.
+        done: steps that were taken before a restart.
+
+    Raises:
+        DivergedError: the loss is not finite, or the gradient far beyond the usual.
+    """
+    plan = steps(examples, config.batch_size, config.epochs, config.seed)
+    norms: list[float] = []
+    trainer.model.train()
+    for number, places in enumerate(plan[done:], done + 1):
+        began = time.perf_counter()
+        batch = [examples[place] for place in places]
+        lr = learning_rate(number, len(plan), config)
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = lr
+        sums = _accumulate(trainer, batch, _of(known, places), config)
+        norm = float(
+            trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), config.max_grad_norm)
+        )
+        if what := _diverged(sums["loss"], norm, norms[-HISTORY:], config.spike):
+            trainer.optimizer.zero_grad()
+            raise DivergedError(number, what, batch)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        norms.append(norm)
+        log = {"lr": lr, "grad_norm": norm} | sums | advantage_log(batch, tiers)
+        log["effective_step"] = lr * log["advantage_rms"] if known else lr
+        tokens = sum(len(one.sequence) for one in batch)
+        log |= {"tokens_per_s": tokens / (time.perf_counter() - began), "memory_gb": memory_gb()}
+        yield Step(number, len(plan), log)
+
+
+def _accumulate(
+    trainer: Trainer, batch: List[Example], known: Known | None, config: TrainConfig
+) -> dict[str, float]:
+    """Add up the gradients of a step, however its tokens are spread over passes and processes."""
+    weights = example_weights(batch, config.loss)
+    scale = 1 / max(_rms(batch), DEAD) if config.advantage_scale == "rms" else 1.0
+    device = trainer.accelerator.device
+    names = ("loss", *METRICS)
+    sums = np.zeros(len(names))
+
+    def tensor(parts: List[Any]) -> torch.Tensor:  # [M] of a pass
+        return torch.cat([torch.as_tensor(part) for part in parts]).to(device)
+
+    for chosen, counts in trainer.passes(batch, config):
+        pack = Pack.of([batch[i] for i in chosen], device)
+        values = trainer.model(*pack, entropy_gradient=config.loss.entropy != 0)
+        weight = tensor([weights[i] for i in chosen]) * counts
+        found = {"entropy": float(values.entropy.sum())}
+        if known is None:
+            loss = -(weight * values.logprobs).sum()
+        else:
+            fixed = TokenBatch(
+                advantage=tensor([batch[i].advantage for i in chosen]) * scale,
+                weight=weight,
+                old=tensor([known.old[i] for i in chosen]),
+                engine=tensor([batch[i].sequence.logprobs[batch[i].at] for i in chosen]),
+                reference=tensor([known.reference[i] for i in chosen]) if known.reference else None,
+            )
+            loss, found = policy_loss(values.logprobs, values.entropy, fixed, config.loss)
+        # Processes average their gradients, and ours are parts of one sum.
+        trainer.accelerator.backward(loss * trainer.accelerator.num_processes)
+        found["loss"] = loss.item()
+        sums += counts * np.array([found.get(name, 0.0) for name in names])
+    total = dict(zip(names, trainer.total(list(sums)), strict=True))
+    n_tokens = sum(len(one.at) for one in batch)
+    means = {name: total[name] / n_tokens for name in METRICS} if known else {}
+    return {"loss": total["loss"], "entropy": total["entropy"] / n_tokens} | means
+
+
+def token_logprobs(
+    trainer: Trainer, examples: List[Example], config: TrainConfig
+) -> list[torch.Tensor]:
+    """Return the model's log-probabilities of what the policy wrote, [M] for each example."""
+    found: dict[int, torch.Tensor] = {}
+    trainer.model.eval()
+    with torch.no_grad():
+        for chosen, counts in trainer.passes(examples, config):
+            parts = [examples[i] for i in chosen]
+            values = trainer.model(*Pack.of(parts, trainer.accelerator.device)).logprobs.cpu()
+            if counts:
+                pieces = values.split([len(one.at) for one in parts])
+                found |= dict(zip(chosen, pieces, strict=True))
+    if trainer.accelerator.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        found = dict(gather_object(list(found.items())))
+    return [found[place] for place in range(len(examples))]
+
+
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """Return the learning rate of a step, 1..steps: a linear rise, then the schedule's course."""
+    if step <= config.warmup:
+        return config.lr * step / config.warmup
+    share = (step - config.warmup) / max(1, steps - config.warmup)  # of the way, in (0, 1]
+    match config.schedule:
+        case "constant":
+            return config.lr
+        case "linear":
+            return config.lr * (1 - share) + config.lr * 0.01 * share
+        case "cosine":
+            return config.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2)
+
+
+def example_weights(batch: List[Example], config: LossConfig) -> list[np.ndarray[Any, Any]]:
+    """Return the weight of each token in a step's loss, [M] for each example."""
+    totals: dict[str, float] = {}
+    for one in batch:
+        totals[one.episode_id] = totals.get(one.episode_id, 0.0) + float(one.weight.sum())
+    by_episode = token_weights(np.array(list(totals.values())), config)
+    weight = dict(zip(totals, by_episode, strict=True))
+    return [(one.weight * weight[one.episode_id]).astype(np.float32) for one in batch]
+
+
+def _of(known: Known | None, places: List[int]) -> Known | None:
+    if known is None:
+        return None
+    reference = known.reference
+    return Known(
+        [known.old[place] for place in places],
+        reference and [reference[place] for place in places],
+    )
+
+
+def _diverged(loss: float, norm: float, norms: List[float], spike: float) -> str | None:
+    """Return what is wrong with a step, if anything."""
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        return f"the loss is {loss:g} and the gradient norm {norm:g}"
+    if len(norms) >= SETTLING and norm > spike * median(norms):
+        return f"the gradient norm is {norm:g}, usually {median(norms):g}"
+    return None
+
+
+def advantage_log(batch: List[Example], tiers: Tiers) -> dict[str, Any]:
+    """Return how large a step's advantages are, and what they push where.
+
+    The share of the gradient's mass that each tier has, sum of |A| over its tokens; and the share
+    of each tier's turns that are pushed against the sign of its value.
+    """
+    log: dict[str, Any] = {"advantage_rms": _rms(batch)}
+    if not tiers.names:
+        return log
+    advantage = np.concatenate([one.advantage for one in batch]).astype(np.float64)
+    tier = np.concatenate([one.tier for one in batch])
+    known = tier != NO_TIER
+    mass = np.bincount(tier[known], np.abs(advantage[known]), len(tiers.names))
+    shares = mass / max(mass.sum(), DEAD)
+    log["gradient_mass"] = dict(zip(tiers.names, shares.tolist(), strict=True))
+    first = np.concatenate([_first_of_turn(one) for one in batch]) & known
+    log["wrong_sign_share"] = {}
+    for code, name in enumerate(tiers.names):
+        sign, mine = np.sign(tiers.values.get(name, 0.0)), first & (tier == code)
+        if sign and mine.any():
+            log["wrong_sign_share"][name] = float((sign * advantage[mine] < -DEAD).mean())
+    return log
+
+
+def _first_of_turn(one: Example) -> np.ndarray[Any, Any]:
+    turn = one.sequence.turn[one.at]
+    return np.asarray(np.diff(turn, prepend=turn[:1] - 1) != 0)
+
+
+def _rms(batch: List[Example]) -> float:
+    advantage = np.concatenate([one.advantage for one in batch]).astype(np.float64)
+    return float(np.sqrt(np.mean(advantage**2)))
+
+
+def memory_gb() -> float:
+    """Return the most memory that this process has held, in GB: of the GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

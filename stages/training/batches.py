@@ -1,0 +1,122 @@
+"""Which tokens meet in which step and pass, and the tensors of a pass (Sequence -> Pack)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stages.training.packing import packs
+from stages.training.sequences import Sequence
+
+Floats = npt.NDArray[np.float32]
+NO_TIER = -1
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence and what is to be learnt of it; arrays are over the M tokens of the policy.
+
+    Attributes:
+        sequence: the tokens.
+        advantage: of each token.
+        tier: code of the tier of each token's turn, or NO_TIER.
+        weight: of each token, relative to the others.
+        temperature: that it was sampled with.
+    """
+
+    sequence: Sequence
+    advantage: Floats
+    tier: npt.NDArray[np.int32]
+    weight: Floats
+    temperature: float = 1.0
+
+    @cached_property
+    def at(self) -> npt.NDArray[np.int64]:
+        """Where the tokens of the policy stand, [M]."""
+        return np.flatnonzero(self.sequence.written)
+
+    @property
+    def episode_id(self) -> str:
+        """Of the episode that it is a part of."""
+        return self.sequence.episode_id
+
+
+class Pack(NamedTuple):
+    """Sequences of T tokens that share a pass; M of the tokens are the policy's."""
+
+    token_ids: torch.Tensor  # [T]
+    positions: torch.Tensor  # [T]
+    lengths: list[int]  # of the sequences
+    at: torch.Tensor  # [M]
+    temperature: torch.Tensor  # [M]
+
+    @classmethod
+    def of(cls, examples: List[Example], device: torch.device) -> Pack:
+        """Lay sequences in a row."""
+        lengths = [len(one.sequence) for one in examples]
+        starts = np.cumsum([0, *lengths[:-1]])
+        at = [one.at + start for one, start in zip(examples, starts, strict=True)]
+        temperature = [np.full(len(one.at), one.temperature, np.float32) for one in examples]
+        return cls(
+            _tensor([one.sequence.token_ids for one in examples], device),
+            _tensor([np.arange(length) for length in lengths], device),
+            lengths,
+            _tensor(at, device),
+            _tensor(temperature, device),
+        )
+
+
+def _tensor(parts: List[npt.NDArray[np.generic]], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts)).to(device)
+
+
+def steps(examples: List[Example], batch_size: int, epochs: int, seed: int) -> list[list[int]]:
+    """Return the examples of each optimizer step of a run, episodes whole and in random order.
+
+    The episodes of an epoch are spread evenly, so that no step is much smaller than another.
+
+    Args:
+        examples: all of them.
+        batch_size: about how many episodes a step has.
+        epochs: how often each episode is learnt from.
+        seed: of the order, another in each epoch.
+    """
+    parts: dict[str, list[int]] = {}
+    for place, one in enumerate(examples):
+        parts.setdefault(one.episode_id, []).append(place)
+    episodes = list(parts.values())
+    found = []
+    for epoch in range(epochs):
+        order = np.random.default_rng((seed, epoch)).permutation(len(episodes))
+        for chosen in np.array_split(order, max(1, round(len(episodes) / batch_size))):
+            found.append([place for episode in chosen for place in episodes[episode]])
+    return found
+
+
+def passes(
+    lengths: List[int], budget: int, process: int = 0, processes: int = 1
+) -> Iterator[tuple[list[int], bool]]:
+    """Yield the packs that one of several processes is to pass through its model.
+
+    Each process gets equally many, for they wait for each other.
+
+    Args:
+        lengths: of the sequences of a step.
+        budget: tokens of a pack.
+        process: this one.
+        processes: all of them.
+
+    Yields:
+        Positions in `lengths`, and whether they count: False where it only keeps step.
+    """
+    found = packs(lengths, budget)
+    for first in range(0, len(found), processes):
+        mine = first + process
+        yield (found[mine], True) if mine < len(found) else (found[0], False)

@@ -1,0 +1,141 @@
+"""The state of a training run on disk: weights, optimizer, random states and position.
+
+A checkpoint is a folder that appears whole or not at all, without pickles:
+
+    model.safetensors      the weights that training changes, by name
+    optimizer.safetensors  what the optimizer keeps for each of them
+    state.json             the step, torch's random state, and what the run is
+"""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import torch
+
+from stages.errors import InputError
+from stages.training.model import read_weights, trained, whole, write_weights
+
+WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+
+class State(NamedTuple):
+    """All that a run needs to go on, but for its position."""
+
+    weights: dict[str, torch.Tensor]  # those that training changes
+    optimizer: dict[str, torch.Tensor]
+
+
+def random_state() -> str:
+    """Return torch's random state as text."""
+    return base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
+
+
+def set_random_state(text: str) -> None:
+    """Set torch's random state."""
+    state = bytearray(base64.b64decode(text))
+    torch.set_rng_state(torch.frombuffer(state, dtype=torch.uint8))
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which gets its name when it is complete."""
+    temporary = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.rename(path)
+
+
+def optimizer_state(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
+    """Return what an optimizer keeps, as `weights/quantity`; a collective on sharded weights."""
+    return {
+        f"{name}/{quantity}": whole(value)
+        for name, weights in trained(model).items()
+        for quantity, value in optimizer.state.get(weights, {}).items()
+    }
+
+
+def set_optimizer_state(model: Any, optimizer: Any, state: dict[str, torch.Tensor]) -> None:
+    """Give an optimizer what another one kept for the same weights.
+
+    Raises:
+        InputError: it kept something else.
+    """
+    weights = trained(model)
+    for key, value in state.items():
+        name, _, quantity = key.rpartition("/")
+        scalar = value.ndim == 0
+        if name not in weights or not (scalar or value.shape == weights[name].shape):
+            todo = "resume with the model and the adapters that it was made with"
+            raise InputError(OPTIMIZER, f"is of other weights: '{name}'", todo)
+        held = value if scalar else like(value, weights[name])
+        optimizer.state[weights[name]][quantity] = held
+
+
+def set_weights(model: Any, state: dict[str, torch.Tensor], where: str) -> None:
+    """Give a model other values for the weights that training changes."""
+    weights = trained(model)
+    if missing := weights.keys() ^ state.keys():
+        todo = "resume with the model and the adapters that it was made with"
+        raise InputError(where, f"is of other weights: '{min(missing)}'", todo)
+    with torch.no_grad():
+        for name, value in state.items():
+            weights[name].copy_(like(value, weights[name]))
+
+
+def like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return a tensor on the device, and with the shards, of another."""
+    value = value.to(target.device)
+    if not hasattr(target, "device_mesh"):
+        return value
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(target, DTensor)
+    return distribute_tensor(value, target.device_mesh, target.placements)
+
+
+def state(model: Any, optimizer: Any) -> State:
+    """Return weights and optimizer state; on several devices every process takes part."""
+    weights = {name: whole(value) for name, value in trained(model).items()}
+    return State(weights, optimizer_state(model, optimizer))
+
+
+def save(folder: Path, held: State, step: int, record: dict[str, Any]) -> None:
+    """Write a checkpoint: state, position, and what the run is."""
+    with whole_folder(folder) as path:
+        write_weights(held.weights, path / WEIGHTS)
+        write_weights(held.optimizer, path / OPTIMIZER)
+        position = {"step": step, "random": random_state(), "run": record}
+        (path / STATE).write_bytes(orjson.dumps(position, option=orjson.OPT_INDENT_2))
+
+
+def load(folder: Path, model: Any, optimizer: Any, record: dict[str, Any]) -> int:
+    """Put model, optimizer and random state where a checkpoint was; return its step.
+
+    Raises:
+        InputError: the checkpoint is damaged, or of another run.
+    """
+    try:
+        position = orjson.loads((folder / STATE).read_bytes())
+    except (OSError, ValueError):
+        raise InputError(str(folder), "no whole checkpoint", "delete it") from None
+    if different := [name for name in record if record[name] != position["run"].get(name)]:
+        what = f"is of a run with other {different[0]}"
+        raise InputError(str(folder), what, "resume with the same options, or pass --force")
+    set_weights(model, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+    set_optimizer_state(model, optimizer, read_weights(folder / OPTIMIZER))
+    set_random_state(position["random"])
+    return int(position["step"])
+
+
+def saved(folder: Path) -> list[Path]:
+    """Return a run's checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())

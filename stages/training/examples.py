@@ -1,0 +1,150 @@
+"""What is to be learnt of recorded episodes (messages, or rollouts with advantages -> Example)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Sequence as List
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from stages.artifacts import TOKENS, RolloutRow
+from stages.core.direction import DEAD
+from stages.errors import InputError
+from stages.policies.chat import Chat
+from stages.training.batches import NO_TIER, Example
+from stages.training.sequences import Sequence, retokenised, sequences
+from stages.worlds.world import Message
+
+
+class Conversation(NamedTuple):
+    """Messages to be learnt from as they stand."""
+
+    name: str
+    messages: List[Message]
+    tools: List[dict[str, Any]]
+
+
+class Reinforced(NamedTuple):
+    """Examples of episodes that were played, and what was left out."""
+
+    examples: list[Example]
+    tiers: list[str]  # that the examples' codes mean
+    groups: int
+    dropped_groups: int  # without a turn whose advantage is not 0
+    retokenised: int  # episodes
+
+
+def supervised(conversations: Iterable[Conversation], chat: Chat) -> list[Example]:
+    """Return examples in which every assistant token counts the same."""
+    rows = [
+        row for one in conversations for row in retokenised(one.name, one.messages, one.tools, chat)
+    ]
+    return [
+        Example(one, np.zeros(n, np.float32), np.full(n, NO_TIER, np.int32), np.ones(n, np.float32))
+        for one in sequences(_table(rows))
+        if (n := int(one.written.sum()))
+    ]
+
+
+def reinforced(
+    episodes: List[RolloutRow],
+    tokens: pl.DataFrame,
+    advantages: pl.DataFrame,
+    tools: List[dict[str, Any]],
+    chat: Chat | None,
+    where: str,
+) -> Reinforced:
+    """Return examples whose tokens have their turn's advantage.
+
+    Args:
+        episodes: those that count.
+        tokens: as they were sampled (TOKENS).
+        advantages: of all turns of these episodes (ADVANTAGES).
+        tools: that the policy saw, where tokens are to be made from messages.
+        chat: makes tokens from messages where none were recorded; None: that is refused.
+        where: name of the rollouts in errors.
+
+    Raises:
+        InputError: tokens were not recorded, or a turn has no advantage.
+    """
+    missing = [row for row in episodes if not row["tokens_recorded"]]
+    if missing and chat is None:
+        what = f"{len(missing):,} of {len(episodes):,} episodes have no recorded tokens"
+        todo = "record them, or pass --allow-retokenised to train on a guess at what was sampled"
+        raise InputError(where, what, todo)
+    made = [
+        row
+        for one in missing
+        if chat
+        for row in retokenised(one["episode_id"], one["messages"], tools, chat)
+    ]
+    wanted = pl.Series([row["episode_id"] for row in episodes if row["tokens_recorded"]])
+    recorded = tokens.filter(pl.col("episode_id").is_in(wanted.implode()))
+    live = _live(advantages)
+    temperature = {row["episode_id"]: _temperature(row) for row in episodes}
+    tiers = advantages["tier"].unique().sort().to_list()
+    turns = _by_turn(advantages, tiers)
+    examples = [
+        _example(one, turns, temperature[one.episode_id], where)
+        for one in sequences(pl.concat([recorded, _table(made)]))
+        if one.episode_id in live
+    ]
+    groups = advantages["group_id"].n_unique()
+    alive = advantages.filter(pl.col("episode_id").is_in(list(live)))["group_id"].n_unique()
+    return Reinforced(examples, tiers, groups, groups - alive, len(missing))
+
+
+def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    return TOKENS.frame({name: [row[name] for row in rows] for name in TOKENS.columns})
+
+
+def _live(advantages: pl.DataFrame) -> set[str]:
+    """Return the episodes of groups in which some turn has an advantage."""
+    moves = (pl.col("advantage").abs() > DEAD).any().over("group_id")
+    return set(advantages.filter(moves)["episode_id"])
+
+
+def _temperature(row: RolloutRow) -> float:
+    # Greedy decoding records log-probabilities at temperature 1.
+    return float(row["sampling"].get("temperature") or 1.0)
+
+
+Turns = Mapping[tuple[str, int], tuple[float, int]]  # episode and turn: advantage, code of the tier
+
+
+def _by_turn(advantages: pl.DataFrame, tiers: list[str]) -> Turns:
+    code = {name: place for place, name in enumerate(tiers)}
+    rows = advantages.select("episode_id", "turn", "advantage", "tier").iter_rows()
+    return {(episode, turn): (value, code[tier]) for episode, turn, value, tier in rows}
+
+
+def _example(one: Sequence, turns: Turns, temperature: float, where: str) -> Example:
+    turn = one.turn[one.written]
+    try:
+        found = {number: turns[one.episode_id, number] for number in np.unique(turn).tolist()}
+    except KeyError as error:
+        what = f"episode '{one.episode_id}' has tokens of turn {error.args[0][1]}, but no score"
+        raise InputError(where, what, "rerun irc-cli score on these rollouts") from None
+    of = [found[number] for number in turn.tolist()]
+    return Example(
+        sequence=one,
+        advantage=np.array([advantage for advantage, _ in of], np.float32),
+        tier=np.array([tier for _, tier in of], np.int32),
+        weight=np.ones(len(turn), np.float32),
+        temperature=temperature,
+    )
+
+
+def offending(batch: Iterable[Example]) -> Iterator[dict[str, Any]]:
+    """Yield the sequences of a step as rows of a table, for whoever looks for what went wrong."""
+    for one in batch:
+        yield {
+            "episode_id": one.episode_id,
+            "token_ids": one.sequence.token_ids.tolist(),
+            "turn": one.sequence.turn.tolist(),
+            "at": one.at.tolist(),
+            "advantage": one.advantage.tolist(),
+            "logprobs": one.sequence.logprobs[one.at].tolist(),
+        }

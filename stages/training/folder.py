@@ -1,0 +1,157 @@
+"""The folder that a training run writes.
+
+OUT/model.safetensors, config.json, tokenizer files   the policy, once it is trained
+OUT/metrics.jsonl             a line for each optimizer step
+OUT/tensorboard/              the same for TensorBoard
+OUT/checkpoints/step-000010/  state to resume from; see `stages.training.checkpoint`
+OUT/trainer/                  the optimizer at the end, and train.json: what made the policy
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from stages.errors import InputError
+from stages.files import whole_file
+from stages.train import Trainer
+from stages.training import checkpoint
+from stages.training.batches import Example
+from stages.training.examples import offending
+from stages.training.model import read_weights, whole_weights, write_policy, write_weights
+
+RECORD = "train.json"
+
+
+class RunFolder:
+    """Where a run writes; only the main process does.
+
+    Args:
+        out: the folder.
+        main: whether this is the main process.
+    """
+
+    def __init__(self, out: str, *, main: bool) -> None:
+        self.path = Path(out)
+        self.main = main
+        self._checkpoints = self.path / "checkpoints"
+        self._metrics = self.path / "metrics.jsonl"
+        self._record: dict[str, Any] = {}
+        self._board: Any = None
+
+    def begin(self, trainer: Trainer, record: dict[str, Any], *, resume: bool) -> int:
+        """Make the folder ready; return how many steps a resumed run has taken already.
+
+        Args:
+            trainer: gets the state of the last checkpoint.
+            record: what makes the policy.
+            resume: go on from the last checkpoint, if there is one.
+
+        Raises:
+            InputError: the last checkpoint is damaged, or of a run with other settings.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._record = record
+        last = checkpoint.saved(self._checkpoints)[-1:] if resume else []
+        done = checkpoint.load(last[0], trainer.bare, trainer.optimizer, record) if last else 0
+        if self.main:
+            self.path.mkdir(exist_ok=True)
+            (self.path / "trainer").mkdir(exist_ok=True)
+            self._keep_metrics(done)
+            board = str(self.path / "tensorboard")
+            self._board = SummaryWriter(board, purge_step=done + 1 if done else None)
+        return done
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Add a step to the metrics."""
+        if not self.main:
+            return
+        with self._metrics.open("ab") as file:
+            file.write(orjson.dumps({"step": step} | values, option=orjson.OPT_APPEND_NEWLINE))
+        for name, value in _flat(values):
+            self._board.add_scalar(name, value, step)
+
+    def save(self, trainer: Trainer, step: int, keep: int) -> None:
+        """Write a checkpoint and drop old ones; every process takes part."""
+        state = checkpoint.state(trainer.bare, trainer.optimizer)
+        if self.main:
+            folder = self._checkpoints / f"step-{step:06d}"
+            checkpoint.save(folder, state, step, self._record)
+            for old in checkpoint.saved(self._checkpoints)[:-keep]:
+                shutil.rmtree(old)
+
+    def save_batch(self, batch: Iterable[Example]) -> str:
+        """Write the sequences of a step that must not be taken; return where."""
+        path = str(self.path / "offending-batch.parquet")
+        if self.main:
+            with whole_file(path, force=True) as file:
+                pl.DataFrame(list(offending(batch))).write_parquet(file)
+        return path
+
+    def finish(self, trainer: Trainer, tokenizer: Any, record: dict[str, Any]) -> None:
+        """Write the policy and what made it, which comes last: a folder with it is complete."""
+        state = checkpoint.state(trainer.bare, trainer.optimizer)
+        weights = whole_weights(trainer.bare)
+        if not self.main:
+            return
+        self._board.close()
+        with checkpoint.whole_folder(self.path / "policy") as folder:
+            write_policy(trainer.bare, weights, tokenizer, folder)
+        for path in (self.path / "policy").iterdir():
+            path.replace(self.path / path.name)
+        (self.path / "policy").rmdir()
+        write_weights(state.optimizer, self.path / "trainer" / checkpoint.OPTIMIZER)
+        with whole_file(str(self.path / "trainer" / RECORD), force=True) as file:
+            file.write(orjson.dumps(record, option=orjson.OPT_INDENT_2))
+
+    def _keep_metrics(self, steps: int) -> None:
+        """Drop the lines of steps that a resumed run will take again."""
+        lines = self._metrics.read_bytes().splitlines(True) if self._metrics.exists() else []
+        with whole_file(str(self._metrics), force=True) as file:
+            file.writelines(lines[:steps])
+
+
+def take_optimizer(model: Path, trainer: Trainer) -> None:
+    """Give the optimizer the state that another run ended with.
+
+    Raises:
+        InputError: the model's folder holds none, or of other weights.
+    """
+    path = model / "trainer" / checkpoint.OPTIMIZER
+    if not path.exists():
+        todo = "leave out --keep-optimizer for a policy that irc-cli train did not write"
+        raise InputError(str(path), "no such file", todo)
+    checkpoint.set_optimizer_state(trainer.bare, trainer.optimizer, read_weights(path))
+
+
+def refuse_existing_run(out: str, *, resume: bool, force: bool) -> None:
+    """Clear the folder of a run that may be replaced; raise InputError if it may not."""
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise InputError(out, "is a file", "name a folder")
+    if not path.parent.is_dir():
+        raise InputError(out, f"no directory '{path.parent}'", "create it first")
+    if resume or not path.exists() or not any(path.iterdir()):
+        return
+    if not force:
+        todo = "pass --resume to go on with it, or --force to start over"
+        raise InputError(out, "exists already", todo)
+    if not (path / "metrics.jsonl").exists():
+        raise InputError(out, "holds something else than a training run", "name another folder")
+    shutil.rmtree(path)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    found = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{prefix}{name}/")
+        else:
+            found.append((prefix + name, float(value)))
+    return found

@@ -1,0 +1,108 @@
+"""What `train` reads, checked against each other before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import polars as pl
+
+from stages.artifacts import TOKENS, RolloutRow, read_table
+from stages.errors import InputError
+from stages.files import digest
+from stages.rollout import without_kind
+from stages.rollout_files import RunFiles
+from stages.traces.stream import Stream
+
+REQUIRED = ("episode_id", "group_id", "status", "messages", "sampling", "tokens_recorded")
+
+
+class Rollouts(NamedTuple):
+    """Episodes that were played, with their tokens."""
+
+    path: str
+    episodes: list[RolloutRow]  # those that count
+    tokens: pl.DataFrame  # TOKENS
+    tools: list[dict[str, Any]]  # that the policy saw
+    weights: set[str]  # sha256 of the policy's weights; empty: unknown
+
+
+def read_rollouts(path: str) -> Rollouts:
+    """Read rollouts.jsonl and what lies beside it.
+
+    Raises:
+        InputError: a file is missing or broken, or no episode counts.
+    """
+    episodes: list[Any] = []
+    for number, row in _objects(path):
+        if missing := [name for name in REQUIRED if name not in row]:
+            what = f"not an episode of irc-cli rollout: no '{missing[0]}'"
+            raise InputError(f"{path}:{number}", what, "give a rollouts.jsonl")
+        if row["status"] != "error":
+            episodes.append(row)
+    if not episodes:
+        raise InputError(path, "no episode that counts", "roll out again")
+    files = RunFiles(path)
+    tokens, _, meta = files.sidecars
+    about = _meta(Path(meta))
+    found = read_table(TOKENS, tokens) if Path(tokens).exists() else TOKENS.empty()
+    weights = {
+        one["sha256"] for one in about.get("inputs", []) if one["path"].endswith(".safetensors")
+    }
+    tools = [without_kind(tool) for tool in about.get("tools", [])]
+    return Rollouts(path, episodes, found, tools, weights)
+
+
+def check_lineage(rollouts: Rollouts, model: str) -> None:
+    """Raise InputError if another policy than this one played the rollouts."""
+    mine = {digest(str(path)) for path in Path(model).glob("*.safetensors")}
+    if rollouts.weights and rollouts.weights != mine:
+        what = f"was played by other weights than those of '{model}'"
+        todo = "give --model the policy that played it, or pass --off-policy"
+        raise InputError(rollouts.path, what, todo)
+
+
+def read_conversations(path: str) -> list[dict[str, Any]]:
+    """Read the records with `messages` of JSON lines; rollouts are such records.
+
+    Raises:
+        InputError: the file is missing or broken, or a line has no messages.
+    """
+    records = []
+    for number, record in _objects(path):
+        messages = record.get("messages")
+        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+            where = f"{path}:{number}"
+            raise InputError(where, "has no list of 'messages'", "give one conversation a line")
+        records.append(record)
+    return records
+
+
+def recorded_tools(path: str) -> list[dict[str, Any]]:
+    """Return the tools that a policy saw, where they are recorded beside rollouts."""
+    about = _meta(Path(RunFiles(path).sidecars[-1]))
+    return [without_kind(tool) for tool in about.get("tools", [])]
+
+
+def _objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in Stream(path).lines():
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise InputError(
+                f"{path}:{number}", f"not JSON: {error.msg}", "mend the line"
+            ) from None
+        if not isinstance(value, dict):
+            raise InputError(f"{path}:{number}", "not an object", "give one object a line")
+        yield number, value
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    try:
+        return dict(orjson.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise InputError(str(path), "not JSON", "restore or delete it") from None

@@ -1,0 +1,134 @@
+"""The policy loss: PPO's clip on given advantages, with what is usually added to it.
+
+For a token with advantage A, ratio r = exp(logp - old) and weight w (see `token_weights`):
+
+    loss = sum of w * [ c * max(-r A, -clip(r, 1 - low, 1 + high) A)  +  kl * k3  -  entropy * H ]
+
+    dual clip   where A < 0, the first term is at most -dual_clip A
+    c           truncated importance weight between engine and trainer, min(exp(old - engine), cap)
+    k3          exp(ref - logp) - (ref - logp) - 1, an estimate of KL(policy || reference)
+
+Sources: PPO arXiv 1707.06347; separate bounds and token mean arXiv 2503.14476 (DAPO); dual clip
+arXiv 1912.09729; constant length arXiv 2503.20783 (Dr. GRPO); k3 Schulman (2020),
+http://joschu.net/blog/kl-approx.html; truncated importance sampling Yao et al. (2025),
+https://fengyao.notion.site/off-policy-rl.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Aggregation: TypeAlias = Literal["token-mean", "sequence-mean", "constant"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The choices that change the loss."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dual_clip: float | None = None  # > 1; None: without
+    kl: float = 0.0  # weight of k3
+    entropy: float = 0.0  # weight of the entropy bonus
+    tis_cap: float | None = 2.0  # None: no importance weights between engine and trainer
+    aggregation: Aggregation = "token-mean"
+    constant_length: int = 1024  # tokens that `constant` divides every episode by
+
+    def __post_init__(self) -> None:
+        if self.aggregation not in get_args(Aggregation):
+            raise ValueError(f"unknown aggregation '{self.aggregation}'")
+        if self.dual_clip is not None and self.dual_clip <= 1:
+            raise ValueError(f"dual_clip {self.dual_clip} is not above 1")
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """What is known of M tokens beforehand, each [M]."""
+
+    advantage: torch.Tensor
+    weight: torch.Tensor
+    old: torch.Tensor  # logprobs before this update, by the trainer
+    engine: torch.Tensor  # logprobs when it was sampled; NaN: unknown
+    reference: torch.Tensor | None  # logprobs of the reference model; None: kl is 0
+
+
+# Sums over tokens that a log makes means of.
+METRICS = (
+    "clip_low_share",
+    "clip_high_share",
+    "ratio",
+    "policy_kl",
+    "reference_kl",
+    "tis",
+    "entropy",
+)
+
+
+def token_weights(n_tokens: npt.NDArray[np.float64], config: LossConfig) -> npt.NDArray[np.float64]:
+    """Return the weight of each token of an episode, so that the loss is a plain sum.
+
+    A plain sum is the same however tokens are packed, accumulated or spread over devices.
+
+    Args:
+        n_tokens: that count in each episode of one optimizer step, [E].
+        config: its aggregation. token-mean: each token counts the same; sequence-mean: each
+            episode does; constant: as a sum over the episode's tokens / constant_length.
+
+    Returns:
+        The weight of a token of each episode, [E].
+    """
+    episodes = max(len(n_tokens), 1)
+    match config.aggregation:
+        case "token-mean":
+            return np.full(len(n_tokens), 1 / max(n_tokens.sum(), 1e-9))
+        case "sequence-mean":
+            return 1 / (episodes * np.maximum(n_tokens, 1e-9))
+        case "constant":
+            return np.full(len(n_tokens), 1 / (episodes * config.constant_length))
+
+
+def policy_loss(
+    logprobs: torch.Tensor, entropy: torch.Tensor, batch: TokenBatch, config: LossConfig
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return the loss of M tokens and sums for a log; see the module for formula and sources.
+
+    Args:
+        logprobs: of the tokens under the policy that learns, [M].
+        entropy: of the distributions they were drawn from, [M].
+        batch: what is known of them.
+        config: the choices.
+    """
+    advantage = batch.advantage
+    ratio = torch.exp(logprobs - batch.old)
+    clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
+    per_token = torch.maximum(-ratio * advantage, -clipped * advantage)
+    if config.dual_clip is not None:
+        most = -config.dual_clip * advantage
+        per_token = torch.where(advantage < 0, torch.minimum(per_token, most), per_token)
+    tis = torch.ones_like(per_token)
+    if config.tis_cap is not None:
+        # Unknown engine logprobs are taken to be the trainer's own.
+        tis = torch.exp(batch.old - batch.engine).nan_to_num(1.0).clamp(max=config.tis_cap)
+        per_token = tis * per_token
+    if config.entropy:
+        per_token = per_token - config.entropy * entropy
+    k3 = torch.zeros_like(logprobs)
+    if batch.reference is not None:
+        k3 = _k3(batch.reference - logprobs)
+        per_token = per_token + config.kl * k3
+    with torch.no_grad():
+        low = (advantage < 0) & (ratio < 1 - config.clip_low)
+        high = (advantage > 0) & (ratio > 1 + config.clip_high)
+        values = (low, high, ratio, _k3(logprobs - batch.old), k3, tis, entropy)
+        sums = {name: float(x.double().sum()) for name, x in zip(METRICS, values, strict=True)}
+    return (batch.weight * per_token).sum(), sums
+
+
+def _k3(log_ratio: torch.Tensor) -> torch.Tensor:
+    """exp(x) - x - 1 >= 0: unbiased for KL(p || q) over samples of p, with x = log q - log p."""
+    return torch.exp(log_ratio) - log_ratio - 1

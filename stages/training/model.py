@@ -1,0 +1,161 @@
+"""Models to train: loaded, checked, wrapped with adapters, and written, safetensors only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from stages.errors import InputError
+from stages.training.logprobs import TokenLogprobs
+from stages.training.packing import PACKED
+
+# Below this many parameters one thread is the fastest: several wait for each other at every
+# operation, and beside another job of the machine that was 26 times slower.
+SMALL = 20_000_000
+
+
+def load_model(folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a causal language model in float32, and its tokenizer.
+
+    Args:
+        folder: a checkpoint in Hugging Face's form, or a model of the hub.
+
+    Raises:
+        InputError: it is missing, a pickle, damaged, holds NaN, or its tokenizer doesn't fit.
+    """
+    refuse_pickle(folder)
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        what = str(error).strip().splitlines()[0]
+        raise InputError(folder, what, "give a folder that holds a model") from error
+    check_model(folder, model, tokenizer)
+    return model, tokenizer
+
+
+def check_model(folder: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise InputError unless weights are finite and cover the tokenizer's ids."""
+    for name, weights in model.named_parameters():
+        if not torch.isfinite(weights).all():
+            todo = "take a checkpoint from before it diverged"
+            raise InputError(folder, f"weights '{name}' hold NaN or infinity", todo)
+    known = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > known:
+        what = f"the tokenizer has {len(tokenizer):,} tokens, the model {known:,}"
+        raise InputError(folder, what, "give the tokenizer that the model was trained with")
+
+
+def refuse_pickle(folder: str) -> None:
+    """Raise InputError where a checkpoint's weights are a pickle, which can run any code."""
+    files = list(Path(folder).glob("*")) if Path(folder).is_dir() else []
+    if any(f.suffix in (".bin", ".pt", ".pth") for f in files) and not any(
+        f.suffix == ".safetensors" for f in files
+    ):
+        what = "its weights are a pickle, which can run any code when it is read"
+        raise InputError(folder, what, "convert them to safetensors")
+
+
+def packable(model: Any) -> bool:
+    """Whether every layer attends to all that stands before, so that sequences can be packed."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return kinds == {"full_attention"}
+
+
+def learner(
+    model: Any, *, lora_rank: int | None = None, gradient_checkpointing: bool = False
+) -> TokenLogprobs:
+    """Make a model ready to learn: our attention where it fits, adapters, checkpointing.
+
+    Args:
+        model: of transformers.
+        lora_rank: of adapters on all linear layers, which alone are trained; None: all weights.
+        gradient_checkpointing: compute activations again on the way back instead of keeping them.
+
+    Raises:
+        InputError: its logits are not the head's answer to its last hidden state.
+    """
+    if packable(model):
+        model.set_attn_implementation(PACKED)
+    model.config.use_cache = False
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if lora_rank is not None:
+        from peft import LoraConfig, get_peft_model
+
+        adapters = LoraConfig(
+            r=lora_rank,
+            lora_alpha=2 * lora_rank,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(model, adapters)
+    small = sum(weights.numel() for weights in model.parameters()) < SMALL
+    if small and not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    return TokenLogprobs(model)
+
+
+def trained(model: Any) -> dict[str, torch.Tensor]:
+    """Return the weights that training changes, by name."""
+    return {name: weights for name, weights in model.named_parameters() if weights.requires_grad}
+
+
+def whole_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Return the weights of a model, adapters merged into it; a collective on sharded weights."""
+    if hasattr(model, "peft_config"):
+        model = model.merge_and_unload()
+    return {name: whole(value) for name, value in model.state_dict().items()}
+
+
+def write_policy(
+    model: Any, weights: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Write a model that transformers and vLLM load."""
+    bare = model.get_base_model() if hasattr(model, "peft_config") else model
+    attention = bare.config._attn_implementation
+    bare.config._attn_implementation = None  # ours has a meaning here only
+    bare.config.use_cache = True
+    bare.save_pretrained(folder, state_dict=weights)
+    bare.config._attn_implementation = attention
+    tokenizer.save_pretrained(folder)
+
+
+def weights_of(folder: str) -> list[str]:
+    """Return the files that hold a checkpoint's weights; none where it is no folder."""
+    return sorted(str(path) for path in Path(folder).glob("*.safetensors"))
+
+
+def whole(value: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as one piece, wherever its shards lie."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors as safetensors."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}, path)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read tensors of safetensors.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(str(path), str(error).splitlines()[0], "take another checkpoint") from None

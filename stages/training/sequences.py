@@ -1,0 +1,123 @@
+"""Sequences of tokens to learn from, made of the turns that a policy wrote (TOKENS -> Sequence).
+
+An episode is one sequence as long as each prompt goes on where the last turn ended. Where a chat
+template rewrites history (Qwen3 drops earlier thoughts), the next turn begins another sequence.
+So every token that the policy wrote is learnt from once, in the context it was written in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from stages.errors import InputError
+from stages.policies.chat import Chat
+from stages.worlds.world import Message
+
+PROMPT = -1  # the turn of a token that the policy did not write
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Tokens that a model reads at once; all arrays are [L].
+
+    Attributes:
+        episode_id: of all its turns.
+        token_ids: of prompts and of what the policy wrote.
+        turn: of each token that the policy wrote; PROMPT elsewhere.
+        logprobs: of each such token when it was sampled, in nats; NaN where unknown.
+    """
+
+    episode_id: str
+    token_ids: npt.NDArray[np.int64]
+    turn: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
+
+    @property
+    def written(self) -> npt.NDArray[np.bool_]:
+        """The tokens that the policy wrote; never the first, which nothing predicts."""
+        return np.asarray(self.turn != PROMPT)
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+def sequences(tokens: pl.DataFrame) -> list[Sequence]:
+    """Return the sequences of all turns, in the order of the table.
+
+    Args:
+        tokens: a TOKENS table, the turns of an episode together and in order.
+    """
+    found: list[list[dict[str, Any]]] = []
+    for row in tokens.iter_rows(named=True):
+        goes_on = found and row["appended"] and row["episode_id"] == found[-1][0]["episode_id"]
+        if goes_on:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return [_sequence(rows) for rows in found]
+
+
+def _sequence(rows: List[dict[str, Any]]) -> Sequence:
+    ids: list[int] = []
+    turn: list[int] = []
+    logprobs: list[float] = []
+    for row in rows:
+        prompt, wrote = row["prompt_ids"], row["token_ids"]
+        ids += prompt + wrote
+        turn += [PROMPT] * len(prompt) + [row["turn"]] * len(wrote)
+        logprobs += [np.nan] * len(prompt) + (row["logprobs"] or [np.nan] * len(wrote))
+    return Sequence(
+        rows[0]["episode_id"],
+        np.array(ids, np.int64),
+        np.array(turn, np.int32),
+        np.array(logprobs, np.float32),
+    )
+
+
+def check(found: Iterable[Sequence], vocabulary: int, where: str) -> None:
+    """Raise InputError where a model with so many tokens can't learn from a sequence."""
+    for one in found:
+        place = f"{where}: episode '{one.episode_id}'"
+        if one.written[:1].any():
+            raise InputError(place, "begins with a sampled token", "record the prompt, too")
+        if len(one) and not 0 <= one.token_ids.min() <= one.token_ids.max() < vocabulary:
+            worst = max(one.token_ids, key=abs)
+            what = f"token id {worst} is not in the model's vocabulary of {vocabulary:,}"
+            raise InputError(place, what, "give the model that wrote it")
+        known = one.logprobs[one.written & ~np.isnan(one.logprobs)]
+        if not np.isfinite(known).all() or (known > 1e-3).any():
+            todo = "find out what the engine recorded"
+            raise InputError(place, "a logprob is infinite or above 0", todo)
+
+
+def retokenised(
+    episode_id: str, messages: List[Message], tools: List[dict[str, Any]], chat: Chat
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of TOKENS that recorded messages would have made, without logprobs.
+
+    The ids are the tokenizer's own cut of the text, which need not be what an engine sampled.
+    """
+    end = 0  # tokens up to the end of the previous turn
+    turn = 0
+    for count, message in enumerate(messages):
+        if message["role"] != "assistant" or count == 0:
+            continue
+        prompt = chat.prompt(episode_id, messages[:count], tools)
+        wrote = chat.recorded(episode_id, messages[: count + 1], tools)
+        yield {
+            "episode_id": episode_id,
+            "turn": turn,
+            "appended": prompt.appended,
+            "prompt_ids": prompt.ids[end if prompt.appended else 0 :],
+            "token_ids": wrote,
+            "logprobs": None,
+        }
+        end = len(prompt.ids) + len(wrote)
+        turn += 1
