@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from irc_cli import console, options
 from stages.artifacts import RolloutRow
 from stages.errors import InputError
-from stages.files import digest
+from stages.files import alone, digest
 from stages.policies.policy import Sampling
 from stages.policies.registry import POLICIES, PolicyOptions, open_policy
 from stages.rollout import Config, Pair, Run, plan, rollout
@@ -334,7 +334,8 @@ def _inputs(model: str | None, recording: str | None) -> dict[str, str]:
 def _files(out: str | None) -> Iterator[RunFiles]:
     """Where the run's files lie: a folder of their own where they are not to be kept."""
     if out not in (None, "-"):
-        yield RunFiles(str(out))
+        with alone(str(out)):
+            yield RunFiles(str(out))
         return
     with tempfile.TemporaryDirectory() as folder:
         yield RunFiles(str(Path(folder) / "rollouts.jsonl"))
