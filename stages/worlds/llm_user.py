@@ -27,6 +27,9 @@ You are a customer who talks to a customer service agent by text chat. Stay in t
 - When the agent hands you over to a human, write {TRANSFER}.
 - When your instructions do not say enough to go on, write {OUT_OF_SCOPE}.
 Write such a marker by itself, without any other text."""
+EQUIPPED = """\
+You have tools: they are what you can check and do yourself, at the agent's request. Call one when
+the agent asks for what it does, then tell what it showed. Never claim what no tool has shown."""
 
 # tau2-bench's fields of a scenario, with what each one means to the user.
 FIELDS = {
@@ -172,6 +175,8 @@ class LlmUser:
     def equip(self, tools: list[dict[str, Any]], call: Callable[[str, Any], str], /) -> None:
         """Receive tools of the user's own, as in telecom, and the function that calls one."""
         self._tools, self._call = tools, call
+        prompt = self._dialog[0]
+        self._dialog[0] = {**prompt, "content": f"{prompt['content']}\n\n{EQUIPPED}"}
 
     def open(self) -> str:
         """Return the user's first message."""
