@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+# Read as vLLM is imported, and by its processes: by default it logs to standard output.
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 from transformers import AutoConfig, AutoTokenizer
 from vllm import AsyncEngineArgs, SamplingParams
@@ -65,6 +70,7 @@ class VLLMPolicy:
                 enable_prefix_caching=True,
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
                 **engine,
             )
             started = AsyncLLM.from_engine_args(settings)
@@ -112,3 +118,4 @@ class VLLMPolicy:
     async def close(self) -> None:
         """Stop the engine."""
         self._engine.shutdown()
+        self._engine = None  # its finalizer fails where it runs as Python ends

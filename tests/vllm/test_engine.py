@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("vllm", reason="make test-vllm sets vLLM up")
 
 import torch
+from vllm import envs
 
 from stages.policies.policy import ContextOverflowError, Policy, PolicyError, Sampling
 from stages.policies.transformers_policy import TransformersPolicy
@@ -47,6 +48,11 @@ def test_logprobs_are_those_of_transformers(
     # After the first turn a prompt is what was seen and sampled before, and more.
     assert all(row["appended"] == (row["turn"] > 0) for one in played for row in one.tokens)
     assert worst_difference(model, recorder.actions, 0.8) < CLOSE
+
+
+def test_the_log_leaves_standard_output_to_results() -> None:
+    assert envs.VLLM_LOGGING_STREAM == "ext://sys.stderr"
+    assert envs.VLLM_LOGGING_LEVEL == "WARNING"
 
 
 def test_logprobs_in_a_nucleus_are_of_the_nucleus(
