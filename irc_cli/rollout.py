@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from stages.policies.registry import POLICIES, PolicyOptions, open_policy
 from stages.rollout import Config, Pair, Run, plan, rollout
 from stages.rollout_files import Journal, RunFiles, open_journal, run_id
 from stages.score import SUCCESS
-from stages.worlds.llm_user import Budget, LlmUsers
+from stages.worlds.llm_user import Budget, LlmUsers, is_local
 from stages.worlds.registry import WORLDS, open_world
 from stages.worlds.world import Task, World
 from stages.yamlfile import nearest
@@ -91,7 +91,7 @@ def command(
     ] = None,
     user: Annotated[str, typer.Option(metavar="|".join(USERS), help="The user.")] = "scripted",
     user_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="LLM user: its model.")
+        str | None, typer.Option(metavar="NAME|DIR", help="LLM user: its model.")
     ] = None,
     user_base_url: Annotated[
         str | None, typer.Option(metavar="URL", help="LLM user: its OpenAI-compatible server.")
@@ -142,10 +142,10 @@ def command(
     engine: dict[str, Any] = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
     engine |= {"base_url": base_url or [], "user_base_url": user_base_url}
     engine |= {"user_tokens": user_tokens, "user_cost": user_cost, "user_price": user_price}
-    made_by = console.made_by("rollout", settings, seed, _inputs(model, recording))
+    models = [model, user_model if is_local(user_model, user_base_url) else None]
+    made_by = console.made_by("rollout", settings, seed, _inputs(models, recording))
     budget = Budget.of(user_tokens, user_cost, user_price)
-    users = LlmUsers(user_model, user_base_url, budget, timeout, retries) if user == "llm" else None
-    if users is None:
+    if user == "scripted":
         world.reset(chosen[0], 0)  # refuses now where the world has no user of its own
     policy_options = PolicyOptions(
         model=model,
@@ -160,6 +160,9 @@ def command(
     with _files(out) as files:
         journal = open_journal(files, made_by | {"engine": engine}, resume=resume, force=force)
         with closing(journal):
+            users = None
+            if user == "llm":
+                users = LlmUsers(user_model, user_base_url, budget, timeout, retries, concurrency)
             run = Run(
                 run_id(made_by),
                 world,
@@ -322,11 +325,11 @@ def _tasks(world: World, split: str, wanted: list[str], most: int | None) -> lis
     return tasks[:most]
 
 
-def _inputs(model: str | None, recording: str | None) -> dict[str, str]:
+def _inputs(models: Iterable[str | None], recording: str | None) -> dict[str, str]:
     """The sha256 of each file that the episodes follow from."""
-    folder = Path(model) if model else None
-    weights = sorted(folder.iterdir()) if folder and folder.is_dir() else []
-    paths = [str(path) for path in weights if path.is_file()] + ([recording] if recording else [])
+    folders = [Path(model) for model in models if model and Path(model).is_dir()]
+    weights = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+    paths = [*map(str, weights), *([recording] if recording else [])]
     return {path: digest(path) for path in paths}
 
 
