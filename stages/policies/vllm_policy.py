@@ -14,6 +14,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 from transformers import AutoConfig, AutoTokenizer
 from vllm import AsyncEngineArgs, SamplingParams
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -68,6 +69,9 @@ class VLLMPolicy:
                 max_num_seqs=rows,
                 max_model_len=context,
                 enable_prefix_caching=True,
+                # On a CPU a prompt that is read in pieces kills the engine if its request has a
+                # seed: "CPU Generator does not use offset".
+                enable_chunked_prefill=False if current_platform.is_cpu() else None,
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
                 use_tqdm_on_load=False,

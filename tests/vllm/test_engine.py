@@ -12,7 +12,7 @@ pytest.importorskip("vllm", reason="make test-vllm sets vLLM up")
 import torch
 from vllm import envs
 
-from stages.policies.policy import ContextOverflowError, Policy, PolicyError, Sampling
+from stages.policies.policy import Action, ContextOverflowError, Policy, PolicyError, Sampling
 from stages.policies.transformers_policy import TransformersPolicy
 from stages.policies.vllm_policy import VLLMPolicy
 from tests.vllm.playing import CLOSE, Recorder, after, pairs, play, worst_difference
@@ -110,6 +110,22 @@ def test_the_context_ends_a_message_and_then_the_episode(
     assert ask(CONTEXT - around - 1) == ("length", 1)
     with pytest.raises(ContextOverflowError):
         ask(CONTEXT - around)
+
+
+def test_more_prompts_than_the_engine_reads_at_once(
+    engine: VLLMPolicy, loop: asyncio.AbstractEventLoop
+) -> None:
+    async def ask(letter: str) -> Action:
+        messages = [{"role": "user", "content": letter * 900}]
+        return await engine.act(letter, messages, [], Sampling(max_tokens=4), 1)
+
+    async def ask_all() -> list[Action]:
+        return await asyncio.gather(*map(ask, "abcdefgh"))
+
+    actions = loop.run_until_complete(ask_all())
+    at_once = engine._engine.vllm_config.scheduler_config.max_num_batched_tokens
+    assert sum(len(action.prompt_ids or ()) for action in actions) > at_once
+    assert all(action.token_ids for action in actions)
 
 
 def test_a_dead_engine_fails_the_message(

