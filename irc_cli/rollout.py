@@ -77,6 +77,10 @@ def command(
         list[str] | None,
         typer.Option(metavar="URL", help="OpenAI-compatible server; may be repeated."),
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|DIR", help="Send token ids made with this to the servers."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(metavar="S", min=0, help="Seconds for one request to a server.")
     ] = PolicyOptions.timeout_s,
@@ -131,7 +135,7 @@ def command(
     playing = Config(group_size, max_turns, seed, Sampling(temperature, top_p, max_tokens))
     settings: dict[str, Any] = {"env": env, "split": split}
     settings |= {"tasks": tasks or [], "max_tasks": max_tasks}
-    settings |= {"policy": policy, "model": model, "context": context}
+    settings |= {"policy": policy, "model": model, "context": context, "tokenizer": tokenizer}
     settings |= {"noise": noise, "recording": recording}
     settings |= {"user": user, "user_model": user_model}
     settings |= {"group_size": group_size, "max_turns": max_turns} | asdict(playing.sampling)
@@ -142,7 +146,7 @@ def command(
     engine: dict[str, Any] = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
     engine |= {"base_url": base_url or [], "user_base_url": user_base_url}
     engine |= {"user_tokens": user_tokens, "user_cost": user_cost, "user_price": user_price}
-    models = [model, user_model if is_local(user_model, user_base_url) else None]
+    models = [model, tokenizer, user_model if is_local(user_model, user_base_url) else None]
     made_by = console.made_by("rollout", settings, seed, _inputs(models, recording))
     budget = Budget.of(user_tokens, user_cost, user_price)
     if user == "scripted":
@@ -152,6 +156,7 @@ def command(
         concurrency=concurrency,
         context=context,
         base_urls=tuple(base_url or ()),
+        tokenizer=tokenizer,
         timeout_s=timeout,
         retries=retries,
         noise=noise,
