@@ -13,6 +13,7 @@ import typer
 
 from irc_cli import console, options
 from irc_cli.calibrate_report import print_online, print_report
+from irc_cli.plots import check_figures, write_figures
 from stages.artifacts import (
     ADVANTAGES,
     SUMS,
@@ -45,6 +46,7 @@ from stages.online import HALF_LIFE, Online, add, read_online, write_online
 from stages.sums import UNITS, Summed, lay_out, merge, sum_turns
 
 _C, _A = CalibrateConfig, AdvantageConfig
+FIGURES = ("tiers", "advantages", "gradient-mass")  # of calibration_figures
 _MEASURES, _ESTIMATORS, _NORMALISE = tuple(UNITS), get_args(Estimator), get_args(Normalise)
 
 
@@ -151,6 +153,9 @@ def command(
     close_p: Annotated[
         float, typer.Option(help="Online: p above which a tier loses it again.")
     ] = GateConfig.close_p,
+    plots: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write figures here, as PNG and SVG.")
+    ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     force: options.Force = False,
@@ -189,6 +194,8 @@ def command(
         raise InputError("--online", "follows the correlation within tasks", "drop --correlation")
     if partial and merge_shards:
         raise InputError("--partial", "can't go with --merge", "use one of them")
+    if partial and plots:
+        raise InputError("--plots", "sums of one shard are no figures yet", "plot with --merge")
     if partial and not out:
         raise InputError("--partial", "nothing to write the sums to", "name a file with --out")
     if (partial or merge_shards) and (check or advantages or previous or keep_rewards or online):
@@ -198,6 +205,8 @@ def command(
     options.refuse_twice(inputs)
     turns_follow = not (partial or merge_shards)
     beside = _beside(out) if turns_follow else None
+    if plots:
+        check_figures(plots, FIGURES if turns_follow else FIGURES[:1], force=force)
     options.check_outputs([out, beside], as_json=as_json, force=force)
     state = _open_online(online, settings.measure, half_life) if online else None
     made_with: dict[str, Any] = {"calibrate": asdict(settings), "advantage": asdict(estimator)}
@@ -248,6 +257,11 @@ def command(
     if judged and turns is not None and beside:
         frame = advantage_frame(turns, judged.reward, judged.advantages)
         write_table(ADVANTAGES, frame, beside, origin, force=force)
+    if plots:
+        from stages.plots import calibration_figures
+
+        both = judged and (judged.before, judged.after)
+        write_figures(plots, calibration_figures(result, both), force=force)
     if state and online:
         write_online(state, online, origin)  # last: until then the command may be run again
     found = objections(result, judged.chosen, settings) if judged else []
