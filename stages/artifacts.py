@@ -187,6 +187,8 @@ EPISODES = Table(
         "tokens": pl.Int64(),  # that the policy wrote; null: unknown
         "gold_writes": pl.Int32(),  # writes that the task expects of the agent
         "gold_writes_done": pl.Int32(),
+        "family": pl.String(),  # of the task; null: unknown
+        "forbidden_writes": pl.Int32(),  # that worked, and that no gold action expects
     },
     key=("episode_id",),
     made_by="irc-cli eval",
