@@ -671,15 +671,23 @@ def test_completion_of_options(run: Cli, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def shell_blocks(markdown: str) -> Iterator[str]:
-    """The shell blocks of a page, but for those that install or build."""
+    """The shell blocks of a page and its workflows' steps, but for what installs or builds."""
     for block in re.findall(r"^```sh\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE):
         if not block.startswith(("make", "pip", "git")):
             yield block
+
+    for block in re.findall(r"^```yaml\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE):
+        jobs = yaml.safe_load(block).get("jobs", {})
+        runs = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
+        yield "".join(f"{line}\n" for line in runs if line.startswith("irc-cli"))
 
 
 def test_shell_blocks_are_collected() -> None:
     page = "```sh\nmake demo\n```\n\n```sh\nirc-cli a |\n  irc-cli b\n```\n\n```text\nout\n```\n"
     assert list(shell_blocks(page)) == ["irc-cli a |\n  irc-cli b\n"]
+    steps = "[{uses: c}, {run: pip install d}, {run: irc-cli e}, {run: irc-cli f}]"
+    workflow = f"```yaml\njobs: {{one: {{steps: {steps}}}}}\n```\n"
+    assert list(shell_blocks(workflow)) == ["irc-cli e\nirc-cli f\n"]
 
 
 def test_shell_blocks_of_the_readme_run_as_written(run: Cli) -> None:
