@@ -158,6 +158,25 @@ SUMS = Table(
     rules={"successes at most episodes": pl.col("successes") <= pl.col("episodes")},
 )
 
+# The same with forgetting: an episode followed by n others weighs w = 2^(-n / half-life). `x` is in
+# the measure's own unit. Deviations are from the means of a task's episodes within one addition.
+ONLINE = Table(
+    name="online",
+    columns={
+        "task_id": pl.String(),
+        "tier": pl.String(),
+        **{name: pl.Float64() for name in SUMS.columns if name not in SUMS.key},
+        "squares": pl.Float64(),  # sum of w^2 over the episodes with the tier
+        "xo_deviation": pl.Float64(),
+        "xx_deviation": pl.Float64(),
+        "oo_deviation": pl.Float64(),  # only in rows with tier null
+        "variance": pl.Float64(),  # of xo_deviation, outcomes permuted: sum of w^2 times each
+    },
+    key=("task_id", "tier"),
+    made_by="irc-cli calibrate --online",
+    rules={"weights finite": pl.col("episodes").is_finite()},
+)
+
 EPISODES = Table(
     name="episodes",
     columns={
@@ -170,6 +189,8 @@ EPISODES = Table(
         "tokens": pl.Int64(),  # that the policy wrote; null: unknown
         "gold_writes": pl.Int32(),  # writes that the task expects of the agent
         "gold_writes_done": pl.Int32(),
+        "family": pl.String(),  # of the task; null: unknown
+        "forbidden_writes": pl.Int32(),  # that worked, and that no gold action expects
     },
     key=("episode_id",),
     made_by="irc-cli eval",
