@@ -241,6 +241,9 @@ def command(
             turns = turn_arrays(frame)
     _check_outcomes(summed, inputs, any_will_do=state is not None)
     if state:
+        if summed.sums.filter(pl.col("tier").is_null())["episodes"].max() == 1:
+            text = "no task has two episodes here: such turns tell --online nothing of the tiers"
+            console.note(text, quiet=quiet)
         added = {path: digests[path] for path in inputs}
         state, result = add(state, summed, added, settings, gate, rng)
     else:
