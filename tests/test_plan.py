@@ -87,10 +87,10 @@ def measured_peak(config: Any, setup: Setup) -> int:
 def test_the_estimate_is_what_a_step_takes(
     config: Any, checkpointing: bool, lora_rank: int | None
 ) -> None:
-    """Never much less, and at most a quarter more: a run that is told to fit should."""
+    """Never much less, and at most a tenth more: a run that is told to fit should."""
     setup = Setup(512, gradient_checkpointing=checkpointing, lora_rank=lora_rank)
     estimate = memory(describe(config, setup), setup).peak
-    assert 0.95 <= estimate / measured_peak(config, setup) <= 1.25
+    assert 0.95 <= estimate / measured_peak(config, setup) <= 1.1
 
 
 def test_the_mixture_is_the_one_of_its_card() -> None:
