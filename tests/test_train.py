@@ -395,9 +395,7 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
     trainer = trainer_of(small_model())
     before = [one.clone() for one in trainer.bare.parameters()]
     known = Known([torch.full((len(one.at),), -torch.inf) for one in BATCH], None)
-    with pytest.raises(
-        DivergedError, match=r"^step 1: the loss is .* and the gradient norm"
-    ) as met:
+    with pytest.raises(DivergedError, match=r"^step 1: the loss is .* and the gradient") as met:
         list(train(trainer, BATCH, known, Tiers([], {}), PLAIN))
     assert met.value.batch
     for one, was in zip(trainer.bare.parameters(), before, strict=True):
@@ -426,7 +424,12 @@ def test_a_spike_stops_the_run_once_it_has_settled() -> None:
 
 
 def test_settings_are_checked() -> None:
-    for wrong in ({"schedule": "x"}, {"advantage_scale": "x"}, {"old_logprobs": "x"}):
+    wrongs: list[dict[str, Any]] = [
+        {"schedule": "x"},
+        {"advantage_scale": "x"},
+        {"old_logprobs": "x"},
+    ]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match=r"unknown .* 'x'"):
             TrainConfig(**wrong)
     with pytest.raises(ValueError, match="unknown aggregation 'x'"):
