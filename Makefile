@@ -44,8 +44,8 @@ $(EXTRAS)/.ready: pyproject.toml constraints.txt
 
 test-extras: $(EXTRAS)/.ready
 	$(EXTRAS)/bin/pytest tests/test_tau2.py tests/test_replay.py tests/test_rollout.py \
-	  tests/test_openai_policy.py tests/test_llm_user.py tests/test_dialects.py tests/test_chat.py \
-	  tests/test_tiny_model.py tests/test_transformers_policy.py
+	  tests/test_openai_policy.py tests/test_llm_user.py tests/test_local_model.py \
+	  tests/test_dialects.py tests/test_chat.py tests/test_tiny_model.py tests/test_transformers_policy.py
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
@@ -62,9 +62,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)
+bench: $(READY) $(EXTRAS)/.ready $(VLLM)/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m tests.bench
+	$(EXTRAS)/bin/python -m tests.bench worlds decoding
+	$(VLLM)/bin/python -m tests.bench generation
 
 clean:
 	rm -rf $(VENV) $(EXTRAS) $(VLLM) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

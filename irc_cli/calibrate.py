@@ -12,7 +12,8 @@ import polars as pl
 import typer
 
 from irc_cli import console, options
-from irc_cli.calibrate_report import print_report
+from irc_cli.calibrate_report import print_online, print_report
+from irc_cli.plots import check_figures, write_figures
 from stages.artifacts import (
     ADVANTAGES,
     SUMS,
@@ -26,8 +27,9 @@ from stages.artifacts import (
 from stages.calibrate import CORRELATIONS, CalibrateConfig, Calibration, calibrate
 from stages.calibration_file import read_previous, write_calibration
 from stages.core.advantages import AdvantageConfig, Estimator, Normalise
+from stages.core.forgetting import GateConfig
 from stages.errors import InputError
-from stages.files import digest
+from stages.files import digest, refuse_existing
 from stages.judge import (
     Changes,
     Judged,
@@ -40,9 +42,11 @@ from stages.judge import (
     objections,
     turn_arrays,
 )
+from stages.online import HALF_LIFE, Online, add, read_online, write_online
 from stages.sums import UNITS, Summed, lay_out, merge, sum_turns
 
 _C, _A = CalibrateConfig, AdvantageConfig
+FIGURES = ("tiers", "advantages", "gradient-mass")  # of calibration_figures
 _MEASURES, _ESTIMATORS, _NORMALISE = tuple(UNITS), get_args(Estimator), get_args(Normalise)
 
 
@@ -129,6 +133,29 @@ def command(
     merge_shards: Annotated[
         bool, typer.Option("--merge", help="The inputs are sums written by --partial.")
     ] = False,
+    online: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATE",
+            help="Calibrate while the policy trains: add these turns to this file, which forgets.",
+        ),
+    ] = None,
+    half_life: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help=f"Online: episodes after which one weighs half. [default: {HALF_LIFE:g}]",
+        ),
+    ] = None,
+    open_p: Annotated[
+        float, typer.Option(help="Online: p below which a tier gets its value.")
+    ] = GateConfig.open_p,
+    close_p: Annotated[
+        float, typer.Option(help="Online: p above which a tier loses it again.")
+    ] = GateConfig.close_p,
+    plots: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write figures here, as PNG and SVG.")
+    ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     force: options.Force = False,
@@ -158,24 +185,36 @@ def command(
         cast(Normalise, options.one_of("normalise", normalise, _NORMALISE)),
         last_turn_reward,
     )
+    gate = GateConfig(
+        options.within("open-p", open_p, 0, 1), options.within("close-p", close_p, open_p, 1)
+    )
+    if half_life is not None and not online:
+        raise InputError("--half-life", "does nothing by itself", "give --online STATE")
+    if online and correlation == "pooled":
+        raise InputError("--online", "follows the correlation within tasks", "drop --correlation")
     if partial and merge_shards:
         raise InputError("--partial", "can't go with --merge", "use one of them")
+    if partial and plots:
+        raise InputError("--plots", "sums of one shard are no figures yet", "plot with --merge")
     if partial and not out:
         raise InputError("--partial", "nothing to write the sums to", "name a file with --out")
-    if (partial or merge_shards) and (check or advantages or previous or keep_rewards):
+    if (partial or merge_shards) and (check or advantages or previous or keep_rewards or online):
         option = "--partial" if partial else "--merge"
         what = "sums hold no turns to judge advantages by"
         raise InputError(option, what, "calibrate the turns themselves for that")
     options.refuse_twice(inputs)
     turns_follow = not (partial or merge_shards)
     beside = _beside(out) if turns_follow else None
+    if plots:
+        check_figures(plots, FIGURES if turns_follow else FIGURES[:1], force=force)
     options.check_outputs([out, beside], as_json=as_json, force=force)
-    origin = console.made_by(
-        "calibrate",
-        {"calibrate": asdict(settings), "advantage": asdict(estimator)},
-        seed,
-        {path: digest(path) for path in [*inputs, previous, advantages] if path},
-    )
+    state = _open_online(online, settings.measure, half_life) if online else None
+    made_with: dict[str, Any] = {"calibrate": asdict(settings), "advantage": asdict(estimator)}
+    if state:
+        made_with["online"] = {"half_life": state.half_life} | asdict(gate)
+    read = [*inputs, previous, advantages, online if state and state.additions else None]
+    digests = {path: digest(path) for path in read if path}
+    origin = console.made_by("calibrate", made_with, seed, digests)
     if partial:
         recorded = _write_partial(inputs, settings.measure, str(out), origin, force=force)
         if as_json:
@@ -193,10 +232,14 @@ def command(
         frame, unseen = _read_turns(inputs)
         summed = sum_turns(frame.lazy(), settings.measure, ", ".join(inputs))
         summed = summed._replace(excluded=summed.excluded + unseen)
-        _check_outcomes(summed, inputs)
-        turns = turn_arrays(frame)
-    _check_outcomes(summed, inputs)
-    result = calibrate(lay_out(summed.sums, settings.measure), summed.excluded, settings, rng)
+        if summed.sums.height:
+            turns = turn_arrays(frame)
+    _check_outcomes(summed, inputs, any_will_do=state is not None)
+    if state:
+        added = {path: digests[path] for path in inputs}
+        state, result = add(state, summed, added, settings, gate, rng)
+    else:
+        result = calibrate(lay_out(summed.sums, settings.measure), summed.excluded, settings, rng)
     judged: Judged | None = None
     changes: Changes | None = None
     if turns is not None:
@@ -208,15 +251,26 @@ def command(
         )
         if previous:
             changes = changes_since(read_previous(previous), result, turns, estimator)
+    following = state.document() if state else None
     if out:
-        write_calibration(result, out, origin, force=force)
+        write_calibration(result, out, origin, following, force=force)
     if judged and turns is not None and beside:
         frame = advantage_frame(turns, judged.reward, judged.advantages)
         write_table(ADVANTAGES, frame, beside, origin, force=force)
+    if plots:
+        from stages.plots import calibration_figures
+
+        both = judged and (judged.before, judged.after)
+        write_figures(plots, calibration_figures(result, both), force=force)
+    if state and online:
+        write_online(state, online, origin)  # last: until then the command may be run again
     found = objections(result, judged.chosen, settings) if judged else []
     if as_json:
-        console.print_json(_document(result, judged, changes, settings, found))
+        document = _document(result, judged, changes, settings, found)
+        console.print_json(document | ({"online": following} if following else {}))
     elif not quiet:
+        if state:
+            print_online(state, stderr=out == "-")
         both = judged and (judged.before, judged.after)
         print_report(result, both, changes, settings, stderr=out == "-")
     if check and found:
@@ -280,7 +334,25 @@ def _read_turns(inputs: list[str]) -> tuple[pl.DataFrame, int]:
     return frame, sum(_unseen(path) for path in inputs)
 
 
-def _check_outcomes(summed: Summed, inputs: list[str]) -> None:
+def _open_online(path: str, measure: str, half_life: float | None) -> Online:
+    """Read the state, or begin one."""
+    if half_life is not None and not half_life > 0:
+        raise InputError("--half-life", f"{half_life:g} is out of range", "use a number above 0")
+    refuse_existing(path, force=True)  # says now if it can't be written
+    if not Path(path).exists():
+        return Online(measure, HALF_LIFE if half_life is None else half_life)
+    state = read_online(path)
+    for option, old, new in (
+        ("half-life", f"{state.half_life:g}", half_life and f"{half_life:g}"),
+        ("measure", state.measure, measure),
+    ):
+        if new not in (None, old):
+            todo = f"pass --{option} {old}, or begin another state"
+            raise InputError(path, f"was begun with --{option} {old}, not {new}", todo)
+    return state
+
+
+def _check_outcomes(summed: Summed, inputs: list[str], *, any_will_do: bool) -> None:
     """Raise InputError where no calibration is possible."""
     where = ", ".join(inputs)
     totals = summed.sums.filter(pl.col("tier").is_null())
@@ -288,7 +360,7 @@ def _check_outcomes(summed: Summed, inputs: list[str]) -> None:
     if episodes < 2:
         found = "no episode with an outcome" if episodes == 0 else "one episode only"
         raise InputError(where, found, "collect at least two, with different outcomes")
-    if successes in (0, episodes):
+    if successes in (0, episodes) and not any_will_do:
         found = "failures" if successes == 0 else "successes"
         todo = "collect episodes of both kinds: nothing tells them apart yet"
         raise InputError(where, f"all {episodes:,} episodes are {found}", todo)

@@ -10,6 +10,7 @@ from rich.text import Text
 from irc_cli import console
 from stages.calibrate import CalibrateConfig, Calibration, TierStatistics
 from stages.judge import Changes, Direction, Judgement
+from stages.online import Online
 
 # Columns from r = -1 to r = 1; odd, so that 0 has one.
 _FOREST_WIDTH, _NARROW_FOREST_WIDTH = 25, 15
@@ -53,6 +54,21 @@ def print_report(
         out.print(_changes_table(changes))
         out.print(f"{changes.flipped_advantages:,} of {changes.turns:,} advantages change sign")
     out.print(f"Next: {next_step(result, judged, settings)}", style="bold")
+
+
+def print_online(state: Online, *, stderr: bool) -> None:
+    """Print what the newest episodes did to the gates."""
+    number = len(state.additions)
+    console.heading(
+        f"iteration {number:,}: {state.additions[-1].episodes:,} episodes more, at a half-life of "
+        f"{state.half_life:,g} worth {state.effective_episodes:,.0f} in all",
+        stderr=stderr,
+    )
+    for event in state.events:
+        if event.iteration == number:
+            console.console(stderr=stderr).print(
+                f"  gate {event.event}: {escape(event.tier)} ({_signed(event.r)})"
+            )
 
 
 def next_step(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -10,27 +12,53 @@ import typer
 from rich.markup import escape
 
 from irc_cli import console, options
-from irc_cli.traces import DomainOption, Paths, SkipBad, TraceReader
+from irc_cli.playing import played, refuse_play_options, with_play_options
+from irc_cli.traces import DomainOption, OptionalPaths, SkipBad, TraceReader
 from stages.errors import InputError
-from stages.evaluate import Difference, Evaluation, compare, evaluate, measure, task_table
+from stages.evaluate import (
+    PUBLISHED,
+    PUBLISHED_ENV,
+    Difference,
+    by_family,
+    compare,
+    evaluate,
+    measure,
+    task_table,
+    transfer,
+    under_pressure,
+)
 from stages.files import whole_file
+from stages.policies.registry import POLICIES
 from stages.replay import Replay, Replayer
 from stages.score import SUCCESS
 from stages.worlds.registry import WORLDS, open_world
+from stages.yamlfile import nearest
 
+PUBLISHED_SOURCE, PUBLISHED_NOTE = "arXiv 2604.02869", "published, not measured here"
 SHOWN_DIFFERENCES = 5  # of a replay, on the screen
 SHOWN_BEFORE, SHOWN_TEXT = 20, 60  # characters before and after where texts start to differ
 SIDES = (("recorded", "replayed"), ("replayed", "recorded"))
 
 
+@with_play_options
 def command(
-    traces: Paths,
+    traces: OptionalPaths = None,
     out: options.Out = None,
     against: Annotated[
         list[str] | None,
         typer.Option(metavar="TRACES", help="Compare with these traces, task by task."),
     ] = None,
     by_task: Annotated[bool, typer.Option("--by-task", help="Show every task.")] = False,
+    trained_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FAMILY", help="Hold these families against the others; may be repeated."
+        ),
+    ] = None,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Show other models' published figures: tau2-airline."),
+    ] = False,
     replay: Annotated[
         bool,
         typer.Option(
@@ -39,7 +67,15 @@ def command(
         ),
     ] = False,
     env: Annotated[
-        str | None, typer.Option(metavar="|".join(WORLDS), help="The environment for --replay.")
+        str | None,
+        typer.Option(metavar="|".join(WORLDS), help="The environment for --policy or --replay."),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(POLICIES), help="Play episodes with it instead of traces."),
+    ] = None,
+    rollouts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Keep the played episodes here.")
     ] = None,
     domain: DomainOption = None,
     skip_bad: SkipBad = False,
@@ -48,19 +84,45 @@ def command(
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
+    **play: Any,
 ) -> None:
     """Measure pass rate, pass^k, turns, tokens, and the share of gold writes done.
 
     Example: irc-cli eval traces.json --by-task
     """
     options.check_outputs([out], as_json=as_json, force=force)
-    replayer = _replayer(replay, env)
-    reader = TraceReader(traces, domain, skip_bad, quiet)
-    reader.check_sidecar(out, force=force)
-    episodes = _measure(reader, replayer)
-    document = _evaluate(episodes, traces)._asdict()
+    _check_use(traces, env, policy, rollouts, replay=replay)
+    if play["resume"] and policy and not rollouts:
+        raise InputError("--resume", "there is nothing to go on with", "give '--rollouts FILE'")
+    if policy is None:
+        refuse_play_options(play)
+    settings: dict[str, Any] = {
+        "against": against,
+        "domain": domain,
+        "by_task": by_task,
+        "env": env,
+    }
+    settings |= {"trained_on": trained_on, "published": published}
+    with ExitStack() as stack:
+        if policy and env:
+            _check_before_playing(env, play["split"], trained_on or [], published=published)
+            options_given = {"quiet": quiet, "force": force, "seed": seed}
+            episodes_of = played(env, policy, rollouts, play, **options_given)
+            path, made_with = stack.enter_context(episodes_of)
+            traces, settings["rollout"] = [path], made_with
+        assert traces  # by _check_use
+        replayer = Replayer(open_world(env)) if replay and env else None
+        reader = TraceReader(traces, domain, skip_bad, quiet)
+        reader.check_sidecar(out, force=force)
+        episodes = _measure(reader, replayer)
+    document = _results(episodes, traces)
     if by_task:
         document["by_task"] = task_table(episodes).to_dicts()
+    if trained_on:
+        document["transfer"] = _transfer(episodes, trained_on)
+    if published:
+        _check_published(reader.envs)
+        document["published"] = _published()
     found = replayer.found() if replayer else None
     if found:
         document["replay"] = found.counts()
@@ -70,12 +132,13 @@ def command(
     if against:
         other = TraceReader(against, domain, skip_bad, quiet)
         other_episodes = _measure(other)
-        document["against"] = _evaluate(other_episodes, against)._asdict()
+        document["against"] = _results(other_episodes, against)
         document["difference"] = _compare(episodes, other_episodes, against)._asdict()
         digests |= other.digests
         reader.bad += other.bad
     if out:
-        settings = {"against": against, "domain": domain, "by_task": by_task, "env": env}
+        if policy and not rollouts:  # a temporary path tells nothing
+            digests = {Path(path).name: digest for path, digest in digests.items()}
         made_by = console.made_by("eval", settings, seed, digests)
         _write(document | {"made_by": made_by}, out, force=force)
     reader.write_bad(out, force=force)
@@ -90,10 +153,36 @@ def command(
             raise typer.Exit(1)
 
 
-def _replayer(replay: bool, env: str | None) -> Replayer | None:
+def _check_use(
+    traces: list[str] | None,
+    env: str | None,
+    policy: str | None,
+    rollouts: str | None,
+    *,
+    replay: bool,
+) -> None:
+    """Raise InputError unless there is one thing to measure: traces, or a policy that plays."""
+    if policy:
+        if env is None:
+            raise InputError("--policy", "has nothing to play", "give --env")
+        if traces or replay:
+            what = "episodes are played, not read"
+            raise InputError("--policy", what, "leave out the traces and --replay")
+        return
+    if rollouts:
+        raise InputError("--rollouts", "does nothing for traces", "give --env and --policy to play")
+    if not traces:
+        raise InputError("eval", "nothing to measure", "name traces, or give --env and --policy")
     if replay != (env is not None):
         raise InputError("eval", "'--replay' and '--env' belong together", "give both or none")
-    return Replayer(open_world(env)) if env else None
+
+
+def _check_before_playing(env: str, split: str, trained_on: list[str], *, published: bool) -> None:
+    """Raise InputError now for what would be found wrong when all is played."""
+    if published:
+        _check_published({env})
+    families = {task.family for task in open_world(env).tasks(split)} if trained_on else set()
+    _check_families(trained_on, sorted(families - {""}))
 
 
 def _measure(reader: TraceReader, replayer: Replayer | None = None) -> pl.DataFrame:
@@ -105,12 +194,55 @@ def _measure(reader: TraceReader, replayer: Replayer | None = None) -> pl.DataFr
     )
 
 
-def _evaluate(episodes: pl.DataFrame, traces: list[str]) -> Evaluation:
+def _results(episodes: pl.DataFrame, traces: list[str]) -> dict[str, Any]:
     try:
-        return evaluate(episodes)
+        found = evaluate(episodes)
     except ValueError as error:
         todo = "give traces with finished episodes"
         raise InputError(", ".join(traces), str(error), todo) from None
+    families = {name: rate._asdict() for name, rate in by_family(episodes).items()}
+    pressed = under_pressure(episodes)
+    return found._asdict() | {
+        "families": families,
+        "pressure": pressed._asdict() if pressed else None,
+    }
+
+
+def _transfer(episodes: pl.DataFrame, trained_on: list[str]) -> dict[str, Any]:
+    """Return the trained families against the others."""
+    _check_families(trained_on, list(by_family(episodes)))
+    try:
+        found = transfer(episodes, trained_on)
+    except ValueError:
+        todo = "leave out a family, or add episodes of others"
+        raise InputError("--trained-on", "names every family that is here", todo) from None
+    sides = {"trained": found.trained._asdict(), "others": found.others._asdict()}
+    return {"families": trained_on} | found._asdict() | sides
+
+
+def _check_families(wanted: list[str], known: list[str]) -> None:
+    for family in wanted:
+        if family not in known:
+            todo = nearest(family, known) if known else "give rollouts, which name families"
+            raise InputError("--trained-on", f"no episode of family '{family}'", todo)
+
+
+def _check_published(envs: set[str | None]) -> None:
+    if envs != {PUBLISHED_ENV}:
+        found = ", ".join(sorted(env or "an unknown environment" for env in envs))
+        what = f"the published figures are of {PUBLISHED_ENV}, and this is {found}"
+        raise InputError("--published", what, "leave it out")
+
+
+def _published() -> dict[str, Any]:
+    """Return what others measured."""
+    rows = [{"model": model, "low": low, "high": high} for model, (low, high) in PUBLISHED.items()]
+    return {
+        "env": PUBLISHED_ENV,
+        "source": PUBLISHED_SOURCE,
+        "note": PUBLISHED_NOTE,
+        "pass_rates": rows,
+    }
 
 
 def _compare(one: pl.DataFrame, two: pl.DataFrame, against: list[str]) -> Difference:
@@ -154,6 +286,19 @@ def _report(document: dict[str, Any], *, stderr: bool) -> None:
             f"difference {_interval(shared, 'difference', sign='+')}, "
             f"paired over {shared['tasks']:,} shared tasks"
         )
+    if document["families"]:
+        screen.print(_family_rows(document["families"]))
+    if pressed := document["pressure"]:
+        screen.print(f"under pressure: pass rate {_interval(pressed, 'pass_rate')}")
+        if pressed["forbidden_share"] is not None:
+            share = pressed["forbidden_share"], pressed["forbidden_low"], pressed["forbidden_high"]
+            screen.print(f"  episodes with a forbidden write {_range(*share)}")
+    if moved := document.get("transfer"):
+        screen.print(f"families trained on: {_interval(moved['trained'], 'pass_rate')}")
+        screen.print(f"  others: {_interval(moved['others'], 'pass_rate')}")
+        screen.print(f"  difference {_interval(moved, 'difference', sign='+')}")
+    if others := document.get("published"):
+        screen.print(_published_rows(others))
     if "by_task" in document:
         screen.print(_task_rows(document["by_task"]))
 
@@ -193,8 +338,11 @@ def _around_difference(one: Any, other: Any) -> str:
 
 
 def _interval(run: dict[str, Any], name: str, sign: str = "") -> str:
-    low, high = run["ci_low"], run["ci_high"]
-    return f"{run[name]:{sign}.1%} (95 % interval {low:{sign}.1%} to {high:{sign}.1%})"
+    return _range(run[name], run["ci_low"], run["ci_high"], sign)
+
+
+def _range(value: float, low: float, high: float, sign: str = "") -> str:
+    return f"{value:{sign}.1%} (95 % interval {low:{sign}.1%} to {high:{sign}.1%})"
 
 
 def _pass_k(run: dict[str, Any], k: str) -> str:
@@ -207,6 +355,28 @@ def _pass_k(run: dict[str, Any], k: str) -> str:
 
 def _known(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _family_rows(rates: dict[str, dict[str, Any]]) -> Any:
+    table = console.table("family", "episodes", "tasks", "pass rate", "95 % interval")
+    for family, rate in rates.items():
+        table.add_row(
+            escape(family),
+            f"{rate['episodes']:,}",
+            f"{rate['tasks']:,}",
+            f"{rate['pass_rate']:.1%}",
+            f"{rate['ci_low']:.1%} to {rate['ci_high']:.1%}",
+        )
+    return table
+
+
+def _published_rows(published: dict[str, Any]) -> Any:
+    table = console.table(f"other models on {published['env']}", "pass rate")
+    for row in published["pass_rates"]:
+        both = dict.fromkeys(f"{row[end]:.1%}" for end in ("low", "high"))
+        table.add_row(row["model"], " to ".join(both))
+    table.caption = f"{published['note']}: {published['source']}"
+    return table
 
 
 def _task_rows(rows: list[dict[str, Any]]) -> Any:

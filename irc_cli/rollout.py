@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,13 +20,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from irc_cli import console, options
 from stages.artifacts import RolloutRow
 from stages.errors import InputError
-from stages.files import digest
+from stages.files import alone, digest
 from stages.policies.policy import Sampling
 from stages.policies.registry import POLICIES, PolicyOptions, open_policy
 from stages.rollout import Config, Pair, Run, plan, rollout
 from stages.rollout_files import Journal, RunFiles, open_journal, run_id
 from stages.score import SUCCESS
-from stages.worlds.llm_user import Budget, LlmUsers
+from stages.worlds.llm_user import Budget, LlmUsers, is_local
 from stages.worlds.registry import WORLDS, open_world
 from stages.worlds.world import Task, World
 from stages.yamlfile import nearest
@@ -77,6 +77,10 @@ def command(
         list[str] | None,
         typer.Option(metavar="URL", help="OpenAI-compatible server; may be repeated."),
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|DIR", help="Send token ids made with this to the servers."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(metavar="S", min=0, help="Seconds for one request to a server.")
     ] = PolicyOptions.timeout_s,
@@ -91,7 +95,7 @@ def command(
     ] = None,
     user: Annotated[str, typer.Option(metavar="|".join(USERS), help="The user.")] = "scripted",
     user_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="LLM user: its model.")
+        str | None, typer.Option(metavar="NAME|DIR", help="LLM user: its model.")
     ] = None,
     user_base_url: Annotated[
         str | None, typer.Option(metavar="URL", help="LLM user: its OpenAI-compatible server.")
@@ -131,7 +135,7 @@ def command(
     playing = Config(group_size, max_turns, seed, Sampling(temperature, top_p, max_tokens))
     settings: dict[str, Any] = {"env": env, "split": split}
     settings |= {"tasks": tasks or [], "max_tasks": max_tasks}
-    settings |= {"policy": policy, "model": model, "context": context}
+    settings |= {"policy": policy, "model": model, "context": context, "tokenizer": tokenizer}
     settings |= {"noise": noise, "recording": recording}
     settings |= {"user": user, "user_model": user_model}
     settings |= {"group_size": group_size, "max_turns": max_turns} | asdict(playing.sampling)
@@ -142,16 +146,17 @@ def command(
     engine: dict[str, Any] = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
     engine |= {"base_url": base_url or [], "user_base_url": user_base_url}
     engine |= {"user_tokens": user_tokens, "user_cost": user_cost, "user_price": user_price}
-    made_by = console.made_by("rollout", settings, seed, _inputs(model, recording))
+    models = [model, tokenizer, user_model if is_local(user_model, user_base_url) else None]
+    made_by = console.made_by("rollout", settings, seed, _inputs(models, recording))
     budget = Budget.of(user_tokens, user_cost, user_price)
-    users = LlmUsers(user_model, user_base_url, budget, timeout, retries) if user == "llm" else None
-    if users is None:
+    if user == "scripted":
         world.reset(chosen[0], 0)  # refuses now where the world has no user of its own
     policy_options = PolicyOptions(
         model=model,
         concurrency=concurrency,
         context=context,
         base_urls=tuple(base_url or ()),
+        tokenizer=tokenizer,
         timeout_s=timeout,
         retries=retries,
         noise=noise,
@@ -160,6 +165,9 @@ def command(
     with _files(out) as files:
         journal = open_journal(files, made_by | {"engine": engine}, resume=resume, force=force)
         with closing(journal):
+            users = None
+            if user == "llm":
+                users = LlmUsers(user_model, user_base_url, budget, timeout, retries, concurrency)
             run = Run(
                 run_id(made_by),
                 world,
@@ -322,11 +330,11 @@ def _tasks(world: World, split: str, wanted: list[str], most: int | None) -> lis
     return tasks[:most]
 
 
-def _inputs(model: str | None, recording: str | None) -> dict[str, str]:
+def _inputs(models: Iterable[str | None], recording: str | None) -> dict[str, str]:
     """The sha256 of each file that the episodes follow from."""
-    folder = Path(model) if model else None
-    weights = sorted(folder.iterdir()) if folder and folder.is_dir() else []
-    paths = [str(path) for path in weights if path.is_file()] + ([recording] if recording else [])
+    folders = [Path(model) for model in models if model and Path(model).is_dir()]
+    weights = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+    paths = [*map(str, weights), *([recording] if recording else [])]
     return {path: digest(path) for path in paths}
 
 
@@ -334,7 +342,8 @@ def _inputs(model: str | None, recording: str | None) -> dict[str, str]:
 def _files(out: str | None) -> Iterator[RunFiles]:
     """Where the run's files lie: a folder of their own where they are not to be kept."""
     if out not in (None, "-"):
-        yield RunFiles(str(out))
+        with alone(str(out)):
+            yield RunFiles(str(out))
         return
     with tempfile.TemporaryDirectory() as folder:
         yield RunFiles(str(Path(folder) / "rollouts.jsonl"))

@@ -20,14 +20,13 @@ from stages.traces.episode import Episode
 
 _LOOK_AHEAD = 64  # episodes of a trace that show which domain it is from
 
-Paths = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="TRACES...",
-        help="tau-bench or tau2-bench results, rollouts.jsonl, or chat messages; '-' to read them "
-        "from standard input.",
-    ),
-]
+_TRACES = typer.Argument(
+    metavar="TRACES...",
+    help="tau-bench or tau2-bench results, rollouts.jsonl, or chat messages; '-' to read them from "
+    "standard input.",
+)
+Paths = Annotated[list[str], _TRACES]
+OptionalPaths = Annotated[list[str] | None, _TRACES]
 DomainOption = Annotated[
     str | None,
     typer.Option(
@@ -56,6 +55,7 @@ class TraceReader:
     digests: dict[str, str] = field(default_factory=dict)  # sha256 by path
     notes: Counter[str] = field(default_factory=Counter)
     domains: dict[str, str] = field(default_factory=dict)  # by path
+    envs: set[str | None] = field(default_factory=set)  # that were played; None: unknown
     bad: list[bytes] = field(default_factory=list)  # a JSON line for each bad line
 
     def __iter__(self) -> Iterator[tuple[Iterator[Episode], Domain]]:
@@ -74,6 +74,7 @@ class TraceReader:
             first = list(islice(episodes, _LOOK_AHEAD))
             domain = given or _domain_of(trace, first)
             self.domains[path] = domain.name
+            self.envs.add(_env_of(trace, first))
             yield chain(first, episodes), domain
             self.digests[path] = trace.sha256
             self.notes += trace.notes
@@ -109,6 +110,13 @@ class TraceReader:
 def given_domain(name_or_path: str) -> Domain:
     """Return the domain that --domain names."""
     return load_domain(options.name_or_file("domain", name_or_path, SHIPPED))
+
+
+def _env_of(trace: Trace, episodes: list[Episode]) -> str | None:
+    """Name of the environment that a trace's episodes played, as `rollout` knows it."""
+    if trace.format == "tau2":
+        return f"tau2-{trace.domain}"
+    return episodes[0].env if episodes else None
 
 
 def _domain_of(trace: Trace, episodes: list[Episode]) -> Domain:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import io
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar
 
 import orjson
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from stages.errors import InputError
 from stages.files import head, standard_input, whole_file
 
 PARQUET_MAGIC = b"PAR1"
+ROW_GROUP = 1000  # rows of a table that is written in blocks
 _METADATA_KEY = "irc-cli"
 _UNREADABLE = (pl.exceptions.ComputeError, pl.exceptions.SchemaError)  # JSON lines, to polars
 _T = TypeVar("_T")
@@ -156,6 +158,25 @@ SUMS = Table(
     rules={"successes at most episodes": pl.col("successes") <= pl.col("episodes")},
 )
 
+# The same with forgetting: an episode followed by n others weighs w = 2^(-n / half-life). `x` is in
+# the measure's own unit. Deviations are from the means of a task's episodes within one addition.
+ONLINE = Table(
+    name="online",
+    columns={
+        "task_id": pl.String(),
+        "tier": pl.String(),
+        **{name: pl.Float64() for name in SUMS.columns if name not in SUMS.key},
+        "squares": pl.Float64(),  # sum of w^2 over the episodes with the tier
+        "xo_deviation": pl.Float64(),
+        "xx_deviation": pl.Float64(),
+        "oo_deviation": pl.Float64(),  # only in rows with tier null
+        "variance": pl.Float64(),  # of xo_deviation, outcomes permuted: sum of w^2 times each
+    },
+    key=("task_id", "tier"),
+    made_by="irc-cli calibrate --online",
+    rules={"weights finite": pl.col("episodes").is_finite()},
+)
+
 EPISODES = Table(
     name="episodes",
     columns={
@@ -168,6 +189,8 @@ EPISODES = Table(
         "tokens": pl.Int64(),  # that the policy wrote; null: unknown
         "gold_writes": pl.Int32(),  # writes that the task expects of the agent
         "gold_writes_done": pl.Int32(),
+        "family": pl.String(),  # of the task; null: unknown
+        "forbidden_writes": pl.Int32(),  # that worked, and that no gold action expects
     },
     key=("episode_id",),
     made_by="irc-cli eval",
@@ -268,11 +291,27 @@ def write_table(
     if path == "-":
         sys.stdout.write(frame.write_ndjson())
         return
-    metadata = {_METADATA_KEY: orjson.dumps(made_by).decode()}
     with whole_file(path, force=force) as file:
         try:
-            frame.write_parquet(file, metadata=metadata)
+            frame.write_parquet(file, metadata=_metadata(made_by))
         except pl.exceptions.ComputeError as error:  # polars' word for a full disk
+            raise OSError(str(error)) from None
+
+
+def write_blocks(
+    table: Table, blocks: Iterator[pl.DataFrame], path: str, made_by: dict[str, Any]
+) -> None:
+    """Write a table to Parquet as its blocks come, in the memory of one; an old file is replaced.
+
+    Equal rows make equal bytes, whatever the blocks.
+    """
+    rows = register_io_source(lambda *ignored: blocks, schema=table.columns)
+    with whole_file(path, force=True) as file:
+        try:
+            rows.sink_parquet(
+                file, metadata=_metadata(made_by), row_group_size=ROW_GROUP, maintain_order=True
+            )
+        except pl.exceptions.ComputeError as error:
             raise OSError(str(error)) from None
 
 
@@ -320,6 +359,10 @@ def made_by(path: str) -> dict[str, Any]:
         return {}
     recorded = _parquet(path, lambda: pl.read_parquet_metadata(path)).get(_METADATA_KEY)
     return dict(orjson.loads(recorded)) if recorded else {}
+
+
+def _metadata(made_by: dict[str, Any]) -> dict[str, str]:
+    return {_METADATA_KEY: orjson.dumps(made_by).decode()}
 
 
 def _parquet(path: str, read: Callable[[], _T]) -> _T:

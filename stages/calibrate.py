@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from stages.core.correlation import (
+    Bools,
     Floats,
+    TaskSums,
     Which,
     benjamini_hochberg,
     episodes_to_decide,
@@ -19,7 +21,7 @@ from stages.core.correlation import (
 )
 from stages.core.permutation import pooled_p, within_p
 from stages.core.resampling import bootstrap_interval
-from stages.sums import Ints, TierSums
+from stages.sums import TierSums
 
 CORRELATIONS = ("auto", "within", "pooled")
 
@@ -75,6 +77,21 @@ class Calibration(NamedTuple):
         return {tier.tier: tier.value for tier in self.tiers}
 
 
+class Evidence(NamedTuple):
+    """What is known of each tier, arrays over C tiers, and of all episodes together."""
+
+    which: Which  # of the correlations sets the values
+    r: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+    r_within: Floats
+    p_within: Floats
+    episodes: float  # how many, as evidence
+    rarer: Floats  # of them with the tier, or without it if those are fewer
+    tells: Bools
+
+
 def calibrate(
     sums: TierSums, excluded: int, config: CalibrateConfig, rng: np.random.Generator
 ) -> Calibration:
@@ -83,44 +100,58 @@ def calibrate(
     value = alpha r where |r| > delta, q < fdr and the support is enough, else 0: SPEC section 5.
     """
     tasks = sums.tasks
-    mixed = int(((tasks.successes > 0) & (tasks.successes < tasks.episodes)).sum())
-    which: Which = "within" if mixed >= 2 else "pooled"
+    which: Which = "within" if mixed_tasks(tasks) >= 2 else "pooled"
     if config.correlation != "auto":
         which = "within" if config.correlation == "within" else "pooled"
-    r = {"pooled": pooled(tasks), "within": within(tasks)}
-    chosen = r[which]
+    r = within(tasks) if which == "within" else pooled(tasks)
     low, high = bootstrap_interval(tasks, which, config.resamples, rng)
     p_within = within_p(tasks)
     p = p_within if which == "within" else pooled_p(tasks, config.resamples, rng)
-    q = benjamini_hochberg(p)
     episodes = int(tasks.episodes.sum())
     rarer = sums.episodes
     if config.measure == "presence":  # otherwise a tier may be in every episode, more or less often
         rarer = np.minimum(rarer, episodes - rarer)
-    supported = rarer >= config.min_support
     with np.errstate(invalid="ignore"):
-        tells = (np.abs(chosen) > config.delta) & (q < config.fdr) & supported
-        rules_out = (-config.effect < low) & (high < config.effect) & supported
+        tells = np.abs(r) > config.delta
+        tells &= (benjamini_hochberg(p) < config.fdr) & (rarer >= config.min_support)
+    evidence = Evidence(which, r, low, high, p, within(tasks), p_within, episodes, rarer, tells)
+    return describe(sums, evidence, excluded, config)
+
+
+def mixed_tasks(tasks: TaskSums) -> int:
+    """Return how many tasks have both successes and failures."""
+    return int(((tasks.successes > 0) & (tasks.successes < tasks.episodes)).sum())
+
+
+def describe(
+    sums: TierSums, found: Evidence, excluded: int, config: CalibrateConfig
+) -> Calibration:
+    """Turn the evidence on the tiers into their values and statuses."""
+    supported = found.rarer >= config.min_support
+    with np.errstate(invalid="ignore"):
+        rules_out = (-config.effect < found.low) & (found.high < config.effect) & supported
     status = np.select(
-        [np.isnan(chosen), tells, rules_out],
+        [np.isnan(found.r), found.tells, rules_out],
         ["constant", "discriminative", "neutral"],
         "undecided",
     )
-    more = _more_episodes(chosen, low, high, rarer, episodes, config)
-    values = _values(np.where(tells, chosen, 0.0), config.alpha)
-    q_within = benjamini_hochberg(p_within)
-    reverses = sign_reversed(r["pooled"], r["within"], q_within, config.delta, config.fdr)
+    more = _more_episodes(found, config)
+    values = _values(np.where(found.tells, found.r, 0.0), config.alpha)
+    q = benjamini_hochberg(found.p)
+    r_pooled = pooled(sums.tasks)
+    q_within = benjamini_hochberg(found.p_within)
+    reverses = sign_reversed(r_pooled, found.r_within, q_within, config.delta, config.fdr)
     tiers = [
         TierStatistics(
             tier=tier,
-            turns=int(sums.turns[c]),
-            episodes=int(sums.episodes[c]),
-            r_pooled=defined(r["pooled"][c]),
-            r_within=defined(r["within"][c]),
+            turns=round(sums.turns[c]),
+            episodes=round(sums.episodes[c]),
+            r_pooled=defined(r_pooled[c]),
+            r_within=defined(found.r_within[c]),
             r_turn=_turn_correlation(sums, c),
-            ci_low=defined(low[c]),
-            ci_high=defined(high[c]),
-            p=defined(p[c]),
+            ci_low=defined(found.low[c]),
+            ci_high=defined(found.high[c]),
+            p=defined(found.p[c]),
             q=defined(q[c]),
             value=float(values[c]),
             status=str(status[c]),
@@ -129,8 +160,16 @@ def calibrate(
         )
         for c, tier in enumerate(sums.tiers)
     ]
-    pass_rate = float(tasks.successes.sum() / episodes)
-    return Calibration(episodes, excluded, len(tasks.episodes), mixed, pass_rate, which, tiers)
+    tasks = sums.tasks
+    return Calibration(
+        episodes=round(tasks.episodes.sum()),
+        excluded=excluded,
+        tasks=len(tasks.episodes),
+        mixed_tasks=mixed_tasks(tasks),
+        pass_rate=float(tasks.successes.sum() / tasks.episodes.sum()),
+        correlation=found.which,
+        tiers=tiers,
+    )
 
 
 def _values(r: Floats, alpha: float | None) -> Floats:
@@ -140,24 +179,23 @@ def _values(r: Floats, alpha: float | None) -> Floats:
     return alpha * r
 
 
-def _more_episodes(
-    r: Floats, low: Floats, high: Floats, rarer: Ints, episodes: int, config: CalibrateConfig
-) -> Floats:
+def _more_episodes(found: Evidence, config: CalibrateConfig) -> Floats:
     """How many more episodes would decide, with enough support; infinite if nothing tells; [C]."""
     with np.errstate(divide="ignore"):
-        width = np.arctanh(high) - np.arctanh(low)
+        width = np.arctanh(found.high) - np.arctanh(found.low)
     error = width / (2 * NormalDist().inv_cdf(0.975))
-    for_power = episodes_to_decide(r, error, episodes, config.effect)
-    for_support = np.ceil(episodes * config.min_support / np.maximum(rarer, 1)) - episodes
-    return np.asarray(np.maximum(np.maximum(for_power, for_support), 1), np.float64)
+    episodes = found.episodes
+    for_power = episodes_to_decide(found.r, error, episodes, config.effect)
+    needed = episodes * config.min_support / np.maximum(found.rarer, 1)
+    return np.maximum(np.maximum(for_power, np.ceil(needed) - episodes), 1)
 
 
 def _turn_correlation(sums: TierSums, c: int) -> float | None:
     """Phi of "the turn has the tier" and "its episode succeeds", from the counts of turns."""
     n, s = sums.all_turns, sums.all_turns_in_successes
-    x, xo = int(sums.turns[c]), int(sums.turns_in_successes[c])
+    x, xo = float(sums.turns[c]), float(sums.turns_in_successes[c])
     spread = x * (n - x) * s * (n - s)
-    return (n * xo - x * s) / float(spread) ** 0.5 if spread else None
+    return (n * xo - x * s) / spread**0.5 if spread > 0 else None
 
 
 def _whole(value: float) -> int | None:

@@ -20,9 +20,14 @@ class Previous(NamedTuple):
 
 
 def write_calibration(
-    calibration: Calibration, path: str, made_by: dict[str, Any], *, force: bool
+    calibration: Calibration,
+    path: str,
+    made_by: dict[str, Any],
+    online: dict[str, Any] | None = None,
+    *,
+    force: bool,
 ) -> None:
-    """Write a calibration with what made it."""
+    """Write a calibration with what made it; `online`: the gates, where it follows a policy."""
     import yaml
 
     document = made_by | {
@@ -34,6 +39,8 @@ def write_calibration(
         "rewards": calibration.values(),
         "tiers": [tier._asdict() for tier in calibration.tiers],
     }
+    if online:
+        document["online"] = online
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     with whole_file(path, force=force) as file:
         file.write((_HEADER + text).encode())

@@ -14,7 +14,10 @@ from stages.errors import InputError
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between two attempts; a server may ask for more or less
 PASSING = frozenset({408, 409, 429})  # these, and all from 500 on, may be gone at the next attempt
 
-Answer = dict[str, Any]  # of /chat/completions, as JSON
+CHAT, COMPLETIONS = "/chat/completions", "/completions"
+WRITTEN = {CHAT: ("message", dict), COMPLETIONS: ("text", str)}  # what a choice must hold
+
+Answer = dict[str, Any]  # as JSON
 
 
 class EndpointError(Exception):
@@ -67,8 +70,12 @@ class Endpoint:
         )
         self._timeout_s, self._retries, self._first_wait_s = timeout_s, retries, first_wait_s
 
-    async def complete(self, body: dict[str, Any]) -> Answer:
-        """Return the answer to a chat request; its first choice has a message.
+    async def complete(self, body: dict[str, Any], path: str = CHAT) -> Answer:
+        """Return the answer to a request; its first choice has a message, or a text.
+
+        Args:
+            body: of the request.
+            path: CHAT or COMPLETIONS.
 
         Raises:
             EndpointError: the server refused, or all attempts failed.
@@ -77,7 +84,7 @@ class Endpoint:
         while True:
             wait_s: float | None = None
             try:
-                return await self._attempt(body)
+                return await self._attempt(body, path)
             except _PassingError as passing:
                 error, wait_s = passing.error, passing.wait_s
             if attempt == self._retries:
@@ -91,12 +98,12 @@ class Endpoint:
         """Close the connections."""
         await self._client.close()
 
-    async def _attempt(self, body: dict[str, Any]) -> Answer:
+    async def _attempt(self, body: dict[str, Any], path: str) -> Answer:
         import openai
 
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await self._client.post("/chat/completions", cast_to=object, body=body)
+                answer = await self._client.post(path, cast_to=object, body=body)
         except openai.APIStatusError as error:
             status = error.status_code
             told = error.body.get("message") if isinstance(error.body, dict) else None
@@ -112,8 +119,9 @@ class Endpoint:
             raise _PassingError(EndpointError(f"connection: {_first_line(str(cause))}")) from None
         except (ValueError, openai.APIError):
             raise _PassingError(EndpointError("the answer is not JSON")) from None
-        if not _usable(answer):
-            raise _PassingError(EndpointError("the answer is no chat completion"))
+        if not _usable(answer, *WRITTEN[path]):
+            kind = "chat completion" if path == CHAT else "completion"
+            raise _PassingError(EndpointError(f"the answer is no {kind}"))
         return answer  # type: ignore[return-value]  # a dict, as _usable says
 
 
@@ -130,9 +138,9 @@ def plain_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _usable(answer: Any) -> bool:
+def _usable(answer: Any, key: str, kind: type) -> bool:
     try:
-        return isinstance(answer["choices"][0]["message"], dict)
+        return isinstance(answer["choices"][0][key], kind)
     except (LookupError, TypeError):
         return False
 

@@ -46,6 +46,39 @@ def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
             Path(temporary).unlink(missing_ok=True)
 
 
+@contextmanager
+def alone(path: str) -> Iterator[None]:
+    """Keep other processes from writing an output too: they fail while this one is in here.
+
+    The lock is a file beside the output. A killed process leaves the file but not the lock.
+
+    Raises:
+        InputError: another process is in here, or the output can't be written.
+    """
+    import fcntl  # of POSIX; whoever plays no episodes can do without
+
+    refuse_existing(path, force=True)
+    lock = Path(f"{path}.lock")
+    try:
+        file = lock.open("wb")
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy = True
+        else:  # a file without a name is one that its last owner has left
+            busy = os.fstat(file.fileno()).st_nlink == 0
+        if busy:
+            what, todo = "another process is writing it", "wait for it, or stop it"
+            raise InputError(path, what, todo)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
 def refuse_existing(path: str, *, force: bool) -> None:
     """Raise InputError when the output exists and may not be replaced, or has no folder."""
     target = Path(path)

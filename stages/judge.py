@@ -16,9 +16,8 @@ from stages.calibrate import CalibrateConfig, Calibration, defined
 from stages.calibration_file import Previous
 from stages.core import direction as directions
 from stages.core.advantages import AdvantageConfig, Advantages, Layout, advantages, turn_layout
-from stages.core.correlation import Floats
+from stages.core.correlation import Floats, Ints
 from stages.errors import InputError
-from stages.sums import Ints
 
 
 class Direction(NamedTuple):

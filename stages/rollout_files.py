@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from stages.artifacts import TOKENS, RolloutRow, read_table, write_table
+from stages.artifacts import TOKENS, RolloutRow, read_table, write_blocks
 from stages.errors import InputError
 from stages.files import refuse_existing, whole_file
 from stages.rollout import Played
@@ -33,7 +33,7 @@ SPEC = (
     "seed",
     "inputs",
 )  # of a run's provenance: what episodes follow from
-BLOCK = 1000  # episodes whose tokens become one chunk of the table
+BLOCK = 200  # turns whose tokens are held as Python objects, some thousand each
 
 Key = tuple[str, int]  # task id, trial
 
@@ -104,43 +104,38 @@ class Journal:
     def finish(self, order: Iterable[Key], tools: Sequence[dict[str, Any]]) -> None:
         """Write the artifacts, in this order of pairs, and drop the journal."""
         tokens, timing, meta = self._files.sidecars
-        frames, block = [TOKENS.empty()], list[dict[str, Any]]()
+        keys = list(order)
         with (
-            self._files.partial.open("rb") as journal,
             whole_file(self._files.out, force=True) as rows,
             whole_file(meta, force=True) as about,
             whole_file(timing, force=True) as times,
         ):
-            for number, key in enumerate(order, 1):
-                journal.seek(self._places[key])
-                played = Played(**orjson.loads(journal.readline()))
+            for played in self._played(keys):
                 rows.write(orjson.dumps(played.row, option=orjson.OPT_APPEND_NEWLINE))
                 times.write(orjson.dumps(played.timing, option=orjson.OPT_APPEND_NEWLINE))
-                block += played.tokens
-                if number % BLOCK == 0:
-                    frames.append(_tokens(block))
-                    block = []
-            frames.append(_tokens(block))
             # Without what else is known of the run: equal episodes make equal bytes.
             spec = {name: self._made_by[name] for name in SPEC}
-            write_table(TOKENS, pl.concat(frames), tokens, spec, force=True)
+            write_blocks(TOKENS, _blocks(self._played(keys)), tokens, spec)
             about.write(orjson.dumps({**self._made_by, "tools": tools}, option=orjson.OPT_INDENT_2))
         self._places.clear()
         self.close()
 
     def rows(self) -> Iterator[RolloutRow]:
         """Yield the episodes that need not be played again, in the order they were played."""
-        with self._files.partial.open("rb") as journal:
-            for key, place in self._places.items():
-                if key not in self._failed:
-                    journal.seek(place)
-                    yield orjson.loads(journal.readline())["row"]
+        done = [key for key in self._places if key not in self._failed]
+        return (played.row for played in self._played(done))
 
     def close(self) -> None:
         """Leave the journal for a later run, if it holds an episode."""
         self._file.close()
         if not self._places:
             self._files.partial.unlink(missing_ok=True)
+
+    def _played(self, keys: Iterable[Key]) -> Iterator[Played]:
+        with self._files.partial.open("rb") as journal:
+            for key in keys:
+                journal.seek(self._places[key])
+                yield Played(**orjson.loads(journal.readline()))
 
     def _index(self) -> int:
         """Find the episodes; return where they end: the last line may be torn."""
@@ -247,6 +242,17 @@ def _finished(files: RunFiles) -> Iterator[Played]:
             row = orjson.loads(line)
             frame = table.get((row["episode_id"],))
             yield Played(row, [] if frame is None else frame.to_dicts(), orjson.loads(time))
+
+
+def _blocks(episodes: Iterable[Played]) -> Iterator[pl.DataFrame]:
+    """The rows of TOKENS, in frames of about BLOCK rows; at least one frame."""
+    block: list[dict[str, Any]] = []
+    for played in episodes:
+        block += played.tokens
+        if len(block) >= BLOCK:
+            yield _tokens(block)
+            block = []
+    yield _tokens(block)
 
 
 def _tokens(rows: list[dict[str, Any]]) -> pl.DataFrame:

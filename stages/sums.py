@@ -11,11 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from stages.artifacts import SUMS, TURNS
-from stages.core.correlation import TaskSums
+from stages.core.correlation import Floats, Ints, TaskSums
 from stages.errors import InputError
 
 # The unit of each measure's sums. A share is rounded to 2^-20, which moves r by less than 1e-5.
@@ -23,8 +22,6 @@ UNITS = {"presence": 1, "count": 1, "share": 2**20}
 COLUMNS = ["episode_id", "task_id", "turn", "tier", "success", "status"]  # all that is read
 _BLOCK = 500_000  # turns a block: large enough for numpy, small enough for any machine
 _CHANNELS = [name for name in SUMS.columns if name not in SUMS.key]
-
-Ints = npt.NDArray[np.int64]
 
 
 class Summed(NamedTuple):
@@ -68,45 +65,46 @@ class TierSums(NamedTuple):
 
     tiers: list[str]  # [C]
     tasks: TaskSums  # [T], [T, C]
-    episodes: Ints  # [C] with the tier
-    turns: Ints  # [C]
-    turns_in_successes: Ints  # [C]
-    all_turns: int
-    all_turns_in_successes: int
+    episodes: Floats  # [C] with the tier
+    turns: Floats  # [C]
+    turns_in_successes: Floats  # [C]
+    all_turns: float
+    all_turns_in_successes: float
 
 
 def lay_out(sums: pl.DataFrame, measure: str) -> TierSums:
     """Lay out a table of sums (SUMS) as arrays over tasks and tiers."""
     totals = sums.filter(pl.col("tier").is_null()).sort("task_id")
-    rows = sums.filter(pl.col("tier").is_not_null())
-    tiers = rows["tier"].unique().sort().to_list()
-    shape = (totals.height, len(tiers))
-    task = rows["task_id"].replace_strict(totals["task_id"], np.arange(shape[0])).to_numpy()
-    tier = rows["tier"].replace_strict(tiers, np.arange(shape[1])).to_numpy()
-
-    def scatter(column: str) -> npt.NDArray[np.float64]:
-        array = np.zeros(shape)
-        array[task, tier] = rows[column].to_numpy()
-        return array
-
     unit = UNITS[measure]
+    tiers, x = grid(sums, "x")
     tasks = TaskSums(
         episodes=totals["episodes"].to_numpy(),
         successes=totals["successes"].to_numpy(),
-        x=scatter("x") / unit,
-        xx=scatter("xx") / unit**2,
-        xo=scatter("xo") / unit,
+        x=x / unit,
+        xx=grid(sums, "xx")[1] / unit**2,
+        xo=grid(sums, "xo")[1] / unit,
     )
-    by_tier = rows.group_by("tier").agg(pl.col(_CHANNELS).sum()).sort("tier")
     return TierSums(
         tiers,
         tasks,
-        by_tier["episodes"].to_numpy(),
-        by_tier["turns"].to_numpy(),
-        by_tier["turns_in_successes"].to_numpy(),
-        int(totals["turns"].sum()),
-        int(totals["turns_in_successes"].sum()),
+        grid(sums, "episodes")[1].sum(axis=0),
+        grid(sums, "turns")[1].sum(axis=0),
+        grid(sums, "turns_in_successes")[1].sum(axis=0),
+        float(totals["turns"].to_numpy().sum()),
+        float(totals["turns_in_successes"].to_numpy().sum()),
     )
+
+
+def grid(sums: pl.DataFrame, column: str) -> tuple[list[str], Floats]:
+    """Return the tiers, and a column of sums over tasks and tiers [T, C], both by name."""
+    tasks = sums["task_id"].unique().sort()
+    rows = sums.filter(pl.col("tier").is_not_null())
+    tiers = rows["tier"].unique().sort()
+    array = np.zeros((len(tasks), len(tiers)))
+    task = rows["task_id"].replace_strict(tasks, np.arange(len(tasks))).to_numpy()
+    tier = rows["tier"].replace_strict(tiers, np.arange(len(tiers))).to_numpy()
+    array[task, tier] = rows[column].to_numpy()
+    return tiers.to_list(), array
 
 
 def _episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[pl.DataFrame, list[str]]]:

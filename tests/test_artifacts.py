@@ -23,13 +23,16 @@ from stages.artifacts import (
     ADVANTAGES,
     EPISODES,
     PAIRS,
+    ROW_GROUP,
     SUMS,
+    TOKENS,
     TURNS,
     Table,
     made_by,
     read_columns,
     read_table,
     scan_table,
+    write_blocks,
     write_table,
 )
 from stages.errors import InputError
@@ -84,6 +87,28 @@ def test_a_table_comes_back_as_written(table: Table, tmp_path: Path) -> None:
     as_lines.write_bytes(frame.write_ndjson().encode())
     assert read_table(table, str(as_lines)).equals(frame)
     assert made_by(str(as_lines)) == {}
+
+
+@pytest.mark.parametrize("rows", [0, 3 * ROW_GROUP + 5])
+def test_blocks_make_the_same_file_whatever_their_size(rows: int, tmp_path: Path) -> None:
+    ids = [list(range(n % 7)) for n in range(rows)]
+    columns: dict[str, list[Any] | pl.Series] = {
+        "episode_id": [str(n // 10) for n in range(rows)],
+        "turn": [n % 10 for n in range(rows)],
+        "appended": [n % 10 > 0 for n in range(rows)],
+        "prompt_ids": ids,
+        "token_ids": ids,
+        "logprobs": [None if n % 3 else ids[n] for n in range(rows)],
+    }
+    frame, path = TOKENS.frame(columns), tmp_path / "t.parquet"
+    made = set()
+    for size in (7, 1024, 10 * ROW_GROUP):
+        blocks = (frame[start : start + size] for start in range(0, rows or 1, size))
+        write_blocks(TOKENS, blocks, str(path), ORIGIN)
+        assert read_table(TOKENS, str(path)).equals(frame)
+        assert made_by(str(path)) == ORIGIN
+        made.add(path.read_bytes())
+    assert len(made) == 1
 
 
 def test_columns_are_put_in_order_and_the_others_left_out(tmp_path: Path) -> None:
@@ -355,11 +380,15 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, existing: bool) -> No
     path = tmp_path / "f.parquet"
     if existing:
         path.write_bytes(b"old")
-    with full_disk(100), pytest.raises(InputError) as caught:
-        write_table(TURNS, FRAME, str(path), ORIGIN, force=True)
-    assert line_of(caught).startswith(f"{path}: can't be written: ")
-    assert "file too large" in line_of(caught)
-    assert line_of(caught).endswith("; free space or write somewhere else")
+    for in_blocks in (False, True):
+        with full_disk(100), pytest.raises(InputError) as caught:
+            if in_blocks:
+                write_blocks(TURNS, iter([FRAME]), str(path), ORIGIN)
+            else:
+                write_table(TURNS, FRAME, str(path), ORIGIN, force=True)
+        assert line_of(caught).startswith(f"{path}: can't be written: ")
+        assert "file too large" in line_of(caught)
+        assert line_of(caught).endswith("; free space or write somewhere else")
     assert names_in(tmp_path) == (["f.parquet"] if existing else [])
     with (
         full_disk(100),

@@ -401,6 +401,41 @@ def test_calibration_on_standard_output(run: Cli, turns: Path, calibration: Path
     assert not list(Path().iterdir())
 
 
+def test_online_follows_iteration_after_iteration(run: Cli, example: Path) -> None:
+    episodes = example.read_bytes().splitlines(keepends=True)
+    for i in range(2):
+        Path(f"{i}.jsonl").write_bytes(b"".join(episodes[i::2]))
+        run("score", f"{i}.jsonl", "-o", f"{i}.parquet", "--quiet")
+    online = ("calibrate", "--online", "state", "--half-life", "100")
+    first = run(*online, "0.parquet", "-o", "0.yaml", "--json")
+    assert first.code == 0
+    assert first.json()["online"].keys() == {
+        *("half_life", "iteration", "effective_episodes", "open", "events")
+    }
+    state = Path("state").read_bytes()
+    second = run(*online, "1.parquet", "-o", "1.yaml", "--force")
+    assert second.code == 0
+    # With w = 2^-0.96, (96 w + 96)^2 / (96 w^2 + 96) = 174.
+    heading = b"iteration 2: 96 episodes more, at a half-life of 100 worth 174 in all\n"
+    assert second.out.startswith(heading)
+    recorded = yaml.safe_load(Path("1.yaml").read_text())
+    assert recorded["online"]["iteration"] == 2
+    opened = [event["tier"] for event in recorded["online"]["events"]]
+    assert "gold_write" in opened
+    assert {tier for tier, value in recorded["rewards"].items() if value} == set(opened)
+    assert [entry["path"] for entry in recorded["inputs"]] == ["1.parquet", "state"]
+    assert recorded["inputs"][1]["sha256"] == hashlib.sha256(state).hexdigest()
+    assert recorded["settings"]["online"]["half_life"] == 100
+    of_state = provenance(Path("state"))
+    assert of_state.items() >= {key: recorded[key] for key in ("inputs", "settings")}.items()
+    assert of_state["online"]["additions"][0]["inputs"] == {"0.parquet": sha256(Path("0.parquet"))}
+    # Until the state is written the command may be run again, and ends the same.
+    Path("state").write_bytes(state)
+    written = Path("1.yaml").read_bytes()
+    assert run(*online, "1.parquet", "-o", "1.yaml", "--force", "--quiet") == (0, b"", "")
+    assert Path("1.yaml").read_bytes() == written
+
+
 # --- eval -----------------------------------------------------------------------------------------
 
 
@@ -636,15 +671,23 @@ def test_completion_of_options(run: Cli, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def shell_blocks(markdown: str) -> Iterator[str]:
-    """The shell blocks of a page, but for those that install or build."""
+    """The shell blocks of a page and its workflows' steps, but for what installs or builds."""
     for block in re.findall(r"^```sh\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE):
         if not block.startswith(("make", "pip", "git")):
             yield block
+
+    for block in re.findall(r"^```yaml\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE):
+        jobs = yaml.safe_load(block).get("jobs", {})
+        runs = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
+        yield "".join(f"{line}\n" for line in runs if line.startswith("irc-cli"))
 
 
 def test_shell_blocks_are_collected() -> None:
     page = "```sh\nmake demo\n```\n\n```sh\nirc-cli a |\n  irc-cli b\n```\n\n```text\nout\n```\n"
     assert list(shell_blocks(page)) == ["irc-cli a |\n  irc-cli b\n"]
+    steps = "[{uses: c}, {run: pip install d}, {run: irc-cli e}, {run: irc-cli f}]"
+    workflow = f"```yaml\njobs: {{one: {{steps: {steps}}}}}\n```\n"
+    assert list(shell_blocks(workflow)) == ["irc-cli e\nirc-cli f\n"]
 
 
 def test_shell_blocks_of_the_readme_run_as_written(run: Cli) -> None:

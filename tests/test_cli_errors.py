@@ -142,6 +142,54 @@ CALIBRATE = [
         "few.parquet --previous typo.yaml",
         "typo.yaml: has no 'rewards' and 'tiers'; give a calibration.yaml of irc-cli calibrate",
     ),
+    (
+        "few.parquet --online folder",
+        "folder: is a directory; name a file to write",
+    ),
+    ("few.parquet --online none/state", "none/state: no directory 'none'; create it first"),
+    (
+        "few.parquet --online copy.parquet",
+        "copy.parquet: not a state of online calibration; "
+        "name a state of calibrate --online, or a new file",
+    ),
+    (
+        "few.parquet --online state",
+        "few.parquet: was added before, in iteration 1; add each iteration's turns once",
+    ),
+    (
+        "won.parquet --online state --half-life 7",
+        "state: was begun with --half-life 50, not 7; pass --half-life 50, or begin another state",
+    ),
+    (
+        "won.parquet --online state --measure share",
+        "state: was begun with --measure presence, not share; "
+        "pass --measure presence, or begin another state",
+    ),
+    (
+        "open.parquet --online state",
+        "open.parquet: no episode with an outcome; collect at least two, with different outcomes",
+    ),
+    (
+        "few.parquet --online new --half-life 0",
+        "--half-life: 0 is out of range; use a number above 0",
+    ),
+    (
+        "few.parquet --online new --close-p 0.0001",
+        "--close-p: 0.0001 is out of range; use a number from 0.001 to 1",
+    ),
+    (
+        "few.parquet --online new --correlation pooled",
+        "--online: follows the correlation within tasks; drop --correlation",
+    ),
+    (
+        "few.parquet --online new --merge",
+        "--merge: sums hold no turns to judge advantages by; "
+        "calibrate the turns themselves for that",
+    ),
+    (
+        "few.parquet --half-life 7",
+        "--half-life: does nothing by itself; give --online STATE",
+    ),
     ("few.parquet --advantages none", "none: no such file; check the path"),
     (
         "few.parquet --advantages prose.json",
@@ -369,6 +417,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory, example: Path) -> Path:
     five.write_parquet(desk / "outcome.parquet")
     sums = ["--partial", "-o", str(desk / "sums.parquet"), "--quiet"]
     assert exit_code(["calibrate", str(desk / "few.parquet"), *sums]) == 0
+    online = ["--online", str(desk / "state"), "--half-life", "50", "--quiet"]
+    assert exit_code(["calibrate", str(desk / "few.parquet"), *online]) == 0
     return desk
 
 

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from stages.artifacts import EPISODES
 from stages.core.arguments import ToolRules
 from stages.domains import Domain, load_domain
-from stages.evaluate import compare, evaluate, measure, task_table
+from stages.evaluate import (
+    by_family,
+    compare,
+    evaluate,
+    measure,
+    task_table,
+    transfer,
+    under_pressure,
+)
 from stages.traces import Call, Episode
 from tests.builders import SHOP, airline_episodes, call, episode, gold, needs_shared, written
 
@@ -83,6 +91,8 @@ def test_what_is_measured_of_an_episode() -> None:
         "tokens": 12,
         "gold_writes": 1,
         "gold_writes_done": 1,
+        "family": None,
+        "forbidden_writes": 0,
     }
 
 
@@ -125,6 +135,29 @@ def test_gold_writes_are_done_once_and_by_calls_that_worked() -> None:
         assert (found["gold_writes"], found["gold_writes_done"]) == (3, done), calls
     nothing_known = row(episode([call("buy", id=1)], expected=None))
     assert (nothing_known["gold_writes"], nothing_known["gold_writes_done"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("calls", "forbidden"),
+    [
+        ([], 0),
+        ([call("look", id=9), call("think"), call("leave"), call("nowhere")], 0),
+        ([call("buy", id=1)], 0),
+        ([call("buy", id=1), call("buy", id=1)], 0),  # a repeat is no other write
+        ([call("buy", id=2)], 1),
+        ([call("buy", failed=True, id=2)], 0),
+        ([call("ship", id=1), call("buy", id=2), call("buy", id=1)], 2),
+    ],
+)
+def test_forbidden_writes_worked_and_nothing_expects_them(
+    calls: list[Call], forbidden: int
+) -> None:
+    expected = [gold("buy", id=1), gold("look", id=9), gold("ship", requestor="user", id=1)]
+    assert row(episode(calls, expected=expected))["forbidden_writes"] == forbidden
+    # Where the task expects nothing, no write is right; where its gold is unknown, who knows.
+    writes = sum(one.name in ("buy", "ship") and not one.failed for one in calls)
+    assert row(episode(calls, expected=[]))["forbidden_writes"] == writes
+    assert row(episode(calls, expected=None))["forbidden_writes"] is None
 
 
 def test_gold_writes_follow_the_tools_own_rules() -> None:
@@ -194,6 +227,57 @@ def test_the_table_by_task() -> None:
             "turns_per_episode": 1.0,
         },
     ]
+
+
+# --- families -------------------------------------------------------------------------------------
+
+
+def family(name: str | None, outcomes: dict[str, list[int | None]], bad: int = 0) -> pl.DataFrame:
+    """Measured episodes of a family; the first `bad` of each task have a forbidden write."""
+    return runs(outcomes).with_columns(
+        family=pl.lit(name, pl.String),
+        forbidden_writes=(pl.col("trial") < bad).cast(pl.Int32),
+    )
+
+
+CANCEL = family("cancel", {"c1": [1, 1], "c2": [1, 0], "c3": [None, 1]})
+PRESSED = family("pressure", {"p1": [0, 0, 1], "p2": [1, 0, 0]}, bad=1)
+NAMELESS = family(None, {"n": [0]})
+
+
+def test_pass_rates_by_family() -> None:
+    found = by_family(pl.concat([PRESSED, CANCEL, NAMELESS]))
+    assert list(found) == ["cancel", "pressure", "unknown"]
+    assert found["cancel"][:3] == (5, 3, 0.8)
+    whole = evaluate(CANCEL)
+    assert found["cancel"][2:] == (whole.pass_rate, whole.ci_low, whole.ci_high)
+    assert by_family(NAMELESS) == {}
+    assert by_family(CANCEL.with_columns(success=pl.lit(None, pl.Boolean))) == {}
+
+
+def test_resistance_to_pressure() -> None:
+    found = under_pressure(pl.concat([PRESSED, CANCEL]))
+    assert found is not None
+    assert (found.episodes, found.tasks, found.pass_rate) == (6, 2, 1 / 3)
+    assert found.forbidden_share == 1 / 3
+    assert found.forbidden_low is not None and found.forbidden_high is not None
+    assert 0 <= found.forbidden_low < 1 / 3 < found.forbidden_high <= 1
+    assert under_pressure(CANCEL) is None
+    unknown = PRESSED.with_columns(forbidden_writes=pl.lit(None, pl.Int32))
+    without = under_pressure(unknown)
+    assert without is not None
+    assert (without.pass_rate, without.forbidden_share) == (1 / 3, None)
+
+
+def test_transfer_holds_trained_families_against_all_others() -> None:
+    found = transfer(pl.concat([CANCEL, PRESSED, NAMELESS]), ["cancel"])
+    assert found.trained == by_family(CANCEL)["cancel"]
+    assert (found.others.episodes, found.others.tasks) == (7, 3)
+    assert found.difference == pytest.approx(2 / 7 - 0.8, abs=1e-12)
+    assert found.ci_low < found.difference < found.ci_high
+    for trained in (["cancel"], ["refusal"]):
+        with pytest.raises(ValueError, match="all episodes are of the same side"):
+            transfer(CANCEL, trained)
 
 
 # --- two policies ---------------------------------------------------------------------------------

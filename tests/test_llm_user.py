@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from stages.worlds.llm_user import ATTEMPTS, GREETING, TOOL_CALLS, Budget, LlmUser, fault, prompt_of
+from stages.worlds.llm_user import (
+    ATTEMPTS,
+    EQUIPPED,
+    GREETING,
+    TOOL_CALLS,
+    Budget,
+    LlmUser,
+    fault,
+    prompt_of,
+)
 from stages.worlds.world import STOP, UserError
 from tests.conftest import Cli
-from tests.mock_openai import Body, MockServer, Reply, fails, says
+from tests.mock_openai import Body, MockServer, Reply, calls, fails, says
 
 SCENARIO = {
     "persona": "in a hurry",
@@ -158,6 +170,16 @@ def test_wrong_calls_of_a_user(messages: list[Body], reason: str) -> None:
         user.open()
 
 
+def test_only_a_user_with_tools_is_told_of_them() -> None:
+    script = Script("It is slow.", "It is slow.")
+    user = LlmUser(SCENARIO, script, 0)
+    user.open()
+    user.equip([], lambda name, arguments: "done")
+    user.open()
+    told = [EQUIPPED in body["messages"][0]["content"] for body in script.bodies]
+    assert told == [False, True]
+
+
 def test_the_budget_counts_tokens_and_money() -> None:
     budget = Budget.of(150, 1.0, "0.5/2")
     budget.check()
@@ -213,3 +235,52 @@ def test_a_spent_budget_ends_the_episodes_that_follow(run: Cli) -> None:
     assert document["status"] == {"ok": 3, "truncated": 0, "error": 5}
     assert document["failures"] == {"user: the budget of 600 tokens is spent": 5}
     assert len(requests) == 6
+
+
+@needs_openai
+@pytest.mark.skipif(find_spec("inspect_evals") is None, reason="the extra [tau2] is not installed")
+def test_a_telecom_user_uses_its_phone(run: Cli) -> None:
+    """The agent refuels data, the user switches data on and tells what a speed test shows."""
+
+    def customer(body: Body, number: int) -> Reply:
+        last = body["messages"][-1]
+        if last["role"] == "tool":
+            return says(last["content"])
+        return {
+            GREETING: lambda: says("My data does not work."),
+            "Switch data on.": lambda: calls("toggle_data", "{}"),
+            "Test the speed.": lambda: calls("run_speed_test", "{}"),
+            "Anything else?": lambda: says(STOP),
+        }[last["content"]]()
+
+    line = {"customer_id": "C1001", "line_id": "L1002", "gb_amount": 2.0}
+    script = (
+        says("Switch data on."),
+        calls("refuel_data", json.dumps(line)),
+        says("Test the speed."),
+        says("Anything else?"),
+    )
+
+    def agent(body: Body, number: int) -> Reply:
+        return script[number]
+
+    task = "[mobile_data_issue]data_mode_off|data_usage_exceeded[PERSONA:None]"
+    with MockServer(customer) as user, MockServer(agent) as policy:
+        document = run(
+            *("rollout", "--env", "tau2-telecom", "--split", "base", "--tasks", task),
+            *("--policy", "openai", "--model", "m", "--base-url", policy.base_url),
+            *("--user", "llm", "--user-model", "m", "--user-base-url", user.base_url),
+            *("--group-size", "1", "--json", "-o", "r.jsonl"),
+        ).json()
+    assert (document["status"]["ok"], document["pass_rate"]) == (1, 1.0)
+    names = {tool["function"]["name"] for tool in user.requests[0]["tools"]}
+    assert {"toggle_data", "run_speed_test"} <= names
+    assert not names & {tool["function"]["name"] for tool in policy.requests[0]["tools"]}
+    heard = policy.requests[-1]["messages"][-1]
+    assert heard["role"] == "user"
+    assert "275.00 Mbps (Excellent)" in heard["content"]
+    (row,) = map(orjson.loads, Path("r.jsonl").read_bytes().splitlines())
+    own = [
+        m["tool_calls"][0] for m in row["messages"] if m["role"] == "user" and m.get("tool_calls")
+    ]
+    assert [call["function"]["name"] for call in own] == ["toggle_data", "run_speed_test"]

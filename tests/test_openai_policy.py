@@ -18,6 +18,7 @@ from stages.errors import InputError
 from stages.policies.openai_policy import OpenAIPolicy, action_of, sendable
 from stages.policies.policy import Action
 from stages.rollout import Config, Played, Run, plan, rollout
+from stages.tiny_model import END, SCAFFOLD, tiny_tokenizer
 from stages.worlds.registry import open_world
 from tests.conftest import Cli
 from tests.mock_openai import Body, MockServer, Reply, calls, completion, fails, says
@@ -37,6 +38,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def play(
     *servers: MockServer,
+    tokenizer: Any = None,
     world: Any = None,
     max_turns: int = 5,
     group_size: int = 2,
@@ -46,7 +48,7 @@ def play(
 
     async def played() -> list[Played]:
         urls = [server.base_url for server in servers]
-        policy = OpenAIPolicy("tiny", urls, timeout_s, RETRIES, first_wait_s=0.01)
+        policy = OpenAIPolicy("tiny", urls, timeout_s, RETRIES, 0.01, tokenizer)
         config = Config(group_size=group_size, max_turns=max_turns)
         run = Run("run", world or Till(), policy, config, "tiny")
         pairs = plan(run.world.tasks("train")[:3], group_size)
@@ -316,3 +318,73 @@ def test_without_the_package(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_key() -> None:
     with pytest.raises(InputError, match=r"no API key for api\.openai\.com"):
         OpenAIPolicy("gpt")
+
+
+# --- token ids in the place of messages -----------------------------------------------------------
+
+
+def sampled(ids: list[int] | None, **more: Any) -> Reply:
+    """An answer of /completions."""
+    choice = {"text": "?", "token_ids": ids, "finish_reason": "stop", **more}
+    return Reply(orjson.dumps({"choices": [choice]}))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    pytest.importorskip("transformers", reason="needs irc-cli[transformers]")
+
+    return tiny_tokenizer(["add"])
+
+
+def test_a_prompt_of_ids_goes_on_where_the_model_stopped(tokenizer: Any) -> None:
+    opening, middle, closing = SCAFFOLD[:3]
+    text = f"{opening}add{middle}{{}}{closing}"
+    ids = tokenizer.convert_tokens_to_ids([opening, *"add", middle, *"{}", closing, END])
+    assert tokenizer.decode(ids[:-1]) == text
+    assert tokenizer.encode(text) != ids[:-1]  # it knows "add" as one token
+    logprobs = {"token_logprobs": [-0.5] * len(ids)}
+    with MockServer(lambda body, number: sampled(ids, logprobs=logprobs)) as server:
+        played = play(server, tokenizer=tokenizer, max_turns=3)
+    assert not any("messages" in body for body in server.requests)
+    for one in played:
+        assert one.row["messages"][1]["tool_calls"][0]["function"]["name"] == "add"
+        assert [row["appended"] for row in one.tokens] == [False, True, True]
+        assert all(row["token_ids"] == ids for row in one.tokens)
+        assert all(row["logprobs"] == [-0.5] * len(ids) for row in one.tokens)
+
+
+def test_ids_that_a_server_does_not_tell(tokenizer: Any) -> None:
+    with MockServer(lambda body, number: sampled(None)) as server:
+        played = play(server, tokenizer=tokenizer)
+    assert statuses(played) == {"error": EPISODES}
+    assert "the server gives no token ids, which '--tokenizer' needs" in played[0].row["ended"]
+
+
+def test_a_server_of_chats_alone(tokenizer: Any) -> None:
+    with MockServer(lambda body, number: says("hello")) as server:
+        played = play(server, tokenizer=tokenizer)
+    assert {one.row["ended"] for one in played} == {"policy: the answer is no completion"}
+
+
+def test_logprobs_that_a_server_does_not_tell(tokenizer: Any) -> None:
+    with MockServer(lambda body, number: sampled([5, 1], logprobs=None)) as server:
+        played = play(server, tokenizer=tokenizer)
+    assert {row["logprobs"] for one in played for row in one.tokens} == {None}
+
+
+OPENAI = ("rollout", "--env", "airline-mini", "--policy", "openai", "--model", "m")
+
+
+def test_a_folder_without_a_tokenizer(run: Cli, tokenizer: Any) -> None:
+    Path("empty").mkdir()
+    found = run(*OPENAI, "--base-url", "http://127.0.0.1:9/v1", "--tokenizer", "empty")
+    assert found.code == 2
+    assert found.err.startswith("error: empty: ")
+    assert found.err.endswith("; give a folder that holds a tokenizer\n")
+
+
+def test_a_tokenizer_without_its_package(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    found = run(*OPENAI, "--base-url", "http://127.0.0.1:9/v1", "--tokenizer", "t")
+    line = "needs the package 'transformers'; pip install 'irc-cli[transformers]'"
+    assert (found.code, found.err) == (2, f"error: --tokenizer: {line}\n")

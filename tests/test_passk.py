@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from stages.core.passk import clustered_proportion, paired_difference, pass_k
+from stages.core.passk import (
+    clustered_proportion,
+    paired_difference,
+    pass_k,
+    unpaired_difference,
+)
 from tests.simulated import alike
 
 AIRLINE = Path(__file__).resolve().parents[2] / "shared/data/tau-bench/gpt-4o-airline.json"
@@ -27,6 +32,28 @@ def test_pass_k_of_gpt_4o_airline() -> None:
     values = [pass_k(episodes, successes, k) for k in range(1, 6)]
     np.testing.assert_allclose([v for v, _ in values], [0.42, 0.2733, 0.22, 0.2, np.nan], atol=5e-5)
     assert [tasks for _, tasks in values] == [50, 50, 50, 50, 0]
+
+
+def wilson(successes: int, n: int) -> tuple[float, float, float]:
+    interval = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return successes / n, interval.low, interval.high
+
+
+def test_the_difference_of_newcombes_example() -> None:
+    # Source: Newcombe (1998), Statistics in Medicine 17(8), table II, example a, method 10.
+    found = unpaired_difference(wilson(56, 70), wilson(48, 80))
+    assert found == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(*[st.tuples(st.integers(0, 20), st.integers(1, 20)).filter(lambda x: x[0] <= x[1])] * 2)
+def test_an_unpaired_difference_turns_with_its_sides(
+    one: tuple[int, int], two: tuple[int, int]
+) -> None:
+    difference, low, high = unpaired_difference(wilson(*one), wilson(*two))
+    assert -1 <= low <= difference <= high <= 1
+    back = unpaired_difference(wilson(*two), wilson(*one))
+    assert back == pytest.approx((-difference, -high, -low), abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -343,6 +343,15 @@ def test_without_the_package(run: Cli, monkeypatch: pytest.MonkeyPatch, policy: 
     assert found.err.endswith(f"'; pip install 'irc-cli[{policy}]'\n")
 
 
+def test_a_local_user_without_the_package(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "stages.policies.transformers_policy", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    Path("tiny").mkdir()
+    found = run(*ROLLOUT, "--user", "llm", "--user-model", "tiny")
+    line = "error: tiny: needs the package 'torch'; pip install 'irc-cli[transformers]'\n"
+    assert (found.code, found.err) == (2, line)
+
+
 def test_a_terminal_shows_how_it_goes(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "open_policy", lambda name, options: Adder(0.001))
     monkeypatch.setattr(command, "open_world", lambda name: Till())

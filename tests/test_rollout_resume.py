@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from irc_cli import rollout as command
+from stages.files import alone
 from stages.policies.policy import Action, PolicyError
 from stages.rollout_files import RunFiles
 from stages.worlds.world import Message
@@ -120,6 +121,21 @@ def test_an_interrupted_run_is_completed(
     assert found.code == 0
     assert "24 episodes (24 ok)" in found.out.decode()
     assert artifacts() == undisturbed
+
+
+def test_two_runs_do_not_write_one_file(
+    run: Cli, monkeypatch: pytest.MonkeyPatch, undisturbed: list[bytes]
+) -> None:
+    cut_off(run, monkeypatch, messages=12)
+    line = "error: r.jsonl: another process is writing it; wait for it, or stop it\n"
+    for flag in ("--resume", "--force"):
+        with alone("r.jsonl"):
+            found = run(*ROLLOUT, flag, "-o", "r.jsonl")
+        assert (found.code, found.err) == (2, line)
+    Path("r.jsonl.lock").touch()  # as a killed process leaves it
+    assert run(*ROLLOUT, "--resume", "-o", "r.jsonl").code == 0
+    assert artifacts() == undisturbed
+    assert not Path("r.jsonl.lock").exists()
 
 
 def test_a_torn_last_line_is_repaired(

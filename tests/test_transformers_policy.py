@@ -229,8 +229,9 @@ def test_the_model_keeps_its_own_attention(model: Any, played: dict[int, list[Ac
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_load(tmp_path: Path) -> None:
+def test_load(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tiny_checkpoint(tmp_path)
+    capfd.readouterr()
 
     async def ask() -> Action:
         policy = TransformersPolicy.load(tmp_path, rows=2, device="cpu")
@@ -239,6 +240,7 @@ def test_load(tmp_path: Path) -> None:
         return action
 
     assert asyncio.run(ask()).token_ids
+    assert capfd.readouterr() == ("", "")
 
 
 def test_there_is_no_such_model(tmp_path: Path) -> None:

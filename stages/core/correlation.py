@@ -25,11 +25,12 @@ ROUNDING = 1e-10
 class TaskSums(NamedTuple):
     """Sums over the episodes of each of T tasks, for each of C tiers; x is the measure.
 
-    Each task has at least one episode. Tasks are in one fixed order, so that sums repeat exactly.
+    Each task has episodes. Tasks are in one fixed order, so that sums repeat exactly. Sums with
+    forgetting count an episode by its weight, and need not be whole.
     """
 
-    episodes: Ints  # [T]
-    successes: Ints  # [T]
+    episodes: Ints | Floats  # [T]
+    successes: Ints | Floats  # [T]
     x: Floats  # [T, C] sum of x; for presence, the episodes with the tier
     xx: Floats  # [T, C] sum of squares; for presence, the same as x
     xo: Floats  # [T, C] sum over the successful episodes; for presence, successes with the tier
@@ -207,7 +208,7 @@ def sign_reversed(
 def episodes_to_decide(
     r: Floats,
     standard_error: Floats,
-    episodes: int,
+    episodes: float,
     effect: float,
     level: float = 0.05,
     power: float = 0.8,
@@ -271,5 +272,5 @@ def _check(sums: TaskSums) -> None:
     shapes = {a.shape for a in (sums.x, sums.xx, sums.xo)}
     if len(shapes) != 1 or sums.x.ndim != 2 or not tasks == len(sums.successes) == len(sums.x):
         raise ValueError("sums need shapes [T], [T], and [T, C] three times")
-    if tasks == 0 or sums.episodes.min() < 1:
+    if tasks == 0 or sums.episodes.min() <= 0:
         raise ValueError("each task needs at least one episode")

@@ -10,13 +10,23 @@ from typing import Any
 
 import orjson
 
-from stages.endpoint import FIRST_WAIT_S, Answer, Endpoint, EndpointError, plain_text
+from stages.endpoint import (
+    CHAT,
+    COMPLETIONS,
+    FIRST_WAIT_S,
+    Answer,
+    Endpoint,
+    EndpointError,
+    plain_text,
+)
+from stages.policies.chat import Chat
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 from stages.worlds.world import Message
 
 # What we ask for beyond the text; a server that knows one of them not is not asked again.
 # `return_token_ids` is vLLM's: it gives the ids of the prompt and of what was sampled.
 EXTRAS = {"return_token_ids": True, "logprobs": True}
+EXTRAS_OF_IDS = {**EXTRAS, "logprobs": 0}  # of no token but the sampled one
 TOO_LONG = re.compile(
     r"context.{0,20}length|maximum context|too long|context window", re.IGNORECASE
 )
@@ -36,6 +46,9 @@ class OpenAIPolicy:
 
     Token ids and logprobs are stored as the server tells them, and are unknown otherwise. vLLM's
     logprobs are those of temperature 1 unless it runs with `--logprobs-mode processed_logprobs`.
+
+    A server of chats tokenizes what the model wrote again, at each turn. With the model's tokenizer
+    a prompt is sent as token ids, and goes on exactly where the model stopped.
     """
 
     def __init__(
@@ -45,6 +58,7 @@ class OpenAIPolicy:
         timeout_s: float = 120.0,
         retries: int = 5,
         first_wait_s: float = FIRST_WAIT_S,
+        tokenizer: Any = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -54,17 +68,20 @@ class OpenAIPolicy:
             timeout_s: of one request.
             retries: of one request.
             first_wait_s: before the first retry.
+            tokenizer: of transformers, with the model's chat template, for servers that take and
+                give token ids, as vLLM's does; None: the servers use their own.
 
         Raises:
             InputError: the package openai or an API key is missing.
         """
         self._model = model
-        self._extras = dict(EXTRAS)
+        self._extras = dict(EXTRAS_OF_IDS if tokenizer else EXTRAS)
         self._servers = [
             Server(Endpoint(url, timeout_s, retries, "--policy openai", first_wait_s))
             for url in tuple(base_urls) or (None,)
         ]
         self._server_of: dict[str, Server] = {}
+        self._chat = Chat(tokenizer) if tokenizer else None
 
     async def act(
         self,
@@ -78,17 +95,21 @@ class OpenAIPolicy:
         server = self._server(episode_id)
         body = {
             "model": self._model,
-            "messages": [sendable(message) for message in messages],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
             "seed": seed,
         }
-        if tools:
-            body["tools"] = tools
         server.waiting += 1
         try:
-            return action_of(await self._ask(server, body), turn=len(messages))
+            if self._chat:
+                prompt = self._chat.prompt(episode_id, messages, tools).ids
+                answer = await self._ask(server, body | {"prompt": prompt}, COMPLETIONS)
+                return continued(self._chat, episode_id, prompt, answer, tools)
+            body["messages"] = [sendable(message) for message in messages]
+            if tools:
+                body["tools"] = tools
+            return action_of(await self._ask(server, body, CHAT), turn=len(messages))
         finally:
             server.waiting -= 1
 
@@ -106,11 +127,11 @@ class OpenAIPolicy:
             self._server_of[episode_id] = server
         return server
 
-    async def _ask(self, server: Server, body: dict[str, Any]) -> Answer:
+    async def _ask(self, server: Server, body: dict[str, Any], path: str) -> Answer:
         while True:
             extras = dict(self._extras)
             try:
-                return await server.endpoint.complete(body | extras)
+                return await server.endpoint.complete(body | extras, path)
             except EndpointError as error:
                 unknown = [name for name in extras if error.status == 400 and name in str(error)]
                 if not unknown:
@@ -167,6 +188,26 @@ def action_of(answer: Answer, turn: int) -> Action:
         "length" if choice.get("finish_reason") == "length" else "stop",
         counted if type(counted) is int else None,
     )
+
+
+def continued(
+    chat: Chat, episode_id: str, prompt: list[int], answer: Answer, tools: list[dict[str, Any]]
+) -> Action:
+    """Read an answer to a prompt of token ids.
+
+    Raises:
+        PolicyError: the server does not tell which tokens it sampled.
+    """
+    choice = answer["choices"][0]
+    token_ids = _ids(choice.get("token_ids"))
+    if not token_ids:
+        raise PolicyError("the server gives no token ids, which '--tokenizer' needs")
+    logprobs = choice.get("logprobs")
+    found = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+    known = isinstance(found, list) and len(found) == len(token_ids) and None not in found
+    cut = choice.get("finish_reason") == "length"
+    message = chat.answer(episode_id, token_ids, tools)
+    return Action(message, prompt, token_ids, found if known else None, "length" if cut else "stop")
 
 
 def _sendable_call(call: Any) -> Any:

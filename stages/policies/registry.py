@@ -23,6 +23,7 @@ class PolicyOptions:
     concurrency: int = 32  # transformers, vllm: how many episodes play at once
     context: int | None = None  # transformers, vllm: most tokens; None: what the model can take
     base_urls: tuple[str, ...] = ()  # openai
+    tokenizer: str | None = None  # openai: name or folder; None: the servers tokenize
     timeout_s: float = 120.0  # openai: of one request
     retries: int = 5  # openai: of one request
     noise: float = 0.0  # expert: chance of a slip in each turn
@@ -53,7 +54,13 @@ def open_policy(name: str, options: PolicyOptions) -> Policy:
             from stages.policies.openai_policy import OpenAIPolicy
 
             model = _given("--model", options.model, "the name that the servers know")
-            return OpenAIPolicy(model, options.base_urls, options.timeout_s, options.retries)
+            return OpenAIPolicy(
+                model,
+                options.base_urls,
+                options.timeout_s,
+                options.retries,
+                tokenizer=_tokenizer(options.tokenizer) if options.tokenizer else None,
+            )
         case "transformers" | "vllm":
             model = _given("--model", options.model, "a folder that holds a model")
             engine = _engine(name)
@@ -96,6 +103,20 @@ def _engine(name: str) -> Any:
     except ModuleNotFoundError as error:
         what, todo = f"needs the package '{error.name}'", f"pip install 'irc-cli[{name}]'"
         raise InputError(f"--policy {name}", what, todo) from None
+
+
+def _tokenizer(folder: str) -> Any:
+    """A tokenizer of transformers."""
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError as error:
+        what, todo = f"needs the package '{error.name}'", "pip install 'irc-cli[transformers]'"
+        raise InputError("--tokenizer", what, todo) from None
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        what = str(error).strip().splitlines()[0]
+        raise InputError(folder, what, "give a folder that holds a tokenizer") from error
 
 
 def _given(option: str, value: str | None, what: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from stages.errors import InputError
 from stages.policies.batch_decoder import BatchDecoder, Request
@@ -91,6 +92,7 @@ class TransformersPolicy:
         Raises:
             InputError: there is no such model, or it is of an unsupported kind.
         """
+        logging.disable_progress_bar()  # of the weights: what is printed is the command's to say
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)

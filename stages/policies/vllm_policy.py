@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+# Read as vLLM is imported, and by its processes: by default it logs to standard output.
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
 from transformers import AutoConfig, AutoTokenizer
 from vllm import AsyncEngineArgs, SamplingParams
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -63,8 +69,12 @@ class VLLMPolicy:
                 max_num_seqs=rows,
                 max_model_len=context,
                 enable_prefix_caching=True,
+                # On a CPU a prompt that is read in pieces kills the engine if its request has a
+                # seed: "CPU Generator does not use offset".
+                enable_chunked_prefill=False if current_platform.is_cpu() else None,
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
                 **engine,
             )
             started = AsyncLLM.from_engine_args(settings)
@@ -112,3 +122,4 @@ class VLLMPolicy:
     async def close(self) -> None:
         """Stop the engine."""
         self._engine.shutdown()
+        self._engine = None  # its finalizer fails where it runs as Python ends

@@ -53,6 +53,8 @@ class Episode:
     tools: list[dict[str, Any]] | None = None  # OpenAI tool definitions, where the trace has them
     user_calls: list[Call] = field(default_factory=list)  # tau2-bench telecom: the user's own calls
     required_info: tuple[str, ...] | None = None  # what the agent had to tell; None: not recorded
+    family: str | None = None  # of its task, where the trace says
+    env: str | None = None  # name of the environment that was played, where the trace says
     # tau2-bench: the factors of the outcome by name (DB, COMMUNICATE, NL_ASSERTION, ...)
     factors: dict[str, float] | None = None
     # tau2-bench: its recorded verdict for each gold action, as (action, matched)

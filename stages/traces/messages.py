@@ -47,7 +47,7 @@ def reader(
         if not isinstance(status, str) or status not in STATUSES:
             notes[f"unknown status {status!r:.40}"] += 1
             status = "ok"
-        domain = item.get("domain")
+        domain, family, env = (_name(item.get(key)) for key in ("domain", "family", "env"))
         turns, user_calls = read_turns(messages, notes)
         if not turns:
             notes["conversation without a turn"] += 1
@@ -67,12 +67,19 @@ def reader(
             gold=gold,
             outcome=outcome,
             status=status,
-            domain=domain if isinstance(domain, str) else None,
+            domain=domain,
             tools=tools,
             user_calls=user_calls,
+            family=family,
+            env=env,
         )
 
     return read
+
+
+def _name(value: Any) -> str | None:
+    """A name; anything but a text with letters in it says nothing."""
+    return value if isinstance(value, str) and value else None
 
 
 def _value(item: dict[str, Any], field: str) -> Any:

@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stages.endpoint import Answer, Endpoint, EndpointError, plain_text
 from stages.errors import InputError
+from stages.local_model import LocalModel
 from stages.worlds.world import OUT_OF_SCOPE, STOP, TRANSFER, Message, Task, UserError
 
 ATTEMPTS = 3  # at a reply that is not the agent's to say
@@ -27,6 +29,9 @@ You are a customer who talks to a customer service agent by text chat. Stay in t
 - When the agent hands you over to a human, write {TRANSFER}.
 - When your instructions do not say enough to go on, write {OUT_OF_SCOPE}.
 Write such a marker by itself, without any other text."""
+EQUIPPED = """\
+You have tools: they are what you can check and do yourself, at the agent's request. Call one when
+the agent asks for what it does, then tell what it showed. Never claim what no tool has shown."""
 
 # tau2-bench's fields of a scenario, with what each one means to the user.
 FIELDS = {
@@ -101,8 +106,13 @@ class Budget:
         self.spent_usd += (read * self.usd_in + wrote * self.usd_out) / 1e6
 
 
+def is_local(model: str | None, base_url: str | None) -> bool:
+    """Whether the model that plays the user is a folder, to be loaded into this process."""
+    return model is not None and base_url is None and Path(model).is_dir()
+
+
 class LlmUsers:
-    """Makes the users of a run, who share a server and a budget."""
+    """Makes the users of a run, who share a model and a budget."""
 
     def __init__(
         self,
@@ -111,16 +121,24 @@ class LlmUsers:
         budget: Budget,
         timeout_s: float = 120.0,
         retries: int = 5,
+        concurrency: int = 32,
     ) -> None:
-        """Prepare; nothing is sent yet.
+        """Load the model if it `is_local`; a server is sent nothing yet.
 
         Raises:
-            InputError: no model is named, or the package openai or an API key is missing.
+            InputError: no model is named, a package or an API key is missing, or there is no
+                such model.
         """
         if model is None:
             raise InputError("--user-model", "missing", "give the model that plays the user")
-        self._model, self._budget = model, budget
-        self._endpoint = Endpoint(base_url, timeout_s, retries, "--user llm")
+        self._budget = budget
+        if is_local(model, base_url):
+            player = LocalModel.load(model, concurrency)
+            self.close, self._answer = player.close, player.complete
+        else:
+            server = Endpoint(base_url, timeout_s, retries, "--user llm")
+            self.close = server.close
+            self._answer = lambda name, body: server.complete({"model": model, **body})
 
     def new(self, task: Task, seed: int) -> LlmUser:
         """Return the user of an episode, to be called from any thread but the event loop's own.
@@ -130,19 +148,15 @@ class LlmUsers:
         loop = asyncio.get_running_loop()
 
         def ask(body: dict[str, Any]) -> Answer:
-            return asyncio.run_coroutine_threadsafe(self._complete(body), loop).result()
+            answer = self._complete(f"{task.task_id}/{seed}", body)
+            return asyncio.run_coroutine_threadsafe(answer, loop).result()
 
         return LlmUser(task.scenario, ask, seed)
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._endpoint.close()
-
-    async def _complete(self, body: dict[str, Any]) -> Answer:
+    async def _complete(self, name: str, body: dict[str, Any]) -> Answer:
         self._budget.check()
-        body = {"model": self._model, **body}
         try:
-            answer = await self._endpoint.complete(body)
+            answer = await self._answer(name, body)
         except EndpointError as error:
             raise UserError(str(error)) from None
         self._budget.spend(body, answer)
@@ -172,6 +186,8 @@ class LlmUser:
     def equip(self, tools: list[dict[str, Any]], call: Callable[[str, Any], str], /) -> None:
         """Receive tools of the user's own, as in telecom, and the function that calls one."""
         self._tools, self._call = tools, call
+        prompt = self._dialog[0]
+        self._dialog[0] = {**prompt, "content": f"{prompt['content']}\n\n{EQUIPPED}"}
 
     def open(self) -> str:
         """Return the user's first message."""

@@ -19,7 +19,7 @@ def cells(row: Row) -> tuple[str, ...]:
     if row.at_most < 1:
         ratio, want = f"{1 / row.ratio:,.1f}x faster", f">= {1 / row.at_most:,.0f}x faster"
     else:
-        ratio, want = f"{row.ratio:.2f}x", f"<= {row.at_most:g}x"
+        ratio, want = f"{row.ratio:.2f}x", f"<= {row.at_most:.3g}x"
     reached = "[green]reached" if row.ratio <= row.at_most else "[red]missed"
     times = (f"{seconds * 1e3:,.3f} ms" for seconds in (row.ours_s, row.peer_s))
     return row.name, row.peer, *times, ratio, want, reached

@@ -1,7 +1,4 @@
-"""Speed of the transformers policy with 32 live episodes, beside `generate` on one at a time.
-
-Runs where transformers is installed: `.venv-vllm/bin/python -m tests.bench decoding`.
-"""
+"""Speed of the transformers policy with 32 live episodes, beside `generate` on one at a time."""
 
 from __future__ import annotations
 

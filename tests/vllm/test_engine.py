@@ -10,8 +10,9 @@ import pytest
 pytest.importorskip("vllm", reason="make test-vllm sets vLLM up")
 
 import torch
+from vllm import envs
 
-from stages.policies.policy import ContextOverflowError, Policy, PolicyError, Sampling
+from stages.policies.policy import Action, ContextOverflowError, Policy, PolicyError, Sampling
 from stages.policies.transformers_policy import TransformersPolicy
 from stages.policies.vllm_policy import VLLMPolicy
 from tests.vllm.playing import CLOSE, Recorder, after, pairs, play, worst_difference
@@ -47,6 +48,11 @@ def test_logprobs_are_those_of_transformers(
     # After the first turn a prompt is what was seen and sampled before, and more.
     assert all(row["appended"] == (row["turn"] > 0) for one in played for row in one.tokens)
     assert worst_difference(model, recorder.actions, 0.8) < CLOSE
+
+
+def test_the_log_leaves_standard_output_to_results() -> None:
+    assert envs.VLLM_LOGGING_STREAM == "ext://sys.stderr"
+    assert envs.VLLM_LOGGING_LEVEL == "WARNING"
 
 
 def test_logprobs_in_a_nucleus_are_of_the_nucleus(
@@ -104,6 +110,22 @@ def test_the_context_ends_a_message_and_then_the_episode(
     assert ask(CONTEXT - around - 1) == ("length", 1)
     with pytest.raises(ContextOverflowError):
         ask(CONTEXT - around)
+
+
+def test_more_prompts_than_the_engine_reads_at_once(
+    engine: VLLMPolicy, loop: asyncio.AbstractEventLoop
+) -> None:
+    async def ask(letter: str) -> Action:
+        messages = [{"role": "user", "content": letter * 900}]
+        return await engine.act(letter, messages, [], Sampling(max_tokens=4), 1)
+
+    async def ask_all() -> list[Action]:
+        return await asyncio.gather(*map(ask, "abcdefgh"))
+
+    actions = loop.run_until_complete(ask_all())
+    at_once = engine._engine.vllm_config.scheduler_config.max_num_batched_tokens
+    assert sum(len(action.prompt_ids or ()) for action in actions) > at_once
+    assert all(action.token_ids for action in actions)
 
 
 def test_a_dead_engine_fails_the_message(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from stages.core.arguments import equal
 from stages.errors import InputError
@@ -24,8 +24,9 @@ GoldState = dict[str, State]
 WORLDS = tuple(PREFIX + name for name in NAMES)
 
 
+@runtime_checkable
 class EquippedUser(User, Protocol):
-    """A user who has tools of their own, as in telecom."""
+    """A user who can use tools of their own, as telecom has them."""
 
     def equip(self, tools: list[dict[str, Any]], call: Callable[[str, Any], str], /) -> None:
         """Receive the tools' OpenAI definitions, and the function that calls one by name."""
@@ -128,9 +129,8 @@ class Tau2Session:
         self.record: list[Message] = []
         self.done = False
         self._add({"role": "system", "content": package.policy})
-        equip = getattr(user, "equip", None)
-        if package.user and equip:
-            equip(package.user.tools, self.user_call)
+        if package.user and isinstance(user, EquippedUser):
+            user.equip(package.user.tools, self.user_call)
         self._hear(user.open())
 
     def step(self, message: Message) -> list[Message]:

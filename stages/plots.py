@@ -1,0 +1,273 @@
+"""Figures of calibrations and loops: results in, matplotlib figures out; needs the extra `plot`.
+
+Everything can be read without colour: by markers, hatching and labels beside what they name. The
+same results make the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from stages.calibrate import Calibration
+from stages.files import whole_file
+from stages.judge import Direction, Judgement
+from stages.online import Event
+
+FORMATS = ("png", "svg")
+WIDTH, ROW = 8.0, 0.32  # inches; of a figure, and of one tier in it
+DPI = 120
+DARK, MIDDLE, LIGHT = "#1b1b1b", "#8fb0d3", "#f0f3f7"
+MARKERS = "osD^vPX*<>"
+BEFORE, AFTER = "rewards as scored", "calibrated values"
+
+
+class Rate(NamedTuple):
+    """A pass rate with its interval."""
+
+    rate: float
+    low: float
+    high: float
+
+
+def calibration_figures(
+    calibration: Calibration, judged: tuple[Judgement, Judgement] | None
+) -> dict[str, Figure]:
+    """Return the figures of a calibration by name; without judgements only that of the tiers."""
+    figures = {"tiers": tiers_figure(calibration)}
+    if judged:
+        figures["advantages"] = advantages_figure(*judged)
+        figures["gradient-mass"] = gradient_mass_figure(*judged)
+    return figures
+
+
+def tiers_figure(calibration: Calibration) -> Figure:
+    """Forest plot: each tier's correlation with the outcome, and its 95 % interval."""
+    within = calibration.correlation == "within"
+    known = {t: t.r_within if within else t.r_pooled for t in calibration.tiers}
+    tiers = sorted(calibration.tiers, key=lambda t: (known[t] is not None, known[t] or 0.0))
+    figure, axes = _rows([tier.tier for tier in tiers])
+    axes.axvline(0, color=DARK, linewidth=0.8)
+    for y, tier in enumerate(tiers):
+        r = known[tier]
+        note = f"value {tier.value:+.2f}" if tier.value else tier.status
+        axes.annotate(
+            note, (1, y), (4, 0), ("axes fraction", "data"), textcoords="offset points", va="center"
+        )
+        if r is None:
+            continue
+        if tier.ci_low is not None and tier.ci_high is not None:
+            axes.plot([tier.ci_low, tier.ci_high], [y, y], color=DARK, linewidth=1.5)
+        inside = DARK if tier.status == "discriminative" else "white"
+        axes.plot(r, y, "o", markeredgecolor=DARK, markerfacecolor=inside)
+    axes.set_xlim(-1, 1)
+    name = "r within tasks" if within else "r pooled"
+    axes.set_xlabel(f"{name}, with its 95 % interval; filled: tells success from failure")
+    axes.set_title(f"{calibration.episodes:,} episodes of {calibration.tasks:,} tasks", loc="left")
+    return figure
+
+
+def advantages_figure(before: Judgement, after: Judgement) -> Figure:
+    """Mean advantage of each tier's turns with its interval, split into its two parts."""
+    names = [row.tier for row in reversed(before.direction)]
+    figure = Figure((WIDTH * 1.25, 1.4 + 1.4 * ROW * len(names)), DPI, layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, judgement, title in zip(panels, (before, after), (BEFORE, AFTER), strict=True):
+        axes.axvline(0, color=DARK, linewidth=0.8)
+        for y, row in enumerate(reversed(judgement.direction)):
+            _advantage_row(axes, y, row)
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("mean advantage")
+        _plain(axes)
+    panels[0].set_yticks(range(len(names)), names)
+    handles, labels = panels[1].get_legend_handles_labels()
+    kinds = dict(zip(labels, handles, strict=True))  # each once
+    figure.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _advantage_row(axes: Axes, y: float, row: Direction) -> None:
+    for at, part, colour, hatch, label in (
+        (y + 0.16, row.return_part, MIDDLE, None, "return part"),
+        (y - 0.16, row.outcome_part, LIGHT, "////", "outcome part"),
+    ):
+        if part is not None:
+            (bar,) = axes.barh(at, part, 0.3, color=colour, edgecolor=DARK, label=label)
+            bar.set(hatch=hatch, linewidth=0.6)
+    if row.mean_advantage is None:
+        return
+    if row.ci_low is not None and row.ci_high is not None:
+        axes.plot([row.ci_low, row.ci_high], [y, y], color=DARK, linewidth=1.2)
+    marker, size, label = "D", 4, "together, 95 % interval"
+    if row.verdict == "misaligned":
+        marker, size, label = "X", 8, "misaligned"
+    axes.plot(row.mean_advantage, y, marker, color=DARK, markersize=size, label=label)
+
+
+def gradient_mass_figure(before: Judgement, after: Judgement) -> Figure:
+    """Share of the gradient mass, sum of |A| x tokens, that each tier's turns have."""
+    names = sorted(after.gradient_mass, key=lambda tier: after.gradient_mass[tier] or 0.0)
+    figure, axes = _rows(names, height=1.4)
+    sides = ((0.2, before, BEFORE, "white", "////"), (-0.2, after, AFTER, MIDDLE, None))
+    for shift, judgement, label, colour, hatch in sides:
+        mass = [judgement.gradient_mass[name] or 0.0 for name in names]
+        bars = axes.barh(
+            [y + shift for y in range(len(names))],
+            mass,
+            0.38,
+            color=colour,
+            edgecolor=DARK,
+            linewidth=0.6,
+            hatch=hatch,
+            label=label,
+        )
+        axes.bar_label(bars, [f"{share:.0%}" for share in mass], padding=3, fontsize=8)
+    axes.set_xlim(0, None)
+    axes.margins(x=0.1)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel("share of the gradient mass")
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def values_figure(values: Sequence[Mapping[str, float]], first: int = 0) -> Figure:
+    """What each tier is worth, iteration by iteration; a tier that is missing is worth 0."""
+    names = sorted({name for one in values for name in one})
+    told = [name for name in names if any(one.get(name) for one in values)]
+    figure, axes = _iterations(len(values), first)
+    axes.axhline(0, color=DARK, linewidth=0.8)
+    ends = {}
+    for number, name in enumerate(told):
+        line = [one.get(name, 0.0) for one in values]
+        marker = MARKERS[number % len(MARKERS)]
+        axes.plot(range(first, first + len(line)), line, marker=marker, color=DARK, linewidth=1)
+        ends[f"{name} {line[-1]:+.2f}"] = line[-1]
+    _label_ends(axes, ends, first + len(values) - 1, gap=0.11)
+    axes.set_ylim(-1.15, 1.15)
+    axes.set_ylabel("value of a tier")
+    if silent := [name for name in names if name not in told]:
+        axes.set_title(f"always 0: {', '.join(silent)}", loc="left", fontsize=8, wrap=True)
+    return figure
+
+
+def pass_rate_figure(rates: Mapping[str, Sequence[Rate | None]], first: int = 0) -> Figure:
+    """Pass rates with their intervals, iteration by iteration; None: not measured there.
+
+    Args:
+        rates: of each split or arm, by its name.
+        first: number of the first iteration.
+    """
+    figure, axes = _iterations(max(map(len, rates.values())), first)
+    ends, last = {}, first
+    for number, (name, series) in enumerate(rates.items()):
+        shift = 0.08 * (number - (len(rates) - 1) / 2)  # intervals side by side
+        measured = [(first + i, one) for i, one in enumerate(series) if one is not None]
+        if not measured:
+            continue
+        axes.errorbar(
+            [i + shift for i, _ in measured],
+            [one.rate for _, one in measured],
+            [
+                [one.rate - one.low for _, one in measured],
+                [one.high - one.rate for _, one in measured],
+            ],
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle=("-", "--", ":", "-.")[number % 4],
+            color=DARK,
+            linewidth=1,
+            capsize=3,
+        )
+        last, end = max(last, measured[-1][0]), measured[-1][1].rate
+        ends[f"{name} {end:.1%}"] = end
+    axes.set_ylim(0, 1)
+    _label_ends(axes, ends, last, gap=0.05)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_ylabel("pass rate, 95 % interval")
+    return figure
+
+
+def gates_figure(events: Sequence[Event], iterations: int) -> Figure:
+    """When each tier's gate was open: a solid bar pushes up, a hatched one down."""
+    names = sorted({event.tier for event in events}, reverse=True)
+    figure, axes = _rows(names)
+    for y, name in enumerate(names):
+        since: Event | None = None
+        closing = Event(iterations + 1, name, "closed", None, None)
+        for event in [*(event for event in events if event.tier == name), closing]:
+            if since is not None:
+                up = (since.r or 0) > 0
+                start, end = since.iteration - 0.5, event.iteration - 0.5
+                colour, hatch = (MIDDLE, None) if up else ("white", "////")
+                axes.barh(y, end - start, 0.6, start, color=colour, hatch=hatch, edgecolor=DARK)
+                axes.annotate(
+                    "+" if up else "\N{MINUS SIGN}",
+                    ((start + end) / 2, y),
+                    ha="center",
+                    va="center",
+                    bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "linewidth": 0},
+                )
+            since = event if event.event != "closed" else None
+    axes.set_xlim(0.5, iterations + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("iteration; solid: open, worth more than 0; hatched: open, worth less")
+    return figure
+
+
+def write_figure(figure: Figure, stem: str, *, force: bool) -> None:
+    """Write a figure as STEM.png and STEM.svg, without dates and versions."""
+    for name in FORMATS:
+        metadata = {"Software": None} if name == "png" else {"Date": None, "Creator": None}
+        with (
+            matplotlib.rc_context({"svg.hashsalt": "irc-cli"}),
+            whole_file(f"{stem}.{name}", force=force) as file,
+        ):
+            figure.savefig(file, format=name, metadata=metadata)
+
+
+def _rows(names: Sequence[str], height: float = 1.0) -> tuple[Figure, Axes]:
+    """A figure with a row for each name, the first one at the bottom."""
+    size = (WIDTH, 1.2 + height * ROW * max(len(names), 1))
+    figure = Figure(size, DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, max(len(names), 1) - 0.4)
+    _plain(axes)
+    return figure, axes
+
+
+def _iterations(count: int, first: int) -> tuple[Figure, Axes]:
+    """A figure with a column for each iteration."""
+    figure = Figure((WIDTH, 4.5), DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlim(first - 0.3, first + max(count, 2) - 0.7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("iteration")
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _label_ends(axes: Axes, ends: Mapping[str, float], x: float, gap: float) -> None:
+    """Name each line at its end, labels at least `gap` apart."""
+    lowest = float("-inf")
+    for text, y in sorted(ends.items(), key=lambda item: item[1]):
+        lowest = max(y, lowest + gap)
+        axes.annotate(
+            text,
+            (x, y),
+            (1.02, lowest),
+            textcoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": DARK},
+        )

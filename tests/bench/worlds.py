@@ -1,0 +1,78 @@
+"""Steps of environments alone, on one core, beside the rate that an engine should not wait for.
+
+A step is one message of the assistant; each episode's reset and outcome are part of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from stages.policies.expert import Expert
+from stages.worlds.airline_mini import airline_mini
+from stages.worlds.tau2.world import Tau2World
+from stages.worlds.world import STOP, Message, Task, User, World
+from tests.bench.timing import Row, medians
+from tests.playing import call, says
+
+EPISODES = 200
+NOISE = 0.24  # of the expert, so that some calls are wrong
+
+Episode = tuple[Task, list[Message]]
+
+
+class Content:
+    """A user who is content with all that the agent says."""
+
+    def open(self) -> str:
+        return "hello"
+
+    def reply(self, agent: str, history: Sequence[Message]) -> str:
+        return STOP
+
+
+def expert_episodes() -> list[Episode]:
+    """What the expert does on tasks of airline-mini."""
+    world, expert, episodes = airline_mini(), Expert(NOISE), []
+    for task in world.tasks("train")[:EPISODES]:
+        session, rng, messages = world.reset(task, 0), Random(task.task_id), list[Message]()
+        while not session.done and len(messages) < 30:
+            messages.append(expert(session.messages, rng))
+            session.step(messages[-1])
+        episodes.append((task, messages))
+    return episodes
+
+
+def gold_episodes(world: World) -> list[Episode]:
+    """The gold actions of a domain's tasks, one a message, and a last word."""
+
+    def messages(task: Task) -> list[Message]:
+        gold = [call(action["name"], action["arguments"]) for action in task.gold_actions]
+        return [*gold, says("Done.")]
+
+    return [(task, messages(task)) for task in world.tasks("base")]
+
+
+def rate(world: World, episodes: list[Episode], user: User | None, floor: int) -> Row:
+    """Seconds of a step beside those that a floor of steps per second allows."""
+    steps = sum(len(messages) for _, messages in episodes)
+
+    def play() -> None:
+        for task, messages in episodes:
+            session = world.reset(task, 0, user)
+            for message in messages:
+                session.step(message)
+            session.outcome()
+
+    (seconds,) = medians(play)
+    name = f"{world.name} alone, {steps / seconds:,.0f} steps/s"
+    return Row(name, f"{floor:,} steps/s", seconds / steps, 1 / floor, 1)
+
+
+def bench() -> list[Row]:
+    """Our domain with its scripted user, and tau2-bench's airline."""
+    tau2 = Tau2World("tau2-airline")
+    return [
+        rate(airline_mini(), expert_episodes(), None, 2_000),
+        rate(tau2, gold_episodes(tau2), Content(), 500),
+    ]
