@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Annotated, Any, NamedTuple, cast, get_args
 
 import polars as pl
@@ -23,6 +24,10 @@ from stages.files import digest
 from stages.judge import advantage_frame, tier_rewards, turn_advantages, turn_arrays
 
 try:
+    for _name in ("accelerate", "peft", "tensorboard"):  # which are imported when they are needed
+        if find_spec(_name) is None:
+            raise ModuleNotFoundError(name=_name)
+
     import torch
 
     from stages.policies.chat import Chat

@@ -179,19 +179,15 @@ def lesson(
         {"episode_id": name, "tokens_recorded": name in recorded, "sampling": {}} | more
         for name in names
     ]
-    frame = ADVANTAGES.frame(
-        {
-            "episode_id": [episode for episode, _ in scored],
-            "group_id": [episode.split("/")[0] for episode, _ in scored],
-            "turn": [turn for _, turn in scored],
-            "tier": [("good", "bad")[turn % 2] for _, turn in scored],
-            "advantage": list(scored.values()),
-        }
-        | {
-            name: [0.0] * len(scored)
-            for name in ("reward", "return_part", "outcome_part", "group_mean", "group_std")
-        }
-    )
+    columns: dict[str, list[Any]] = {
+        "episode_id": [episode for episode, _ in scored],
+        "group_id": [episode.split("/")[0] for episode, _ in scored],
+        "turn": [turn for _, turn in scored],
+        "tier": [("good", "bad")[turn % 2] for _, turn in scored],
+        "advantage": list(scored.values()),
+    }
+    rest = ADVANTAGES.columns.keys() - columns.keys()
+    frame = ADVANTAGES.frame(columns | {name: [0.0] * len(scored) for name in rest})
     return reinforced(played, table(rows), frame, [], chat, "r.jsonl")
 
 
