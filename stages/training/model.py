@@ -31,6 +31,9 @@ def load_model(folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
     Raises:
         InputError: it is missing, a pickle, damaged, holds NaN, or its tokenizer doesn't fit.
     """
+    if not Path(folder).is_dir() and (folder.startswith((".", "/")) or folder.count("/") > 1):
+        todo = "give a folder that holds a model, or a name like 'Qwen/Qwen3-4B'"
+        raise InputError(folder, "no such folder", todo)
     refuse_pickle(folder)
     logging.disable_progress_bar()
     try:
