@@ -23,6 +23,7 @@ COMMANDS = {
     "score": ("irc_cli.score", "Class every turn of traces into a reward tier."),
     "calibrate": ("irc_cli.calibrate", "Measure which tiers tell success from failure."),
     "train": ("irc_cli.train", "Train a policy on what its turns are worth."),
+    "loop": ("irc_cli.loop", "Play, score, calibrate and train, again and again."),
     "eval": ("irc_cli.evaluate", "Measure pass rate, pass^k and what an episode costs."),
     "compare-args": ("irc_cli.compare_args", "Compare tool-call arguments, and explain."),
 }

@@ -87,6 +87,10 @@ def command(
         float | None,
         typer.Option(help="Value of a correlation of 1; default: the largest value is 1."),
     ] = _C.alpha,
+    zero: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TIER", help="Worth nothing whatever it tells; may be repeated."),
+    ] = None,
     resamples: Annotated[
         int, typer.Option(min=100, help="Bootstrap resamples, and permutations.")
     ] = _C.resamples,
@@ -177,6 +181,7 @@ def command(
         resamples,
         options.within("eta", eta, -1, 1),
         min_tasks,
+        tuple(zero or ()),
     )
     estimator = AdvantageConfig(
         cast(Estimator, options.one_of("advantage", advantage, _ESTIMATORS)),
@@ -236,6 +241,9 @@ def command(
             turns = turn_arrays(frame)
     _check_outcomes(summed, inputs, any_will_do=state is not None)
     if state:
+        if summed.sums.filter(pl.col("tier").is_null())["episodes"].max() == 1:
+            text = "no task has two episodes here: such turns tell --online nothing of the tiers"
+            console.note(text, quiet=quiet)
         added = {path: digests[path] for path in inputs}
         state, result = add(state, summed, added, settings, gate, rng)
     else:

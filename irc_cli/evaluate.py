@@ -96,13 +96,10 @@ def command(
         raise InputError("--resume", "there is nothing to go on with", "give '--rollouts FILE'")
     if policy is None:
         refuse_play_options(play)
-    settings: dict[str, Any] = {
-        "against": against,
-        "domain": domain,
-        "by_task": by_task,
-        "env": env,
-    }
-    settings |= {"trained_on": trained_on, "published": published}
+    settings: dict[str, Any] = {"against": against, "domain": domain, "by_task": by_task}
+    settings |= {"env": env, "trained_on": trained_on, "published": published}
+    other = TraceReader(against or [], domain, skip_bad, quiet)
+    other_episodes = _measure(other) if against else None  # a mistake shows before all is played
     with ExitStack() as stack:
         if policy and env:
             _check_before_playing(env, play["split"], trained_on or [], published=published)
@@ -129,9 +126,7 @@ def command(
         document["replay_differences"] = found.differences
         document["rescored"] = found.rescored
     digests = dict(reader.digests)
-    if against:
-        other = TraceReader(against, domain, skip_bad, quiet)
-        other_episodes = _measure(other)
+    if against and other_episodes is not None:
         document["against"] = _results(other_episodes, against)
         document["difference"] = _compare(episodes, other_episodes, against)._asdict()
         digests |= other.digests

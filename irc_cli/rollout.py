@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +23,7 @@ from stages.artifacts import RolloutRow
 from stages.errors import InputError
 from stages.files import alone, digest
 from stages.policies.policy import Sampling
-from stages.policies.registry import POLICIES, PolicyOptions, open_policy
+from stages.policies.registry import POLICIES, SEED_POLICY, PolicyOptions, open_policy
 from stages.rollout import Config, Pair, Run, plan, rollout
 from stages.rollout_files import Journal, RunFiles, open_journal, run_id
 from stages.score import SUCCESS
@@ -37,7 +38,9 @@ SHOWN_FAILURES = 5  # reasons, in the report
 
 def command(
     env: Annotated[str, typer.Option(metavar="|".join(WORLDS), help="The environment.")],
-    policy: Annotated[str, typer.Option(metavar="|".join(POLICIES), help="Who plays.")],
+    policy: Annotated[
+        str, typer.Option(metavar="|".join(POLICIES), help="Who plays.")
+    ] = "transformers",
     out: options.Out = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Split of the tasks.")] = "train",
     tasks: Annotated[
@@ -45,6 +48,9 @@ def command(
     ] = None,
     max_tasks: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Only the first N tasks.")
+    ] = None,
+    sample_tasks: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="N tasks, drawn with --seed.")
     ] = None,
     group_size: Annotated[
         int, typer.Option(metavar="G", min=1, help="Episodes per task.")
@@ -65,7 +71,11 @@ def command(
         float, typer.Option(metavar="P", min=0, max=1, help="Nucleus of sampling.")
     ] = Sampling.top_p,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME|DIR", help="Model of the policy.")
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Model of the policy; in airline-mini else its seed policy.",
+        ),
     ] = None,
     context: Annotated[
         int | None,
@@ -131,10 +141,14 @@ def command(
         raise InputError("--policy", f"the expert does not know {env}", "choose another policy")
     _check_output(out, as_json=as_json, resume=resume, force=force)
     world = open_world(env)
+    if model is None and env == "airline-mini" and policy in ("transformers", "vllm"):
+        model = SEED_POLICY
     chosen = _tasks(world, split, tasks or [], max_tasks)
+    if sample_tasks:
+        chosen = _sample(chosen, sample_tasks, seed)
     playing = Config(group_size, max_turns, seed, Sampling(temperature, top_p, max_tokens))
     settings: dict[str, Any] = {"env": env, "split": split}
-    settings |= {"tasks": tasks or [], "max_tasks": max_tasks}
+    settings |= {"tasks": tasks or [], "max_tasks": max_tasks, "sample_tasks": sample_tasks}
     settings |= {"policy": policy, "model": model, "context": context, "tokenizer": tokenizer}
     settings |= {"noise": noise, "recording": recording}
     settings |= {"user": user, "user_model": user_model}
@@ -333,9 +347,23 @@ def _tasks(world: World, split: str, wanted: list[str], most: int | None) -> lis
 def _inputs(models: Iterable[str | None], recording: str | None) -> dict[str, str]:
     """The sha256 of each file that the episodes follow from."""
     folders = [Path(model) for model in models if model and Path(model).is_dir()]
-    weights = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+    weights = [path for folder in folders for path in sorted(folder.iterdir()) if _of_model(path)]
     paths = [*map(str, weights), *([recording] if recording else [])]
     return {path: digest(path) for path in paths}
+
+
+def _of_model(path: Path) -> bool:
+    """Whether a file says how a model writes; metrics.jsonl of its training doesn't."""
+    return path.is_file() and path.suffix != ".jsonl"
+
+
+def _sample(tasks: Sequence[Task], count: int, seed: int) -> list[Task]:
+    """Draw some of the tasks, in the order of the split."""
+    if count > len(tasks):
+        what = f"there are {len(tasks):,} tasks only"
+        raise InputError("--sample-tasks", what, "draw fewer, or take another split")
+    places = sorted(Random(seed).sample(range(len(tasks)), count))
+    return [tasks[place] for place in places]
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class CalibrateConfig:
     resamples: int = 2000  # of the tasks, for intervals; and permutations, for pooled p
     eta: float = 0.3  # converged: mean reward and outcome correlate by more than this
     min_tasks: int = 2  # fewer tasks never pass a check
+    zero: tuple[str, ...] = ()  # tiers that are worth nothing, whatever they tell
 
 
 class TierStatistics(NamedTuple):
@@ -136,7 +137,8 @@ def describe(
         "undecided",
     )
     more = _more_episodes(found, config)
-    values = _values(np.where(found.tells, found.r, 0.0), config.alpha)
+    pays = found.tells & ~np.isin(sums.tiers, config.zero)
+    values = _values(np.where(pays, found.r, 0.0), config.alpha)
     q = benjamini_hochberg(found.p)
     r_pooled = pooled(sums.tasks)
     q_within = benjamini_hochberg(found.p_within)

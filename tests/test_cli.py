@@ -429,6 +429,12 @@ def test_online_follows_iteration_after_iteration(run: Cli, example: Path) -> No
     of_state = provenance(Path("state"))
     assert of_state.items() >= {key: recorded[key] for key in ("inputs", "settings")}.items()
     assert of_state["online"]["additions"][0]["inputs"] == {"0.parquet": sha256(Path("0.parquet"))}
+    few = pl.read_parquet("0.parquet").filter(pl.col("episode_id").rle_id() % 3 == 0)
+    few.unique("task_id", maintain_order=True).write_parquet("lone.parquet")
+    lone = run("calibrate", "--online", "other", "lone.parquet", "--json")
+    assert lone.err == (
+        "no task has two episodes here: such turns tell --online nothing of the tiers\n"
+    )
     # Until the state is written the command may be run again, and ends the same.
     Path("state").write_bytes(state)
     written = Path("1.yaml").read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from random import Random
 from typing import Any
 
@@ -12,6 +13,8 @@ from stages.policies.policy import Action, Policy, Sampling
 from stages.worlds.users import Rng
 from stages.worlds.world import Message
 
+# Shipped with the package: a tiny model that plays airline-mini.
+SEED_POLICY = str(files("data") / "seed_policy")
 POLICIES = ("expert", "replay", "openai", "transformers", "vllm")
 
 

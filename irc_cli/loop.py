@@ -1,0 +1,322 @@
+"""`irc-cli loop`: Iterative Reward Calibration from end to end."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, cast, get_args
+
+import orjson
+import typer
+import yaml
+from rich.live import Live
+from rich.table import Table
+
+from irc_cli import console, options
+from stages import loop as stage
+from stages.calibration_file import read_previous
+from stages.errors import InputError
+from stages.files import whole_file
+from stages.loop import LoopConfig, Places, Rewards, Step
+from stages.loop_files import Records, check_settings
+from stages.policies.registry import SEED_POLICY
+
+_C = LoopConfig
+_REWARDS = get_args(Rewards)
+SHOWN = 12  # iterations of the live table
+
+
+class Standing(NamedTuple):
+    """What is known of one iteration."""
+
+    iteration: int
+    policy: str  # that it ended with
+    played_pass_rate: float  # of the policy that it began with, on the train split's tasks
+    values: dict[str, float]  # of the tiers
+    misaligned: list[str]
+    evaluation: dict[str, Any] | None  # of the policy that it ended with
+    restored: bool  # the policy was so much worse that the best one takes its place
+    seconds: float
+
+
+def command(
+    out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder of the loop.")],
+    env: Annotated[str, typer.Option(help="The environment.")] = "airline-mini",
+    model: Annotated[
+        str, typer.Option(metavar="DIR|NAME", help="The policy to start from.")
+    ] = SEED_POLICY,
+    iterations: Annotated[int, typer.Option(metavar="N", min=1)] = _C.iterations,
+    tasks: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Tasks of an iteration, drawn anew in each.")
+    ] = _C.tasks,
+    group_size: Annotated[
+        int, typer.Option(metavar="G", min=2, help="Episodes per task.")
+    ] = _C.group_size,
+    rewards: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(_REWARDS),
+            help="What turns are worth: calibrated anew in each iteration, or online; as the tiers "
+            "file says; or nothing but the outcome.",
+        ),
+    ] = _C.rewards,
+    window: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Iterations whose turns are calibrated on.")
+    ] = _C.window,
+    calibration_rounds: Annotated[
+        int, typer.Option(metavar="N", min=0, help="How often misaligned tiers may be set to 0.")
+    ] = _C.calibration_rounds,
+    eval_every: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Iterations from one evaluation to the next.")
+    ] = _C.eval_every,
+    eval_split: Annotated[str, typer.Option(help="Split that evaluations play.")] = _C.eval_split,
+    eval_group_size: Annotated[
+        int, typer.Option(metavar="G", min=1, help="Episodes per task of an evaluation.")
+    ] = _C.eval_group_size,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="End after so many evaluations without a better one."),
+    ] = _C.patience,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="STAGE.OPTION=VALUE", help="Option of a stage, such as train.lr=1e-4."
+        ),
+    ] = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    seed: options.Seed = 0,
+    config: options.Config = None,
+) -> None:
+    """Play, score, calibrate and train, again and again; goes on where it was cut off.
+
+    Example: irc-cli loop --iterations 20 --set train.lr=3e-4 -o runs/first
+    """
+    settings = LoopConfig(
+        env=env,
+        model=model,
+        iterations=iterations,
+        tasks=tasks,
+        group_size=group_size,
+        rewards=cast(Rewards, options.one_of("rewards", rewards, _REWARDS)),
+        window=window,
+        calibration_rounds=calibration_rounds,
+        eval_every=eval_every,
+        eval_split=eval_split,
+        eval_group_size=eval_group_size,
+        patience=patience,
+        seed=seed,
+        options=_stage_options(setting or []),
+    )
+    folder = Path(out)
+    check_settings(folder, asdict(settings))
+    standings: list[Standing] = []
+    with _view(settings, standings, quiet=quiet) as show:
+        run = Runner(show)
+        start = _evaluated(settings, Places(folder, stage.START), model, run)
+        for standing in _iterations(settings, folder, start, run):
+            standings.append(standing)
+            lines = (orjson.dumps(one._asdict()) + b"\n" for one in standings)
+            with whole_file(str(folder / "loop.jsonl"), force=True) as file:
+                file.writelines(lines)
+            show("")
+    rows = [standing._asdict() for standing in standings]
+    document = {"out": out, "policy": standings[-1].policy, "start": start, "iterations": rows}
+    if as_json:
+        console.print_json(document)
+    elif not quiet:
+        _report(start, standings)
+
+
+class Runner:
+    """Runs steps in this process, so that libraries are loaded once."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+
+    def __call__(self, step: Step, folder: Path) -> dict[str, Any]:
+        """Run a step unless it is done; return what it printed with --json."""
+        records, printed = Records(folder), folder / f"{step.name}.json"
+        if not (records.done(step) and printed.exists()):
+            self._show(f"{folder.name}: {step.name}")
+            Path(step.outputs[0]).parent.mkdir(exist_ok=True)
+            again = _again(step)
+            if step.renew:
+                _renew(*step.renew)
+            text = _call([*step.args, "--json", "--quiet", *again], step)
+            with whole_file(str(printed), force=True) as file:
+                file.write(text)
+            records.add(step)
+        return dict(orjson.loads(printed.read_bytes()))
+
+
+def _call(args: Sequence[str], step: Step) -> bytes:
+    """Run a command line; return its standard output."""
+    from irc_cli.app import app
+
+    stdout = io.TextIOWrapper(io.BytesIO(), write_through=True)
+    try:
+        with redirect_stdout(stdout):
+            app(list(args), prog_name="irc-cli")
+    except SystemExit as end:
+        if end.code:
+            console.note(f"in: {step.command}")
+            raise typer.Exit(int(end.code)) from None
+    return stdout.buffer.getvalue()
+
+
+def _renew(source: str | None, target: str) -> None:
+    Path(target).unlink(missing_ok=True)
+    if source:
+        shutil.copyfile(source, target)
+
+
+def _again(step: Step) -> list[str]:
+    """Return what a step needs beside its options where it has left files."""
+    out = Path(step.outputs[0])
+    if Path(f"{out}.partial").exists() or (out / "checkpoints").exists():
+        return ["--resume"]
+    return ["--force"] if any(Path(path).exists() for path in step.outputs) else []
+
+
+def _iterations(
+    config: LoopConfig, out: Path, start: dict[str, Any] | None, run: Runner
+) -> Iterator[Standing]:
+    """Run the iterations one by one."""
+    policy = best_policy = config.model
+    best, worse = start, 0
+    for number in range(config.iterations):
+        began = time.monotonic()
+        at = Places(out, number)
+        at.folder.mkdir(exist_ok=True)
+        played = run(stage.play(config, at, policy), at.folder)
+        run(stage.score(config, at), at.folder)
+        calibration, misaligned = _calibrated(config, at, run)
+        values = read_previous(calibration).values if calibration else {}
+        fresh = policy == config.model
+        run(stage.train(config, at, policy, calibration, first=fresh), at.folder)
+        policy, restored, found = at("policy"), False, None
+        if config.eval_every and (number + 1) % config.eval_every == 0:
+            found = _evaluated(config, at, policy, run)
+        if found:
+            if best and found["ci_high"] < best["ci_low"]:
+                policy, restored = best_policy, True
+            if best is None or found["pass_rate"] > best["pass_rate"]:
+                best, best_policy, worse = found, policy, 0
+            else:
+                worse += 1
+        seconds = round(time.monotonic() - began, 1)
+        rate = played["pass_rate"]
+        yield Standing(number, policy, rate, values, misaligned, found, restored, seconds)
+        if config.patience and worse >= config.patience:
+            return
+
+
+def _calibrated(config: LoopConfig, at: Places, run: Runner) -> tuple[str | None, list[str]]:
+    """Calibrate until no tier is misaligned; return the file, and the tiers that still are."""
+    if config.rewards not in ("calibrated", "online"):
+        return None, []
+    zeroed: tuple[str, ...] = ()
+    while True:
+        step = stage.calibrate(config, at, zeroed)
+        misaligned = run(step, at.folder)["after"]["misaligned"]
+        if not misaligned or len(zeroed) >= config.calibration_rounds:
+            return step.outputs[0], misaligned
+        zeroed += (misaligned[0],)
+
+
+def _evaluated(config: LoopConfig, at: Places, policy: str, run: Runner) -> dict[str, Any] | None:
+    """Play held-out tasks and measure."""
+    if not config.eval_every:
+        return None
+    at.folder.mkdir(exist_ok=True)
+    playing, measuring = stage.evaluate(config, at, policy)
+    run(playing, at.folder)
+    return run(measuring, at.folder)
+
+
+def _stage_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read STAGE.OPTION=VALUE; a value is YAML, and an option that comes again is a list."""
+    found: dict[str, dict[str, Any]] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        stage_name, dot, option = name.partition(".")
+        if not (equals and dot and option):
+            raise InputError("--set", f"'{text}' is not STAGE.OPTION=VALUE", "see --help")
+        options.one_of("set", stage_name, stage.STAGES)
+        found.setdefault(stage_name, {})[option] = yaml.safe_load(value)
+    return found
+
+
+@contextmanager
+def _view(
+    config: LoopConfig, standings: Sequence[Standing], *, quiet: bool
+) -> Iterator[Callable[[str], None]]:
+    """Yield what shows the iterations, and what is being done, on standard error."""
+    if quiet:
+        yield lambda doing: None
+        return
+    screen = console.console(stderr=True)
+    if not sys.stderr.isatty():
+        # The lines of a log: an iteration each, as it ends.
+        yield lambda doing: None if doing or not standings else screen.print(_line(standings[-1]))
+        return
+    with Live(console=screen, transient=True) as live:
+
+        def show(doing: str) -> None:
+            table = _table(standings[-SHOWN:])
+            table.caption = f"{len(standings)} of {config.iterations} iterations; {doing}"
+            live.update(table)
+
+        yield show
+
+
+def _table(standings: Sequence[Standing]) -> Table:
+    table = console.table("iteration", "played", "held out", "95 %", "values", left=(0, 4))
+    for one in standings:
+        found = one.evaluation
+        rate = f"{found['pass_rate']:.1%}" if found else ""
+        interval = f"{found['ci_low']:.1%} to {found['ci_high']:.1%}" if found else ""
+        table.add_row(
+            str(one.iteration), f"{one.played_pass_rate:.1%}", rate, interval, _values(one)
+        )
+    return table
+
+
+def _values(one: Standing) -> str:
+    values = ", ".join(f"{tier} {value:+.2f}" for tier, value in one.values.items() if value)
+    wrong = f"; misaligned: {', '.join(one.misaligned)}" if one.misaligned else ""
+    return values + wrong + ("; restored the best policy" if one.restored else "")
+
+
+def _line(one: Standing) -> str:
+    found = one.evaluation
+    held_out = f", held out {found['pass_rate']:.1%}" if found else ""
+    return (
+        f"iteration {one.iteration}: played {one.played_pass_rate:.1%}{held_out}, "
+        f"{one.seconds:.0f} s; {_values(one)}"
+    )
+
+
+def _report(start: dict[str, Any] | None, standings: Sequence[Standing]) -> None:
+    screen = console.console()
+    screen.print(_table(standings))
+    if start:
+        screen.print(_rate("before", start))
+    for one in reversed(standings):
+        if one.evaluation:
+            screen.print(_rate(f"after iteration {one.iteration}", one.evaluation))
+            break
+
+
+def _rate(when: str, found: dict[str, Any]) -> str:
+    return (
+        f"{when}: pass rate {found['pass_rate']:.1%} "
+        f"({found['ci_low']:.1%} to {found['ci_high']:.1%}, {found['episodes']:,} episodes)"
+    )

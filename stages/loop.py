@@ -1,0 +1,193 @@
+"""The loop of Iterative Reward Calibration, as command lines of the other stages.
+
+Each iteration plays episodes with the policy so far, scores their turns, calibrates what tiers are
+worth on the turns of the last iterations, and trains. What it does is what these commands do: each
+can be run again by hand.
+
+Source: arXiv 2604.02869, section 3.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+Rewards: TypeAlias = Literal["calibrated", "online", "naive", "none"]
+STAGES = ("rollout", "score", "calibrate", "train", "eval")
+ONLINE = "online.parquet"
+START = -1
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How a loop runs. Equal settings make equal files, on one machine."""
+
+    env: str
+    model: str  # the policy to start from
+    iterations: int = 10
+    tasks: int = 16  # of the train split, drawn anew in each iteration
+    group_size: int = 8  # episodes of each
+    rewards: Rewards = "calibrated"  # naive: of the tiers file; none: the outcome alone
+    window: int = 8  # iterations whose turns a calibration sees
+    calibration_rounds: int = 3  # how often misaligned tiers are set to 0, at most
+    eval_every: int = 5  # iterations; 0: never
+    eval_split: str = "dev"
+    eval_group_size: int = 1
+    patience: int | None = None  # evaluations without a better one before the loop ends
+    seed: int = 0
+    # Options of single stages, by their long names: {"train": {"lr": 3e-4}}
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rewards not in get_args(Rewards):
+            raise ValueError(f"unknown rewards '{self.rewards}'")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a loop.
+
+    Attributes:
+        name: of the step in its iteration.
+        args: of `irc-cli`, the command first.
+        inputs: files that it reads; a folder stands for the weights in it.
+        outputs: files that it writes; a folder likewise.
+        renew: a file to be made anew from another before, or removed where that is None.
+    """
+
+    name: str
+    args: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    renew: tuple[str | None, str] | None = None
+
+    @property
+    def command(self) -> str:
+        """As a shell takes it."""
+        line = shlex.join(("irc-cli", *self.args))
+        if not self.renew:
+            return line
+        source, target = self.renew
+        if source is None:
+            return f"{shlex.join(('rm', '-f', target))} && {line}"
+        return f"{shlex.join(('cp', source, target))} && {line}"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of one iteration lie; START is before the first."""
+
+    out: Path
+    number: int
+
+    @property
+    def folder(self) -> Path:
+        """Of the iteration."""
+        return self.out / ("start" if self.number == START else f"iter-{self.number:02d}")
+
+    def __call__(self, name: str) -> str:
+        """Return the path of a file or folder of the iteration."""
+        return str(self.folder / name)
+
+
+def play(config: LoopConfig, at: Places, policy: str) -> Step:
+    """Play groups of episodes on tasks of the train split."""
+    args = _policy_args(config, "train", policy, config.group_size, config.seed * 1000 + at.number)
+    args += ["--sample-tasks", str(config.tasks), "--out", at("rollouts.jsonl")]
+    outputs = (at("rollouts.jsonl"), at("rollouts.tokens.parquet"))
+    return Step("rollout", ("rollout", *args, *_options(config, "rollout")), (policy,), outputs)
+
+
+def score(config: LoopConfig, at: Places) -> Step:
+    """Class the turns into tiers."""
+    args = (at("rollouts.jsonl"), "--out", at("turns.parquet"), *_options(config, "score"))
+    return Step("score", ("score", *args), (at("rollouts.jsonl"),), (at("turns.parquet"),))
+
+
+def calibrate(config: LoopConfig, at: Places, zeroed: tuple[str, ...] = ()) -> Step:
+    """Set what each tier is worth, with the given tiers worth nothing.
+
+    A round after the first has a folder of its own. Online, the state of the iteration before is
+    copied and gets this iteration's turns.
+    """
+    folder = f"round-{len(zeroed)}/" if zeroed else ""
+    out, state = at(f"{folder}calibration.yaml"), at(f"{folder}{ONLINE}")
+    online = config.rewards == "online"
+    numbers = [at.number] if online else range(max(0, at.number + 1 - config.window), at.number + 1)
+    turns = [Places(at.out, number)("turns.parquet") for number in numbers]
+    args = [*turns, "--out", out, "--seed", str(config.seed)]
+    args += [part for tier in zeroed for part in ("--zero", tier)]
+    args += [*_advantage_options(config), *_options(config, "calibrate")]
+    outputs = (out, str(Path(out).with_name("advantages.parquet")))
+    name = f"calibrate-{len(zeroed)}" if zeroed else "calibrate"
+    if not online:
+        return Step(name, ("calibrate", *args), tuple(turns), outputs)
+    args += ["--online", state]
+    before = Places(at.out, at.number - 1)(ONLINE) if at.number else None
+    inputs = (*turns, *([before] if before else []))
+    return Step(name, ("calibrate", *args), inputs, (*outputs, state), (before, state))
+
+
+def train(
+    config: LoopConfig, at: Places, policy: str, calibration: str | None, *, first: bool
+) -> Step:
+    """Make the iteration's policy, from its rewards by tier or from those in the turns."""
+    args = ["--model", policy, "--rollouts", at("rollouts.jsonl"), "--turns", at("turns.parquet")]
+    inputs = [policy, at("rollouts.jsonl"), at("rollouts.tokens.parquet"), at("turns.parquet")]
+    if calibration:
+        args += ["--calibration", calibration]
+        inputs.append(calibration)
+    if not first:
+        args.append("--keep-optimizer")
+    args += ["--out", at("policy"), "--seed", str(config.seed)]
+    args += [*_advantage_options(config), *_options(config, "train", ADVANTAGE_OPTIONS)]
+    return Step("train", ("train", *args), tuple(inputs), (at("policy"),))
+
+
+def evaluate(config: LoopConfig, at: Places, policy: str) -> tuple[Step, Step]:
+    """Play held-out tasks with a policy, and measure it."""
+    name = config.eval_split
+    args = _policy_args(config, name, policy, config.eval_group_size, config.seed)
+    args += ["--out", at(f"{name}.jsonl")]
+    playing = ("rollout", *args, *_options(config, "rollout"))
+    measuring = ("eval", at(f"{name}.jsonl"), "--out", at("eval.json"), *_options(config, "eval"))
+    return (
+        Step(f"rollout-{name}", playing, (policy,), (at(f"{name}.jsonl"),)),
+        Step("eval", measuring, (at(f"{name}.jsonl"),), (at("eval.json"),)),
+    )
+
+
+ADVANTAGE_OPTIONS = ("advantage", "gamma", "lambda", "normalise", "last-turn-reward")
+
+
+def _policy_args(
+    config: LoopConfig, split: str, policy: str, group_size: int, seed: int
+) -> list[str]:
+    args = ["--env", config.env, "--model", policy, "--split", split]
+    return [*args, "--group-size", str(group_size), "--seed", str(seed)]
+
+
+def _advantage_options(config: LoopConfig) -> list[str]:
+    """Return the estimator's options, which calibrate judges by and train trains with."""
+    given = config.options.get("train", {})
+    return _as_args({name: given[name] for name in ADVANTAGE_OPTIONS if name in given})
+
+
+def _options(config: LoopConfig, stage: str, without: tuple[str, ...] = ()) -> list[str]:
+    given = config.options.get(stage, {})
+    return _as_args({name: given[name] for name in given if name not in without})
+
+
+def _as_args(options: Mapping[str, Any]) -> list[str]:
+    """Return options as a command line has them: true and false are flags, lists are repeated."""
+    args: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, bool):
+            args.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                args += [f"--{name}", str(one)]
+    return args

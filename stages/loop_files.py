@@ -1,0 +1,80 @@
+"""What a loop has done, on disk: which command made which files from which.
+
+A step is skipped where its command and its inputs are the same as when it last ran, and its
+outputs are as it left them. Weights stand for a policy's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from stages.errors import InputError
+from stages.files import digest, whole_file
+from stages.loop import Step
+
+SETTINGS = "loop.yaml"
+
+
+def check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a new loop; of an old one, make sure that they are the same.
+
+    `iterations` may grow: the loop goes on.
+
+    Raises:
+        InputError: the folder holds another loop, or something else.
+    """
+    path = out / SETTINGS
+    if path.exists():
+        before = yaml.safe_load(path.read_bytes())
+        for name in sorted(before.keys() | settings.keys()):
+            if name != "iterations" and before.get(name) != settings.get(name):
+                what = f"is of a loop with {name} {before.get(name)!r}, not {settings.get(name)!r}"
+                raise InputError(str(path), what, "name another folder, or give the same settings")
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(str(out), "holds something else than a loop", "name another folder")
+    out.mkdir(exist_ok=True)
+    with whole_file(str(path), force=True) as file:
+        file.write(yaml.safe_dump(settings, sort_keys=False).encode())
+
+
+class Records:
+    """The steps of one iteration that were done: `steps.json` in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "steps.json"
+        folder.mkdir(exist_ok=True)
+        self._steps: dict[str, Any] = (
+            orjson.loads(self._path.read_bytes()) if self._path.exists() else {}
+        )
+
+    def done(self, step: Step) -> bool:
+        """Whether running a step again would change nothing."""
+        before = self._steps.get(step.name)
+        return bool(before) and before == _record(step)
+
+    def add(self, step: Step) -> None:
+        """Note that a step is done."""
+        self._steps[step.name] = _record(step)
+        with whole_file(str(self._path), force=True) as file:
+            file.write(orjson.dumps(self._steps, option=orjson.OPT_INDENT_2))
+
+
+def _record(step: Step) -> dict[str, Any]:
+    return {
+        "command": step.command,
+        "inputs": {path: _digest(path) for path in step.inputs},
+        "outputs": {path: _digest(path) for path in step.outputs},
+    }
+
+
+def _digest(path: str) -> str | None:
+    """Return the sha256 of a file, or of a policy's weights; None where there is nothing."""
+    if Path(path).is_dir():
+        parts = [digest(str(one)) for one in sorted(Path(path).glob("*.safetensors"))]
+        return hashlib.sha256("".join(parts).encode()).hexdigest() if parts else None
+    return digest(path) if Path(path).exists() else None
