@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Annotated, Any, NamedTuple, cast, get_args
 
 import polars as pl
@@ -23,6 +24,10 @@ from stages.files import digest
 from stages.judge import advantage_frame, tier_rewards, turn_advantages, turn_arrays
 
 try:
+    for _name in ("accelerate", "peft", "tensorboard"):  # which are imported when they are needed
+        if find_spec(_name) is None:
+            raise ModuleNotFoundError(name=_name)
+
     import torch
 
     from irc_cli.train_plan import show_plan
@@ -37,12 +42,19 @@ try:
         Tiers,
         TrainConfig,
         Trainer,
-        token_logprobs,
+        dev_loss,
+        known_logprobs,
         train,
     )
     from stages.training.batches import Example
+    from stages.training.checkpoint import set_optimizer_state
     from stages.training.examples import Conversation, reinforced, supervised
-    from stages.training.folder import RunFolder, refuse_existing_run, take_optimizer
+    from stages.training.folder import (
+        RunFolder,
+        optimizer_of,
+        refuse_existing_run,
+        result_of,
+    )
     from stages.training.inputs import (
         Rollouts,
         check_lineage,
@@ -51,7 +63,7 @@ try:
         recorded_tools,
     )
     from stages.training.loss import Aggregation, LossConfig
-    from stages.training.model import learner, load_model, packable, weights_of
+    from stages.training.model import chat_of, learner, load_model, packable, weights_of
     from stages.training.plan import Setup
     from stages.training.sequences import check
 except ModuleNotFoundError as error:
@@ -65,6 +77,7 @@ _AGGREGATIONS, _ESTIMATORS, _NORMALISE = (
     get_args(Estimator),
     get_args(Normalise),
 )
+ABOVE_ONE, BELOW_ONE = math.nextafter(1, 2), math.nextafter(1, 0)
 _ROWS = 12  # of the live table
 _SHOWN = ("loss", "entropy", "policy_kl", "clip_high_share", "grad_norm", "advantage_rms")
 
@@ -90,6 +103,13 @@ def command(
     sft: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Instead: learn the assistant's part of these messages."),
+    ] = None,
+    dev: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Messages held out from --sft: the checkpoint that tells them best is the policy.",
+        ),
     ] = None,
     advantage: Annotated[
         str, typer.Option(metavar="|".join(_ESTIMATORS), help="Estimator of the advantages.")
@@ -121,9 +141,9 @@ def command(
     warmup: Annotated[
         int, typer.Option(min=0, help="Steps in which the learning rate rises.")
     ] = _T.warmup,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = _T.weight_decay,
+    weight_decay: Annotated[float, typer.Option(min=0, help="Of AdamW.")] = _T.weight_decay,
     beta2: Annotated[
-        float, typer.Option(min=0, max=1, help="Of AdamW: memory for the size of gradients.")
+        float, typer.Option(help="Of AdamW: memory for the size of gradients.")
     ] = _T.beta2,
     max_grad_norm: Annotated[
         float, typer.Option(help="Larger gradients are scaled down to this norm.")
@@ -215,26 +235,26 @@ def command(
     --calibration calibration.yaml -o better
     """
     settings = TrainConfig(
-        lr=lr,
+        lr=options.within("lr", lr, 0, sys.float_info.max),
         schedule=cast(Schedule, options.one_of("schedule", schedule, _SCHEDULES)),
         warmup=warmup,
         weight_decay=weight_decay,
-        beta2=beta2,
-        max_grad_norm=max_grad_norm,
+        beta2=options.within("beta2", beta2, 0, BELOW_ONE),
+        max_grad_norm=options.within("max-grad-norm", max_grad_norm, 0, math.inf),
         epochs=epochs,
         batch_size=batch_size,
         pack_tokens=pack_tokens,
         advantage_scale=cast(Scale, options.one_of("advantage-scale", advantage_scale, _SCALES)),
         old_logprobs=cast(Old, options.one_of("old-logprobs", old_logprobs, _OLD)),
-        spike=spike,
+        spike=options.within("spike", spike, 1, math.inf),
         seed=seed,
         loss=LossConfig(
             clip_low=options.within("clip-low", clip_low, 0, 1),
             clip_high=options.within("clip-high", clip_high, 0, sys.float_info.max),
-            dual_clip=dual_clip and options.within("dual-clip", dual_clip, 1, sys.float_info.max),
+            dual_clip=dual_clip and options.within("dual-clip", dual_clip, ABOVE_ONE, math.inf),
             kl=options.within("kl", kl, 0, sys.float_info.max),
-            entropy=entropy,
-            tis_cap=tis_cap or None,
+            entropy=options.within("entropy", entropy, 0, sys.float_info.max),
+            tis_cap=options.within("tis-cap", tis_cap, 0, math.inf) or None,
             aggregation=cast(
                 Aggregation, options.one_of("aggregation", aggregation, _AGGREGATIONS)
             ),
@@ -265,67 +285,71 @@ def command(
         raise InputError("irc-cli train", "what to learn from?", "give --rollouts or --sft")
     if rollouts and turns is None:
         raise InputError("--turns", "missing", "give the turns.parquet of these rollouts")
-    refuse_existing_run(out, resume=resume, force=force)
+    if dev and not sft:
+        raise InputError("--dev", "needs --sft", "leave it out")
+    given = [path for path in (rollouts, turns, calibration, sft, dev) if path]
+    refuse_existing_run(out, [model, reference or model, *given], resume=resume, force=force)
     played = read_rollouts(rollouts) if rollouts else None
     if played and not off_policy:
         check_lineage(played, model)
     values = read_previous(calibration).values if calibration else None
     scored = read_table(TURNS, turns) if turns else None
     talks = read_conversations(sft) if sft else []
-    paths = [path for path in (rollouts, turns, calibration, sft) if path]
+    held_out = read_conversations(dev) if dev else []
+    moments = optimizer_of(model) if keep_optimizer else None
     record = console.made_by(
         "train",
         {"model": model, "reference": reference, "lora_rank": lora_rank, "bf16": bf16}
         | {"keep_optimizer": keep_optimizer, "train": asdict(settings)}
         | {"advantage": asdict(estimator)},
         seed,
-        {path: digest(path) for path in [*paths, *weights_of(model)]},
+        {path: digest(path) for path in [*given, *weights_of(model)]},
     )
-
-    policy, tokenizer = load_model(model)
-    chat = Chat(tokenizer)
-    if played and scored is not None:
-        lesson = _reinforced(
-            played, scored, values, estimator, chat if allow_retokenised else None, str(turns)
-        )
-    else:
-        lesson = _supervised(talks, str(sft), chat)
-    if not lesson.examples:
-        todo = "collect groups with successes and failures"
-        raise InputError(paths[0], "nothing to learn: no advantage differs from 0", todo)
-    vocabulary = policy.get_input_embeddings().weight.shape[0]
-    check((one.sequence for one in lesson.examples), vocabulary, paths[0])
-    if not quiet:
-        _announce(lesson, settings)
-
-    fits = packable(policy)
-    model_to_train = learner(
-        policy, lora_rank=lora_rank, gradient_checkpointing=gradient_checkpointing
-    )
-    trainer = Trainer.of(model_to_train, settings, packable=fits, bf16=bf16)
-    known = _known(trainer, lesson.examples, settings, reference) if played else None
-    folder = RunFolder(out, main=trainer.accelerator.is_main_process)
-    if keep_optimizer:
-        take_optimizer(Path(model), trainer)
-    position = folder.begin(trainer, record, resume=resume)
-    every = Every(save_every, keep)
-    try:
-        last = _run(trainer, lesson, known, settings, folder, position, every, quiet=quiet)
-    except DivergedError as error:
-        where = folder.save_batch(error.batch)
-        what = f"{error}; the run stopped before it, and the batch is in '{where}'"
-        raise InputError(out, what, "look at the batch, or lower --lr") from None
-    except torch.OutOfMemoryError:
-        todo = "lower --pack-tokens, or pass --gradient-checkpointing, --bf16 or --lora-rank"
-        raise InputError("irc-cli train", "out of memory", todo) from None
-    folder.finish(trainer, tokenizer, record | {"last_step": last})
-    if not trainer.accelerator.is_main_process:
+    if resume and (document := result_of(out, record)):
+        _report(document, f"{out} is complete", as_json=as_json, quiet=quiet)
         return
-    document = {"out": out, "examples": len(lesson.examples)} | lesson.counts | {"last_step": last}
-    if as_json:
-        console.print_json(document)
-    elif not quiet:
-        console.note(f"wrote {out}")
+
+    with _told_if_out_of_memory():
+        torch.manual_seed(seed)  # of adapters, and of dropout where a model has it
+        policy, tokenizer = load_model(model)
+        chat = chat_of(tokenizer, model) if sft or allow_retokenised else None
+        if played and scored is not None:
+            lesson = _reinforced(played, scored, values, estimator, chat, str(turns))
+        else:
+            lesson = _supervised(talks, str(sft), chat)
+        vocabulary = policy.get_input_embeddings().weight.shape[0]
+        check((one.sequence for one in lesson.examples), vocabulary, given[0])
+        dev_set = _supervised(held_out, str(dev), chat).examples if dev else []
+        console.note(lesson.told, quiet=quiet)
+
+        fits = packable(policy)
+        model_to_train = learner(
+            policy, lora_rank=lora_rank, gradient_checkpointing=gradient_checkpointing
+        )
+        trainer = Trainer.of(model_to_train, settings, packable=fits, bf16=bf16)
+        known = None
+        if played:
+            referee = _referee(reference, lesson, trainer, settings)
+            known = known_logprobs(trainer, lesson.examples, referee, settings)
+        folder = RunFolder(out, main=trainer.accelerator.is_main_process)
+        if moments is not None:
+            set_optimizer_state(trainer.bare, trainer.optimizer, moments)
+        done = folder.begin(trainer, record, resume=resume)
+        every = Every(save_every, keep)
+        try:
+            last = _run(trainer, lesson, known, dev_set, settings, folder, done, every, quiet=quiet)
+        except DivergedError as error:
+            where = folder.save_batch(error.batch)
+            what = f"{error}; the run stopped before it, and the batch is in '{where}'"
+            raise InputError(out, what, "look at the batch, or lower --lr") from None
+        document = {"out": out, "examples": len(lesson.examples), **lesson.counts}
+        document["last_step"] = last
+        if dev_set:
+            folder.take_best(trainer, last["dev_loss"])
+        folder.finish(trainer, tokenizer, document)
+    if trainer.accelerator.is_main_process:
+        _report(document, f"wrote {out}", as_json=as_json, quiet=quiet)
+    trainer.accelerator.end_training()
 
 
 class Lesson(NamedTuple):
@@ -334,6 +358,14 @@ class Lesson(NamedTuple):
     examples: list[Example]
     tiers: Tiers
     counts: dict[str, int]  # of what was left out
+
+    @property
+    def told(self) -> str:
+        """What it holds, as a line."""
+        tokens = sum(len(one.at) for one in self.examples)
+        parts = [f"{len(self.examples):,} sequences, {tokens:,} tokens to learn"]
+        parts += [f"{count:,} {name.replace('_', ' ')}" for name, count in self.counts.items()]
+        return "; ".join(parts)
 
 
 class Every(NamedTuple):
@@ -362,6 +394,9 @@ def _reinforced(
     made = turn_advantages(arrays, reward, estimator)
     table = advantage_frame(arrays, reward, made)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, chat, played.path)
+    if not lesson.examples:
+        what = f"nothing to learn: no advantage of {lesson.groups:,} groups differs from 0"
+        raise InputError(played.path, what, "collect groups with successes and failures")
     counts = {
         "groups": lesson.groups,
         "dropped_groups": lesson.dropped_groups,
@@ -370,40 +405,39 @@ def _reinforced(
     return Lesson(lesson.examples, Tiers(lesson.tiers, values or {}), counts)
 
 
-def _supervised(records: list[dict[str, Any]], path: str, chat: Chat) -> Lesson:
+def _supervised(records: list[dict[str, Any]], path: str, chat: Chat | None) -> Lesson:
+    assert chat is not None
     tools = recorded_tools(path)
     talks = [
         Conversation(str(number), one["messages"], one.get("tools") or tools)
         for number, one in enumerate(records)
     ]
     progress = console.progress(talks, "tokenizing")
-    return Lesson(supervised(progress, chat), Tiers([], {}), {"conversations": len(records)})
+    examples = supervised(progress, chat)
+    if not examples:
+        what = "nothing to learn: no message of an assistant"
+        raise InputError(path, what, "give other messages")
+    return Lesson(examples, Tiers([], {}), {"conversations": len(records)})
 
 
-def _known(
-    trainer: Trainer, examples: list[Example], config: TrainConfig, reference: str | None
-) -> Known:
-    """Compute what the loss compares with, before the first step."""
-    by_trainer: list[Any] | None = None
-    if config.old_logprobs == "trainer" or (config.loss.kl and reference is None):
-        by_trainer = token_logprobs(trainer, examples, config)
-    old = by_trainer
-    if config.old_logprobs == "engine" or old is None:
-        old = [torch.from_numpy(one.sequence.logprobs[one.at]) for one in examples]
-    if not config.loss.kl:
-        return Known(old, None)
-    if reference is None:
-        return Known(old, by_trainer)
+def _referee(
+    reference: str | None, lesson: Lesson, trainer: Trainer, config: TrainConfig
+) -> Trainer | None:
+    """Load the reference of the KL; None: there is no KL, or it is the starting policy."""
+    if reference is None or not config.loss.kl:
+        return None
     other, _ = load_model(reference)
+    vocabulary = other.get_input_embeddings().weight.shape[0]
+    check((one.sequence for one in lesson.examples), vocabulary, reference)
     fits = packable(other)
-    referee = Trainer.of(learner(other), config, packable=fits, bf16=trainer.bf16)
-    return Known(old, token_logprobs(referee, examples, config))
+    return Trainer.of(learner(other), config, packable=fits, bf16=trainer.bf16)
 
 
 def _run(
     trainer: Trainer,
     lesson: Lesson,
     known: Known | None,
+    dev_set: list[Example],
     config: TrainConfig,
     folder: RunFolder,
     done: int,
@@ -415,12 +449,35 @@ def _run(
     last: dict[str, Any] = {}
     with _live(quiet=quiet or not folder.main) as show:
         for step in train(trainer, lesson.examples, known, lesson.tiers, config, done):
-            last = {"step": step.number} | step.log
-            folder.log(step.number, step.log)
+            log, final = step.log, step.number == step.of
+            saves = every.steps is not None and step.number % every.steps == 0
+            if dev_set and (saves or final):
+                log["dev_loss"] = dev_loss(trainer, dev_set, config)
+            last = {"step": step.number} | log
+            folder.log(step.number, log)
             show(step)
-            if every.steps and step.number % every.steps == 0 and step.number < step.of:
-                folder.save(trainer, step.number, every.keep)
+            if saves and not final:
+                folder.save(trainer, step.number, log.get("dev_loss"), every.keep)
     return last
+
+
+@contextmanager
+def _told_if_out_of_memory() -> Iterator[None]:
+    """Say which knobs to turn where memory does not suffice."""
+    try:
+        yield
+    except RuntimeError as error:  # torch's own OutOfMemoryError is one, too
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
+            raise
+        todo = "lower --pack-tokens, or pass --gradient-checkpointing, --bf16 or --lora-rank"
+        raise InputError("irc-cli train", "out of memory", todo) from None
+
+
+def _report(document: dict[str, Any], line: str, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        console.print_json(document)
+    else:
+        console.note(line, quiet=quiet)
 
 
 @contextmanager
@@ -441,10 +498,3 @@ def _live(*, quiet: bool) -> Iterator[Callable[[Step], None]]:
             live.update(table)
 
         yield show
-
-
-def _announce(lesson: Lesson, config: TrainConfig) -> None:
-    tokens = sum(len(one.at) for one in lesson.examples)
-    parts = [f"{len(lesson.examples):,} sequences, {tokens:,} tokens to learn"]
-    parts += [f"{count:,} {name.replace('_', ' ')}" for name, count in lesson.counts.items()]
-    console.note("; ".join(parts))

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from stages.core.direction import DEAD
+from stages.errors import InputError
 from stages.training.batches import NO_TIER, Example, Pack, passes, steps
 from stages.training.logprobs import TokenLogprobs
 from stages.training.loss import METRICS, LossConfig, TokenBatch, policy_loss, token_weights
@@ -130,7 +131,7 @@ class Step(NamedTuple):
 class Known(NamedTuple):
     """Log-probabilities from before training, a tensor [M] for each example."""
 
-    old: list[torch.Tensor]
+    old: list[torch.Tensor | None]  # None: of the step that it is learnt from, whose ratio is 1
     reference: list[torch.Tensor] | None
 
 
@@ -165,14 +166,15 @@ def train(
     """
     plan = steps(examples, config.batch_size, config.epochs, config.seed)
     norms: list[float] = []
-    trainer.model.train()
     for number, places in enumerate(plan[done:], done + 1):
         began = time.perf_counter()
         batch = [examples[place] for place in places]
         lr = learning_rate(number, len(plan), config)
         for group in trainer.optimizer.param_groups:
             group["lr"] = lr
-        sums = _accumulate(trainer, batch, _of(known, places), config)
+        trainer.model.train()
+        scale = 1 / max(_rms(batch), DEAD) if config.advantage_scale == "rms" else 1.0
+        sums = accumulate(trainer, batch, _of(known, places), scale, config)
         norm = float(
             trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), config.max_grad_norm)
         )
@@ -182,19 +184,35 @@ def train(
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
         norms.append(norm)
-        log = {"lr": lr, "grad_norm": norm} | sums | advantage_log(batch, tiers)
-        log["effective_step"] = lr * log["advantage_rms"] if known else lr
+        log = {"lr": lr, "grad_norm": norm} | sums
+        if known:
+            log |= advantage_log(batch, tiers)
+            log["effective_step"] = lr * log["advantage_rms"] * scale
         tokens = sum(len(one.sequence) for one in batch)
         log |= {"tokens_per_s": tokens / (time.perf_counter() - began), "memory_gb": memory_gb()}
         yield Step(number, len(plan), log)
 
 
-def _accumulate(
-    trainer: Trainer, batch: List[Example], known: Known | None, config: TrainConfig
+def accumulate(
+    trainer: Trainer,
+    batch: List[Example],
+    known: Known | None,
+    scale: float,
+    config: TrainConfig,
 ) -> dict[str, float]:
-    """Add up the gradients of a step, however its tokens are spread over passes and processes."""
+    """Add up the gradients of a step, however its tokens are spread over passes and processes.
+
+    Args:
+        trainer: its weights' gradients are added to.
+        batch: the examples of the step.
+        known: of these examples; None: supervised.
+        scale: of the advantages.
+        config: the settings.
+
+    Returns:
+        The loss, and means over the tokens.
+    """
     weights = example_weights(batch, config.loss)
-    scale = 1 / max(_rms(batch), DEAD) if config.advantage_scale == "rms" else 1.0
     device = trainer.accelerator.device
     names = ("loss", *METRICS)
     sums = np.zeros(len(names))
@@ -206,15 +224,18 @@ def _accumulate(
         pack = Pack.of([batch[i] for i in chosen], device)
         values = trainer.model(*pack, entropy_gradient=config.loss.entropy != 0)
         weight = tensor([weights[i] for i in chosen]) * counts
-        found = {"entropy": float(values.entropy.sum())}
+        found = {"entropy": values.entropy.sum().item()}
         if known is None:
             loss = -(weight * values.logprobs).sum()
         else:
+            old = values.logprobs.detach()
+            if known.old[chosen[0]] is not None:
+                old = tensor([known.old[i] for i in chosen])
             fixed = TokenBatch(
                 advantage=tensor([batch[i].advantage for i in chosen]) * scale,
                 weight=weight,
-                old=tensor([known.old[i] for i in chosen]),
-                engine=tensor([batch[i].sequence.logprobs[batch[i].at] for i in chosen]),
+                old=old,
+                engine=tensor([batch[i].engine for i in chosen]),
                 reference=tensor([known.reference[i] for i in chosen]) if known.reference else None,
             )
             loss, found = policy_loss(values.logprobs, values.entropy, fixed, config.loss)
@@ -226,6 +247,39 @@ def _accumulate(
     n_tokens = sum(len(one.at) for one in batch)
     means = {name: total[name] / n_tokens for name in METRICS} if known else {}
     return {"loss": total["loss"], "entropy": total["entropy"] / n_tokens} | means
+
+
+def known_logprobs(
+    trainer: Trainer, examples: List[Example], referee: Trainer | None, config: TrainConfig
+) -> Known:
+    """Return what the loss compares with, which the first step must not have changed yet.
+
+    Args:
+        trainer: with the weights from before training.
+        examples: all of them.
+        referee: holds the reference of the KL; None: what is trained, as it is before.
+        config: the settings.
+
+    Raises:
+        InputError: the engine's log-probabilities are wanted, and not all are known.
+    """
+    reference: list[torch.Tensor] | None = None
+    if config.loss.kl:
+        reference = token_logprobs(referee or trainer, examples, config)
+    if config.old_logprobs == "engine":
+        if unknown := [one.episode_id for one in examples if np.isnan(one.engine).any()]:
+            what = f"episode '{unknown[0]}' has tokens whose logprobs were not recorded"
+            raise InputError("--old-logprobs", what, "use trainer")
+        return Known([torch.from_numpy(one.engine) for one in examples], reference)
+    if reference and not referee:
+        return Known([*reference], reference)
+    # The first step begins with these weights, so that its pass gives them itself.
+    plan = steps(examples, config.batch_size, config.epochs, config.seed)
+    first = set(plan[0]) if config.epochs == 1 else set()
+    rest = [place for place in range(len(examples)) if place not in first]
+    found = token_logprobs(trainer, [examples[place] for place in rest], config)
+    old = dict(zip(rest, found, strict=True))
+    return Known([old.get(place) for place in range(len(examples))], reference)
 
 
 def token_logprobs(
@@ -246,6 +300,11 @@ def token_logprobs(
 
         found = dict(gather_object(list(found.items())))
     return [found[place] for place in range(len(examples))]
+
+
+def dev_loss(trainer: Trainer, examples: List[Example], config: TrainConfig) -> float:
+    """Return the mean loss of a token that is not learnt from, in nats."""
+    return -float(torch.cat(token_logprobs(trainer, examples, config)).double().mean())
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:

@@ -323,7 +323,7 @@ COMPARE_ARGS = [
 
 USAGE = [
     ("scor few.jsonl", "no such command 'scor'; did you mean 'score'? see 'irc-cli --help'"),
-    ("train few.jsonl", "no such command 'train'; see 'irc-cli --help'"),
+    ("plan few.jsonl", "no such command 'plan'; see 'irc-cli --help'"),
     ("--loud", "no such option: --loud; see 'irc-cli --help'"),
     ("score", "missing argument 'TRACES...'; see 'irc-cli score --help'"),
     ("calibrate", "missing argument 'TURNS...'; see 'irc-cli calibrate --help'"),

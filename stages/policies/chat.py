@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stages.errors import InputError
 from stages.policies.dialects import dialect_of, read_message
 from stages.worlds.world import Message
 
@@ -94,11 +95,18 @@ class Chat:
             episode_id: whose prompt was made from all messages but the last.
             messages: the conversation; the last message is the assistant's.
             tools: as for the prompt.
+
+        Raises:
+            InputError: the template does not write the prompt, the message and its end in a row.
         """
         transcript = self._transcripts[episode_id]
         shown = [_shown(message, self._dialect == "xml") for message in messages]
         text = self._render(shown, tools, False)
         written, end, _ = text.removeprefix(transcript.text).rpartition(self._end)
+        if not (end and text.startswith(transcript.text)):
+            what = "the chat template writes a message otherwise than its prompt begins it"
+            todo = "choose a model whose template goes on from its prompt and ends messages"
+            raise InputError(f"episode '{episode_id}'", what, todo)
         ids = self._encode(written + end)
         transcript.ids = transcript.ids + ids
         transcript.answer = messages[-1]

@@ -43,6 +43,11 @@ class Example:
         return np.flatnonzero(self.sequence.written)
 
     @property
+    def engine(self) -> Floats:
+        """Log-probabilities when the tokens were sampled, [M]; NaN: unknown."""
+        return self.sequence.logprobs[self.at]
+
+    @property
     def episode_id(self) -> str:
         """Of the episode that it is a part of."""
         return self.sequence.episode_id

@@ -10,6 +10,7 @@ A checkpoint is a folder that appears whole or not at all, without pickles:
 from __future__ import annotations
 
 import base64
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,13 @@ class State(NamedTuple):
     optimizer: dict[str, torch.Tensor]
 
 
+class Saved(NamedTuple):
+    """A checkpoint on disk."""
+
+    path: Path
+    dev_loss: float  # infinite: there is no dev set
+
+
 def random_state() -> str:
     """Return torch's random state as text."""
     return base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
@@ -49,9 +57,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    yield temporary
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.rename(path)
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def optimizer_state(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
@@ -76,7 +87,7 @@ def set_optimizer_state(model: Any, optimizer: Any, state: dict[str, torch.Tenso
         if name not in weights or not (scalar or value.shape == weights[name].shape):
             todo = "resume with the model and the adapters that it was made with"
             raise InputError(OPTIMIZER, f"is of other weights: '{name}'", todo)
-        held = value if scalar else like(value, weights[name])
+        held = value.to(weights[name].device) if scalar else like(value, weights[name])
         optimizer.state[weights[name]][quantity] = held
 
 
@@ -108,12 +119,14 @@ def state(model: Any, optimizer: Any) -> State:
     return State(weights, optimizer_state(model, optimizer))
 
 
-def save(folder: Path, held: State, step: int, record: dict[str, Any]) -> None:
+def save(
+    folder: Path, held: State, step: int, dev_loss: float | None, record: dict[str, Any]
+) -> None:
     """Write a checkpoint: state, position, and what the run is."""
     with whole_folder(folder) as path:
         write_weights(held.weights, path / WEIGHTS)
         write_weights(held.optimizer, path / OPTIMIZER)
-        position = {"step": step, "random": random_state(), "run": record}
+        position = {"step": step, "dev_loss": dev_loss, "random": random_state(), "run": record}
         (path / STATE).write_bytes(orjson.dumps(position, option=orjson.OPT_INDENT_2))
 
 
@@ -123,19 +136,40 @@ def load(folder: Path, model: Any, optimizer: Any, record: dict[str, Any]) -> in
     Raises:
         InputError: the checkpoint is damaged, or of another run.
     """
-    try:
-        position = orjson.loads((folder / STATE).read_bytes())
-    except (OSError, ValueError):
-        raise InputError(str(folder), "no whole checkpoint", "delete it") from None
-    if different := [name for name in record if record[name] != position["run"].get(name)]:
-        what = f"is of a run with other {different[0]}"
-        raise InputError(str(folder), what, "resume with the same options, or pass --force")
+    position = _position(folder)
+    check_same(position["run"], record, str(folder))
     set_weights(model, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
     set_optimizer_state(model, optimizer, read_weights(folder / OPTIMIZER))
     set_random_state(position["random"])
     return int(position["step"])
 
 
-def saved(folder: Path) -> list[Path]:
+def saved(folder: Path) -> list[Saved]:
     """Return a run's checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    paths = sorted(path for path in folder.glob("step-*") if path.is_dir())
+    losses = [_position(path)["dev_loss"] for path in paths]
+    return [
+        Saved(path, math.inf if loss is None else loss)
+        for path, loss in zip(paths, losses, strict=True)
+    ]
+
+
+def best(found: list[Saved]) -> Saved | None:
+    """Return the checkpoint with the least loss on the dev set, if there is one."""
+    judged = [one for one in found if one.dev_loss < math.inf]
+    return min(judged, key=lambda one: one.dev_loss, default=None)
+
+
+def check_same(made: dict[str, Any], record: dict[str, Any], where: str) -> None:
+    """Raise InputError unless a run that was begun is the one that goes on."""
+    for name in record:
+        if record[name] != made.get(name):
+            what = f"is of a run with other {name}"
+            raise InputError(where, what, "resume with the same options, or pass --force")
+
+
+def _position(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(orjson.loads((folder / STATE).read_bytes()))
+    except (OSError, ValueError):
+        raise InputError(str(folder), "no whole checkpoint", "delete it") from None

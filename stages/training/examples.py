@@ -80,16 +80,18 @@ def reinforced(
         if chat
         for row in retokenised(one["episode_id"], one["messages"], tools, chat)
     ]
-    wanted = pl.Series([row["episode_id"] for row in episodes if row["tokens_recorded"]])
+    ids = [row["episode_id"] for row in episodes if row["tokens_recorded"]]
+    wanted = pl.Series(ids, dtype=pl.String)
     recorded = tokens.filter(pl.col("episode_id").is_in(wanted.implode()))
+    rows = pl.concat([recorded, _table(made)])
+    _check_turns(rows, advantages, wanted, where)
     live = _live(advantages)
     temperature = {row["episode_id"]: _temperature(row) for row in episodes}
     tiers = advantages["tier"].unique().sort().to_list()
     turns = _by_turn(advantages, tiers)
     examples = [
-        _example(one, turns, temperature[one.episode_id], where)
-        for one in sequences(pl.concat([recorded, _table(made)]))
-        if one.episode_id in live
+        _example(one, turns, temperature[one.episode_id])
+        for one in sequences(rows.filter(pl.col("episode_id").is_in(list(live))))
     ]
     groups = advantages["group_id"].n_unique()
     alive = advantages.filter(pl.col("episode_id").is_in(list(live)))["group_id"].n_unique()
@@ -98,6 +100,20 @@ def reinforced(
 
 def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:
     return TOKENS.frame({name: [row[name] for row in rows] for name in TOKENS.columns})
+
+
+def _check_turns(
+    rows: pl.DataFrame, advantages: pl.DataFrame, recorded: pl.Series, where: str
+) -> None:
+    """Raise InputError unless each turn has tokens and an advantage."""
+    key, todo = ["episode_id", "turn"], "rerun irc-cli score on these rollouts"
+    for episode, turn in rows.join(advantages, on=key, how="anti").select(key).head(1).iter_rows():
+        what = f"turn {turn} of episode '{episode}' was not scored"
+        raise InputError(where, what, todo)
+    scored = advantages.filter(pl.col("episode_id").is_in(recorded.implode()))
+    for episode, turn in scored.join(rows, on=key, how="anti").select(key).head(1).iter_rows():
+        what = f"turn {turn} of episode '{episode}' was scored but has no tokens"
+        raise InputError(where, what, todo)
 
 
 def _live(advantages: pl.DataFrame) -> set[str]:
@@ -120,14 +136,9 @@ def _by_turn(advantages: pl.DataFrame, tiers: list[str]) -> Turns:
     return {(episode, turn): (value, code[tier]) for episode, turn, value, tier in rows}
 
 
-def _example(one: Sequence, turns: Turns, temperature: float, where: str) -> Example:
+def _example(one: Sequence, turns: Turns, temperature: float) -> Example:
     turn = one.turn[one.written]
-    try:
-        found = {number: turns[one.episode_id, number] for number in np.unique(turn).tolist()}
-    except KeyError as error:
-        what = f"episode '{one.episode_id}' has tokens of turn {error.args[0][1]}, but no score"
-        raise InputError(where, what, "rerun irc-cli score on these rollouts") from None
-    of = [found[number] for number in turn.tolist()]
+    of = [turns[one.episode_id, number] for number in turn.tolist()]
     return Example(
         sequence=one,
         advantage=np.array([advantage for advantage, _ in of], np.float32),
@@ -146,5 +157,5 @@ def offending(batch: Iterable[Example]) -> Iterator[dict[str, Any]]:
             "turn": one.sequence.turn.tolist(),
             "at": one.at.tolist(),
             "advantage": one.advantage.tolist(),
-            "logprobs": one.sequence.logprobs[one.at].tolist(),
+            "logprobs": one.engine.tolist(),
         }

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 import polars as pl
+import torch
 
 from stages.errors import InputError
 from stages.files import whole_file
@@ -59,8 +60,10 @@ class RunFolder:
 
         self._record = record
         last = checkpoint.saved(self._checkpoints)[-1:] if resume else []
-        done = checkpoint.load(last[0], trainer.bare, trainer.optimizer, record) if last else 0
+        done = self._load(last[0], trainer) if last else 0
         if self.main:
+            if not resume:
+                shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir(exist_ok=True)
             (self.path / "trainer").mkdir(exist_ok=True)
             self._keep_metrics(done)
@@ -77,14 +80,25 @@ class RunFolder:
         for name, value in _flat(values):
             self._board.add_scalar(name, value, step)
 
-    def save(self, trainer: Trainer, step: int, keep: int) -> None:
-        """Write a checkpoint and drop old ones; every process takes part."""
+    def save(self, trainer: Trainer, step: int, dev_loss: float | None, keep: int) -> None:
+        """Write a checkpoint and drop old ones but the best; every process takes part."""
         state = checkpoint.state(trainer.bare, trainer.optimizer)
         if self.main:
             folder = self._checkpoints / f"step-{step:06d}"
-            checkpoint.save(folder, state, step, self._record)
-            for old in checkpoint.saved(self._checkpoints)[:-keep]:
-                shutil.rmtree(old)
+            checkpoint.save(folder, state, step, dev_loss, self._record)
+            found = checkpoint.saved(self._checkpoints)
+            for old in found[:-keep]:
+                if old != checkpoint.best(found):
+                    shutil.rmtree(old.path)
+
+    def take_best(self, trainer: Trainer, dev_loss: float) -> None:
+        """Go back to the best checkpoint, if its loss on the dev set was below this one."""
+        best = checkpoint.best(checkpoint.saved(self._checkpoints))
+        if best and best.dev_loss < dev_loss:
+            self._load(best, trainer)
+
+    def _load(self, found: checkpoint.Saved, trainer: Trainer) -> int:
+        return checkpoint.load(found.path, trainer.bare, trainer.optimizer, self._record)
 
     def save_batch(self, batch: Iterable[Example]) -> str:
         """Write the sequences of a step that must not be taken; return where."""
@@ -94,7 +108,7 @@ class RunFolder:
                 pl.DataFrame(list(offending(batch))).write_parquet(file)
         return path
 
-    def finish(self, trainer: Trainer, tokenizer: Any, record: dict[str, Any]) -> None:
+    def finish(self, trainer: Trainer, tokenizer: Any, result: dict[str, Any]) -> None:
         """Write the policy and what made it, which comes last: a folder with it is complete."""
         state = checkpoint.state(trainer.bare, trainer.optimizer)
         weights = whole_weights(trainer.bare)
@@ -108,7 +122,8 @@ class RunFolder:
         (self.path / "policy").rmdir()
         write_weights(state.optimizer, self.path / "trainer" / checkpoint.OPTIMIZER)
         with whole_file(str(self.path / "trainer" / RECORD), force=True) as file:
-            file.write(orjson.dumps(record, option=orjson.OPT_INDENT_2))
+            made = self._record | {"result": result}
+            file.write(orjson.dumps(made, option=orjson.OPT_INDENT_2))
 
     def _keep_metrics(self, steps: int) -> None:
         """Drop the lines of steps that a resumed run will take again."""
@@ -117,21 +132,42 @@ class RunFolder:
             file.writelines(lines[:steps])
 
 
-def take_optimizer(model: Path, trainer: Trainer) -> None:
-    """Give the optimizer the state that another run ended with.
+def optimizer_of(model: str) -> dict[str, torch.Tensor]:
+    """Return the state that the optimizer of a run ended with.
 
     Raises:
-        InputError: the model's folder holds none, or of other weights.
+        InputError: the model's folder holds none.
     """
-    path = model / "trainer" / checkpoint.OPTIMIZER
+    path = Path(model) / "trainer" / checkpoint.OPTIMIZER
     if not path.exists():
         todo = "leave out --keep-optimizer for a policy that irc-cli train did not write"
         raise InputError(str(path), "no such file", todo)
-    checkpoint.set_optimizer_state(trainer.bare, trainer.optimizer, read_weights(path))
+    return read_weights(path)
 
 
-def refuse_existing_run(out: str, *, resume: bool, force: bool) -> None:
-    """Clear the folder of a run that may be replaced; raise InputError if it may not."""
+def result_of(out: str, record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the result of a run that is complete; None: it is not.
+
+    Raises:
+        InputError: it is another run.
+    """
+    path = Path(out) / "trainer" / RECORD
+    if not path.exists():
+        return None
+    made = dict(orjson.loads(path.read_bytes()))
+    checkpoint.check_same(made, record, str(path))
+    return dict(made["result"])
+
+
+def refuse_existing_run(out: str, inputs: Iterable[str], *, resume: bool, force: bool) -> None:
+    """Raise InputError unless a run may write its folder, which it clears when it begins.
+
+    Args:
+        out: the folder.
+        inputs: files and folders that must not be lost with it.
+        resume: go on with the run that is there.
+        force: replace the run that is there.
+    """
     path = Path(out)
     if path.exists() and not path.is_dir():
         raise InputError(out, "is a file", "name a folder")
@@ -144,7 +180,8 @@ def refuse_existing_run(out: str, *, resume: bool, force: bool) -> None:
         raise InputError(out, "exists already", todo)
     if not (path / "metrics.jsonl").exists():
         raise InputError(out, "holds something else than a training run", "name another folder")
-    shutil.rmtree(path)
+    if inside := [one for one in inputs if Path(one).resolve().is_relative_to(path.resolve())]:
+        raise InputError(out, f"holds '{inside[0]}', which is read", "name another folder")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

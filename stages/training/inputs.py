@@ -16,6 +16,7 @@ from stages.rollout import without_kind
 from stages.rollout_files import RunFiles
 from stages.traces.stream import Stream
 
+SLACK = 1e-3  # above 0 that rounding may put a logprob
 REQUIRED = ("episode_id", "group_id", "status", "messages", "sampling", "tokens_recorded")
 
 
@@ -35,28 +36,45 @@ def read_rollouts(path: str) -> Rollouts:
     Raises:
         InputError: a file is missing or broken, or no episode counts.
     """
-    episodes: list[Any] = []
+    episodes: dict[str, Any] = {}
     for number, row in _objects(path):
         if missing := [name for name in REQUIRED if name not in row]:
             what = f"not an episode of irc-cli rollout: no '{missing[0]}'"
             raise InputError(f"{path}:{number}", what, "give a rollouts.jsonl")
+        if row["episode_id"] in episodes:
+            what = f"episode '{row['episode_id']}' stands there twice"
+            raise InputError(f"{path}:{number}", what, "give each episode once")
         if row["status"] != "error":
-            episodes.append(row)
+            episodes[row["episode_id"]] = row
     if not episodes:
         raise InputError(path, "no episode that counts", "roll out again")
     files = RunFiles(path)
     tokens, _, meta = files.sidecars
     about = _meta(Path(meta))
     found = read_table(TOKENS, tokens) if Path(tokens).exists() else TOKENS.empty()
+    _check_logprobs(found, tokens)
     weights = {
         one["sha256"] for one in about.get("inputs", []) if one["path"].endswith(".safetensors")
     }
     tools = [without_kind(tool) for tool in about.get("tools", [])]
-    return Rollouts(path, episodes, found, tools, weights)
+    return Rollouts(path, list(episodes.values()), found, tools, weights)
+
+
+def _check_logprobs(tokens: pl.DataFrame, path: str) -> None:
+    """Raise InputError where a recorded logprob can't be one."""
+    one = pl.element()
+    possible = (one.is_finite() & (one <= SLACK)).fill_null(False)
+    fine = pl.col("logprobs").list.eval(possible).list.all()  # null where none are recorded
+    for row in tokens.filter(~fine).head(1).iter_rows(named=True):
+        what = f"turn {row['turn']} of episode '{row['episode_id']}' has a logprob that is none"
+        raise InputError(path, what, "find out what the engine recorded: want finite and <= 0")
 
 
 def check_lineage(rollouts: Rollouts, model: str) -> None:
     """Raise InputError if another policy than this one played the rollouts."""
+    if len(names := sorted({str(row.get("policy")) for row in rollouts.episodes})) > 1:
+        what = f"was played by several policies: {', '.join(names)}"
+        raise InputError(rollouts.path, what, "give one policy's rollouts, or pass --off-policy")
     mine = {digest(str(path)) for path in Path(model).glob("*.safetensors")}
     if rollouts.weights and rollouts.weights != mine:
         what = f"was played by other weights than those of '{model}'"
@@ -77,6 +95,8 @@ def read_conversations(path: str) -> list[dict[str, Any]]:
             where = f"{path}:{number}"
             raise InputError(where, "has no list of 'messages'", "give one conversation a line")
         records.append(record)
+    if not records:
+        raise InputError(path, "no conversation", "give one conversation a line")
     return records
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from stages.training.packing import PACKED
+
 CHUNK = 1 << 26  # logits at a time: 256 MB in float32
 
 
@@ -55,14 +57,11 @@ class TokenLogprobs(nn.Module):
             temperature: that divides the logits of each of them, [M].
             entropy_gradient: whether the entropy is to be learnt from, too.
         """
-        body = self._bare().get_decoder()
-        hidden = body(
-            input_ids=token_ids[None],
-            position_ids=positions[None],
-            lengths=lengths,
-            use_cache=False,
-        ).last_hidden_state[0]  # [T, width]
-        head = self._bare().get_output_embeddings()
+        # A sequence alone needs neither, and not every model takes them.
+        apart = {"position_ids": positions[None], "lengths": lengths} if self.packed else {}
+        body, head = self.bare.get_decoder(), self.bare.get_output_embeddings()
+        output = body(input_ids=token_ids[None], use_cache=False, **apart)
+        hidden = output.last_hidden_state[0]  # [T, width]
         before, targets = hidden[at - 1], token_ids[at]  # a token is predicted by the one before
         rows = max(1, self.chunk // head.weight.shape[0])
         parts = [
@@ -73,7 +72,13 @@ class TokenLogprobs(nn.Module):
         ]
         return TokenValues(*map(torch.cat, zip(*parts, strict=True)))
 
-    def _bare(self) -> Any:
+    @property
+    def packed(self) -> bool:
+        """Whether the model has our attention, which keeps sequences apart."""
+        return bool(self.bare.config._attn_implementation == PACKED)
+
+    @property
+    def bare(self) -> Any:
         """The model under peft's wrapping; its adapters are in the layers themselves."""
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 

@@ -12,12 +12,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from stages.errors import InputError
+from stages.policies.chat import Chat
 from stages.training.logprobs import TokenLogprobs
 from stages.training.packing import PACKED
 
 # Below this many parameters one thread is the fastest: several wait for each other at every
 # operation, and beside another job of the machine that was 26 times slower.
 SMALL = 20_000_000
+TRIAL = 8  # tokens of the sequences that a model is tried on
 
 
 def load_model(folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -29,16 +31,28 @@ def load_model(folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
     Raises:
         InputError: it is missing, a pickle, damaged, holds NaN, or its tokenizer doesn't fit.
     """
+    if not Path(folder).is_dir() and (folder.startswith((".", "/")) or folder.count("/") > 1):
+        todo = "give a folder that holds a model, or a name like 'Qwen/Qwen3-4B'"
+        raise InputError(folder, "no such folder", todo)
     refuse_pickle(folder)
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # told below, in one line
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         what = str(error).strip().splitlines()[0]
         raise InputError(folder, what, "give a folder that holds a model") from error
+    model, found = loaded
+    # transformers would go on with random weights.
+    if absent := sorted(found["missing_keys"]) + [name for name, *_ in found["mismatched_keys"]]:
+        what = f"its weights lack '{absent[0]}' of the shape that config.json says"
+        raise InputError(folder, what, "take a whole checkpoint")
     check_model(folder, model, tokenizer)
     return model, tokenizer
 
@@ -55,6 +69,14 @@ def check_model(folder: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
         raise InputError(folder, what, "give the tokenizer that the model was trained with")
 
 
+def chat_of(tokenizer: PreTrainedTokenizerBase, folder: str) -> Chat:
+    """Return what makes tokens from messages; raise InputError if the tokenizer can't."""
+    if not tokenizer.chat_template or tokenizer.eos_token is None:
+        what = "its tokenizer has no chat template, or no token that ends a message"
+        raise InputError(folder, what, "give a model that was made for conversations")
+    return Chat(tokenizer)
+
+
 def refuse_pickle(folder: str) -> None:
     """Raise InputError where a checkpoint's weights are a pickle, which can run any code."""
     files = list(Path(folder).glob("*")) if Path(folder).is_dir() else []
@@ -68,8 +90,11 @@ def refuse_pickle(folder: str) -> None:
 def packable(model: Any) -> bool:
     """Whether every layer attends to all that stands before, so that sequences can be packed."""
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return kinds == {"full_attention"}
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        windowed = getattr(config, "sliding_window", None) is not None
+        return model._supports_attention_backend and not (model._is_stateful or windowed)
+    return set(kinds) == {"full_attention"}
 
 
 def learner(
@@ -83,8 +108,9 @@ def learner(
         gradient_checkpointing: compute activations again on the way back instead of keeping them.
 
     Raises:
-        InputError: its logits are not the head's answer to its last hidden state.
+        InputError: it computes in a way that ours does not give the same numbers.
     """
+    expected = [_own_logprobs(model, trial) for trial in _trials(model)]
     if packable(model):
         model.set_attn_implementation(PACKED)
     model.config.use_cache = False
@@ -103,7 +129,49 @@ def learner(
     small = sum(weights.numel() for weights in model.parameters()) < SMALL
     if small and not torch.cuda.is_available():
         torch.set_num_threads(1)
-    return TokenLogprobs(model)
+    made = TokenLogprobs(model)
+    _check_learner(made, expected)
+    return made
+
+
+def _trials(model: Any) -> list[torch.Tensor]:
+    """Return two short sequences of a model's tokens."""
+    ids = torch.arange(2 * TRIAL) * 7 % model.config.get_text_config().vocab_size
+    return list(ids.split(TRIAL))
+
+
+@torch.no_grad()
+def _own_logprobs(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
+    return torch.log_softmax(logits, -1).gather(1, ids[1:, None])[:, 0]
+
+
+@torch.no_grad()
+def _check_learner(made: TokenLogprobs, expected: list[torch.Tensor]) -> None:
+    """Raise InputError unless log-probabilities are those of the model's own logits.
+
+    They are not where logits are scaled or capped after the head (Gemma 2, Granite, Cohere), or
+    where layers see more than what our attention shows them.
+    """
+    trials = _trials(made.bare)
+    packs = [trials] if made.packed else [[trial] for trial in trials]
+    try:
+        found = [made(*_pack(pack)).logprobs for pack in packs]
+        close = torch.allclose(torch.cat(found), torch.cat(expected), rtol=1e-4, atol=1e-4)
+    except (AttributeError, TypeError):  # it has other parts, or its parts take other arguments
+        close = False
+    if not close:
+        what = f"a {type(made.bare).__name__} does not compute as irc-cli train expects"
+        todo = "choose a model whose logits are its output layer's, unscaled"
+        raise InputError(made.bare.config.name_or_path, what, todo)
+
+
+def _pack(sequences: list[torch.Tensor]) -> tuple[Any, ...]:
+    """Return the arguments of TokenLogprobs for all tokens but each sequence's first."""
+    positions = torch.cat([torch.arange(len(ids)) for ids in sequences])
+    at = torch.nonzero(positions)[:, 0]
+    lengths = [len(ids) for ids in sequences]
+    return torch.cat(sequences), positions, lengths, at, torch.ones(len(at))
 
 
 def trained(model: Any) -> dict[str, torch.Tensor]:

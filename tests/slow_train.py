@@ -1,0 +1,28 @@
+"""`irc-cli train` as processes that a test starts, and may kill."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from irc_cli import train as command
+from irc_cli.app import app
+from stages.train import train
+
+
+def learn(args: list[str], env: dict[str, str], pause_s: float = 0.0) -> None:
+    """Run the command line in this environment, resting after each step; exits this process."""
+    os.environ.update(env)
+
+    def slowly(*known: Any) -> Iterator[Any]:
+        for step in train(*known):
+            yield step
+            time.sleep(pause_s)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "train", slowly)
+        app(args, prog_name="irc-cli")

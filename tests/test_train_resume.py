@@ -1,0 +1,254 @@
+"""Runs that are killed, and runs of several processes, make what one undisturbed run makes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import socket
+import sys
+import time
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+pytest.importorskip("accelerate", reason="needs irc-cli[train]")
+
+import torch
+from safetensors.torch import load_file
+
+from stages.errors import InputError
+from stages.train import Known, Tiers, TrainConfig, train
+from stages.training import checkpoint
+from stages.training.folder import RunFolder
+from tests import slow_train
+from tests.builders import line_of
+from tests.conftest import Cli
+from tests.learning import Played, metrics, played, small_model, some_examples, trainer_of
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kill -9 and fork are of POSIX")
+KILLS = 4
+STEPS = 24
+CLOCK = {"tokens_per_s", "memory_gb"}  # what no two runs have in common
+MORE = ("--lr", "3e-3", "--epochs", "6", "--batch-size", "4", "--kl", "0.1", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    return played(tmp_path_factory.mktemp("played"))
+
+
+@pytest.fixture(scope="module")
+def forks() -> ForkServerContext:
+    """Processes forked off one that has imported everything, which takes long."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.slow_train", "stages.train", "peft", "accelerate"])
+    return context
+
+
+def start(
+    forks: ForkServerContext, args: list[str], env: dict[str, str] | None = None, rest_s: float = 0
+) -> ForkServerProcess:
+    process = forks.Process(target=slow_train.learn, args=(args, env or {}, rest_s))
+    process.start()
+    return process
+
+
+def finish(process: ForkServerProcess) -> None:
+    process.join(120)
+    assert process.exitcode == 0
+
+
+def timeless(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in line.items() if name not in CLOCK}
+        for line in metrics(folder)
+    ]
+
+
+def test_killed_and_resumed(
+    run: Cli, files: Played, forks: ForkServerContext, tmp_path: Path
+) -> None:
+    """With adapters, whose first values are drawn at random."""
+    lora = ("--lora-rank", "2")
+    out, draw = tmp_path / "out", random.Random(0)
+    args = [*files.args, *MORE, *lora, "--save-every", "3", "--resume", "-o", str(out)]
+    reached: list[int] = []
+    for kill in range(KILLS):
+        process = start(forks, args, rest_s=0.02)
+        until = sum(reached[-1:]) + draw.randint(1, 6)
+        while process.is_alive() and not (
+            (out / "metrics.jsonl").exists() and len(metrics_so_far(out)) >= until
+        ):
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.03))
+        process.kill()
+        process.join(60)
+        reached.append(len(metrics_so_far(out)))
+        assert reached[-1] < STEPS, f"it was over before kill {kill}"
+    finish(start(forks, args))
+    assert run(*files.args, *MORE, *lora, "-o", "whole").code == 0
+    whole = Path("whole")
+    for name in ("model.safetensors", "trainer/optimizer.safetensors"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert timeless(out) == timeless(whole)
+    assert len(timeless(out)) == STEPS
+    assert len(list((out / "checkpoints").iterdir())) == 2
+
+
+def metrics_so_far(folder: Path) -> list[bytes]:
+    """The lines that are complete."""
+    return (folder / "metrics.jsonl").read_bytes().split(b"\n")[:-1]
+
+
+def test_two_processes_equal_one(
+    run: Cli, files: Played, forks: ForkServerContext, tmp_path: Path
+) -> None:
+    """As `accelerate launch --cpu --num_processes 2` starts them; an odd number of passes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    more = [*MORE, "--pack-tokens", "40", "--epochs", "2", "--entropy", "0.01", "--save-every", "2"]
+    args = [*files.args, *more, "-o", str(tmp_path / "two")]
+    where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    both = [
+        start(
+            forks,
+            args,
+            where | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    for process in both:
+        finish(process)
+    assert run(*files.args, *more, "-o", "one").code == 0
+    two, one = load_file(tmp_path / "two/model.safetensors"), load_file("one/model.safetensors")
+    before = load_file(Path(files.model) / "model.safetensors")
+    for name, weights in one.items():
+        assert torch.allclose(two[name], weights, rtol=0, atol=1e-5), name
+    assert max((one[name] - before[name]).abs().max() for name in one) > 1e-3
+    for ours, theirs in zip(timeless(tmp_path / "two"), timeless(Path("one")), strict=True):
+        for name in ("loss", "grad_norm", "entropy", "ratio", "reference_kl", "tis"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
+    assert len(list((tmp_path / "two/checkpoints").iterdir())) == 2
+
+
+BATCH = some_examples()
+CONFIG = TrainConfig(lr=1e-3, batch_size=2, epochs=2)
+
+
+def begun(folder: Path, steps: int) -> None:
+    """Leave a checkpoint behind."""
+    trainer = trainer_of(small_model(), CONFIG)
+    run = RunFolder(str(folder), main=True)
+    run.begin(trainer, {"settings": 1}, resume=False)
+    for step in train(trainer, BATCH, None, Tiers([], {}), CONFIG):
+        run.log(step.number, step.log)
+        if step.number == steps:
+            run.save(trainer, steps, None, 2)
+            break
+
+
+def test_random_states_go_on(tmp_path: Path) -> None:
+    trainer = trainer_of(small_model())
+    torch.manual_seed(5)
+    checkpoint.save(
+        tmp_path / "step-1", checkpoint.state(trainer.bare, trainer.optimizer), 1, None, {}
+    )
+    drawn = torch.rand(3)
+    assert checkpoint.load(tmp_path / "step-1", trainer.bare, trainer.optimizer, {}) == 1
+    assert torch.equal(torch.rand(3), drawn)
+
+
+def test_a_checkpoint_is_no_pickle(tmp_path: Path) -> None:
+    begun(tmp_path / "out", 2)
+    [folder] = (tmp_path / "out/checkpoints").iterdir()
+    assert {path.name for path in folder.iterdir()} == {
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    }
+
+
+def test_metrics_of_steps_that_are_taken_again_are_dropped(tmp_path: Path) -> None:
+    begun(tmp_path / "out", 2)
+    with (tmp_path / "out/metrics.jsonl").open("ab") as file:
+        file.write(b'{"step":3}\n{"step":4,"lo')  # torn
+    run = RunFolder(str(tmp_path / "out"), main=True)
+    assert run.begin(trainer_of(small_model()), {"settings": 1}, resume=True) == 2
+    assert [line["step"] for line in metrics(tmp_path / "out")] == [1, 2]
+
+
+def refused(folder: Path, record: dict[str, Any] | None = None, **more: Any) -> str:
+    """The line that refuses to go on, without the folder's path."""
+    run = RunFolder(str(folder), main=True)
+    with pytest.raises(InputError) as caught:
+        run.begin(trainer_of(small_model(), **more), record or {"settings": 1}, resume=True)
+    return line_of(caught).replace(f"{folder}/", "")
+
+
+def test_checkpoints_that_can_not_be_resumed(tmp_path: Path) -> None:
+    begun(tmp_path / "out", 2)
+    out = tmp_path / "out"
+    assert refused(out, {"settings": 2}) == (
+        "checkpoints/step-000002: is of a run with other settings; "
+        "resume with the same options, or pass --force"
+    )
+    todo = "; resume with the model and the adapters that it was made with"
+    assert refused(out, lora_rank=2).startswith(
+        "checkpoints/step-000002/model.safetensors: is of other weights: '"
+    )
+    assert refused(out, lora_rank=2).endswith(todo)
+    folder = out / "checkpoints/step-000002"
+    whole = (folder / "optimizer.safetensors").read_bytes()
+    (folder / "optimizer.safetensors").write_bytes(whole[:1000])
+    assert refused(out).startswith("checkpoints/step-000002/optimizer.safetensors: ")
+    assert refused(out).endswith("; take another checkpoint")
+    (folder / "optimizer.safetensors").write_bytes(whole)
+    (folder / "state.json").write_bytes(orjson.dumps({})[:1])
+    assert refused(out) == "checkpoints/step-000002: no whole checkpoint; delete it"
+
+
+def test_moments_of_other_weights(tmp_path: Path) -> None:
+    trainer = trainer_of(small_model())
+    with pytest.raises(InputError) as caught:
+        checkpoint.set_optimizer_state(
+            trainer.bare, trainer.optimizer, {"model.norm.weight/exp_avg": torch.zeros(3)}
+        )
+    assert line_of(caught) == (
+        "optimizer.safetensors: is of other weights: 'model.norm.weight'; "
+        "resume with the model and the adapters that it was made with"
+    )
+
+
+def test_a_folder_that_was_not_completed_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError), checkpoint.whole_folder(tmp_path / "step-1") as folder:
+        (folder / "half").touch()
+        raise OSError
+    assert not list(tmp_path.iterdir())
+
+
+def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
+    trainer = trainer_of(small_model())
+    run = RunFolder(str(tmp_path / "out"), main=True)
+    run.begin(trainer, {}, resume=False)
+    kept = []
+    for step, loss in enumerate([3.0, 1.0, 2.0, 2.0, 0.5], 1):
+        run.save(trainer, step, loss, 2)
+        kept.append([int(path.name[5:]) for path in sorted(run.path.glob("checkpoints/*"))])
+    assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [4, 5]]
+    with torch.no_grad():
+        trainer.bare.model.norm.weight.zero_()
+    run.take_best(trainer, 0.4)
+    assert not trainer.bare.model.norm.weight.any()
+    run.take_best(trainer, 0.6)
+    assert trainer.bare.model.norm.weight.all()
+
+
+def test_known_is_not_needed_for_messages(tmp_path: Path) -> None:
+    trainer = trainer_of(small_model(), CONFIG)
+    losses = [step.log["loss"] for step in train(trainer, BATCH, None, Tiers([], {}), CONFIG)]
+    assert losses[-1] < losses[0]
+    assert Known([None], None).reference is None
