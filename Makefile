@@ -36,7 +36,7 @@ $(EXTRAS)/.ready: pyproject.toml constraints.txt
 	$(EXTRAS)/bin/python -m pip install --quiet --upgrade pip
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt \
-	  --editable '.[dev,openai,transformers]'
+	  --editable '.[dev,openai,train]'
 	# Of tau2's hundred packages its domains need these; to resolve all takes pip many minutes.
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt inspect-ai toml
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps inspect-evals
@@ -45,7 +45,9 @@ $(EXTRAS)/.ready: pyproject.toml constraints.txt
 test-extras: $(EXTRAS)/.ready
 	$(EXTRAS)/bin/pytest tests/test_tau2.py tests/test_replay.py tests/test_rollout.py \
 	  tests/test_openai_policy.py tests/test_llm_user.py tests/test_local_model.py \
-	  tests/test_dialects.py tests/test_chat.py tests/test_tiny_model.py tests/test_transformers_policy.py
+	  tests/test_dialects.py tests/test_chat.py tests/test_tiny_model.py tests/test_transformers_policy.py \
+	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
+	  tests/test_training_*.py
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
@@ -65,7 +67,8 @@ lint: $(READY)
 bench: $(READY) $(EXTRAS)/.ready $(VLLM)/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m tests.bench
-	$(EXTRAS)/bin/python -m tests.bench worlds decoding
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt trl
+	$(EXTRAS)/bin/python -m tests.bench worlds decoding training
 	$(VLLM)/bin/python -m tests.bench generation
 
 clean:
