@@ -76,6 +76,9 @@ def command(
         int, typer.Option(metavar="N", min=0, help="Iterations from one evaluation to the next.")
     ] = _C.eval_every,
     eval_split: Annotated[str, typer.Option(help="Split that evaluations play.")] = _C.eval_split,
+    eval_tasks: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Only the first N tasks of that split.")
+    ] = _C.eval_tasks,
     eval_group_size: Annotated[
         int, typer.Option(metavar="G", min=1, help="Episodes per task of an evaluation.")
     ] = _C.eval_group_size,
@@ -109,6 +112,7 @@ def command(
         calibration_rounds=calibration_rounds,
         eval_every=eval_every,
         eval_split=eval_split,
+        eval_tasks=eval_tasks,
         eval_group_size=eval_group_size,
         patience=patience,
         seed=seed,

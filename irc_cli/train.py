@@ -30,6 +30,7 @@ try:
 
     import torch
 
+    from irc_cli.train_plan import show_plan
     from stages.policies.chat import Chat
     from stages.train import (
         DivergedError,
@@ -63,6 +64,7 @@ try:
     )
     from stages.training.loss import Aggregation, LossConfig
     from stages.training.model import chat_of, learner, load_model, packable, weights_of
+    from stages.training.plan import Setup
     from stages.training.sequences import check
 except ModuleNotFoundError as error:
     _WHAT = f"needs the package '{error.name}'"
@@ -83,8 +85,9 @@ _SHOWN = ("loss", "entropy", "policy_kl", "clip_high_share", "grad_norm", "advan
 def command(
     model: Annotated[str, typer.Option(metavar="DIR|NAME", help="The policy to start from.")],
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="DIR", help="Folder to write the policy to.")
-    ],
+        str | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder to write the policy to."),
+    ] = None,
     rollouts: Annotated[
         str | None, typer.Option(metavar="FILE", help="Episodes that the policy played.")
     ] = None,
@@ -211,6 +214,15 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what the run would take; load no weights.")
+    ] = False,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Plan: for so many; else those here.")
+    ] = None,
+    device_memory: Annotated[
+        float | None, typer.Option(metavar="GB", min=0, help="Plan: of each; else as here.")
+    ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     force: options.Force = False,
@@ -256,6 +268,19 @@ def command(
         cast(Normalise, options.one_of("normalise", normalise, _NORMALISE)),
         last_turn_reward,
     )
+    if plan:
+        setup = Setup(
+            settings.pack_tokens,
+            bf16,
+            gradient_checkpointing,
+            lora_rank,
+            devices or 0,
+            device_memory or 0,
+        )
+        show_plan(model, reference if kl else None, setup, as_json=as_json)
+        return
+    if out is None:
+        raise InputError("--out", "missing", "give the folder to write the policy to")
     if (sft is None) == (rollouts is None):
         raise InputError("irc-cli train", "what to learn from?", "give --rollouts or --sft")
     if rollouts and turns is None:

@@ -35,6 +35,7 @@ class LoopConfig:
     calibration_rounds: int = 3  # how often misaligned tiers are set to 0, at most
     eval_every: int = 5  # iterations; 0: never
     eval_split: str = "dev"
+    eval_tasks: int | None = None  # the first so many of the split; None: all
     eval_group_size: int = 1
     patience: int | None = None  # evaluations without a better one before the loop ends
     seed: int = 0
@@ -151,6 +152,7 @@ def evaluate(config: LoopConfig, at: Places, policy: str) -> tuple[Step, Step]:
     """Play held-out tasks with a policy, and measure it."""
     name = config.eval_split
     args = _policy_args(config, name, policy, config.eval_group_size, config.seed)
+    args += ["--max-tasks", str(config.eval_tasks)] if config.eval_tasks else []
     args += ["--out", at(f"{name}.jsonl")]
     playing = ("rollout", *args, *_options(config, "rollout"))
     measuring = ("eval", at(f"{name}.jsonl"), "--out", at("eval.json"), *_options(config, "eval"))

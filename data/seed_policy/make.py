@@ -23,37 +23,48 @@ import orjson
 import torch
 
 from irc_cli import __version__
-from stages.policies.chat import Chat
 from stages.policies.expert import Expert
 from stages.policies.registry import RulePolicy
 from stages.rollout import Config, Run, plan, rollout
 from stages.tiny_model import make_tiny_model
 from stages.train import Tiers, TrainConfig, Trainer, train
-from stages.training.batches import Example, Pack
+from stages.training.batches import NO_TIER, Example, Pack
 from stages.training.examples import Conversation, supervised
-from stages.training.model import learner, load_model, whole_weights, write_policy
+from stages.training.model import chat_of, learner, load_model, whole_weights, write_policy
+from stages.training.sequences import PROMPT
 from stages.worlds.airline_mini import airline_mini
 from stages.worlds.airline_mini.vocabulary import vocabulary
 
 HERE = Path(__file__).parent
-COPIED = (  # classes of the vocabulary that episodes repeat
-    *("first", "last", "user_last", "reservation_left", "reservation_right", "flight"),
-    *("payment", "date", "city", "choice", "number"),
-)
-NOISE, TRIALS = 0.22, 16  # of the expert: chance of a slip in a turn; episodes of a task
-PROMPT_WEIGHT, COPY_WEIGHT = 0.1, 2.0  # of tokens of others; of the most frequent copied class
-TRAINING = TrainConfig(
-    lr=3e-3,
-    schedule="cosine",
-    warmup=100,
-    beta2=0.98,
-    epochs=2,
-    batch_size=17,
-    pack_tokens=4096,
-    spike=1e3,
-)
 RECORD = "made.json"
-REPORT_EVERY = 100  # steps
+REPORT_EVERY = 200  # steps
+NOISE, TRIALS = 0.22, 16  # of the expert: chance of a slip in a turn; episodes of a task
+PROMPT_WEIGHT, COPY_WEIGHT = 0.1, 2.0  # of tokens of others; of the most frequent copied kind
+
+# Kinds of token that episodes repeat: the vocabulary's classes, numbers apart.
+CLASSES = (
+    *("first", "last", "user_last", "reservation_left", "reservation_right", "flight"),
+    *("payment", "date", "city", "choice"),
+)
+# A number is of the kind that the piece before it says: a flight's, say. Others are amounts.
+NUMBERS = {
+    "user_last": "user_number",
+    "flight": "flight_number",
+    "payment": "payment_number",
+    "date": "day",
+}
+KINDS = (*CLASSES, *NUMBERS.values(), "amount")
+OTHER = -1
+
+# What is learnt first is to copy at all, with numbers as one kind; then each kind by itself.
+PHASES = (
+    TrainConfig(
+        lr=3e-3, schedule="cosine", warmup=100, beta2=0.98, epochs=2, batch_size=17, spike=1e3
+    ),
+    TrainConfig(
+        lr=2e-3, schedule="cosine", warmup=100, beta2=0.98, epochs=1, batch_size=17, spike=1e3
+    ),
+)
 
 
 def expert_episodes(split: str, trials: int, noise: float, seed: int) -> list[Conversation]:
@@ -71,84 +82,112 @@ def expert_episodes(split: str, trials: int, noise: float, seed: int) -> list[Co
     return sorted(asyncio.run(play()))
 
 
-def copied_class(tokenizer: Any) -> npt.NDArray[np.int64]:
-    """Return the class of each token, a position in COPIED or -1."""
-    found = np.full(len(tokenizer), -1)
-    for code, name in enumerate(COPIED):
-        found[tokenizer.convert_tokens_to_ids(vocabulary()[name])] = code
-    return found
+class Copied:
+    """Which tokens of a sequence are of a kind that episodes repeat.
+
+    Args:
+        tokenizer: of the policy.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._class = np.full(len(tokenizer), OTHER)
+        for code, name in enumerate(CLASSES):
+            self._class[tokenizer.convert_tokens_to_ids(vocabulary()[name])] = code
+        self._number = np.zeros(len(tokenizer), np.bool_)
+        self._number[tokenizer.convert_tokens_to_ids(vocabulary()["number"])] = True
+
+    def kinds(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the kind of each token, a position in KINDS or OTHER, [L]."""
+        of_class = self._class[token_ids]
+        before = np.concatenate([[OTHER], of_class[:-1]])
+        of_number = np.full(len(token_ids), KINDS.index("amount"))
+        for name, kind in NUMBERS.items():
+            of_number[before == CLASSES.index(name)] = KINDS.index(kind)
+        return np.where(self._number[token_ids], of_number, of_class)
 
 
-def weighted(examples: List[Example], classes: npt.NDArray[np.int64]) -> list[Example]:
-    """Return examples in which every token counts, those that are copied most."""
-    written = np.concatenate([one.sequence.token_ids[one.at] for one in examples])
-    counts = np.bincount(classes[written] + 1, minlength=len(COPIED) + 1)[1:]
-    by_class = np.append(COPY_WEIGHT * np.sqrt(counts.max() / counts), 1.0)  # -1: no class
+def weighted(examples: List[Example], copied: Copied, *, one_number: bool) -> list[Example]:
+    """Return examples in which every token counts, those that are copied most.
+
+    Args:
+        examples: of what the expert wrote.
+        copied: tells the kinds.
+        one_number: let all kinds of numbers weigh the same.
+    """
+    kinds = [copied.kinds(one.sequence.token_ids) for one in examples]
+    counts = np.zeros(len(KINDS) + 1)  # the last is OTHER's
+    for one, kind in zip(examples, kinds, strict=True):
+        counts += np.bincount(kind[one.at] % len(counts), minlength=len(counts))
+    if one_number:
+        counts[len(CLASSES) : -1] = counts[len(CLASSES) : -1].sum()
+    weight = COPY_WEIGHT * np.sqrt(counts[:-1].max() / np.maximum(counts, 1))
+    weight[-1] = 1.0
     found = []
-    for one in examples:
+    for one, kind in zip(examples, kinds, strict=True):
         sequence = one.sequence
-        mine = sequence.written[1:]
-        weight = np.where(mine, by_class[classes[sequence.token_ids[1:]]], PROMPT_WEIGHT)
-        turn = np.arange(len(sequence), dtype=np.int32) - 1  # all but the first are to be learnt
-        everything = type(sequence)(one.episode_id, sequence.token_ids, turn, sequence.logprobs)
-        n = len(mine)
+        by_token = np.where(sequence.written, weight[kind], PROMPT_WEIGHT)[1:]
+        everything = np.arange(len(sequence), dtype=np.int32) + PROMPT  # all but the first
+        n = len(by_token)
         found.append(
             Example(
-                everything,
+                replace(sequence, turn=everything),
                 np.zeros(n, np.float32),
-                np.full(n, -1, np.int32),
-                weight.astype(np.float32),
+                np.full(n, NO_TIER, np.int32),
+                by_token.astype(np.float32),
             )
         )
     return found
 
 
-def copy_accuracy(
-    model: Any, examples: List[Example], classes: npt.NDArray[np.int64]
-) -> dict[str, float]:
-    """Return the share of copied tokens that a policy finds likeliest, given all before, by class.
+def copy_accuracy(model: Any, examples: List[Example], copied: Copied) -> dict[str, float]:
+    """Return how often the likeliest token is the right one where it is to be copied, by kind.
 
-    Copied is a token of a class that was in the episode before.
+    Teacher-forced: what stood before is the expert's. A token is to be copied if it has stood
+    before in the episode.
     """
-    right, of = np.zeros(len(COPIED)), np.zeros(len(COPIED))
+    right, of = np.zeros(len(KINDS)), np.zeros(len(KINDS))
     for one in examples:
         ids = one.sequence.token_ids
         pack = Pack.of([one], torch.device("cpu"))
         with torch.inference_mode():
             logits = model(pack.token_ids[None], lengths=pack.lengths, use_cache=False).logits[0]
         best = logits.argmax(-1).numpy()
+        kind = copied.kinds(ids)
         for at in one.at:
-            if classes[ids[at]] >= 0 and ids[at] in ids[:at]:
-                of[classes[ids[at]]] += 1
-                right[classes[ids[at]]] += best[at - 1] == ids[at]
-    return {name: round(float(right[c] / max(of[c], 1)), 4) for c, name in enumerate(COPIED)}
+            if kind[at] != OTHER and ids[at] in ids[:at]:
+                of[kind[at]] += 1
+                right[kind[at]] += best[at - 1] == ids[at]
+    return {name: round(float(right[c] / max(of[c], 1)), 4) for c, name in enumerate(KINDS)}
 
 
-def make(out: Path, seed: int, config: TrainConfig, trials: int) -> None:
+def make(out: Path, seed: int, trials: int) -> None:
     """Make the policy in a folder, and record beside it how it was made."""
     began = time.monotonic()
     out.mkdir(exist_ok=True)
     make_tiny_model(out, [piece for group in vocabulary().values() for piece in group], seed)
     model, tokenizer = load_model(str(out))
-    chat, classes = Chat(tokenizer), copied_class(tokenizer)
-    played = expert_episodes("train", trials, NOISE, seed)
-    examples = weighted(supervised(played, chat), classes)
+    chat, copied = chat_of(tokenizer, str(out)), Copied(tokenizer)
+    written = supervised(expert_episodes("train", trials, NOISE, seed), chat)
     checked = supervised(expert_episodes("dev", 1, 0.0, seed), chat)
-    trainer = Trainer.of(learner(model), config, packable=True, bf16=False)
+    learning = learner(model)
     accuracy: dict[str, float] = {}
-    for step in train(trainer, examples, None, Tiers([], {}), config):
-        if step.number % REPORT_EVERY and step.number < step.of:
-            continue
-        accuracy = copy_accuracy(model.eval(), checked, classes)
-        model.train()
-        seconds = time.monotonic() - began
-        least = ", ".join(f"{name} {share:.2f}" for name, share in accuracy.items())
-        line = f"{step.number:,} of {step.of:,}, {seconds:.0f} s, loss {step.log['loss']:.4f}"
-        sys.stderr.write(f"{line}; copied: {least}\n")
-        write_policy(model, whole_weights(model), tokenizer, out)
+    for number, phase in enumerate(PHASES):
+        config = replace(phase, seed=seed)
+        examples = weighted(written, copied, one_number=number == 0)
+        trainer = Trainer.of(learning, config, packable=True, bf16=False)
+        for step in train(trainer, examples, None, Tiers([], {}), config):
+            if step.number % REPORT_EVERY and step.number < step.of:
+                continue
+            accuracy = copy_accuracy(model.eval(), checked, copied)
+            model.train()
+            line = f"phase {number}: {step.number:,} of {step.of:,}, loss {step.log['loss']:.4f}"
+            shares = ", ".join(f"{name} {share:.2f}" for name, share in accuracy.items())
+            sys.stderr.write(f"{line}, {time.monotonic() - began:.0f} s; copied: {shares}\n")
+            write_policy(model, whole_weights(model), tokenizer, out)
     made = {"irc_cli": __version__, "command": "make seed-policy", "seed": seed}
     made |= {"noise": NOISE, "trials": trials, "prompt_weight": PROMPT_WEIGHT}
-    made |= {"copy_weight": COPY_WEIGHT, "train": asdict(config), "copy_accuracy": accuracy}
+    made |= {"copy_weight": COPY_WEIGHT, "phases": [asdict(phase) for phase in PHASES]}
+    made |= {"copy_accuracy": accuracy}
     (out / RECORD).write_bytes(orjson.dumps(made, option=orjson.OPT_INDENT_2))
 
 
@@ -156,12 +195,10 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--epochs", type=int, default=TRAINING.epochs)
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    config = replace(TRAINING, seed=given.seed, epochs=given.epochs)
-    make(given.out, given.seed, config, given.trials)
+    make(given.out, given.seed, given.trials)
 
 
 if __name__ == "__main__":

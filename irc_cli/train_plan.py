@@ -1,0 +1,106 @@
+"""What `irc-cli train --plan` prints: parameters, memory by part, and whether a run fits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from irc_cli import console
+from stages.training.plan import (
+    RESERVE,
+    Architecture,
+    Setup,
+    describe,
+    fits,
+    memory,
+    read_config,
+    reference_peak,
+    remedies,
+)
+
+_GB = 1e9
+_NOTES = {
+    "longest": "an episode longer than --pack-tokens has a pass, and needs the memory, of its own",
+    "alone": "sequences of this model can't share a pass: the longest of them counts as the tokens",
+}
+
+
+def show_plan(model: str, reference: str | None, setup: Setup, *, as_json: bool) -> None:
+    """Print what a run would take on each device.
+
+    Args:
+        model: a folder with a config.json, or a model of the hub.
+        reference: the same, of a KL's reference that is another model.
+        setup: of the run; 0 devices, or of 0 GB: as torch finds them here.
+        as_json: print a document.
+    """
+    setup = _here(setup)
+    config = read_config(model)
+
+    @cache
+    def traced(bf16: bool, lora_rank: int | None) -> Architecture:
+        return describe(config, Setup(0, bf16=bf16, lora_rank=lora_rank))
+
+    def described(one: Setup) -> Architecture:
+        return traced(one.bf16, one.lora_rank)
+
+    found = described(setup)
+    parts = memory(found, setup)
+    before = None
+    if reference:
+        other = describe(read_config(reference), replace(setup, lora_rank=None))
+        before = reference_peak(found, other, setup)
+    peak = max(parts.peak, before or 0.0)
+    document = {
+        "model": model,
+        "parameters": {name: getattr(found, name) for name in ("parameters", "trained", "active")},
+        "setup": asdict(setup),
+        "bytes": asdict(parts) | {"reference": before, "peak": peak},
+        "fits": fits(peak, setup),
+        "turn": [] if fits(peak, setup) else remedies(setup, described),
+        "note": _NOTES["longest" if found.packable else "alone"],
+    }
+    if as_json:
+        console.print_json(document)
+    else:
+        _report(document, setup)
+
+
+def _here(setup: Setup) -> Setup:
+    """Fill in the devices that torch finds: GPUs, else this computer and its memory."""
+    gpus = torch.cuda.device_count()
+    if gpus:
+        memory_gb = torch.cuda.get_device_properties(0).total_memory / _GB
+    else:
+        memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GB
+    devices, device_gb = setup.devices or gpus or 1, setup.device_gb or memory_gb
+    return replace(setup, devices=devices, device_gb=device_gb)
+
+
+def _report(document: dict[str, Any], setup: Setup) -> None:
+    screen = console.console()
+    counts = document["parameters"]
+    screen.print(
+        f"{document['model']}: {counts['parameters']:,} parameters, {counts['trained']:,} trained, "
+        f"{counts['active']:,} active for a token",
+        soft_wrap=True,
+    )
+    kind = f"LoRA of rank {setup.lora_rank}" if setup.lora_rank else "full fine-tuning"
+    how = [kind, "bf16" if setup.bf16 else "float32", f"{setup.tokens:,} tokens a pass"]
+    how += ["gradient checkpointing"] * setup.gradient_checkpointing
+    screen.print(", ".join(how))
+    table = console.table("on each device", "GB")
+    for name, size in document["bytes"].items():
+        if size:
+            table.add_row(name, f"{size / _GB:,.1f}")
+    screen.print(table)
+    devices = f"{setup.devices:,} x {setup.device_gb:,.0f} GB, {RESERVE:.0%} of it kept free"
+    screen.print(f"{'fits' if document['fits'] else 'does not fit'} {devices}")
+    if not document["fits"]:
+        turn = "; or ".join(document["turn"]) or "nothing helps here: take a smaller model"
+        screen.print(f"turn: {turn}", soft_wrap=True)
+    screen.print(f"note: {document['note']}", soft_wrap=True)

@@ -1,0 +1,334 @@
+"""What a training run would take, from a model's config alone: no weights are loaded.
+
+Bytes on each of N devices, for P parameters of which P' are trained, in float32:
+
+    weights, gradients, moments   4 P / N, 4 P' / N, 8 P' / N   (AdamW; FSDP2 shards all of them)
+    copies       one device: autocast's casts of weights to bf16, held until the pass is over; and
+                 what peft makes of adapters on experts, as large as these
+    gathered     several devices: two layers, the weights outside of layers, and the gradient of
+                 the larger of both, in the type that is computed with
+    activations  what autograd keeps of T tokens: found by running the model's own code on tensors
+                 without content (`trace`); with gradient checkpointing 4 T width for each layer
+    layer        that goes back: three gradients as large as the largest thing kept; and with
+                 gradient checkpointing all that it keeps, as it is run again
+    logits       four matrices of a chunk: logits, their softmax, its product, their gradient; and
+                 on one device twice the gradient of the largest trained weights: a sum, its term
+
+The last two come one after the other, so that the peak is the sum with the larger of them.
+
+A reference model of the KL is run before the first step and dropped: its weights meet the policy's
+weights, but neither gradients nor moments. Without --reference there is none.
+
+Sources: the sum of parts ZeRO, arXiv 1910.02054, section 3; checkpointing arXiv 1604.06174; what
+FSDP gathers arXiv 2304.11277, section 4. We trace activations, where arXiv 2205.05198 counts them
+by hand, for its formula knows neither gates, experts nor linear attention.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from stages.errors import InputError
+from stages.training.logprobs import CHUNK, TokenLogprobs
+from stages.training.model import learner, packable
+from stages.training.model import trained as trained_weights
+
+# Of a device, for what is not counted: the context of CUDA, buffers of NCCL, gaps between tensors.
+RESERVE = 0.1  # an allowance of ours, measured nowhere
+TRACED = (64, 128)  # tokens; what is kept grows by the same for each further one
+ONE_EXPERT = "irc_one_expert"  # name of a stand-in for the experts
+LORA_RANK = 16  # that is suggested
+MOST_DEVICES = 1024  # that are suggested
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What of a run decides on its memory."""
+
+    tokens: int  # of a pass
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    lora_rank: int | None = None
+    devices: int = 1
+    device_gb: float = 0.0
+
+
+class Layer(NamedTuple):
+    """Layers of one kind."""
+
+    times: int  # that the model has one
+    parameters: int  # of each
+    kept: int  # bytes for each token, for the way back
+    casts: int  # bytes of weights in bf16, however many tokens there are
+    largest: int  # bytes for each token of the largest tensor kept
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model, and what a pass through it keeps."""
+
+    parameters: int
+    trained: int
+    active: int  # parameters that a token meets
+    largest: int  # parameters of the largest tensor trained
+    width: int
+    vocabulary: int
+    packable: bool  # whether sequences can share a pass
+    layers: tuple[Layer, ...]
+
+    @property
+    def outside(self) -> int:
+        """Parameters outside of layers: embeddings, head, last norm."""
+        return self.parameters - sum(kind.times * kind.parameters for kind in self.layers)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each device, by part; see the module's formulas."""
+
+    weights: float
+    gradients: float
+    moments: float
+    copies: float
+    gathered: float
+    activations: float
+    layer: float
+    logits: float
+
+    @property
+    def peak(self) -> float:
+        """Of a step: the layer goes back when the logits are gone."""
+        return float(sum(asdict(self).values())) - min(self.layer, self.logits)
+
+
+Describe = Callable[[Setup], Architecture]
+
+
+def read_config(name: str) -> Any:
+    """Read the config of a model's text part.
+
+    Args:
+        name: a folder with a config.json, or a model of the hub.
+
+    Raises:
+        InputError: there is none, or no causal language model of such a kind.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name).get_text_config()
+        bare(config)
+    except (OSError, ValueError, KeyError) as error:
+        what = str(error).strip().splitlines()[0]
+        raise InputError(name, what, "give a folder that holds the config.json") from error
+    return config
+
+
+def bare(config: Any, *, lora_rank: int | None = None) -> Any:
+    """Make a model without weights, ready to learn: tensors have a shape, but no content."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # peft's, on patterns of experts
+        return learner(AutoModelForCausalLM.from_config(config), lora_rank=lora_rank).model
+
+
+def describe(config: Any, setup: Setup) -> Architecture:
+    """Count a model's parameters and trace what a pass keeps."""
+    model = bare(config, lora_rank=setup.lora_rank)
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    kinds = [_kind(layer) for layer in base.get_decoder().layers]
+    first = {kind: place for place, kind in reversed(list(enumerate(kinds)))}
+    few, many = (trace(config, setup, max(first.values()) + 1, tokens) for tokens in TRACED)
+    step = TRACED[1] - TRACED[0]
+    layers = []
+    for kind, count in Counter(kinds).items():
+        little, much = few[first[kind]], many[first[kind]]
+        kept = (sum(much) - sum(little)) // step
+        casts = max(0, sum(little) - kept * TRACED[0])
+        grown = Counter(much) - Counter(little)  # without the casts, which are in both
+        parameters = sum(math.prod(shape) for _, shape in kind)
+        layers.append(Layer(count, parameters, kept, casts, max(grown) // TRACED[1]))
+    every, trained = list(model.parameters()), list(trained_weights(model).values())
+    adapters = sum(one.numel() for one in trained) if setup.lora_rank else 0
+    total = sum(one.numel() for one in every)
+    return Architecture(
+        parameters=total,
+        trained=sum(one.numel() for one in trained),
+        active=total - adapters - _idle(config, every),
+        largest=max(one.numel() for one in trained),
+        width=config.hidden_size,
+        vocabulary=base.get_output_embeddings().weight.shape[0],
+        packable=packable(base),
+        layers=tuple(layers),
+    )
+
+
+def _kind(layer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """What tells layers apart: the names and shapes of their weights."""
+    return tuple((name, tuple(one.shape)) for name, one in layer.named_parameters())
+
+
+def _idle(config: Any, every: list[torch.Tensor]) -> int:
+    """Parameters of experts that a token is not sent to."""
+    experts = _experts(config)
+    if not experts:
+        return 0
+    weights = sum(one.numel() for one in every if one.ndim == 3 and one.shape[0] == experts)
+    return weights * (experts - int(config.num_experts_per_tok)) // experts
+
+
+def _experts(config: Any) -> int:
+    """How many experts a layer has; 0: it is no mixture."""
+    return int(getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0) or 0)
+
+
+def trace(config: Any, setup: Setup, layers: int, tokens: int) -> list[list[int]]:
+    """Return the bytes of each tensor that the first layers keep for the way back.
+
+    Runs the model's own code with our attention, on tensors without content: shapes and types are
+    those of a CPU's kernels, whose attention keeps what FlashAttention keeps. Kernels that replace
+    code of transformers, such as those of flash-linear-attention, may keep less.
+
+    Args:
+        config: of the model.
+        setup: with or without adapters and bf16; gradient checkpointing does not count here.
+        layers: how many.
+        tokens: of the pass.
+    """
+    short = copy.deepcopy(config)
+    short.num_hidden_layers = layers
+    if getattr(short, "layer_types", None):
+        short.layer_types = short.layer_types[:layers]
+    kept: list[list[int]] = [[] for _ in range(layers)]
+    place: list[int] = []  # of the layer that runs
+    seen: dict[int, torch.Tensor] = {}  # by storage; held, so that no other takes its number
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if place and storage._cdata not in seen:
+            kept[place[-1]].append(storage.nbytes())
+            seen[storage._cdata] = tensor
+        return tensor
+
+    model = bare(short, lora_rank=setup.lora_rank)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        ours = TokenLogprobs(model.to_empty(device="cpu"))
+        if _experts(short):
+            ours._bare().set_experts_implementation(ONE_EXPERT)
+        seen |= {one.untyped_storage()._cdata: one for one in ours.parameters()}
+        for number, layer in enumerate(ours._bare().get_decoder().layers):
+            layer.register_forward_pre_hook(lambda *_, number=number: place.append(number))
+            layer.register_forward_hook(lambda *_: place.clear())
+        positions = torch.arange(tokens)
+        inputs = (positions * 0, positions, [tokens], positions[1:], torch.ones(tokens - 1))
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=setup.bf16),
+        ):
+            ours(*inputs)
+    return kept
+
+
+def _one_expert(
+    experts: Any, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Keep what the experts of transformers ('grouped_mm') keep, without looking at the tokens.
+
+    One expert does the work of all. Like theirs it computes in the type of its weights: autocast
+    knows nothing of grouped matrix products.
+    """
+    n_tokens, n_chosen = chosen.shape
+    order = chosen.reshape(-1).argsort()
+    mixed = hidden[order // n_chosen]  # [T k, width]
+    linear = torch.nn.functional.linear
+    with torch.autocast("cpu", enabled=False):
+        inner = linear(mixed.to(experts.gate_up_proj.dtype), experts.gate_up_proj[0])
+        mixed = linear(experts._apply_gate(inner), experts.down_proj[0])
+    mixed = mixed * weights.reshape(-1)[order][:, None]
+    return mixed[order].view(n_tokens, n_chosen, -1).sum(1).to(hidden.dtype)
+
+
+ALL_EXPERTS_FUNCTIONS.register(ONE_EXPERT, _one_expert)
+
+
+def memory(model: Architecture, setup: Setup) -> Memory:
+    """Return what each device holds in a step; see the module's formulas."""
+    shards, tokens, alone = setup.devices, setup.tokens, setup.devices == 1
+    kept = sum(kind.times * kind.kept for kind in model.layers)
+    casts = sum(kind.times * kind.casts for kind in model.layers)
+    again = 0
+    if setup.gradient_checkpointing:
+        kept = 4 * model.width * sum(kind.times for kind in model.layers)
+        again = max(kind.kept for kind in model.layers)
+        if setup.lora_rank:  # autocast remembers the casts of weights that are trained
+            casts = max(kind.casts for kind in model.layers)
+    unit = max(kind.parameters for kind in model.layers)
+    gathered = 2 * unit + model.outside + max(unit, model.outside)
+    rows = min(tokens, max(1, CHUNK // model.vocabulary))
+    return Memory(
+        weights=4 * model.parameters / shards,
+        gradients=4 * model.trained / shards,
+        moments=8 * model.trained / shards,
+        copies=casts if alone or setup.lora_rank else 0,
+        gathered=0 if alone else (2 if setup.bf16 else 4) * gathered,
+        activations=kept * tokens,
+        layer=(again + 3 * max(kind.largest for kind in model.layers)) * tokens,
+        logits=16 * rows * model.vocabulary + (8 * model.largest if alone else 0),
+    )
+
+
+def reference_peak(model: Architecture, reference: Architecture, setup: Setup) -> float:
+    """Return the bytes on each device while a reference model is run, before the first step."""
+    there = memory(reference, replace(setup, gradient_checkpointing=True))
+    held = there.gradients + there.moments + there.activations  # no way back: nothing of these
+    return 4 * model.parameters / setup.devices + there.peak - held
+
+
+def fits(peak: float, setup: Setup) -> bool:
+    """Whether a peak leaves the reserve free."""
+    return peak <= (1 - RESERVE) * setup.device_gb * 1e9
+
+
+def remedies(setup: Setup, describe: Describe) -> list[str]:
+    """Return which options make a run fit that doesn't.
+
+    Each alone that suffices; else as many of them as it takes, in this order, as one entry; none
+    where all of them are not enough.
+    """
+    enough = [option for option, one in _knobs(setup, describe) if _fits(one, describe)]
+    together: list[str] = []
+    names = [option.split()[0] for option, _ in _knobs(setup, describe)]
+    for name in names if not enough else []:
+        option, setup = next(one for one in _knobs(setup, describe) if one[0].startswith(name))
+        together.append(option)
+        if _fits(setup, describe):
+            return [" ".join(together)]
+    return enough
+
+
+def _fits(setup: Setup, describe: Describe) -> bool:
+    return fits(memory(describe(setup), setup).peak, setup)
+
+
+def _knobs(setup: Setup, describe: Describe) -> Iterator[tuple[str, Setup]]:
+    """Yield what can be turned, with the run that it makes."""
+    if not setup.gradient_checkpointing:
+        yield "--gradient-checkpointing", replace(setup, gradient_checkpointing=True)
+    if not setup.bf16:
+        yield "--bf16", replace(setup, bf16=True)
+    if setup.tokens > 4096 and describe(setup).packable:
+        yield "--pack-tokens 4096", replace(setup, tokens=4096)
+    if not setup.lora_rank:
+        yield f"--lora-rank {LORA_RANK}", replace(setup, lora_rank=LORA_RANK)
+    more = setup
+    while more.devices < MOST_DEVICES and not (more != setup and _fits(more, describe)):
+        more = replace(more, devices=2 * more.devices)
+    yield f"--devices {more.devices}", more
