@@ -48,7 +48,9 @@ $(EXTRAS)/.ready: $(EXTRAS)/.trains
 test-extras: $(EXTRAS)/.ready
 	$(EXTRAS)/bin/pytest tests/test_tau2.py tests/test_replay.py tests/test_rollout.py \
 	  tests/test_openai_policy.py tests/test_llm_user.py tests/test_local_model.py \
-	  tests/test_dialects.py tests/test_chat.py tests/test_tiny_model.py tests/test_transformers_policy.py
+	  tests/test_dialects.py tests/test_chat.py tests/test_tiny_model.py tests/test_transformers_policy.py \
+	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
+	  tests/test_training_*.py
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
@@ -68,7 +70,8 @@ lint: $(READY)
 bench: $(READY) $(EXTRAS)/.ready $(VLLM)/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m tests.bench
-	$(EXTRAS)/bin/python -m tests.bench worlds decoding
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt trl
+	$(EXTRAS)/bin/python -m tests.bench worlds decoding training
 	$(VLLM)/bin/python -m tests.bench generation
 
 clean:

@@ -17,12 +17,14 @@ BENCHES = ("arguments", "scoring", "sums", "advantages", "startup", "bootstrap")
 def cells(row: Row) -> tuple[str, ...]:
     """One row of the table."""
     if row.at_most < 1:
-        ratio, want = f"{1 / row.ratio:,.1f}x faster", f">= {1 / row.at_most:,.0f}x faster"
+        better = "smaller" if row.unit == "GB" else "faster"
+        ratio, want = f"{1 / row.ratio:,.1f}x {better}", f">= {1 / row.at_most:,.3g}x {better}"
     else:
         ratio, want = f"{row.ratio:.2f}x", f"<= {row.at_most:.3g}x"
     reached = "[green]reached" if row.ratio <= row.at_most else "[red]missed"
-    times = (f"{seconds * 1e3:,.3f} ms" for seconds in (row.ours_s, row.peer_s))
-    return row.name, row.peer, *times, ratio, want, reached
+    both = (row.ours_s, row.peer_s)
+    figures = (f"{x:,.2f} GB" if row.unit == "GB" else f"{x * 1e3:,.3f} ms" for x in both)
+    return row.name, row.peer, *figures, ratio, want, reached
 
 
 def main(names: list[str]) -> None:

@@ -18,6 +18,7 @@ class Row(NamedTuple):
     ours_s: float
     peer_s: float
     at_most: float  # wanted ours / peer; below 1 it reads "at least 1 / at_most times faster"
+    unit: str = "s"  # GB: memory in the place of time, and "smaller" for "faster"
 
     @property
     def ratio(self) -> float:
