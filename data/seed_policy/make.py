@@ -56,14 +56,15 @@ NUMBERS = {
 KINDS = (*CLASSES, *NUMBERS.values(), "amount")
 OTHER = -1
 
-# What is learnt first is to copy at all, with numbers as one kind; then each kind by itself.
-PHASES = (
-    TrainConfig(
-        lr=3e-3, schedule="cosine", warmup=100, beta2=0.98, epochs=2, batch_size=17, spike=1e3
-    ),
-    TrainConfig(
-        lr=2e-3, schedule="cosine", warmup=100, beta2=0.98, epochs=1, batch_size=17, spike=1e3
-    ),
+TRAINING = TrainConfig(
+    lr=3e-3,
+    schedule="cosine",
+    warmup=100,
+    beta2=0.98,
+    epochs=2,
+    batch_size=17,
+    pack_tokens=4096,
+    spike=1e3,
 )
 
 
@@ -106,20 +107,16 @@ class Copied:
         return np.where(self._number[token_ids], of_number, of_class)
 
 
-def weighted(examples: List[Example], copied: Copied, *, one_number: bool) -> list[Example]:
+def weighted(examples: List[Example], copied: Copied) -> list[Example]:
     """Return examples in which every token counts, those that are copied most.
 
-    Args:
-        examples: of what the expert wrote.
-        copied: tells the kinds.
-        one_number: let all kinds of numbers weigh the same.
+    Rare kinds weigh more than frequent ones; all numbers are one kind here.
     """
     kinds = [copied.kinds(one.sequence.token_ids) for one in examples]
     counts = np.zeros(len(KINDS) + 1)  # the last is OTHER's
     for one, kind in zip(examples, kinds, strict=True):
         counts += np.bincount(kind[one.at] % len(counts), minlength=len(counts))
-    if one_number:
-        counts[len(CLASSES) : -1] = counts[len(CLASSES) : -1].sum()
+    counts[len(CLASSES) : -1] = counts[len(CLASSES) : -1].sum()
     weight = COPY_WEIGHT * np.sqrt(counts[:-1].max() / np.maximum(counts, 1))
     weight[-1] = 1.0
     found = []
@@ -169,25 +166,21 @@ def make(out: Path, seed: int, trials: int) -> None:
     chat, copied = chat_of(tokenizer, str(out)), Copied(tokenizer)
     written = supervised(expert_episodes("train", trials, NOISE, seed), chat)
     checked = supervised(expert_episodes("dev", 1, 0.0, seed), chat)
-    learning = learner(model)
+    config = replace(TRAINING, seed=seed)
+    trainer = Trainer.of(learner(model), config, packable=True, bf16=False)
     accuracy: dict[str, float] = {}
-    for number, phase in enumerate(PHASES):
-        config = replace(phase, seed=seed)
-        examples = weighted(written, copied, one_number=number == 0)
-        trainer = Trainer.of(learning, config, packable=True, bf16=False)
-        for step in train(trainer, examples, None, Tiers([], {}), config):
-            if step.number % REPORT_EVERY and step.number < step.of:
-                continue
-            accuracy = copy_accuracy(model.eval(), checked, copied)
-            model.train()
-            line = f"phase {number}: {step.number:,} of {step.of:,}, loss {step.log['loss']:.4f}"
-            shares = ", ".join(f"{name} {share:.2f}" for name, share in accuracy.items())
-            sys.stderr.write(f"{line}, {time.monotonic() - began:.0f} s; copied: {shares}\n")
-            write_policy(model, whole_weights(model), tokenizer, out)
+    for step in train(trainer, weighted(written, copied), None, Tiers([], {}), config):
+        if step.number % REPORT_EVERY and step.number < step.of:
+            continue
+        accuracy = copy_accuracy(model.eval(), checked, copied)
+        line = f"{step.number:,} of {step.of:,}, loss {step.log['loss']:.4f}"
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in accuracy.items())
+        sys.stderr.write(f"{line}, {time.monotonic() - began:.0f} s; copied: {shares}\n")
+        write_policy(model, whole_weights(model), tokenizer, out)
     made = {"irc_cli": __version__, "command": "make seed-policy", "seed": seed}
-    made |= {"noise": NOISE, "trials": trials, "prompt_weight": PROMPT_WEIGHT}
-    made |= {"copy_weight": COPY_WEIGHT, "phases": [asdict(phase) for phase in PHASES]}
-    made |= {"copy_accuracy": accuracy}
+    made |= {"parameters": model.num_parameters(), "noise": NOISE, "trials": trials}
+    made |= {"prompt_weight": PROMPT_WEIGHT, "copy_weight": COPY_WEIGHT}
+    made |= {"train": asdict(config), "copy_accuracy": accuracy}
     (out / RECORD).write_bytes(orjson.dumps(made, option=orjson.OPT_INDENT_2))
 
 
