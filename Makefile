@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# The environment with the packages of the extras, for tests that skip without them.
+# The environment that trains; then, with the other extras, that of the tests that skip without.
 EXTRAS := .venv-extras
 VLLM := .venv-vllm
-TRACE := data/examples/airline-24x8.jsonl
 OUT ?= out/demo
+SEED ?= 0
 
-.PHONY: demo test test-extras test-vllm lint bench clean
+.PHONY: demo test test-extras test-vllm lint bench seed-policy clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -18,25 +18,28 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# From a trace to calibrated rewards, and a check that they push advantages the intended way.
-demo: $(READY)
-	mkdir -p $(OUT)
-	$(BIN)/irc-cli score $(TRACE) -o $(OUT)/turns.parquet --force
-	$(BIN)/irc-cli calibrate $(OUT)/turns.parquet -o $(OUT)/calibration.yaml --force
-	$(BIN)/irc-cli score $(TRACE) --rewards $(OUT)/calibration.yaml -o - --quiet \
-	  | $(BIN)/irc-cli calibrate - --keep-rewards --check --quiet
-	$(BIN)/irc-cli eval $(TRACE) -o $(OUT)/eval.json --force
-	@echo 'The calibrated rewards pass the check. Artifacts: $(OUT)'
+# Two iterations of the loop on airline-mini, from the seed policy.
+demo: $(EXTRAS)/.trains
+	mkdir -p $(dir $(OUT))
+	$(EXTRAS)/bin/irc-cli loop --config data/recipes/demo.yaml --seed $(SEED) -o $(OUT)
+	@echo 'Every file of it lies in $(OUT); run it again to see what is skipped.'
+
+# An hour and more on one core. What it makes is in the repository.
+seed-policy: $(EXTRAS)/.trains
+	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m data.seed_policy.make
 
 test: lint
 	$(BIN)/pytest
 
-$(EXTRAS)/.ready: pyproject.toml constraints.txt
+$(EXTRAS)/.trains: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(EXTRAS)
 	$(EXTRAS)/bin/python -m pip install --quiet --upgrade pip
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt \
-	  --editable '.[dev,openai,train]'
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[train]'
+	touch $@
+
+$(EXTRAS)/.ready: $(EXTRAS)/.trains
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,openai]'
 	# Of tau2's hundred packages its domains need these; to resolve all takes pip many minutes.
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt inspect-ai toml
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps inspect-evals
@@ -47,7 +50,7 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_openai_policy.py tests/test_llm_user.py tests/test_local_model.py \
 	  tests/test_dialects.py tests/test_chat.py tests/test_tiny_model.py tests/test_transformers_policy.py \
 	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
-	  tests/test_training_*.py
+	  tests/test_training_*.py tests/test_plan.py tests/test_seed_policy.py tests/test_loop.py
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)

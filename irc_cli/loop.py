@@ -19,13 +19,21 @@ from rich.live import Live
 from rich.table import Table
 
 from irc_cli import console, options
+from irc_cli.plots import write_figures
 from stages import loop as stage
 from stages.calibration_file import read_previous
 from stages.errors import InputError
 from stages.files import whole_file
 from stages.loop import LoopConfig, Places, Rewards, Step
 from stages.loop_files import Records, check_settings
+from stages.online import Event
 from stages.policies.registry import SEED_POLICY
+
+try:
+    from stages.plots import Rate, gates_figure, pass_rate_figure, values_figure
+except ModuleNotFoundError as error:
+    _WHAT = f"needs the package '{error.name}'"
+    raise InputError("irc-cli loop", _WHAT, "pip install 'irc-cli[train]'") from None
 
 _C = LoopConfig
 _REWARDS = get_args(Rewards)
@@ -40,6 +48,7 @@ class Standing(NamedTuple):
     played_pass_rate: float  # of the policy that it began with, on the train split's tasks
     values: dict[str, float]  # of the tiers
     misaligned: list[str]
+    gates: list[dict[str, Any]] | None  # online: all their movements so far
     evaluation: dict[str, Any] | None  # of the policy that it ended with
     restored: bool  # the policy was so much worse that the best one takes its place
     seconds: float
@@ -129,6 +138,7 @@ def command(
             lines = (orjson.dumps(one._asdict()) + b"\n" for one in standings)
             with whole_file(str(folder / "loop.jsonl"), force=True) as file:
                 file.writelines(lines)
+            _draw(folder, start, standings)
             show("")
     rows = [standing._asdict() for standing in standings]
     document = {"out": out, "policy": standings[-1].policy, "start": start, "iterations": rows}
@@ -201,37 +211,54 @@ def _iterations(
         at.folder.mkdir(exist_ok=True)
         played = run(stage.play(config, at, policy), at.folder)
         run(stage.score(config, at), at.folder)
-        calibration, misaligned = _calibrated(config, at, run)
-        values = read_previous(calibration).values if calibration else {}
+        found = _calibrated(config, at, run)
+        values = read_previous(found.path).values if found.path else {}
         fresh = policy == config.model
-        run(stage.train(config, at, policy, calibration, first=fresh), at.folder)
-        policy, restored, found = at("policy"), False, None
+        run(stage.train(config, at, policy, found.path, first=fresh), at.folder)
+        policy, restored, measured = at("policy"), False, None
         if config.eval_every and (number + 1) % config.eval_every == 0:
-            found = _evaluated(config, at, policy, run)
-        if found:
-            if best and found["ci_high"] < best["ci_low"]:
+            measured = _evaluated(config, at, policy, run)
+        if measured:
+            if best and measured["ci_high"] < best["ci_low"]:
                 policy, restored = best_policy, True
-            if best is None or found["pass_rate"] > best["pass_rate"]:
-                best, best_policy, worse = found, policy, 0
+            if best is None or measured["pass_rate"] > best["pass_rate"]:
+                best, best_policy, worse = measured, policy, 0
             else:
                 worse += 1
-        seconds = round(time.monotonic() - began, 1)
-        rate = played["pass_rate"]
-        yield Standing(number, policy, rate, values, misaligned, found, restored, seconds)
+        yield Standing(
+            iteration=number,
+            policy=policy,
+            played_pass_rate=played["pass_rate"],
+            values=values,
+            misaligned=found.misaligned,
+            gates=found.gates,
+            evaluation=measured,
+            restored=restored,
+            seconds=round(time.monotonic() - began, 1),
+        )
         if config.patience and worse >= config.patience:
             return
 
 
-def _calibrated(config: LoopConfig, at: Places, run: Runner) -> tuple[str | None, list[str]]:
-    """Calibrate until no tier is misaligned; return the file, and the tiers that still are."""
+class Found(NamedTuple):
+    """What an iteration's calibration came to."""
+
+    path: str | None  # None: rewards are not calibrated
+    misaligned: list[str]
+    gates: list[dict[str, Any]] | None
+
+
+def _calibrated(config: LoopConfig, at: Places, run: Runner) -> Found:
+    """Calibrate until no tier is misaligned, or the rounds are used up."""
     if config.rewards not in ("calibrated", "online"):
-        return None, []
+        return Found(None, [], None)
     zeroed: tuple[str, ...] = ()
     while True:
         step = stage.calibrate(config, at, zeroed)
-        misaligned = run(step, at.folder)["after"]["misaligned"]
+        document = run(step, at.folder)
+        misaligned, online = document["after"]["misaligned"], document.get("online")
         if not misaligned or len(zeroed) >= config.calibration_rounds:
-            return step.outputs[0], misaligned
+            return Found(step.outputs[0], misaligned, online and online["events"])
         zeroed += (misaligned[0],)
 
 
@@ -243,6 +270,25 @@ def _evaluated(config: LoopConfig, at: Places, policy: str, run: Runner) -> dict
     playing, measuring = stage.evaluate(config, at, policy)
     run(playing, at.folder)
     return run(measuring, at.folder)
+
+
+def _draw(out: Path, start: dict[str, Any] | None, standings: Sequence[Standing]) -> None:
+    """Write figures of the iterations so far."""
+    held_out = [_interval(start), *(_interval(one.evaluation) for one in standings)]
+    figures = {}
+    if any(held_out):
+        figures["pass-rate"] = pass_rate_figure({"held out": held_out})
+    if any(one.values for one in standings):
+        figures["values"] = values_figure([one.values for one in standings])
+    if standings[-1].gates:
+        events = [Event(**event) for event in standings[-1].gates]
+        figures["gates"] = gates_figure(events, len(standings))
+    (out / "plots").mkdir(exist_ok=True)
+    write_figures(str(out / "plots"), figures, force=True)
+
+
+def _interval(found: dict[str, Any] | None) -> Rate | None:
+    return Rate(found["pass_rate"], found["ci_low"], found["ci_high"]) if found else None
 
 
 def _stage_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -97,6 +97,9 @@ def test_every_step_is_on_disk(finished: Path) -> None:
     assert rows[1]["evaluation"]["episodes"] == 6
     for name in ("rollouts.jsonl", "turns.parquet", "calibration.yaml", "policy/model.safetensors"):
         assert (out / "iter-01" / name).exists()
+    assert {path.name for path in (out / "plots").iterdir()} == {
+        f"{name}.{kind}" for name in ("pass-rate", "values") for kind in ("png", "svg")
+    }
 
 
 def test_a_step_run_again_by_hand_makes_the_same_files(
@@ -137,6 +140,15 @@ def test_other_settings_need_another_folder(finished: Path, run: Cli) -> None:
         "error: out/loop.yaml: is of a loop with rewards 'calibrated', not 'naive'; name another "
         "folder, or give the same settings\n",
     )
+
+
+def test_online_gates_are_logged_and_drawn(run: Cli) -> None:
+    pytest.importorskip("accelerate", reason="needs irc-cli[train]")
+    options = (*SMALL, "--rewards", "online", "--set", "calibrate.open-p=0.04")
+    assert run("loop", "--iterations", "2", "-o", "out", "--quiet", *options).code == 0
+    last = orjson.loads(Path("out/loop.jsonl").read_bytes().splitlines()[-1])
+    assert {event["event"] for event in last["gates"]} <= {"opened", "closed", "turned"}
+    assert bool(last["gates"]) == Path("out/plots/gates.png").exists()
 
 
 def test_a_setting_names_its_stage(run: Cli) -> None:

@@ -1,0 +1,45 @@
+"""The policy that is shipped: small, copies what was said, and plays so-so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from stages.policies.registry import SEED_POLICY
+from tests.conftest import Cli
+
+FOLDER = Path(SEED_POLICY)
+
+
+def test_it_is_small_and_says_how_it_was_made() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) <= 10_000_000
+    made = orjson.loads((FOLDER / "made.json").read_bytes())
+    assert made["command"] == "make seed-policy"
+    assert made["parameters"] < 2_000_000
+
+
+def test_it_copies_every_kind_of_entity() -> None:
+    pytest.importorskip("accelerate", reason="needs irc-cli[train]")
+    from data.seed_policy.make import Copied, copy_accuracy, expert_episodes
+    from stages.training.examples import supervised
+    from stages.training.model import chat_of, learner, load_model
+
+    model, tokenizer = load_model(SEED_POLICY)
+    learner(model)
+    # Tasks and random choices that its making did not look at.
+    episodes = expert_episodes("test", 1, 0.0, seed=1)[::2]
+    examples = supervised(episodes, chat_of(tokenizer, SEED_POLICY))
+    found = copy_accuracy(model.eval(), examples, Copied(tokenizer))
+    assert {kind: share for kind, share in found.items() if share < 0.9} == {}
+
+
+def test_it_passes_about_half_of_the_test_tasks(run: Cli) -> None:
+    pytest.importorskip("accelerate", reason="needs irc-cli[train]")
+    options = ("--split", "test", "--max-turns", "20", "--concurrency", "100")
+    result = run("eval", "--env", "airline-mini", "--policy", "transformers", *options, "--json")
+    assert result.code == 0, result.err
+    found = result.json()
+    assert found["episodes"] == 400
+    assert 0.4 <= found["pass_rate"] <= 0.6
