@@ -110,7 +110,8 @@ def learner(
     Raises:
         InputError: it computes in a way that ours does not give the same numbers.
     """
-    expected = [_own_logprobs(model, trial) for trial in _trials(model)]
+    weightless = model.device.type == "meta"  # a plan's
+    expected = [] if weightless else [_own_logprobs(model, trial) for trial in _trials(model)]
     if packable(model):
         model.set_attn_implementation(PACKED)
     model.config.use_cache = False
@@ -130,7 +131,8 @@ def learner(
     if small and not torch.cuda.is_available():
         torch.set_num_threads(1)
     made = TokenLogprobs(model)
-    _check_learner(made, expected)
+    if not weightless:
+        _check_learner(made, expected)
     return made
 
 
