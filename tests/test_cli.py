@@ -635,7 +635,8 @@ def example_of(help_text: str) -> list[str]:
     return shlex.split(" ".join(found[1].split()))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+# Those of `train` and `loop`, which need torch, run in test_train_command and test_loop.
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"train", "loop"}))
 def test_the_example_of_the_help_runs(run: Cli, command: str, example: Path, turns: Path) -> None:
     Path("traces.json").symlink_to(example)
     if command == "calibrate":

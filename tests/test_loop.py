@@ -15,6 +15,7 @@ from stages import loop as stage
 from stages.files import digest
 from stages.loop import LoopConfig, Places
 from tests.conftest import Cli
+from tests.test_cli import example_of
 
 SMALL = (
     *("--tasks", "4", "--group-size", "4", "--eval-every", "2", "--eval-tasks", "6"),
@@ -140,6 +141,15 @@ def test_other_settings_need_another_folder(finished: Path, run: Cli) -> None:
         "error: out/loop.yaml: is of a loop with rewards 'calibrated', not 'naive'; name another "
         "folder, or give the same settings\n",
     )
+
+
+def test_the_example_of_the_help_runs(run: Cli) -> None:
+    pytest.importorskip("accelerate", reason="needs irc-cli[train]")
+    _, *words = example_of(run("loop", "--help").out.decode())
+    result = run(*words, *SMALL, "--iterations", "1")  # what comes last counts
+    assert (result.code, result.err[:12]) == (0, "iteration 0:")
+    assert b"before: pass rate" in result.out
+    assert Path("first/iter-00/policy/model.safetensors").exists()
 
 
 def test_online_gates_are_logged_and_drawn(run: Cli) -> None:
