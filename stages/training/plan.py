@@ -222,9 +222,9 @@ def trace(config: Any, setup: Setup, layers: int, tokens: int) -> list[list[int]
     with FakeTensorMode(allow_non_fake_inputs=True):
         ours = TokenLogprobs(model.to_empty(device="cpu"))
         if _experts(short):
-            ours._bare().set_experts_implementation(ONE_EXPERT)
+            ours.bare.set_experts_implementation(ONE_EXPERT)
         seen |= {one.untyped_storage()._cdata: one for one in ours.parameters()}
-        for number, layer in enumerate(ours._bare().get_decoder().layers):
+        for number, layer in enumerate(ours.bare.get_decoder().layers):
             layer.register_forward_pre_hook(lambda *_, number=number: place.append(number))
             layer.register_forward_hook(lambda *_: place.clear())
         positions = torch.arange(tokens)
