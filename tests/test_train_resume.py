@@ -29,7 +29,7 @@ from tests.conftest import Cli
 from tests.learning import Played, metrics, played, small_model, some_examples, trainer_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kill -9 and fork are of POSIX")
-KILLS = 4
+KILLS = 3
 STEPS = 24
 CLOCK = {"tokens_per_s", "memory_gb"}  # what no two runs have in common
 MORE = ("--lr", "3e-3", "--epochs", "6", "--batch-size", "4", "--kl", "0.1", "--quiet")
