@@ -586,7 +586,11 @@ def test_out_of_memory_says_what_to_do(
     )
 
 
-def test_other_failures_are_ours(files: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_failures_are_ours(
+    files: Played, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a bug")
 
