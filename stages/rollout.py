@@ -14,7 +14,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from stages.artifacts import RolloutRow
 from stages.domains import SHIPPED
-from stages.policies.policy import Action, ContextOverflowError, Policy, PolicyError, Sampling
+from stages.policies.policy import (
+    Action,
+    ContextOverflowError,
+    Policy,
+    PolicyError,
+    Remembers,
+    Sampling,
+)
 from stages.worlds.world import Message, Session, Task, User, UserError, World
 
 T = TypeVar("T")
@@ -154,6 +161,8 @@ async def play_episode(run: Run, pair: Pair, threads: Executor | None = None) ->
     except UserError as error:
         status, ended = "error", f"user: {error}"
     episode_id = run.episode_id(pair)
+    if isinstance(run.policy, Remembers):
+        run.policy.forget(episode_id)
     seconds = round(time.perf_counter() - began, 6)
     timing = {"episode_id": episode_id, "seconds": seconds, "turn_seconds": latencies}
     row = _row(run, pair, session, actions, (status, ended))

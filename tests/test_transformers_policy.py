@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from stages.errors import InputError
-from stages.policies.batch_decoder import nucleus, sample
+from stages.policies.batch_decoder import BatchDecoder, Request, nucleus, sample
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 from stages.policies.transformers_policy import TransformersPolicy
 from stages.tiny_model import Size, tiny_model, tiny_tokenizer
@@ -293,3 +293,25 @@ def test_temperature_and_nucleus_may_differ_by_row() -> None:
     assert ids == [1, 1, 0]
     plain = torch.log_softmax(logits[0], -1).tolist()
     assert logprobs == pytest.approx([plain[1], 0.0, plain[0]], abs=1e-6)
+
+
+def test_a_new_episode_takes_the_place_of_one_that_ended(model: Any) -> None:
+    decoder = BatchDecoder(model, 2, 64, [])
+
+    def play(name: str, prompt: list[int]) -> list[float]:
+        request = Request(name, prompt, Sampling(max_tokens=2), 0)
+        decoder.submit(request)
+        while request.finish is None:
+            decoder.step()
+        return request.logprobs
+
+    alone = play("first", [5, 6, 7])
+    play("live", [5, 6, 7, 8])
+    play("first", [5, 6, 7, 8])  # so that the row of "live" is the one longest unused
+    decoder.forget("first")
+    play("second", [5, 6, 7])
+    places = {row.episode_id: row.place for row in decoder._rows}
+    assert places == {"second": 0, "live": 1}
+    decoder.forget("second")
+    # Nothing is kept of another episode, so that the place makes no difference.
+    assert play("third", [5, 6, 7]) == alone

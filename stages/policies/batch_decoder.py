@@ -87,6 +87,12 @@ class BatchDecoder:
         """Add a request; its prompt is not empty and shorter than the context."""
         self._waiting.append(request)
 
+    def forget(self, episode_id: str) -> None:
+        """Give the row of an episode that has ended to the next new one."""
+        for row in self._rows:
+            if row.episode_id == episode_id and row.request is None:
+                row.episode_id, row.used = None, 0
+
     def step(self) -> list[Request]:
         """Read the prompts that are due and sample a token for each row; return what finished."""
         self._admit()
@@ -106,6 +112,9 @@ class BatchDecoder:
                 continue
             row = min(idle, key=lambda row: (row.episode_id != request.episode_id, row.used))
             self._clock += 1
+            if row.episode_id != request.episode_id:
+                # Keep nothing of another episode's: which row is free depends on the clock.
+                row.cached = []
             row.used, row.request, row.episode_id = self._clock, request, request.episode_id
             # The last token is read again, if need be, for what it predicts.
             pairs = zip(row.cached, request.prompt[:-1], strict=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from stages.worlds.world import Message
 
@@ -36,6 +36,14 @@ class Action:
     logprobs: list[float] | None = None  # of token_ids, under the policy at its temperature
     finish: Literal["stop", "length"] = "stop"
     n_tokens: int | None = None  # of the message, where the engine counts but gives no ids
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A policy that keeps something of an episode from turn to turn."""
+
+    def forget(self, episode_id: str) -> None:
+        """Let go of an episode that has ended."""
 
 
 class Policy(Protocol):

@@ -67,7 +67,7 @@ class TransformersPolicy:
         self._chat = Chat(tokenizer)
         self._context = context or model.config.get_text_config().max_position_embeddings
         self._decoder = BatchDecoder(model, rows, self._context, _stops(model, tokenizer))
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Job | str | None] = SimpleQueue()  # str: an episode's end
         self._closed = False
         self._jobs: dict[int, _Job] = {}  # in the worker, by the identity of their requests
         self._thread = Thread(target=self._work, name="decoder", daemon=True)
@@ -128,6 +128,10 @@ class TransformersPolicy:
         finish = request.finish or "stop"
         return Action(message, prompt, request.token_ids, request.logprobs, finish)
 
+    def forget(self, episode_id: str) -> None:
+        """Free the place of an episode that has ended."""
+        self._queue.put(episode_id)
+
     async def close(self) -> None:
         """Stop the worker; messages that are pending fail."""
         self._closed = True  # nothing comes after the None
@@ -142,8 +146,9 @@ class TransformersPolicy:
             except Exception as error:  # such as out of memory; the cache is no longer known
                 failure = PolicyError(f"{type(error).__name__}: {error}")
                 self._fail(failure)
-                while job := self._queue.get():
-                    job.settle(failure)
+                while (job := self._queue.get()) is not None:
+                    if not isinstance(job, str):
+                        job.settle(failure)
                 return
             for request in finished:
                 self._jobs.pop(id(request)).settle()
@@ -156,6 +161,9 @@ class TransformersPolicy:
                 job = self._queue.get(block=not self._decoder.busy)
                 if job is None:
                     return False
+                if isinstance(job, str):
+                    self._decoder.forget(job)
+                    continue
                 self._jobs[id(job.request)] = job
                 self._decoder.submit(job.request)
         except Empty:
