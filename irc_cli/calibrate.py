@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
 import typer
 
-from irc_cli import console, options
+from irc_cli import console, estimator, options
 from irc_cli.calibrate_report import print_online, print_report
 from irc_cli.plots import check_figures, write_figures
 from stages.artifacts import (
@@ -26,7 +26,6 @@ from stages.artifacts import (
 )
 from stages.calibrate import CORRELATIONS, CalibrateConfig, Calibration, calibrate
 from stages.calibration_file import read_previous, write_calibration
-from stages.core.advantages import AdvantageConfig, Estimator, Normalise
 from stages.core.forgetting import GateConfig
 from stages.errors import InputError
 from stages.files import digest, refuse_existing
@@ -45,9 +44,9 @@ from stages.judge import (
 from stages.online import HALF_LIFE, Online, add, read_online, write_online
 from stages.sums import UNITS, Summed, lay_out, merge, sum_turns
 
-_C, _A = CalibrateConfig, AdvantageConfig
+_C = CalibrateConfig
 FIGURES = ("tiers", "advantages", "gradient-mass")  # of calibration_figures
-_MEASURES, _ESTIMATORS, _NORMALISE = tuple(UNITS), get_args(Estimator), get_args(Normalise)
+_MEASURES = tuple(UNITS)
 
 
 def command(
@@ -94,23 +93,11 @@ def command(
     resamples: Annotated[
         int, typer.Option(min=100, help="Bootstrap resamples, and permutations.")
     ] = _C.resamples,
-    advantage: Annotated[
-        str, typer.Option(metavar="|".join(_ESTIMATORS), help="Estimator of the advantages.")
-    ] = _A.estimator,
-    gamma: Annotated[float, typer.Option(help="Discount per turn.")] = _A.gamma,
-    outcome_weight: Annotated[
-        float, typer.Option("--lambda", help="Weight of the outcome in the hybrid.")
-    ] = _A.outcome_weight,
-    normalise: Annotated[
-        str, typer.Option(metavar="|".join(_NORMALISE), help="What a return is held against.")
-    ] = _A.normalise,
-    last_turn_reward: Annotated[
-        bool,
-        typer.Option(
-            "--last-turn-reward/--no-last-turn-reward",
-            help="Whether an episode's last turn carries its own reward.",
-        ),
-    ] = _A.last_turn_reward,
+    advantage: estimator.Advantage = estimator.DEFAULT.estimator,
+    gamma: estimator.Gamma = estimator.DEFAULT.gamma,
+    outcome_weight: estimator.OutcomeWeight = estimator.DEFAULT.outcome_weight,
+    normalise: estimator.Against = estimator.DEFAULT.normalise,
+    last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
     advantages: Annotated[
         str | None,
         typer.Option(
@@ -183,13 +170,7 @@ def command(
         min_tasks,
         tuple(zero or ()),
     )
-    estimator = AdvantageConfig(
-        cast(Estimator, options.one_of("advantage", advantage, _ESTIMATORS)),
-        options.within("gamma", gamma, 0, 1),
-        options.within("lambda", outcome_weight, 0, sys.float_info.max),
-        cast(Normalise, options.one_of("normalise", normalise, _NORMALISE)),
-        last_turn_reward,
-    )
+    judged_by = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
     gate = GateConfig(
         options.within("open-p", open_p, 0, 1), options.within("close-p", close_p, open_p, 1)
     )
@@ -214,7 +195,7 @@ def command(
         check_figures(plots, FIGURES if turns_follow else FIGURES[:1], force=force)
     options.check_outputs([out, beside], as_json=as_json, force=force)
     state = _open_online(online, settings.measure, half_life) if online else None
-    made_with: dict[str, Any] = {"calibrate": asdict(settings), "advantage": asdict(estimator)}
+    made_with: dict[str, Any] = {"calibrate": asdict(settings), "advantage": asdict(judged_by)}
     if state:
         made_with["online"] = {"half_life": state.half_life} | asdict(gate)
     read = [*inputs, previous, advantages, online if state and state.additions else None]
@@ -255,10 +236,10 @@ def command(
             given_advantages(turns, read_columns(advantages), advantages) if advantages else None
         )
         judged = judge_both(
-            turns, result, settings, estimator, seed, keep_rewards=keep_rewards, given=given
+            turns, result, settings, judged_by, seed, keep_rewards=keep_rewards, given=given
         )
         if previous:
-            changes = changes_since(read_previous(previous), result, turns, estimator)
+            changes = changes_since(read_previous(previous), result, turns, judged_by)
     following = state.document() if state else None
     if out:
         write_calibration(result, out, origin, following, force=force)

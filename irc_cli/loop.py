@@ -292,7 +292,7 @@ def _interval(found: dict[str, Any] | None) -> Rate | None:
 
 
 def _stage_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read STAGE.OPTION=VALUE; a value is YAML, and an option that comes again is a list."""
+    """Read STAGE.OPTION=VALUE; a value is YAML, and a list gives the option again and again."""
     found: dict[str, dict[str, Any]] = {}
     for text in given:
         name, equals, value = text.partition("=")

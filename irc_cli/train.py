@@ -15,10 +15,10 @@ import polars as pl
 import typer
 from rich.live import Live
 
-from irc_cli import console, options
+from irc_cli import console, estimator, options
 from stages.artifacts import TURNS, read_table
 from stages.calibration_file import read_previous
-from stages.core.advantages import AdvantageConfig, Estimator, Normalise
+from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.files import digest
 from stages.judge import advantage_frame, tier_rewards, turn_advantages, turn_arrays
@@ -70,13 +70,9 @@ except ModuleNotFoundError as error:
     _WHAT = f"needs the package '{error.name}'"
     raise InputError("irc-cli train", _WHAT, "pip install 'irc-cli[train]'") from None
 
-_T, _L, _A = TrainConfig, LossConfig, AdvantageConfig
+_T, _L = TrainConfig, LossConfig
 _SCHEDULES, _SCALES, _OLD = get_args(Schedule), get_args(Scale), get_args(Old)
-_AGGREGATIONS, _ESTIMATORS, _NORMALISE = (
-    get_args(Aggregation),
-    get_args(Estimator),
-    get_args(Normalise),
-)
+_AGGREGATIONS = get_args(Aggregation)
 ABOVE_ONE, BELOW_ONE = math.nextafter(1, 2), math.nextafter(1, 0)
 _ROWS = 12  # of the live table
 _SHOWN = ("loss", "entropy", "policy_kl", "clip_high_share", "grad_norm", "advantage_rms")
@@ -111,23 +107,11 @@ def command(
             help="Messages held out from --sft: the checkpoint that tells them best is the policy.",
         ),
     ] = None,
-    advantage: Annotated[
-        str, typer.Option(metavar="|".join(_ESTIMATORS), help="Estimator of the advantages.")
-    ] = _A.estimator,
-    gamma: Annotated[float, typer.Option(help="Discount per turn.")] = _A.gamma,
-    outcome_weight: Annotated[
-        float, typer.Option("--lambda", help="Weight of the outcome in the hybrid.")
-    ] = _A.outcome_weight,
-    normalise: Annotated[
-        str, typer.Option(metavar="|".join(_NORMALISE), help="What a return is held against.")
-    ] = _A.normalise,
-    last_turn_reward: Annotated[
-        bool,
-        typer.Option(
-            "--last-turn-reward/--no-last-turn-reward",
-            help="Whether an episode's last turn carries its own reward.",
-        ),
-    ] = _A.last_turn_reward,
+    advantage: estimator.Advantage = estimator.DEFAULT.estimator,
+    gamma: estimator.Gamma = estimator.DEFAULT.gamma,
+    outcome_weight: estimator.OutcomeWeight = estimator.DEFAULT.outcome_weight,
+    normalise: estimator.Against = estimator.DEFAULT.normalise,
+    last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
     advantage_scale: Annotated[
         str,
         typer.Option(
@@ -261,13 +245,7 @@ def command(
             constant_length=constant_length,
         ),
     )
-    estimator = AdvantageConfig(
-        cast(Estimator, options.one_of("advantage", advantage, _ESTIMATORS)),
-        options.within("gamma", gamma, 0, 1),
-        options.within("lambda", outcome_weight, 0, sys.float_info.max),
-        cast(Normalise, options.one_of("normalise", normalise, _NORMALISE)),
-        last_turn_reward,
-    )
+    advantages = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
     if plan:
         setup = Setup(
             settings.pack_tokens,
@@ -301,7 +279,7 @@ def command(
         "train",
         {"model": model, "reference": reference, "lora_rank": lora_rank, "bf16": bf16}
         | {"keep_optimizer": keep_optimizer, "train": asdict(settings)}
-        | {"advantage": asdict(estimator)},
+        | {"advantage": asdict(advantages)},
         seed,
         {path: digest(path) for path in [*given, *weights_of(model)]},
     )
@@ -314,7 +292,7 @@ def command(
         policy, tokenizer = load_model(model)
         chat = chat_of(tokenizer, model) if sft or allow_retokenised else None
         if played and scored is not None:
-            lesson = _reinforced(played, scored, values, estimator, chat, str(turns))
+            lesson = _reinforced(played, scored, values, advantages, chat, str(turns))
         else:
             lesson = _supervised(talks, str(sft), chat)
         vocabulary = policy.get_input_embeddings().weight.shape[0]
@@ -379,7 +357,7 @@ def _reinforced(
     played: Rollouts,
     scored: pl.DataFrame,
     values: dict[str, float] | None,
-    estimator: AdvantageConfig,
+    advantages: AdvantageConfig,
     chat: Chat | None,
     turns: str,
 ) -> Lesson:
@@ -391,7 +369,7 @@ def _reinforced(
         what = f"no turns of episode '{lacking[0]}' ({len(lacking):,} lacking)"
         raise InputError(turns, what, f"rerun irc-cli score {played.path}")
     reward = arrays.frame["reward"].to_numpy() if values is None else tier_rewards(arrays, values)
-    made = turn_advantages(arrays, reward, estimator)
+    made = turn_advantages(arrays, reward, advantages)
     table = advantage_frame(arrays, reward, made)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, chat, played.path)
     if not lesson.examples:

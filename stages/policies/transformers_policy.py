@@ -18,11 +18,8 @@ from stages.errors import InputError
 from stages.policies.batch_decoder import BatchDecoder, Request
 from stages.policies.chat import Chat
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
+from stages.threads import limit_threads
 from stages.worlds.world import Message
-
-# Below this many parameters one thread is the fastest: several wait for each other at every
-# operation, and beside another job of the machine that was 26 times slower.
-SMALL = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -102,8 +99,8 @@ class TransformersPolicy:
         except (OSError, ValueError) as error:
             what = str(error).strip().splitlines()[0]
             raise InputError(str(folder), what, "give a folder that holds a model") from error
-        if device == "cpu" and model.num_parameters() < SMALL:
-            torch.set_num_threads(1)
+        if device == "cpu":
+            limit_threads(model)
         return cls(model.to(device), tokenizer, rows, context)
 
     async def act(

@@ -13,12 +13,10 @@ from transformers.utils import logging
 
 from stages.errors import InputError
 from stages.policies.chat import Chat
+from stages.threads import limit_threads
 from stages.training.logprobs import TokenLogprobs
 from stages.training.packing import PACKED
 
-# Below this many parameters one thread is the fastest: several wait for each other at every
-# operation, and beside another job of the machine that was 26 times slower.
-SMALL = 20_000_000
 TRIAL = 8  # tokens of the sequences that a model is tried on
 
 
@@ -129,9 +127,8 @@ def learner(
             task_type="CAUSAL_LM",
         )
         model = get_peft_model(model, adapters)
-    small = sum(weights.numel() for weights in model.parameters()) < SMALL
-    if small and not torch.cuda.is_available():
-        torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        limit_threads(model)
     made = TokenLogprobs(model)
     if not weightless:
         _check_learner(made, expected)
