@@ -102,6 +102,7 @@ def tiny_model(vocabulary: int, seed: int, size: Size) -> Any:
         num_key_value_heads=size.kv_heads,
         head_dim=size.width // size.heads,
         max_position_embeddings=size.context,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},  # as Qwen3's
         tie_word_embeddings=True,
         pad_token_id=SPECIAL.index(PAD),
         bos_token_id=None,

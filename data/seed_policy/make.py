@@ -2,8 +2,9 @@
 
 Run as `python -m data.seed_policy.make` (`make seed-policy`); it takes about an hour on one core.
 The episodes are the expert's on the train split. What a policy this small finds hard is to copy
-ids, names and numbers from where they were said, so that such tokens weigh more, rare kinds most;
-and all other tokens are learnt a little, too, for the episode's own repetitions teach copying.
+ids, names and numbers from where they were said. So it starts with an induction head; such tokens
+weigh more, rare kinds most; and all other tokens are learnt a little, too, for the episode's own
+repetitions teach copying.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import orjson
 import torch
 
+from data.seed_policy.induction import add_induction
 from irc_cli import __version__
 from stages.policies.expert import Expert
 from stages.policies.registry import RulePolicy
@@ -163,6 +165,7 @@ def make(out: Path, seed: int, trials: int) -> None:
     out.mkdir(exist_ok=True)
     make_tiny_model(out, [piece for group in vocabulary().values() for piece in group], seed)
     model, tokenizer = load_model(str(out))
+    add_induction(model, seed)
     chat, copied = chat_of(tokenizer, str(out)), Copied(tokenizer)
     written = supervised(expert_episodes("train", trials, NOISE, seed), chat)
     checked = supervised(expert_episodes("dev", 1, 0.0, seed), chat)
