@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 OUT ?= out/demo
 SEED ?= 0
 
-.PHONY: demo test test-extras test-vllm lint bench seed-policy clean
+.PHONY: demo study test test-extras test-vllm lint bench seed-policy clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -22,11 +22,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(EXTRAS)/.trains
 	mkdir -p $(dir $(OUT))
 	$(EXTRAS)/bin/irc-cli loop --config data/recipes/demo.yaml --seed $(SEED) -o $(OUT)
-	@echo 'Every file of it lies in $(OUT); run it again to see what is skipped.'
 
 # An hour and more on one core. What it makes is in the repository.
 seed-policy: $(EXTRAS)/.trains
 	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m data.seed_policy.make
+
+# Hours on two cores; BUDGET ends it after so many minutes, and it goes on next time.
+study: $(EXTRAS)/.trains
+	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m data.study.make $(if $(BUDGET),--budget $(BUDGET))
 
 test: lint
 	$(BIN)/pytest
@@ -50,7 +53,7 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_openai_policy.py tests/test_llm_user.py tests/test_local_model.py \
 	  tests/test_dialects.py tests/test_chat.py tests/test_tiny_model.py tests/test_transformers_policy.py \
 	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
-	  tests/test_training_*.py tests/test_plan.py tests/test_seed_policy.py tests/test_loop.py
+	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)

@@ -47,6 +47,7 @@ class Standing(NamedTuple):
     policy: str  # that it ended with
     played_pass_rate: float  # of the policy that it began with, on the train split's tasks
     values: dict[str, float]  # of the tiers
+    verdicts: dict[str, tuple[str, str]]  # on each tier: the rewards as scored, and its value
     misaligned: list[str]
     gates: list[dict[str, Any]] | None  # online: all their movements so far
     evaluation: dict[str, Any] | None  # of the policy that it ended with
@@ -145,7 +146,7 @@ def command(
     if as_json:
         console.print_json(document)
     elif not quiet:
-        _report(start, standings)
+        _report(out, start, standings)
 
 
 class Runner:
@@ -230,6 +231,7 @@ def _iterations(
             policy=policy,
             played_pass_rate=played["pass_rate"],
             values=values,
+            verdicts=found.verdicts,
             misaligned=found.misaligned,
             gates=found.gates,
             evaluation=measured,
@@ -244,6 +246,7 @@ class Found(NamedTuple):
     """What an iteration's calibration came to."""
 
     path: str | None  # None: rewards are not calibrated
+    verdicts: dict[str, tuple[str, str]]
     misaligned: list[str]
     gates: list[dict[str, Any]] | None
 
@@ -251,15 +254,26 @@ class Found(NamedTuple):
 def _calibrated(config: LoopConfig, at: Places, run: Runner) -> Found:
     """Calibrate until no tier is misaligned, or the rounds are used up."""
     if config.rewards not in ("calibrated", "online"):
-        return Found(None, [], None)
+        return Found(None, {}, [], None)
     zeroed: tuple[str, ...] = ()
     while True:
         step = stage.calibrate(config, at, zeroed)
         document = run(step, at.folder)
         misaligned, online = document["after"]["misaligned"], document.get("online")
         if not misaligned or len(zeroed) >= config.calibration_rounds:
-            return Found(step.outputs[0], misaligned, online and online["events"])
+            return Found(
+                step.outputs[0], _verdicts(document), misaligned, online and online["events"]
+            )
         zeroed += (misaligned[0],)
+
+
+def _verdicts(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return where each tier is pushed, against its value: before, and with the values."""
+    before, after = (
+        {row["tier"]: row["verdict"] for row in document[side]["direction"]}
+        for side in ("before", "after")
+    )
+    return {tier: (before[tier], after[tier]) for tier in after}
 
 
 def _evaluated(config: LoopConfig, at: Places, policy: str, run: Runner) -> dict[str, Any] | None:
@@ -354,15 +368,30 @@ def _line(one: Standing) -> str:
     )
 
 
-def _report(start: dict[str, Any] | None, standings: Sequence[Standing]) -> None:
+def _report(out: str, start: dict[str, Any] | None, standings: Sequence[Standing]) -> None:
     screen = console.console()
     screen.print(_table(standings))
+    if standings[-1].verdicts:
+        screen.print(_tiers(standings))
     if start:
         screen.print(_rate("before", start))
     for one in reversed(standings):
         if one.evaluation:
             screen.print(_rate(f"after iteration {one.iteration}", one.evaluation))
             break
+    screen.print(f"the policy: {standings[-1].policy}; every file: {out}")
+
+
+def _tiers(standings: Sequence[Standing]) -> Table:
+    """What tiers were worth at first and are now, and where they are pushed."""
+    first, last = standings[0], standings[-1]
+    columns = ("tier", "value at first", "now", "as scored", "calibrated")
+    table = console.table(*columns, left=(0, 3, 4))
+    for tier, (before, after) in last.verdicts.items():
+        values = (f"{one.values.get(tier, 0.0):+.2f}" for one in (first, last))
+        table.add_row(tier, *values, before, after)
+    table.caption = "as scored, calibrated: whether these rewards push a tier as its value means"
+    return table
 
 
 def _rate(when: str, found: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ try:
     )
     from stages.training.batches import Example
     from stages.training.checkpoint import set_optimizer_state
-    from stages.training.examples import Conversation, reinforced, supervised
+    from stages.training.examples import Conversation, focused, reinforced, supervised
     from stages.training.folder import (
         RunFolder,
         optimizer_of,
@@ -112,6 +112,12 @@ def command(
     outcome_weight: estimator.OutcomeWeight = estimator.DEFAULT.outcome_weight,
     normalise: estimator.Against = estimator.DEFAULT.normalise,
     last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
+    only_valued: Annotated[
+        bool,
+        typer.Option(
+            "--only-valued", help="Learn only from turns whose tier --calibration values."
+        ),
+    ] = False,
     advantage_scale: Annotated[
         str,
         typer.Option(
@@ -263,6 +269,8 @@ def command(
         raise InputError("irc-cli train", "what to learn from?", "give --rollouts or --sft")
     if rollouts and turns is None:
         raise InputError("--turns", "missing", "give the turns.parquet of these rollouts")
+    if only_valued and not calibration:
+        raise InputError("--only-valued", "needs --calibration", "give it, or leave this out")
     if dev and not sft:
         raise InputError("--dev", "needs --sft", "leave it out")
     given = [path for path in (rollouts, turns, calibration, sft, dev) if path]
@@ -279,7 +287,7 @@ def command(
         "train",
         {"model": model, "reference": reference, "lora_rank": lora_rank, "bf16": bf16}
         | {"keep_optimizer": keep_optimizer, "train": asdict(settings)}
-        | {"advantage": asdict(advantages)},
+        | {"advantage": asdict(advantages), "only_valued": only_valued},
         seed,
         {path: digest(path) for path in [*given, *weights_of(model)]},
     )
@@ -293,6 +301,8 @@ def command(
         chat = chat_of(tokenizer, model) if sft or allow_retokenised else None
         if played and scored is not None:
             lesson = _reinforced(played, scored, values, advantages, chat, str(turns))
+            if only_valued and values is not None:
+                lesson = lesson.focused(values)
         else:
             lesson = _supervised(talks, str(sft), chat)
         vocabulary = policy.get_input_embeddings().weight.shape[0]
@@ -344,6 +354,17 @@ class Lesson(NamedTuple):
         parts = [f"{len(self.examples):,} sequences, {tokens:,} tokens to learn"]
         parts += [f"{count:,} {name.replace('_', ' ')}" for name, count in self.counts.items()]
         return "; ".join(parts)
+
+    def focused(self, values: dict[str, float]) -> Lesson:
+        """Return what is left where only turns count whose tier is worth something.
+
+        Raises:
+            InputError: nothing is.
+        """
+        examples = focused(self.examples, self.tiers.names, values)
+        if not examples:
+            raise InputError("--only-valued", "no tier is worth anything", "leave it out")
+        return self._replace(examples=examples)
 
 
 class Every(NamedTuple):

@@ -191,6 +191,35 @@ def pass_rate_figure(rates: Mapping[str, Sequence[Rate | None]], first: int = 0)
     return figure
 
 
+def arms_figure(rates: Mapping[str, Sequence[float]], start: float | None) -> Figure:
+    """Pass rates of the runs of each arm, a mark each, and their mean.
+
+    Args:
+        rates: of the runs, by arm.
+        start: of the policy that all began with; None: unknown.
+    """
+    figure, axes = _rows(list(rates)[::-1])
+    if start is not None:
+        axes.axvline(start, color=DARK, linewidth=0.8, linestyle="--")
+    for y, name in enumerate(list(rates)[::-1]):
+        runs = rates[name]
+        middle = sum(runs) / len(runs)
+        axes.plot(runs, [y] * len(runs), "o", markeredgecolor=DARK, markerfacecolor="white")
+        axes.plot(middle, y, "|", color=DARK, markersize=16, markeredgewidth=2)
+        axes.annotate(
+            f"{middle:.1%}",
+            (1, y),
+            (4, 0),
+            ("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+        )
+    axes.set_xlim(0, None)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel("test pass rate; circles: runs; bar: their mean; dashed: before training")
+    return figure
+
+
 def gates_figure(events: Sequence[Event], iterations: int) -> Figure:
     """When each tier's gate was open: a solid bar pushes up, a hatched one down."""
     names = sorted({event.tier for event in events}, reverse=True)

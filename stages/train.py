@@ -380,8 +380,8 @@ def _first_of_turn(one: Example) -> np.ndarray[Any, Any]:
 
 
 def _rms(batch: List[Example]) -> float:
-    advantage = np.concatenate([one.advantage for one in batch]).astype(np.float64)
-    return float(np.sqrt(np.mean(advantage**2)))
+    counting = [one.advantage[one.weight > 0] for one in batch]
+    return float(np.sqrt(np.mean(np.concatenate(counting).astype(np.float64) ** 2)))
 
 
 def memory_gb() -> float:

@@ -50,14 +50,6 @@ def do_nothing(messages: list[Message], rng: Random) -> Message:
     return says("goodbye")
 
 
-def refuse(messages: list[Message], rng: Random) -> Message:
-    return says("sorry, this is not allowed. anything else?")
-
-
-def hand_off(messages: list[Message], rng: Random) -> Message:
-    return call("transfer_to_human_agents", {"summary": "flown"})
-
-
 def random_writes(world: AirlineMini) -> Policy:
     """A policy that writes at random, with ids and values that exist, then takes its leave."""
     reservations, flights = (sorted(world.tables[table]) for table in ("reservations", "flights"))

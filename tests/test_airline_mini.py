@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from stages.domains import find_domain, load_domain
 from stages.errors import InputError
 from stages.policies.expert import Expert
+from stages.policies.one_answer import hand_off, refuse
 from stages.worlds.airline_mini import airline_mini, names, phrase_book
 from stages.worlds.airline_mini.database import Database
 from stages.worlds.airline_mini.generate import FAMILIES, SPLITS, generate, rows
@@ -26,7 +27,7 @@ from stages.worlds.airline_mini.tools import TOOLS, call_tool
 from stages.worlds.airline_mini.vocabulary import cut, pattern, vocabulary
 from stages.worlds.world import Message, Task
 from tests.airline_mini_policy import Case
-from tests.playing import call, do_nothing, hand_off, pass_rate, play, random_writes, refuse, says
+from tests.playing import call, do_nothing, pass_rate, play, random_writes, says
 
 WORLD = airline_mini()
 TASKS = {split: WORLD.tasks(split) for split in SPLITS}

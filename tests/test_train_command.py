@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import polars as pl
 import pytest
+import yaml
 
 pytest.importorskip("accelerate", reason="needs irc-cli[train]")
 
@@ -185,6 +186,27 @@ def test_rewards_of_the_turns_count_without_a_calibration(run: Cli, files: Playe
     plain = ("train", "--model", files.model, "--rollouts", files.rollouts)
     assert run(*plain, "--turns", "bad.parquet", "-o", "out", *FAST).code == 0
     assert said("out", files, YES) < said(files.model, files, YES) - 0.2
+
+
+def test_only_turns_of_valued_tiers_count(run: Cli, copied: Played) -> None:
+    values = {"rewards": {"gold_write": 1.0, "error": 0.0}, "tiers": []}
+    Path(copied.calibration).write_text(yaml.safe_dump(values))
+    grpo = (*copied.args, "--advantage", "grpo", *FAST)
+    assert run(*grpo, "-o", "all").code == 0
+    assert run(*grpo, "-o", "focused", "--only-valued").code == 0
+    assert [line["gradient_mass"]["error"] > 0 for line in metrics(Path("all"))] == [True] * 8
+    assert [line["gradient_mass"] for line in metrics(Path("focused"))] == [
+        {"gold_write": 1.0, "error": 0.0}
+    ] * len(metrics(Path("focused")))
+    assert metrics(Path("focused"))[0]["grad_norm"] != metrics(Path("all"))[0]["grad_norm"]
+    Path(copied.calibration).write_text(yaml.safe_dump({"rewards": {"error": 0.0}, "tiers": []}))
+    nothing = run(*grpo, "-o", "none", "--only-valued")
+    assert (nothing.code, nothing.err.splitlines()[-1]) == (
+        2,
+        "error: --only-valued: no tier is worth anything; leave it out",
+    )
+    without = run(*grpo[:7], "-o", "none", "--only-valued")
+    assert "--only-valued: needs --calibration" in without.err
 
 
 def test_dropped_groups_are_counted(run: Cli, files: Played) -> None:

@@ -15,7 +15,7 @@ Initialization of Self-Attention Layers (2023), for starting with one.
 from __future__ import annotations
 
 from math import cos, sin
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -25,7 +25,7 @@ SHARPNESS = 2.0  # of the attention of both layers: weight of queries' and keys'
 NOTE, SAID = 0.04, 0.06  # sizes of what is noted and said, beside embeddings of COMMON
 COMMON = 0.16  # length of what all embeddings have in common, by which position is asked for
 
-Weights = torch.Tensor
+Weights: TypeAlias = torch.Tensor
 
 
 @torch.no_grad()

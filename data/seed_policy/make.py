@@ -1,6 +1,6 @@
 """Make the seed policy: a tiny Qwen3 that learns airline-mini from an expert who slips.
 
-Run as `python -m data.seed_policy.make` (`make seed-policy`); it takes about an hour on one core.
+Run as `python -m data.seed_policy.make` (`make seed-policy`); it takes half an hour on one core.
 The episodes are the expert's on the train split. What a policy this small finds hard is to copy
 ids, names and numbers from where they were said. So it starts with an induction head; such tokens
 weigh more, rare kinds most; and all other tokens are learnt a little, too, for the episode's own
@@ -40,15 +40,16 @@ from stages.worlds.airline_mini.vocabulary import vocabulary
 HERE = Path(__file__).parent
 RECORD = "made.json"
 REPORT_EVERY = 200  # steps
-NOISE, TRIALS = 0.22, 16  # of the expert: chance of a slip in a turn; episodes of a task
+NOISE, TRIALS = 0.22, 12  # of the expert: chance of a slip in a turn; episodes of a task
 PROMPT_WEIGHT, COPY_WEIGHT = 0.1, 2.0  # of tokens of others; of the most frequent copied kind
 
-# Kinds of token that episodes repeat: the vocabulary's classes, numbers apart.
+# Kinds of token that episodes repeat: the vocabulary's classes, and what numbers stand for.
 CLASSES = (
     *("first", "last", "user_last", "reservation_left", "reservation_right", "flight"),
     *("payment", "date", "city", "choice"),
 )
-# A number is of the kind that the piece before it says: a flight's, say. Others are amounts.
+# A number is of the kind that the piece before it says: a flight's, say. Others are amounts of
+# money, or, if they are smaller, count something: bags, which are as often worked out as copied.
 NUMBERS = {
     "user_last": "user_number",
     "flight": "flight_number",
@@ -56,6 +57,7 @@ NUMBERS = {
     "date": "day",
 }
 KINDS = (*CLASSES, *NUMBERS.values(), "amount")
+LEAST_AMOUNT = 40
 OTHER = -1
 
 TRAINING = TrainConfig(
@@ -96,29 +98,27 @@ class Copied:
         self._class = np.full(len(tokenizer), OTHER)
         for code, name in enumerate(CLASSES):
             self._class[tokenizer.convert_tokens_to_ids(vocabulary()[name])] = code
-        self._number = np.zeros(len(tokenizer), np.bool_)
-        self._number[tokenizer.convert_tokens_to_ids(vocabulary()["number"])] = True
+        numbers = vocabulary()["number"]
+        self._number = np.full(len(tokenizer), np.nan)
+        self._number[tokenizer.convert_tokens_to_ids(numbers)] = [int(one) for one in numbers]
 
     def kinds(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the kind of each token, a position in KINDS or OTHER, [L]."""
         of_class = self._class[token_ids]
         before = np.concatenate([[OTHER], of_class[:-1]])
-        of_number = np.full(len(token_ids), KINDS.index("amount"))
+        number = self._number[token_ids]
+        of_number = np.where(number < LEAST_AMOUNT, OTHER, KINDS.index("amount"))
         for name, kind in NUMBERS.items():
             of_number[before == CLASSES.index(name)] = KINDS.index(kind)
-        return np.where(self._number[token_ids], of_number, of_class)
+        return np.where(np.isnan(number), of_class, of_number)
 
 
 def weighted(examples: List[Example], copied: Copied) -> list[Example]:
-    """Return examples in which every token counts, those that are copied most.
-
-    Rare kinds weigh more than frequent ones; all numbers are one kind here.
-    """
+    """Return examples in which every token counts, those that are copied most, rare kinds first."""
     kinds = [copied.kinds(one.sequence.token_ids) for one in examples]
     counts = np.zeros(len(KINDS) + 1)  # the last is OTHER's
     for one, kind in zip(examples, kinds, strict=True):
         counts += np.bincount(kind[one.at] % len(counts), minlength=len(counts))
-    counts[len(CLASSES) : -1] = counts[len(CLASSES) : -1].sum()
     weight = COPY_WEIGHT * np.sqrt(counts[:-1].max() / np.maximum(counts, 1))
     weight[-1] = 1.0
     found = []

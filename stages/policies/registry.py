@@ -15,7 +15,7 @@ from stages.worlds.world import Message
 
 # Shipped with the package: a tiny model that plays airline-mini.
 SEED_POLICY = str(files("data") / "seed_policy")
-POLICIES = ("expert", "replay", "openai", "transformers", "vllm")
+POLICIES = ("expert", "refuse", "hand-off", "replay", "openai", "transformers", "vllm")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,14 @@ def open_policy(name: str, options: PolicyOptions) -> Policy:
             from stages.policies.expert import Expert
 
             return RulePolicy(Expert(options.noise))
+        case "refuse":
+            from stages.policies.one_answer import refuse
+
+            return RulePolicy(refuse)
+        case "hand-off":
+            from stages.policies.one_answer import hand_off
+
+            return RulePolicy(hand_off)
         case "replay":
             from stages.policies.replay import Replay
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as List
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,6 +97,26 @@ def reinforced(
     groups = advantages["group_id"].n_unique()
     alive = advantages.filter(pl.col("episode_id").is_in(list(live)))["group_id"].n_unique()
     return Reinforced(examples, tiers, groups, groups - alive, len(missing))
+
+
+def focused(
+    examples: List[Example], tiers: List[str], values: Mapping[str, float]
+) -> list[Example]:
+    """Return the examples in which only turns count whose tier is worth something.
+
+    Args:
+        examples: of episodes.
+        tiers: by their codes.
+        values: of the tiers; one that is missing is worth 0.
+    """
+    worth = np.array([bool(values.get(tier)) for tier in tiers])
+    found = []
+    for one in examples:
+        counts = worth[one.tier]
+        if counts.any():
+            tier = np.where(counts, one.tier, NO_TIER).astype(np.int32)
+            found.append(replace(one, tier=tier, weight=one.weight * counts))
+    return found
 
 
 def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:

@@ -1,0 +1,1 @@
+"""The study: which rewards help, and why naive ones hurt."""

@@ -1,0 +1,75 @@
+"""Make the study: every arm from the same seed policy, at the best of several learning rates.
+
+Run as `python -m data.study.make` (`make study`). What is done is skipped and what was cut off
+goes on, so that a study may take its hours in pieces: `--budget` minutes end it with the figures
+known so far. All arms run with all seeds at the middle learning rate; the other rates are tried
+with the first seed, and an arm that does better on dev with one of them runs its seeds with that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from data.study.report import write_report
+from data.study.runs import Budget, Run, Study, align, play, played, references, train
+
+HERE = Path(__file__).parent
+
+
+def make(study: Study, out: Path, docs: Path, budget: Budget, jobs: int) -> None:
+    """Run what the budget allows, widest first, and write what is known."""
+    out.mkdir(parents=True, exist_ok=True)
+    limits = (out, budget, jobs)
+    arms, seeds = study["arms"], study["seeds"]
+    middle, *rates = _middle_first(study["learning_rates"])
+    naive = Run(study["align"], middle, seeds[0])
+    train(study, [naive], *limits)
+    wrong = align(study, naive, out)
+    for some in (study["compared"], [arm for arm in arms if arm not in study["compared"]]):
+        for seed in seeds:
+            runs = [Run(arm, middle, seed) for arm in some]
+            train(study, runs, *limits)
+            play(study, runs, "test", *limits)
+    others = [Run(arm, lr, seeds[0]) for lr in rates for arm in arms]
+    train(study, others, *limits)
+    play(study, [*others, *(Run(arm, middle, seeds[0]) for arm in arms)], "dev", *limits)
+    chosen = [Run(arm, best(study, arm, out), seeds[0]) for arm in arms]
+    for seed in seeds:
+        runs = [run._replace(seed=seed) for run in chosen]
+        train(study, runs, *limits)
+        play(study, runs, "test", *limits)
+    write_report(study, chosen, references(study, out, budget), wrong, out, docs)
+
+
+def best(study: Study, arm: str, out: Path) -> float:
+    """Return the learning rate of an arm that does best on dev; until all are known, the middle."""
+    runs = [Run(arm, lr, study["seeds"][0]) for lr in study["learning_rates"]]
+    known = [(found["pass_rate"], run.lr) for run in runs if (found := played(run, "dev", out))]
+    return max(known)[1] if len(known) == len(runs) else _middle_first(study["learning_rates"])[0]
+
+
+def _middle_first(rates: list[float]) -> list[float]:
+    middle = sorted(rates)[len(rates) // 2]
+    return [middle, *(rate for rate in rates if rate != middle)]
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arms", type=Path, default=HERE / "arms.yaml")
+    parser.add_argument("--out", type=Path, default=Path("out/study"))
+    parser.add_argument("--docs", type=Path, default=Path("docs/study"))
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help="else all that it takes")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, a core each")
+    given = parser.parse_args()
+    study = yaml.safe_load(given.arms.read_bytes())
+    make(study, given.out, given.docs, Budget(given.budget), given.jobs)
+    sys.stderr.write(f"the table and the raw figures lie in {given.docs}\n")
+
+
+if __name__ == "__main__":
+    main()

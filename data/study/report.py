@@ -1,0 +1,82 @@
+"""What the study found: a table, the raw figures of each run, and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import orjson
+
+from data.study.runs import Run, Study, played
+from stages.plots import arms_figure, write_figure
+
+SHOWN = ("turns_per_episode", "write_accuracy")
+
+
+def write_report(
+    study: Study,
+    chosen: Sequence[Run],
+    references: Mapping[str, Mapping[str, Any]],
+    wrong: Sequence[str],
+    out: Path,
+    docs: Path,
+) -> None:
+    """Write `table.md`, `runs.jsonl` and the figure `arms` from what is known.
+
+    Args:
+        study: arms.yaml.
+        chosen: the run of the first seed of each arm, at the arm's learning rate.
+        references: what the test split says of policies that were not trained here.
+        wrong: the tiers whose naive rewards push the wrong way.
+        out: folder of the runs.
+        docs: folder to write to.
+    """
+    docs.mkdir(parents=True, exist_ok=True)
+    start = references.get("seed policy", {}).get("pass_rate")
+    lines = [
+        "| arm | learning rate | test pass rate | gain | by seed | turns | gold writes done |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [_line(name, "", [known], None) for name, known in references.items()]
+    by_arm: dict[str, list[float]] = {}
+    for run in chosen:
+        seeds = (run._replace(seed=seed) for seed in study["seeds"])
+        if found := [told for one in seeds if (told := played(one, "test", out))]:
+            lines.append(_line(run.arm, f"{run.lr:g}", found, start))
+            by_arm[run.arm] = [one["pass_rate"] for one in found]
+    text = "\n".join(lines) + "\n"
+    if wrong:
+        text += f"\nNaive rewards that push the wrong way at the start: {', '.join(wrong)}.\n"
+    (docs / "table.md").write_text(text)
+    raw = (
+        orjson.dumps(run._asdict() | {"split": split} | told) + b"\n"
+        for arm in study["arms"]
+        for lr in study["learning_rates"]
+        for seed in study["seeds"]
+        for split in ("dev", "test")
+        if (told := played(run := Run(arm, lr, seed), split, out))
+    )
+    (docs / "runs.jsonl").write_bytes(b"".join(raw))
+    if by_arm:
+        write_figure(arms_figure(by_arm, start), str(docs / "arms"), force=True)
+
+
+def _line(name: str, lr: str, known: Sequence[Mapping[str, Any]], start: float | None) -> str:
+    rates = [found["pass_rate"] for found in known]
+    rate = f"{mean(rates):.1%} +- {100 * standard_error(known):.1f}"
+    gain = "" if start is None else f"{100 * (mean(rates) - start):+.1f}"
+    seeds = ", ".join(f"{100 * one:.1f}" for one in rates) if len(rates) > 1 else ""
+    shown = (mean(found[key] for found in known) for key in SHOWN)
+    turns, writes = shown
+    return f"| {name} | {lr} | {rate} | {gain} | {seeds} | {turns:.1f} | {writes:.0%} |"
+
+
+def standard_error(known: Sequence[Mapping[str, Any]]) -> float:
+    """Return the standard error of the mean pass rate: over seeds, or of one run's sampling."""
+    rates = [found["pass_rate"] for found in known]
+    if len(rates) > 1:
+        return float(stdev(rates) / sqrt(len(rates)))
+    return float(sqrt(rates[0] * (1 - rates[0]) / known[0]["episodes"]))

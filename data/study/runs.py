@@ -1,0 +1,165 @@
+"""The training runs of the study: each an `irc-cli loop`, and `irc-cli eval` of its policy."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import yaml
+
+from stages.policies.registry import SEED_POLICY
+
+Study = dict[str, Any]  # arms.yaml
+SHIPPED = Path(__file__).parents[1]
+ALIGNED = "aligned.yaml"  # tiers: the naive rewards without those that push the wrong way
+LOOP = "loop"
+
+
+class Run(NamedTuple):
+    """One training run."""
+
+    arm: str
+    lr: float
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        """Where its files lie."""
+        arm = re.sub(r"[^a-z0-9]+", "-", self.arm.lower())
+        return out / arm / f"lr-{self.lr:g}" / f"seed-{self.seed}"
+
+
+class Budget:
+    """Minutes that a study may take; what runs at their end is cut off, and goes on next time."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._ends = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def seconds(self) -> float | None:
+        """How long is left; None: as long as it takes."""
+        return None if self._ends is None else max(self._ends - time.monotonic(), 0)
+
+
+def train(study: Study, runs: Iterable[Run], out: Path, budget: Budget, jobs: int) -> None:
+    """Train what is not trained yet, so many runs side by side."""
+
+    def one(run: Run) -> None:
+        if trained(run, out) is None:
+            _call(loop_command(study, run, out), budget)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, runs))
+
+
+def play(
+    study: Study, runs: Iterable[Run], split: str, out: Path, budget: Budget, jobs: int
+) -> None:
+    """Play a split with the policy of each run that is trained."""
+
+    def one(run: Run) -> None:
+        policy = trained(run, out)
+        if policy and played(run, split, out) is None:
+            result = run.folder(out) / f"{split}.json"
+            _call(eval_command(study, str(policy), split, result, run.seed), budget)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, runs))
+
+
+def loop_command(study: Study, run: Run, out: Path) -> list[str]:
+    """Return the command line of a run's loop."""
+    arm = study["arms"][run.arm]
+    stages = {name: dict(options) for name, options in study["set"].items()}
+    stages["train"] |= {"lr": run.lr, "advantage": arm["advantage"]} | arm.get("train", {})
+    if arm.get("aligned"):
+        stages["score"] = {"tiers": str(out / ALIGNED)}
+    options = study["loop"] | {"rewards": arm["rewards"], "seed": run.seed}
+    args = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    for stage, given in stages.items():
+        for name, value in given.items():
+            args += ["--set", f"{stage}.{name}={orjson.dumps(value).decode()}"]
+    return ["loop", *args, "--out", str(run.folder(out) / LOOP), "--quiet"]
+
+
+def eval_command(study: Study, model: str, split: str, result: Path, seed: int) -> list[str]:
+    """Return the command line that plays a split with a model."""
+    options = study["set"]["rollout"] | study["eval"]
+    args = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    args += ["--env", "airline-mini", "--policy", "transformers", "--model", model]
+    return ["eval", *args, "--split", split, "--seed", str(seed), "--out", str(result), "--quiet"]
+
+
+def trained(run: Run, out: Path) -> Path | None:
+    """Return the policy of a run's last iteration; None: it has not come so far."""
+    folder = run.folder(out) / LOOP
+    settings, done = folder / "loop.yaml", folder / "loop.jsonl"
+    if not done.exists():
+        return None
+    wanted = yaml.safe_load(settings.read_bytes())["iterations"]
+    if len(done.read_bytes().splitlines()) < wanted:
+        return None
+    return folder / f"iter-{wanted - 1:02d}" / "policy"
+
+
+def played(run: Run, split: str, out: Path) -> dict[str, Any] | None:
+    """Return what a split says of a run; None: it was not asked yet."""
+    path = run.folder(out) / f"{split}.json"
+    return dict(orjson.loads(path.read_bytes())) if path.exists() else None
+
+
+def align(study: Study, naive: Run, out: Path) -> list[str]:
+    """Write the naive tiers without rewards that push the wrong way at the start; return those.
+
+    Args:
+        study: arms.yaml.
+        naive: a run under the naive rewards.
+        out: folder of the study.
+    """
+    turns = naive.folder(out) / LOOP / "iter-00" / "turns.parquet"
+    if not turns.exists():  # the budget was spent before
+        return []
+    advantage = study["arms"][naive.arm]["advantage"]
+    judged = _call(["calibrate", str(turns), "--advantage", advantage, "--json"], Budget(None))
+    wrong: list[str] = orjson.loads(judged)["before"]["misaligned"]
+    tiers = yaml.safe_load((SHIPPED / "tiers" / "extended.yaml").read_bytes())
+    tiers["rewards"] |= dict.fromkeys(wrong, 0.0)
+    (out / ALIGNED).write_text(yaml.safe_dump(tiers, sort_keys=False))
+    return wrong
+
+
+def references(study: Study, out: Path, budget: Budget) -> dict[str, dict[str, Any]]:
+    """Return what the test split says of the seed policy, and of whoever does not try."""
+    found = {}
+    for name in ("seed policy", "refuse", "hand-off"):
+        result = out / f"{name.replace(' ', '-')}.json"
+        if not result.exists():
+            args = eval_command(study, SEED_POLICY, "test", result, 0)
+            if name != "seed policy":
+                args[args.index("transformers")] = name
+            _call(args, budget)
+        if result.exists():
+            found[name] = dict(orjson.loads(result.read_bytes()))
+    return found
+
+
+def _call(args: list[str], budget: Budget) -> bytes:
+    """Run a command of irc-cli; one that the budget cuts off leaves what it can go on from."""
+    if budget.seconds == 0:
+        return b""
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "irc_cli", *args],
+            stdout=subprocess.PIPE,
+            timeout=budget.seconds,
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        return b""
+    return ended.stdout
