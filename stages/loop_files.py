@@ -35,9 +35,13 @@ def check_settings(out: Path, settings: dict[str, Any]) -> None:
             if name != "iterations" and before.get(name) != settings.get(name):
                 what = f"is of a loop with {name} {before.get(name)!r}, not {settings.get(name)!r}"
                 raise InputError(str(path), what, "name another folder, or give the same settings")
-    elif out.exists() and any(out.iterdir()):
+    elif out.is_dir() and any(out.iterdir()):
         raise InputError(str(out), "holds something else than a loop", "name another folder")
-    out.mkdir(exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"can't be a folder: {(error.strerror or str(error)).lower()}"
+        raise InputError(str(out), what, "name another one") from None
     with whole_file(str(path), force=True) as file:
         file.write(yaml.safe_dump(settings, sort_keys=False).encode())
 

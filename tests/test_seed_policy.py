@@ -20,9 +20,6 @@ def test_it_is_small_and_says_how_it_was_made() -> None:
     assert made["parameters"] < 2_000_000
 
 
-# Both are what the policy is to become (issue 4). Until then these marks say so; once it does, the
-# tests fail until the marks are removed.
-@pytest.mark.xfail(strict=True, reason="numbers of payment methods and amounts are not copied yet")
 def test_it_copies_every_kind_of_entity() -> None:
     pytest.importorskip("accelerate", reason="needs irc-cli[train]")
     from data.seed_policy.make import Copied, copy_accuracy, expert_episodes
@@ -38,7 +35,6 @@ def test_it_copies_every_kind_of_entity() -> None:
     assert {kind: share for kind, share in found.items() if share < 0.9} == {}
 
 
-@pytest.mark.xfail(strict=True, reason="passes a quarter of the tasks")
 def test_it_passes_about_half_of_the_test_tasks(run: Cli) -> None:
     pytest.importorskip("accelerate", reason="needs irc-cli[train]")
     options = ("--split", "test", "--max-turns", "20", "--concurrency", "100")
