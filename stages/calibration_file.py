@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stages.calibrate import Calibration
 from stages.errors import InputError
 from stages.files import whole_file
 from stages.yamlfile import read_yaml
+
+if TYPE_CHECKING:
+    from stages.calibrate import Calibration
 
 _HEADER = "# The rewards are what each tier's turns are worth: irc-cli score --rewards THIS_FILE\n"
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from stages.core.arguments import (
     NO_RULES,
     Mode,
@@ -173,7 +171,8 @@ def _assignment(
     rest = [(i, j) for i, j in pairs if i not in calls and j not in gold]
     if len(_alone(rest)) == len(rest):
         return sure + rest  # nothing to choose
-    # Imported late: scipy.optimize takes longer to load than most traces take to score.
+    # Imported late: they take longer to load than most traces take to score.
+    import numpy as np
     from scipy.optimize import linear_sum_assignment
 
     rows, columns = sorted({i for i, _ in rest}), sorted({j for _, j in rest})

@@ -11,16 +11,12 @@ import orjson
 import polars as pl
 
 from stages.artifacts import TURNS
-from stages.core.arguments import PYTHON_REPR
+from stages.classify import Classifier
 from stages.core.tiers import Tiers
 from stages.domains import Domain
-from stages.matching import NO_MATCH, Match, Matcher, Side, agent_gold
-from stages.traces.episode import Episode, Turn
+from stages.traces.episode import Episode
 
 SUCCESS = 1 - 1e-6  # an outcome from here on is a success
-_RESULT = {False: "ok", True: "error"}
-
-Judged = tuple[str, Match]  # tier and match of a call
 
 
 @dataclass
@@ -56,46 +52,23 @@ class Scorer:
 
     def __init__(self, tiers: Tiers) -> None:
         self._tiers = tiers
-        self._table = {tuple(facts): tier for facts, tier in tiers.table().items()}
-        self._rank = {tier: i for i, tier in enumerate(tiers.rank)}
-        self._tests_repeats = any("repeat" in rule.when for rule in tiers.rules)
         self.scored = Scored()
 
     def add(self, episodes: Iterable[Episode], domain: Domain) -> None:
         """Score episodes whose tools are those of the domain."""
-        matcher = Matcher(domain, self._tiers.arguments, tool_rules=self._tiers.tool_rules)
+        classifier = Classifier(self._tiers, domain)
         for episode in episodes:
-            self._add_episode(episode, domain, matcher)
+            self._add_episode(episode, classifier)
 
-    def _add_episode(self, episode: Episode, domain: Domain, matcher: Matcher) -> None:
+    def _add_episode(self, episode: Episode, classifier: Classifier) -> None:
         self.scored.known_gold |= episode.gold is not None
-        judged = self._judge(episode, domain, matcher, counts=self._count(episode))
-        turns = self._by_turn(episode.turns, judged)
-        if episode.gold is None:
-            turns = [(tier, None) for tier, _ in turns]
-        rewards, columns = self._tiers.rewards, self.scored.columns
-        columns["tier"] += [tier for tier, _ in turns]
-        columns["match"] += [match and match.kind for _, match in turns]
-        columns["match_share"] += [match and match.share for _, match in turns]
-        columns["reward"] += [
-            rewards[tier].of(match.share if match else 0) for tier, match in turns
-        ]
+        notes = self.scored.notes if self._count(episode) else Counter[str]()
+        turns, columns = classifier.turns(episode, notes), self.scored.columns
+        columns["tier"] += [turn.tier for turn in turns]
+        columns["match"] += [turn.match and turn.match.kind for turn in turns]
+        columns["match_share"] += [turn.match and turn.match.share for turn in turns]
+        columns["reward"] += [turn.reward for turn in turns]
         self._add_columns(episode)
-
-    def _by_turn(self, turns: list[Turn], judged: list[Judged]) -> list[tuple[str, Match | None]]:
-        """Return tier and match of each turn: of its best-ranked call, of equals the closest."""
-        message: tuple[str, Match | None] = (self._tiers.message, None)
-        of_turns: list[tuple[str, Match | None]] = []
-        first = 0
-        for turn in turns:
-            last = first + len(turn.calls)
-            if last - first > 1:
-                best = min(judged[first:last], key=lambda one: (self._rank[one[0]], -one[1].share))
-                of_turns.append(best)
-            else:
-                of_turns.append(judged[first] if last > first else message)
-            first = last
-        return of_turns
 
     def _add_columns(self, episode: Episode) -> None:
         """Add what the trace itself says of the episode's turns."""
@@ -124,56 +97,8 @@ class Scorer:
             scored.excluded["no turn of the agent"] += 1
         else:
             scored.episodes += 1
+            scored.calls += sum(len(turn.calls) for turn in episode.turns)
             if episode.outcome is None:
                 scored.notes["episodes without an outcome"] += 1
             return True
         return False
-
-    def _judge(
-        self, episode: Episode, domain: Domain, matcher: Matcher, *, counts: bool
-    ) -> list[Judged]:
-        """Return tier and match of every call of the episode, in order."""
-        calls = [call for turn in episode.turns for call in turn.calls]
-        if not calls:
-            return []
-        sides = [matcher.read(call) for call in calls]
-        failed = [
-            call.failed or not side.parsed.readable for call, side in zip(calls, sides, strict=True)
-        ]
-        gold = [matcher.read_gold(action) for action in agent_gold(episode.gold)]
-        if not gold:
-            matches = [NO_MATCH] * len(calls)
-        elif self._tiers.match == "any":
-            matches = matcher.best(sides, gold)
-        else:
-            matches = matcher.one_to_one(sides, gold, failed)
-        if counts:
-            self._note_calls(sides, domain)
-        kinds = [domain.kind(side.name) for side in sides]
-        repeats = _repeats(sides, kinds, failed) if self._tests_repeats else [False] * len(sides)
-        return [
-            (self._table[match.kind, kind, _RESULT[fails], repeat], match)
-            for match, kind, fails, repeat in zip(matches, kinds, failed, repeats, strict=True)
-        ]
-
-    def _note_calls(self, sides: list[Side], domain: Domain) -> None:
-        self.scored.calls += len(sides)
-        for side in sides:
-            if side.parsed.problem is not None:
-                repr_read = side.parsed.problem == PYTHON_REPR
-                kind = "read as a Python literal" if repr_read else "unparseable, tiered as errors"
-                self.scored.notes[f"arguments {kind}"] += 1
-        if domain.guessed:
-            self.scored.notes["calls whose tool kind was guessed from its name"] += len(sides)
-
-
-def _repeats(sides: list[Side], kinds: list[str], failed: list[bool]) -> list[bool]:
-    """Return which calls repeat an earlier one with no write in between."""
-    repeats, seen = [], set[tuple[str, str]]()
-    for side, kind, fails in zip(sides, kinds, failed, strict=True):
-        call = (side.name, side.key)
-        repeats.append(call in seen)
-        if kind == "write" and not fails:
-            seen.clear()  # the world has changed: to look again is no repetition
-        seen.add(call)
-    return repeats

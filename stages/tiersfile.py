@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.resources import files
 from math import isfinite
 from typing import Any
@@ -56,7 +55,7 @@ def use_rewards(tiers: Tiers, path: str) -> tuple[Tiers, list[str]]:
         raise InputError(node.keys[unknown[0]], what, f"use a tier of '{tiers.name}'")
     rewards = {tier: _reward(value) for tier, value in node.fields().items()}
     missing = [tier for tier in tiers.rank if tier not in rewards]
-    return replace(tiers, rewards=rewards | {tier: Reward(0.0) for tier in missing}), missing
+    return tiers.worth(rewards), missing
 
 
 def _tiers(name: str, root: Node) -> Tiers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
@@ -80,6 +80,10 @@ class Tiers:
     def table(self) -> dict[CallFacts, str]:
         """Return the tier of every possible call: the first rule that applies names it."""
         return {facts: self.rules[i].tier for facts, i in first_rules(self.rules).items()}
+
+    def worth(self, rewards: Mapping[str, Reward]) -> Tiers:
+        """Return the tiers with these rewards; a tier that has none of them is worth 0."""
+        return replace(self, rewards={tier: rewards.get(tier, Reward(0.0)) for tier in self.rank})
 
 
 def all_facts() -> list[CallFacts]:

@@ -1,0 +1,119 @@
+"""Tiers and rewards of one conversation: the entry point for programs, such as other trainers.
+
+    from irc_cli.scorer import load_calibration, score
+
+    values = load_calibration("calibration.yaml")
+    scored = score(messages, tools, gold_actions, values, outcome=outcome)
+
+The tiers and rewards are those of `irc-cli score` with the same trace, `--rewards` and `--domain`.
+Importing this loads neither torch nor numpy nor polars.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from stages.calibration_file import read_previous
+from stages.classify import Classifier
+from stages.core.tiers import Reward, Tiers
+from stages.domains import find_domain, load_domain
+from stages.errors import InputError
+from stages.matching import agent_gold
+from stages.tiersfile import load_tiers
+from stages.traces.episode import Episode
+from stages.traces.fields import BadItemError, gold_of, outcome_of
+from stages.traces.turns import read_turns
+
+_load_tiers = cache(load_tiers)  # they are read once, not once a conversation
+
+
+class Score(NamedTuple):
+    """What a conversation is worth; lists are over its K turns, the assistant's messages."""
+
+    outcome: float | None  # in [0, 1], as given; None: unknown
+    turn_rewards: list[float]  # [K], dimensionless
+    turn_tiers: list[str]  # [K]
+
+
+def load_calibration(path: str) -> dict[str, float]:
+    """Return what each tier is worth by a calibration.yaml of `irc-cli calibrate`.
+
+    Raises:
+        InputError: the file is no calibration.
+    """
+    return read_previous(path).values
+
+
+def score(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    gold_actions: Sequence[Mapping[str, Any]] | None = None,
+    calibration: Mapping[str, float] | None = None,
+    *,
+    outcome: float | None = None,
+    tiers: str = "extended",
+    domain: str | None = None,
+) -> Score:
+    """Class the turns of one conversation and give them their rewards.
+
+    The outcome is not computed: gold actions tell which calls a task expects, not what the
+    database came to, nor whether the user was told. Whoever ran the environment knows it.
+
+    Args:
+        messages: in OpenAI's form, tool results included; each of the assistant's is a turn.
+        tools: OpenAI definitions, which tell the domain and, outside known ones, the tools' kinds.
+        gold_actions: calls that the task expects, as {name, arguments}; None: unknown, which
+            matches nothing, as no expected call does.
+        calibration: what each tier is worth, 0 where it names none; None: the tiers file's rewards.
+        outcome: of the conversation, in [0, 1]; None: unknown.
+        tiers: extended, paper, flat, or a YAML file of tiers.
+        domain: airline, retail, telecom, airline-mini or a YAML file; None: found from the tools.
+
+    Returns:
+        The outcome as given, and reward and tier of each turn, in order.
+
+    Raises:
+        InputError: gold actions or the outcome are malformed, or the calibration has other tiers.
+    """
+    try:
+        gold = gold_of(_list(gold_actions), "gold_actions")
+        given = outcome_of(outcome, "outcome")
+    except BadItemError as error:
+        raise InputError("irc_cli.scorer", error.what, error.todo) from None
+    definitions = _list(tools)
+    turns, user_calls = read_turns(list(messages), Counter())
+    names = [call.name for turn in turns for call in turn.calls]
+    names += [action.name for action in agent_gold(gold)]
+    found = load_domain(domain) if domain else find_domain(None, names, definitions)
+    episode = Episode(
+        source="irc_cli.scorer",
+        episode_id="",
+        task_id="",
+        trial=0,
+        group_id="",
+        turns=turns,
+        gold=gold,
+        outcome=given,
+        tools=definitions,
+        user_calls=user_calls,
+    )
+    classed = Classifier(_worth(tiers, calibration), found).turns(episode, Counter())
+    return Score(given, [turn.reward for turn in classed], [turn.tier for turn in classed])
+
+
+def _list(values: Sequence[Mapping[str, Any]] | None) -> list[Any] | None:
+    return None if values is None else list(values)
+
+
+def _worth(name: str, calibration: Mapping[str, float] | None) -> Tiers:
+    """Return the tiers, worth what the calibration says."""
+    tiers = _load_tiers(name)
+    if calibration is None:
+        return tiers
+    if unknown := [tier for tier in calibration if tier not in tiers.rank]:
+        what = f"calibration of unknown tier '{unknown[0]}'"
+        raise InputError("irc_cli.scorer", what, f"use a tier of '{tiers.name}'")
+    return tiers.worth({tier: Reward(value) for tier, value in calibration.items()})
