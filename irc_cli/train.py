@@ -21,7 +21,6 @@ from stages.calibration_file import read_previous
 from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.files import digest
-from stages.judge import advantage_frame, tier_rewards, turn_advantages, turn_arrays
 
 try:
     for _name in ("accelerate", "peft", "tensorboard"):  # which are imported when they are needed
@@ -46,7 +45,6 @@ try:
         known_logprobs,
         train,
     )
-    from stages.training.batches import Example
     from stages.training.checkpoint import set_optimizer_state
     from stages.training.examples import Conversation, focused, reinforced, supervised
     from stages.training.folder import (
@@ -58,6 +56,7 @@ try:
     from stages.training.inputs import (
         Rollouts,
         check_lineage,
+        played_advantages,
         read_conversations,
         read_rollouts,
         recorded_tools,
@@ -65,7 +64,7 @@ try:
     from stages.training.loss import Aggregation, LossConfig
     from stages.training.model import chat_of, learner, load_model, packable, weights_of
     from stages.training.plan import Setup
-    from stages.training.sequences import check
+    from stages.training.sequences import Example, check
 except ModuleNotFoundError as error:
     _WHAT = f"needs the package '{error.name}'"
     raise InputError("irc-cli train", _WHAT, "pip install 'irc-cli[train]'") from None
@@ -383,15 +382,7 @@ def _reinforced(
     turns: str,
 ) -> Lesson:
     """Give each token of the rollouts the advantage of its turn."""
-    played_ids = [row["episode_id"] for row in played.episodes]
-    arrays = turn_arrays(scored.filter(pl.col("episode_id").is_in(played_ids)))
-    found = set(arrays.frame["episode_id"])
-    if lacking := [episode for episode in played_ids if episode not in found]:
-        what = f"no turns of episode '{lacking[0]}' ({len(lacking):,} lacking)"
-        raise InputError(turns, what, f"rerun irc-cli score {played.path}")
-    reward = arrays.frame["reward"].to_numpy() if values is None else tier_rewards(arrays, values)
-    made = turn_advantages(arrays, reward, advantages)
-    table = advantage_frame(arrays, reward, made)
+    table = played_advantages(played, scored, values, advantages, turns)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, chat, played.path)
     if not lesson.examples:
         what = f"nothing to learn: no advantage of {lesson.groups:,} groups differs from 0"

@@ -26,9 +26,10 @@ import torch
 
 from stages.core.direction import DEAD
 from stages.errors import InputError
-from stages.training.batches import NO_TIER, Example, Pack, passes, steps
+from stages.training.batches import Pack, passes, steps
 from stages.training.logprobs import TokenLogprobs
 from stages.training.loss import METRICS, LossConfig, TokenBatch, policy_loss, token_weights
+from stages.training.sequences import NO_TIER, Example
 
 Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
 Scale: TypeAlias = Literal["none", "rms"]

@@ -16,9 +16,8 @@ from stages.artifacts import TOKENS, TURNS, write_table
 from stages.files import digest
 from stages.tiny_model import Size, make_tiny_model, tiny_model
 from stages.train import TrainConfig, Trainer
-from stages.training.batches import Example
 from stages.training.model import learner, packable
-from stages.training.sequences import PROMPT, Sequence
+from stages.training.sequences import PROMPT, Example, Sequence
 from tests.builders import Tiered, turn_frame
 
 PIECES = ["hello", "yes", "no", "cat", " "]

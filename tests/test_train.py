@@ -33,9 +33,9 @@ from stages.train import (
     token_logprobs,
     train,
 )
-from stages.training.batches import Example
 from stages.training.examples import reinforced
 from stages.training.loss import LossConfig
+from stages.training.sequences import Example
 from tests.builders import Tiered, line_of, turn_frame
 from tests.learning import VOCABULARY, example, small_model, some_examples, trainer_of
 

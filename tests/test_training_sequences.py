@@ -18,9 +18,8 @@ from stages.errors import InputError
 from stages.policies.chat import Chat
 from stages.policies.policy import Action
 from stages.rollout import token_rows
-from stages.training.batches import NO_TIER
 from stages.training.examples import Conversation, Reinforced, offending, reinforced, supervised
-from stages.training.sequences import Sequence, check, retokenised, sequences
+from stages.training.sequences import NO_TIER, Sequence, check, retokenised, sequences
 from stages.worlds.world import Message
 from tests.builders import line_of
 from tests.test_chat import FORGETFUL, chat_of, say

@@ -30,10 +30,10 @@ from stages.policies.registry import RulePolicy
 from stages.rollout import Config, Run, plan, rollout
 from stages.tiny_model import make_tiny_model
 from stages.train import Tiers, TrainConfig, Trainer, train
-from stages.training.batches import NO_TIER, Example, Pack
+from stages.training.batches import Pack
 from stages.training.examples import Conversation, supervised
 from stages.training.model import chat_of, learner, load_model, whole_weights, write_policy
-from stages.training.sequences import PROMPT
+from stages.training.sequences import NO_TIER, PROMPT, Example
 from stages.worlds.airline_mini import airline_mini
 from stages.worlds.airline_mini.vocabulary import vocabulary
 

@@ -57,12 +57,12 @@ class Chat:
         self, episode_id: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     ) -> Prompt:
         """Return the ids of the conversation so far, up to where the model is to write."""
-        shown = [_shown(message, self._dialect == "xml") for message in messages]
-        text = self._render(shown, tools, True)
+        told = [shown(message, self._dialect == "xml") for message in messages]
+        text = self._render(told, tools, True)
         last = self._transcripts.pop(episode_id, None)
         added = None
         if last and len(messages) > last.count and messages[last.count] == last.answer:
-            added = self._added(last, text, self._render(shown[: last.count + 1], tools, False))
+            added = self._added(last, text, self._render(told[: last.count + 1], tools, False))
         if last is None or added is None:
             ids = self._encode(text)
         else:
@@ -100,8 +100,8 @@ class Chat:
             InputError: the template does not write the prompt, the message and its end in a row.
         """
         transcript = self._transcripts[episode_id]
-        shown = [_shown(message, self._dialect == "xml") for message in messages]
-        text = self._render(shown, tools, False)
+        told = [shown(message, self._dialect == "xml") for message in messages]
+        text = self._render(told, tools, False)
         written, end, _ = text.removeprefix(transcript.text).rpartition(self._end)
         if not (end and text.startswith(transcript.text)):
             what = "the chat template writes a message otherwise than its prompt begins it"
@@ -144,7 +144,7 @@ class Chat:
         return ids
 
 
-def _shown(message: Message, only_mappings: bool) -> Message:
+def shown(message: Message, only_mappings: bool = False) -> Message:
     """Return a message as templates take it: with arguments as an object, where they are one.
 
     Args:
@@ -166,6 +166,8 @@ def _shown(message: Message, only_mappings: bool) -> Message:
 
 
 def _object(text: Any) -> dict[str, Any] | None:
+    if isinstance(text, dict):
+        return text
     try:
         value = json.loads(text)
     except (TypeError, ValueError, RecursionError):

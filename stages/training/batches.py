@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as List
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,44 +11,7 @@ import numpy.typing as npt
 import torch
 
 from stages.training.packing import packs
-from stages.training.sequences import Sequence
-
-Floats = npt.NDArray[np.float32]
-NO_TIER = -1
-
-
-@dataclass(frozen=True)
-class Example:
-    """One sequence and what is to be learnt of it; arrays are over the M tokens of the policy.
-
-    Attributes:
-        sequence: the tokens.
-        advantage: of each token.
-        tier: code of the tier of each token's turn, or NO_TIER.
-        weight: of each token, relative to the others.
-        temperature: that it was sampled with.
-    """
-
-    sequence: Sequence
-    advantage: Floats
-    tier: npt.NDArray[np.int32]
-    weight: Floats
-    temperature: float = 1.0
-
-    @cached_property
-    def at(self) -> npt.NDArray[np.int64]:
-        """Where the tokens of the policy stand, [M]."""
-        return np.flatnonzero(self.sequence.written)
-
-    @property
-    def engine(self) -> Floats:
-        """Log-probabilities when the tokens were sampled, [M]; NaN: unknown."""
-        return self.sequence.logprobs[self.at]
-
-    @property
-    def episode_id(self) -> str:
-        """Of the episode that it is a part of."""
-        return self.sequence.episode_id
+from stages.training.sequences import Example
 
 
 class Pack(NamedTuple):

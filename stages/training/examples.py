@@ -14,8 +14,7 @@ from stages.artifacts import TOKENS, RolloutRow
 from stages.core.direction import DEAD
 from stages.errors import InputError
 from stages.policies.chat import Chat
-from stages.training.batches import NO_TIER, Example
-from stages.training.sequences import Sequence, retokenised, sequences
+from stages.training.sequences import NO_TIER, Example, Sequence, retokenised, sequences
 from stages.worlds.world import Message
 
 

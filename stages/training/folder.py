@@ -22,9 +22,9 @@ from stages.errors import InputError
 from stages.files import whole_file
 from stages.train import Trainer
 from stages.training import checkpoint
-from stages.training.batches import Example
 from stages.training.examples import offending
 from stages.training.model import read_weights, whole_weights, write_policy, write_weights
+from stages.training.sequences import Example
 
 RECORD = "train.json"
 

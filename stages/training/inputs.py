@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +10,10 @@ import orjson
 import polars as pl
 
 from stages.artifacts import TOKENS, RolloutRow, read_table
+from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.files import digest
+from stages.judge import advantage_frame, tier_rewards, turn_advantages, turn_arrays
 from stages.rollout import without_kind
 from stages.rollout_files import RunFiles
 from stages.traces.stream import Stream
@@ -98,6 +100,35 @@ def read_conversations(path: str) -> list[dict[str, Any]]:
     if not records:
         raise InputError(path, "no conversation", "give one conversation a line")
     return records
+
+
+def played_advantages(
+    played: Rollouts,
+    scored: pl.DataFrame,
+    values: Mapping[str, float] | None,
+    config: AdvantageConfig,
+    turns: str,
+) -> pl.DataFrame:
+    """Return the advantage of every turn of the episodes that were played (TURNS -> ADVANTAGES).
+
+    Args:
+        played: the episodes.
+        scored: their turns (TURNS), and maybe others.
+        values: what each tier is worth; None: the rewards in the turns count.
+        config: the estimator.
+        turns: name of the turns in errors.
+
+    Raises:
+        InputError: an episode has no turns.
+    """
+    ids = [row["episode_id"] for row in played.episodes]
+    arrays = turn_arrays(scored.filter(pl.col("episode_id").is_in(ids)))
+    found = set(arrays.frame["episode_id"])
+    if lacking := [episode for episode in ids if episode not in found]:
+        what = f"no turns of episode '{lacking[0]}' ({len(lacking):,} lacking)"
+        raise InputError(turns, what, f"rerun irc-cli score {played.path}")
+    reward = arrays.frame["reward"].to_numpy() if values is None else tier_rewards(arrays, values)
+    return advantage_frame(arrays, reward, turn_advantages(arrays, reward, config))
 
 
 def recorded_tools(path: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as List
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from stages.policies.chat import Chat
 from stages.worlds.world import Message
 
 PROMPT = -1  # the turn of a token that the policy did not write
+NO_TIER = -1
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,40 @@ class Sequence:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence and what is to be learnt of it; arrays are over the M tokens of the policy.
+
+    Attributes:
+        sequence: the tokens.
+        advantage: of each token.
+        tier: code of the tier of each token's turn, or NO_TIER.
+        weight: of each token, relative to the others.
+        temperature: that it was sampled with.
+    """
+
+    sequence: Sequence
+    advantage: npt.NDArray[np.float32]
+    tier: npt.NDArray[np.int32]
+    weight: npt.NDArray[np.float32]
+    temperature: float = 1.0
+
+    @cached_property
+    def at(self) -> npt.NDArray[np.int64]:
+        """Where the tokens of the policy stand, [M]."""
+        return np.flatnonzero(self.sequence.written)
+
+    @property
+    def engine(self) -> npt.NDArray[np.float32]:
+        """Log-probabilities when the tokens were sampled, [M]; NaN: unknown."""
+        return self.sequence.logprobs[self.at]
+
+    @property
+    def episode_id(self) -> str:
+        """Of the episode that it is a part of."""
+        return self.sequence.episode_id
 
 
 def sequences(tokens: pl.DataFrame) -> list[Sequence]:

@@ -21,10 +21,9 @@ import torch
 
 from stages.tiny_model import Size, tiny_model, tiny_tokenizer
 from stages.train import Known, Tiers, TrainConfig, Trainer, train
-from stages.training.batches import Example
 from stages.training.logprobs import TokenLogprobs
 from stages.training.model import learner
-from stages.training.sequences import Sequence
+from stages.training.sequences import Example, Sequence
 from tests.bench.timing import Row, row
 from tests.tiny import PIECES
 
