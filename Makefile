@@ -42,7 +42,7 @@ $(EXTRAS)/.trains: pyproject.toml constraints.txt
 	touch $@
 
 $(EXTRAS)/.ready: $(EXTRAS)/.trains
-	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,openai]'
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,openai]' trl
 	# Of tau2's hundred packages its domains need these; to resolve all takes pip many minutes.
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt inspect-ai toml
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps inspect-evals
@@ -53,7 +53,8 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_openai_policy.py tests/test_llm_user.py tests/test_local_model.py \
 	  tests/test_dialects.py tests/test_chat.py tests/test_tiny_model.py tests/test_transformers_policy.py \
 	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
-	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py
+	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
+	  tests/test_exports_trl.py
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
@@ -73,7 +74,6 @@ lint: $(READY)
 bench: $(READY) $(EXTRAS)/.ready $(VLLM)/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m tests.bench
-	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt trl
 	$(EXTRAS)/bin/python -m tests.bench worlds decoding training
 	$(VLLM)/bin/python -m tests.bench generation
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 from typer.core import TyperGroup
@@ -26,16 +26,21 @@ COMMANDS = {
     "loop": ("irc_cli.loop", "Play, score, calibrate and train, again and again."),
     "eval": ("irc_cli.evaluate", "Measure pass rate, pass^k and what an episode costs."),
     "compare-args": ("irc_cli.compare_args", "Compare tool-call arguments, and explain."),
+    "export": ("irc_cli.export", "Write what other training libraries read."),
 }
 
 
 class LazyGroup(TyperGroup):
     """Imports a command's module when it is called, and prints every error as one line."""
 
+    modules: ClassVar = COMMANDS
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the real command in the place of its name in the help."""
         name, _, rest = super().resolve_command(ctx, args)
-        module = import_module(COMMANDS[str(name)][0])
+        module = import_module(self.modules[str(name)][0])
+        if hasattr(module, "app"):  # a group of commands
+            return name, typer.main.get_command(module.app), rest
         single = typer.Typer(add_completion=False)
         single.command(name)(module.command)
         return name, typer.main.get_command(single), rest
@@ -74,7 +79,20 @@ def _usage(error: typer.TyperException) -> int:
     return _fail(f"{line}{'' if line.endswith('?') else ';'} see '{command} --help'")
 
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+def group(cls: type[LazyGroup], *, completion: bool = False) -> typer.Typer:
+    """Return an app that names its commands, and loads none of them."""
+    named = typer.Typer(
+        cls=cls,
+        no_args_is_help=True,
+        add_completion=completion,
+        pretty_exceptions_enable=False,
+    )
+    for name, (_, text) in cls.modules.items():
+        named.command(name, help=text)(lambda: None)
+    return named
+
+
+app = group(LazyGroup, completion=True)
 
 
 def _show_version(wanted: bool) -> None:
@@ -93,10 +111,6 @@ def main_options(
 
     The stages read and write Parquet and JSON lines; `-` is standard input or output.
     """
-
-
-for _name, (_, _help) in COMMANDS.items():
-    app.command(_name, help=_help)(lambda: None)
 
 
 def main() -> None:

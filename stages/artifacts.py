@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar
@@ -214,6 +214,30 @@ TOKENS = Table(
 )
 
 
+# The lists of a row are equally long. Where the mask is false, logprobs and advantage are 0, not
+# null: a loss multiplies by the mask, and null times 0 is not 0.
+SEQUENCES = Table(
+    name="sequences",
+    columns={
+        "episode_id": pl.String(),
+        "group_id": pl.String(),
+        "part": pl.Int32(),  # 0-based; an episode goes on in another where its prompt was rewritten
+        "token_ids": pl.List(pl.Int32()),
+        "mask": pl.List(pl.Boolean()),  # true on tokens that the policy wrote
+        "turn": pl.List(pl.Int32()),  # of each such token; -1 elsewhere
+        "logprobs": pl.List(pl.Float32()),  # in nats, when it was sampled; null: unknown
+        "advantage": pl.List(pl.Float32()),  # of the token's turn
+        "temperature": pl.Float64(),  # that it was sampled with
+    },
+    key=("episode_id", "part"),
+    made_by="irc-cli export tokens",
+    rules={
+        f"a {name} for each token": pl.col(name).list.len() == pl.col("token_ids").list.len()
+        for name in ("mask", "turn", "logprobs", "advantage")
+    },
+)
+
+
 class RolloutRow(TypedDict):
     """A line of rollouts.jsonl: one episode."""
 
@@ -296,6 +320,25 @@ def write_table(
             frame.write_parquet(file, metadata=_metadata(made_by))
         except pl.exceptions.ComputeError as error:  # polars' word for a full disk
             raise OSError(str(error)) from None
+
+
+def write_rows(
+    rows: Iterable[Mapping[str, Any]], path: str, made_by: dict[str, Any], *, force: bool
+) -> None:
+    """Write rows as JSON lines, and what made them beside; `-`: to standard output, alone."""
+    lines = (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    if path == "-":
+        sys.stdout.buffer.writelines(lines)
+        return
+    beside = made_by_path(path)
+    with whole_file(path, force=force) as file, whole_file(beside, force=force) as about:
+        file.writelines(lines)
+        about.write(orjson.dumps(made_by, option=orjson.OPT_INDENT_2))
+
+
+def made_by_path(path: str) -> str:
+    """Return where JSON lines have what made them, for they have no header."""
+    return path.removesuffix(".jsonl") + ".meta.json"
 
 
 def write_blocks(

@@ -15,6 +15,9 @@ from data.examples.generate import TRACE
 from irc_cli.app import app
 from stages import files
 
+# Tests use no network, and no telemetry: libraries read this once, when they are imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 
 class Result(NamedTuple):
     """What a command left behind."""

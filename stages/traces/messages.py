@@ -34,10 +34,7 @@ def reader(
         messages = _value(item, "messages")
         if not isinstance(messages, list):
             raise BadItemError("'messages' is not a list", "give one list of messages per record")
-        outcome = next(
-            (value for key in OUTCOMES if (value := outcome_of(item.get(key), key)) is not None),
-            None,
-        )
+        outcome = stated_outcome(item)
         gold = gold_of(_value(item, "gold_actions"), "gold_actions")
         tools = _value(item, "tools")
         if tools is not None and not isinstance(tools, list):
@@ -75,6 +72,16 @@ def reader(
         )
 
     return read
+
+
+def stated_outcome(item: dict[str, Any]) -> float | None:
+    """The outcome in [0, 1] that a record states; None where it states none.
+
+    Raises:
+        BadItemError: it is no such number.
+    """
+    values = (outcome_of(item.get(key), key) for key in OUTCOMES)
+    return next((value for value in values if value is not None), None)
 
 
 def _name(value: Any) -> str | None:

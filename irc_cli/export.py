@@ -1,0 +1,30 @@
+"""`irc-cli export`: what was recorded and judged, as other training libraries read it."""
+
+from __future__ import annotations
+
+from irc_cli.app import LazyGroup, group
+
+# Format, module, one line of help; as in `irc_cli.app`.
+FORMATS = {
+    "trl": ("irc_cli.exports.trl", "Prompts of tasks, for GRPO with TRL."),
+    "sft": ("irc_cli.exports.sft", "Successful conversations, for supervised fine-tuning."),
+    "preferences": ("irc_cli.exports.preferences", "Pairs of turns, for DPO."),
+    "tokens": ("irc_cli.exports.tokens", "Token ids with the advantage of each."),
+}
+
+
+class Formats(LazyGroup):
+    """The formats, each a command of its own."""
+
+    modules = FORMATS
+
+
+app = group(Formats)
+
+
+@app.callback()
+def formats() -> None:
+    """Write what other training libraries read.
+
+    Example: irc-cli export sft traces.json -o sft.jsonl
+    """

@@ -1,0 +1,42 @@
+"""`irc-cli export sft`: successful conversations, with `messages` and `tools`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from irc_cli import console, options
+from irc_cli.exports import writing
+from stages.errors import InputError
+from stages.exports.conversations import conversations
+from stages.exports.sft import sft
+
+
+def command(
+    files: writing.Conversations,
+    out: options.Out = None,
+    min_outcome: Annotated[float, typer.Option(help="Least outcome of a conversation.")] = 1.0,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    force: options.Force = False,
+    seed: options.Seed = 0,
+    config: options.Config = None,
+) -> None:
+    """Write successful conversations as JSON lines of 'messages' and 'tools'.
+
+    Example: irc-cli export sft rollouts.jsonl -o sft.jsonl
+    """
+    writing.check_lines(out, as_json=as_json, force=force)
+    least = options.within("min-outcome", min_outcome, 0, 1)
+    options.refuse_twice(files)
+    found = list(conversations(files))
+    rows = list(sft(found, least))
+    if not rows:
+        what = f"none of {len(found):,} conversations has an outcome of {least:g} or more"
+        raise InputError(", ".join(files), what, "lower --min-outcome or give other files")
+    made_by = console.made_by("export sft", {"min_outcome": least}, seed, writing.digests(files))
+    writing.write_lines(rows, out, made_by, force=force)
+    document = {"rows": len(rows), "conversations": len(found)}
+    line = f"{len(rows):,} of {len(found):,} conversations have an outcome of {least:g} or more"
+    writing.report(document, line, out, as_json=as_json, quiet=quiet)

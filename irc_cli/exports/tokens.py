@@ -1,0 +1,65 @@
+"""`irc-cli export tokens`: the advantage of every token, for any trainer's loss."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from irc_cli import console, estimator, options
+from irc_cli.exports import writing
+from stages.artifacts import SEQUENCES, TURNS, read_table, write_table
+from stages.calibration_file import read_previous
+from stages.errors import InputError
+from stages.exports.tokens import token_advantages
+from stages.rollout_files import RunFiles
+from stages.training.examples import reinforced
+from stages.training.inputs import played_advantages, read_rollouts
+
+
+def command(
+    rollouts: writing.Rollouts,
+    turns: writing.Turns,
+    calibration: writing.Calibration = None,
+    out: options.Out = None,
+    advantage: estimator.Advantage = estimator.DEFAULT.estimator,
+    gamma: estimator.Gamma = estimator.DEFAULT.gamma,
+    outcome_weight: estimator.OutcomeWeight = estimator.DEFAULT.outcome_weight,
+    normalise: estimator.Against = estimator.DEFAULT.normalise,
+    last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    force: options.Force = False,
+    seed: options.Seed = 0,
+    config: options.Config = None,
+) -> None:
+    """Write token ids, mask, logprobs and advantages, a row a sequence: what train learns from.
+
+    Example: irc-cli export tokens rollouts.jsonl --turns turns.parquet -o tokens.parquet
+    """
+    options.check_outputs([out], as_json=as_json, force=force)
+    chosen = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
+    played = read_rollouts(rollouts)
+    if missing := sum(not row["tokens_recorded"] for row in played.episodes):
+        what = f"{missing:,} of {len(played.episodes):,} episodes have no recorded tokens"
+        raise InputError(rollouts, what, "play them with an engine that tells what it sampled")
+    values = read_previous(calibration).values if calibration else None
+    table = played_advantages(played, read_table(TURNS, turns), values, chosen, turns)
+    lesson = reinforced(played.episodes, played.tokens, table, played.tools, None, rollouts)
+    if not lesson.examples:
+        what = f"nothing to learn: no advantage of {lesson.groups:,} groups differs from 0"
+        raise InputError(rollouts, what, "collect groups with successes and failures")
+    groups = {row["episode_id"]: row["group_id"] for row in played.episodes}
+    frame = token_advantages(lesson.examples, groups)
+    made_by = console.made_by(
+        "export tokens",
+        {"calibration": calibration, "advantage": asdict(chosen)},
+        seed,
+        writing.digests([rollouts, turns, calibration, RunFiles(rollouts).sidecars[0]]),
+    )
+    if out:
+        write_table(SEQUENCES, frame, out, made_by, force=force)
+    written = sum(len(one.at) for one in lesson.examples)
+    document = {"rows": frame.height, "tokens": written, "dropped_groups": lesson.dropped_groups}
+    line = f"{frame.height:,} sequences, {written:,} tokens with an advantage"
+    if lesson.dropped_groups:
+        line += f"; {lesson.dropped_groups:,} groups without any left out"
+    writing.report(document, line, out, as_json=as_json, quiet=quiet)

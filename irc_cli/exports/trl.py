@@ -1,0 +1,40 @@
+"""`irc-cli export trl`: prompts of tasks, with what `irc_cli.trl_reward` needs."""
+
+from __future__ import annotations
+
+from irc_cli import console, options
+from irc_cli.exports import writing
+from stages.errors import InputError
+from stages.exports.conversations import conversations
+from stages.exports.trl import trl
+
+
+def command(
+    files: writing.Conversations,
+    out: options.Out = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    force: options.Force = False,
+    seed: options.Seed = 0,
+    config: options.Config = None,
+) -> None:
+    """Write the openings of tasks as JSON lines: 'prompt', 'messages', 'tools', 'gold_actions'.
+
+    Example: irc-cli export trl rollouts.jsonl -o trl.jsonl
+    """
+    writing.check_lines(out, as_json=as_json, force=force)
+    options.refuse_twice(files)
+    found = list(conversations(files))
+    rows = trl(found)
+    if not rows:
+        what = f"none of {len(found):,} conversations has an answer of the assistant to a user"
+        raise InputError(", ".join(files), what, "give other files")
+    if all(row["gold_actions"] is None for row in rows):
+        todo = "add 'gold_actions' to the conversations: the reward compares calls with them"
+        raise InputError(", ".join(files), "no gold actions anywhere", todo)
+    made_by = console.made_by("export trl", {}, seed, writing.digests(files))
+    writing.write_lines(rows, out, made_by, force=force)
+    tasks = len({row["task_id"] for row in rows})
+    document = {"rows": len(rows), "conversations": len(found), "tasks": tasks}
+    line = f"{len(rows):,} openings of {tasks:,} tasks, from {len(found):,} conversations"
+    writing.report(document, line, out, as_json=as_json, quiet=quiet)

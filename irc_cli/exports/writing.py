@@ -1,0 +1,55 @@
+"""What the formats share: their inputs, JSON lines with lineage, and how they report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from irc_cli import console, options
+from stages.artifacts import made_by_path, write_rows
+from stages.files import digest, refuse_existing
+
+Conversations = Annotated[
+    list[str],
+    typer.Argument(metavar="FILES...", help="rollouts.jsonl, or other JSON lines with 'messages'."),
+]
+Rollouts = Annotated[str, typer.Argument(metavar="ROLLOUTS", help="Episodes that were played.")]
+Turns = Annotated[str, typer.Option(metavar="FILE", help="Their turns, of irc-cli score.")]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="What each tier is worth; else the rewards in the turns count."
+    ),
+]
+
+
+def check_lines(out: str | None, *, as_json: bool, force: bool) -> None:
+    """Raise InputError before any work if JSON lines, or what made them, could not be written."""
+    options.check_outputs([out], as_json=as_json, force=force)
+    if out and out != "-":
+        refuse_existing(made_by_path(out), force=force)
+
+
+def digests(paths: Sequence[str | None]) -> dict[str, str]:
+    """Return the sha256 of each input that was given."""
+    return {path: digest(path) for path in paths if path}
+
+
+def write_lines(
+    rows: Sequence[dict[str, Any]], out: str | None, made_by: dict[str, Any], *, force: bool
+) -> None:
+    """Write rows as JSON lines, if there is an output."""
+    if out:
+        write_rows(rows, out, made_by, force=force)
+
+
+def report(
+    document: dict[str, Any], line: str, out: str | None, *, as_json: bool, quiet: bool
+) -> None:
+    """Print the counts of an export, as a document or as a line."""
+    if as_json:
+        console.print_json(document)
+    elif not quiet:
+        console.heading(line, stderr=out == "-")

@@ -1,0 +1,68 @@
+"""The tiers as a reward function of TRL's GRPOTrainer.
+
+    from irc_cli.trl_reward import reward_function
+
+    GRPOTrainer(..., reward_funcs=reward_function("calibration.yaml"), train_dataset=dataset)
+
+The dataset is that of `irc-cli export trl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from irc_cli.scorer import load_calibration, score
+from stages.domains import SHIPPED
+
+Messages = Sequence[dict[str, Any]]
+Column = Sequence[Any] | None  # of the dataset, a value for each completion
+
+
+def reward_function(
+    calibration: str | None = None, *, tiers: str = "extended", domain: str | None = None
+) -> Callable[..., list[float | None]]:
+    """Return a function for `reward_funcs`: the mean reward of the turns in each completion.
+
+    It is the mean that the direction check holds against outcomes. An outcome is not part of it:
+    TRL adds what the environment's own `get_reward` says. A completion without a turn gets None,
+    which TRL leaves out.
+
+    Args:
+        calibration: a calibration.yaml of `irc-cli calibrate`; None: the tiers file's rewards.
+        tiers: extended, paper, flat, or a YAML file of tiers.
+        domain: a shipped one or a YAML file; None: the dataset's `domain`, else found from `tools`.
+
+    Raises:
+        InputError: the calibration is none.
+    """
+    values = None if calibration is None else load_calibration(calibration)
+
+    def turn_reward(
+        prompts: Sequence[Messages],
+        completions: Sequence[Messages],
+        tools: Column = None,
+        gold_actions: Column = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Return the reward of each completion; the arguments are as TRL names them."""
+        rewards: list[float | None] = []
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            scored = score(
+                [*prompt, *completion],
+                tools[i] if tools else None,
+                gold_actions[i] if gold_actions else None,
+                values,
+                tiers=tiers,
+                domain=domain or _shipped(columns.get("domain"), i),
+            )
+            written = sum(message["role"] == "assistant" for message in completion)
+            turns = scored.turn_rewards[len(scored.turn_rewards) - written :]
+            rewards.append(sum(turns) / len(turns) if turns else None)
+        return rewards
+
+    return turn_reward
+
+
+def _shipped(domains: Column, i: int) -> str | None:
+    return domains[i] if domains and domains[i] in SHIPPED else None

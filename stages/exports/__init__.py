@@ -1,0 +1,1 @@
+"""What other training libraries read, one module per format."""

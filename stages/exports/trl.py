@@ -1,0 +1,42 @@
+"""Prompts for TRL's GRPOTrainer, with what its reward function needs (conversations -> rows)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from stages.exports.conversations import Conversation, opening
+
+
+def trl(talks: Iterable[Conversation]) -> list[dict[str, Any]]:
+    """Return a row for each opening of a task: GRPO samples a group of its own from each.
+
+    `prompt` is what stands before the first answer. `messages` and `outcome` are of the best
+    conversation that began so, of equals the first. Conversations without an answer are left out.
+    """
+    best: dict[bytes, Conversation] = {}
+    for talk in talks:
+        begins = opening(talk.messages)
+        if begins == len(talk.messages):
+            continue
+        key = orjson.dumps([talk.task_id, talk.messages[:begins]])
+        if key not in best or _known(talk.outcome) > _known(best[key].outcome):
+            best[key] = talk
+    return [
+        {
+            "prompt": talk.messages[: opening(talk.messages)],
+            "messages": talk.messages,
+            "tools": talk.tools,
+            "gold_actions": talk.gold_actions,
+            "outcome": talk.outcome,
+            "task_id": talk.task_id,
+            "domain": talk.domain,
+        }
+        for talk in best.values()
+    ]
+
+
+def _known(outcome: float | None) -> float:
+    return -1.0 if outcome is None else outcome
