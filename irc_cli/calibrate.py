@@ -18,10 +18,8 @@ from stages.artifacts import (
     ADVANTAGES,
     SUMS,
     TURNS,
-    made_by,
     read_columns,
     read_table,
-    scan_table,
     write_table,
 )
 from stages.calibrate import CORRELATIONS, CalibrateConfig, Calibration, calibrate
@@ -42,7 +40,9 @@ from stages.judge import (
     turn_arrays,
 )
 from stages.online import HALF_LIFE, Online, add, read_online, write_online
-from stages.sums import UNITS, Summed, lay_out, merge, sum_turns
+from stages.places import files_of, remote
+from stages.shards import add_up, read_sums, sum_file, summary, unseen
+from stages.sums import UNITS, Summed, lay_out, sum_turns
 
 _C = CalibrateConfig
 FIGURES = ("tiers", "advantages", "gradient-mass")  # of calibration_figures
@@ -54,7 +54,8 @@ def command(
         list[str],
         typer.Argument(
             metavar="TURNS...",
-            help="Turns of irc-cli score, '-' for standard input; with --merge sums of shards.",
+            help="Turns of irc-cli score, with --merge sums of shards: files, folders, patterns, "
+            "s3:// or gs:// addresses; '-' for standard input.",
         ),
     ],
     out: Annotated[
@@ -124,6 +125,13 @@ def command(
     merge_shards: Annotated[
         bool, typer.Option("--merge", help="The inputs are sums written by --partial.")
     ] = False,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Sum turns as they are read, any number in little memory; no advantages.",
+        ),
+    ] = False,
     online: Annotated[
         str | None,
         typer.Option(
@@ -178,18 +186,23 @@ def command(
         raise InputError("--half-life", "does nothing by itself", "give --online STATE")
     if online and correlation == "pooled":
         raise InputError("--online", "follows the correlation within tasks", "drop --correlation")
-    if partial and merge_shards:
-        raise InputError("--partial", "can't go with --merge", "use one of them")
+    modes = {"--partial": partial, "--merge": merge_shards, "--stream": stream}
+    of_sums = [option for option, given in modes.items() if given]
+    if len(of_sums) > 1:
+        raise InputError(of_sums[0], f"can't go with {of_sums[1]}", "use one of them")
     if partial and plots:
         raise InputError("--plots", "sums of one shard are no figures yet", "plot with --merge")
     if partial and not out:
         raise InputError("--partial", "nothing to write the sums to", "name a file with --out")
-    if (partial or merge_shards) and (check or advantages or previous or keep_rewards or online):
-        option = "--partial" if partial else "--merge"
+    if of_sums and (check or advantages or previous or keep_rewards or online):
         what = "sums hold no turns to judge advantages by"
-        raise InputError(option, what, "calibrate the turns themselves for that")
+        raise InputError(of_sums[0], what, "calibrate the turns themselves for that")
+    inputs = files_of(inputs)
     options.refuse_twice(inputs)
-    turns_follow = not (partial or merge_shards)
+    if online and any(map(remote, inputs)):
+        what = "knows turns again by their sha256, which takes a file"
+        raise InputError("--online", what, "copy them from the object store first")
+    turns_follow = not of_sums
     beside = _beside(out) if turns_follow else None
     if plots:
         check_figures(plots, FIGURES if turns_follow else FIGURES[:1], force=force)
@@ -199,10 +212,13 @@ def command(
     if state:
         made_with["online"] = {"half_life": state.half_life} | asdict(gate)
     read = [*inputs, previous, advantages, online if state and state.additions else None]
-    digests = {path: digest(path) for path in read if path}
+    # What lies in an object store would have to be fetched twice.
+    digests = {path: None if remote(path) else digest(path) for path in read if path}
     origin = console.made_by("calibrate", made_with, seed, digests)
     if partial:
-        recorded = _write_partial(inputs, settings.measure, str(out), origin, force=force)
+        summed = add_up(sum_file(path, settings.measure) for path in inputs)
+        recorded = summary(summed, settings.measure)
+        write_table(SUMS, summed.sums, str(out), origin | {"summary": recorded}, force=force)
         if as_json:
             console.print_json(recorded)
         elif not quiet:
@@ -213,11 +229,13 @@ def command(
     rng = np.random.default_rng(seed)
     turns: TurnArrays | None = None
     if merge_shards:
-        summed = _merged(inputs, settings.measure)
+        summed = add_up(read_sums(path, settings.measure) for path in inputs)
+    elif stream:
+        summed = add_up(sum_file(path, settings.measure) for path in inputs)
     else:
-        frame, unseen = _read_turns(inputs)
+        frame, without_rows = _read_turns(inputs)
         summed = sum_turns(frame.lazy(), settings.measure, ", ".join(inputs))
-        summed = summed._replace(excluded=summed.excluded + unseen)
+        summed = summed._replace(excluded=summed.excluded + without_rows)
         if summed.sums.height:
             turns = turn_arrays(frame)
     _check_outcomes(summed, inputs, any_will_do=state is not None)
@@ -225,7 +243,7 @@ def command(
         if summed.sums.filter(pl.col("tier").is_null())["episodes"].max() == 1:
             text = "no task has two episodes here: such turns tell --online nothing of the tiers"
             console.note(text, quiet=quiet)
-        added = {path: digests[path] for path in inputs}
+        added = {path: str(digests[path]) for path in inputs}
         state, result = add(state, summed, added, settings, gate, rng)
     else:
         result = calibrate(lay_out(summed.sums, settings.measure), summed.excluded, settings, rng)
@@ -272,45 +290,6 @@ def _beside(out: str | None) -> str | None:
     return str(Path(out).with_name("advantages.parquet")) if out and out != "-" else None
 
 
-def _write_partial(
-    inputs: list[str], measure: str, out: str, origin: dict[str, Any], *, force: bool
-) -> dict[str, Any]:
-    """Sum each file in constant memory, write the sums of all, and return what they cover."""
-    summed = []
-    for path in inputs:
-        lazy = scan_table(TURNS, path)
-        turns = read_table(TURNS, path).lazy() if lazy is None else lazy
-        one = sum_turns(turns, measure, path)
-        summed.append(one._replace(excluded=one.excluded + _unseen(path)))
-    frame = merge([one.sums for one in summed])
-    totals = frame.filter(pl.col("tier").is_null())
-    recorded = {
-        "measure": measure,
-        "episodes": int(totals["episodes"].sum()),
-        "excluded": sum(one.excluded for one in summed),
-        "tasks": totals.height,
-    }
-    write_table(SUMS, frame, out, origin | {"summary": recorded}, force=force)
-    return recorded
-
-
-def _merged(inputs: list[str], measure: str) -> Summed:
-    """Add up the sums of shards."""
-    excluded = 0
-    for path in inputs:
-        recorded = made_by(path).get("summary", {})
-        if recorded.get("measure", measure) != measure:
-            what = f"holds sums of measure '{recorded['measure']}', not '{measure}'"
-            raise InputError(path, what, f"pass --measure {recorded['measure']}")
-        excluded += recorded.get("excluded", 0)
-    return Summed(merge([read_table(SUMS, path) for path in inputs]), excluded)
-
-
-def _unseen(path: str) -> int:
-    """Return how many episodes a file of turns left out before they became rows."""
-    return int(made_by(path).get("summary", {}).get("excluded_without_turns", 0))
-
-
 def _read_turns(inputs: list[str]) -> tuple[pl.DataFrame, int]:
     """Read turns in the order of their episodes, and count the episodes without rows."""
     where = ", ".join(inputs)
@@ -320,7 +299,7 @@ def _read_turns(inputs: list[str]) -> tuple[pl.DataFrame, int]:
     ordered = pl.struct("episode_id").rle_id().n_unique() == pl.col("episode_id").n_unique()
     if not frame.select(ordered).item():
         frame = frame.sort("episode_id", "turn")
-    return frame, sum(_unseen(path) for path in inputs)
+    return frame, sum(unseen(path) for path in inputs)
 
 
 def _open_online(path: str, measure: str, half_life: float | None) -> Online:

@@ -73,9 +73,12 @@ def progress(items: Iterable[T], what: str, *, quiet: bool = False) -> Iterator[
 
 
 def made_by(
-    command: str, settings: Mapping[str, Any], seed: int | None, inputs: Mapping[str, str]
+    command: str, settings: Mapping[str, Any], seed: int | None, inputs: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """Return what an artifact records of its making; `inputs` maps each path to its sha256."""
+    """Return what an artifact records of its making; `inputs` maps each path to its sha256.
+
+    The sha256 of what lies in an object store is null.
+    """
     return {
         "irc_cli": __version__,
         "command": command,

@@ -20,6 +20,7 @@ from polars.io.plugins import register_io_source
 
 from stages.errors import InputError
 from stages.files import head, standard_input, whole_file
+from stages.places import remote, unreadable
 
 PARQUET_MAGIC = b"PAR1"
 ROW_GROUP = 1000  # rows of a table that is written in blocks
@@ -365,8 +366,8 @@ def read_table(table: Table, path: str) -> pl.DataFrame:
         InputError: the file is missing, empty, of another kind, or breaks the declaration.
     """
     where = "standard input" if path == "-" else path
-    if path != "-" and head(path) == PARQUET_MAGIC:
-        frame = _parquet(path, lambda: pl.read_parquet(path, glob=False))
+    if _is_parquet(path):
+        frame = reading(path, lambda: pl.read_parquet(path, glob=False))
     else:
         data = standard_input() if path == "-" else Path(path).read_bytes()
         frame = _json_lines(table, data, where)
@@ -379,8 +380,8 @@ def read_columns(path: str) -> pl.DataFrame:
     Raises:
         InputError: the file is missing or of another kind.
     """
-    if head(path) == PARQUET_MAGIC:
-        return _parquet(path, lambda: pl.read_parquet(path, glob=False))
+    if _is_parquet(path):
+        return reading(path, lambda: pl.read_parquet(path, glob=False))
     try:
         return pl.read_ndjson(path, infer_schema_length=None)
     except pl.exceptions.PolarsError:
@@ -389,18 +390,18 @@ def read_columns(path: str) -> pl.DataFrame:
 
 def scan_table(table: Table, path: str) -> pl.LazyFrame | None:
     """Return a lazy scan of a Parquet table, its columns checked; None for any other file."""
-    if path == "-" or head(path) != PARQUET_MAGIC:
+    if not _is_parquet(path):
         return None
     lazy = pl.scan_parquet(path, glob=False)
-    table.check_columns(_parquet(path, lazy.collect_schema), path)
+    table.check_columns(reading(path, lazy.collect_schema), path)
     return lazy
 
 
 def made_by(path: str) -> dict[str, Any]:
     """Return what an artifact records of its making; empty where it records nothing."""
-    if path == "-" or head(path) != PARQUET_MAGIC:
+    if not _is_parquet(path):
         return {}
-    recorded = _parquet(path, lambda: pl.read_parquet_metadata(path)).get(_METADATA_KEY)
+    recorded = reading(path, lambda: pl.read_parquet_metadata(path)).get(_METADATA_KEY)
     return dict(orjson.loads(recorded)) if recorded else {}
 
 
@@ -408,12 +409,17 @@ def _metadata(made_by: dict[str, Any]) -> dict[str, str]:
     return {_METADATA_KEY: orjson.dumps(made_by).decode()}
 
 
-def _parquet(path: str, read: Callable[[], _T]) -> _T:
+def _is_parquet(path: str) -> bool:
+    """Return whether a file is Parquet, as all tables in object stores are."""
+    return path != "-" and (remote(path) or head(path) == PARQUET_MAGIC)
+
+
+def reading(path: str, read: Callable[[], _T]) -> _T:
+    """Return what is read from a Parquet file, or raise InputError where polars can't."""
     try:
         return read()
     except (pl.exceptions.ComputeError, pl.exceptions.ColumnNotFoundError, OSError) as error:
-        what = f"not readable as Parquet: {str(error).splitlines()[0].lower()}"
-        raise InputError(path, what, "write the file again") from None
+        raise unreadable(path, error) from None
 
 
 def _json_lines(table: Table, data: bytes, where: str) -> pl.DataFrame:

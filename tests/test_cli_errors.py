@@ -99,7 +99,7 @@ SCORE = [
 
 CALIBRATE = [
     ("missing.parquet", "missing.parquet: no such file; check the path"),
-    ("folder", "folder: is a directory; name a file"),
+    ("folder", "folder: a folder without Parquet files; check the path"),
     ("empty.json", "empty.json: empty; rerun irc-cli score"),
     ("-", "standard input: empty; rerun irc-cli score"),
     (

@@ -1,0 +1,105 @@
+"""`irc-cli calibrate --partial` on 10, 30 and 100 million turns: its time, memory and shards.
+
+Writes 0.3 GB to the folder for temporary files and deletes them. Ten shards that were summed apart
+are added up, and must equal the sums of one run in every bit. Time is of the CPU, so that a machine
+shared with other work measures the same.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from stages.artifacts import TURNS
+from stages.shards import add_up, read_sums
+from tests.bench.timing import Row
+
+SHARD, SHARDS = 10_000_000, 10  # turns, and files of so many
+TIERS, TASKS = 10, 5_000
+MEMORY_GB = 1.0
+
+
+def shard(number: int, turns: int = SHARD) -> pl.DataFrame:
+    """Turns (TURNS) of episodes of 2 to 18, in groups of 8 of one task; no two shards share one."""
+    rng = np.random.default_rng(number)
+    length = rng.integers(2, 19, turns // 10)
+    n, episodes = int(length.sum()), len(length)
+    episode = np.repeat(np.arange(episodes), length)
+    outcome = rng.integers(0, 2, episodes)[episode]
+    task = pl.Series(episode // 8 % TASKS).cast(pl.String)
+    # The last tier is half of all turns.
+    tier = rng.choice(TIERS, n, p=[0.5 / (TIERS - 1)] * (TIERS - 1) + [0.5])
+    columns = {
+        "episode_id": pl.Series(episode + number * episodes).cast(pl.String),
+        "task_id": task,
+        "group_id": task,
+        "turn": np.arange(n) - np.repeat(np.cumsum(length) - length, length),
+        "tier": np.array([f"tier_{i}" for i in range(TIERS)])[tier],
+        "reward": np.zeros(n),
+        "outcome": outcome,
+        "success": outcome == 1,
+        "status": pl.Series(["ok"]).new_from_index(0, n),
+    }
+    unknown = {name: pl.lit(None) for name in TURNS.columns if name not in columns}
+    return (
+        pl.DataFrame(columns)
+        .select(pl.col(columns), **unknown)
+        .select(pl.col(name).cast(to) for name, to in TURNS.columns.items())
+    )
+
+
+def write(folder: Path, number: int) -> Path:
+    """Write a shard in a process of its own, for a child starts with its parent's peak memory."""
+    path = folder / f"shard-{number}.parquet"
+    command = [sys.executable, "-m", "tests.bench.scale", str(number), str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+def calibrate(turns: Path, out: Path) -> tuple[float, float]:
+    """Seconds of CPU and peak gigabytes of the command, its start included."""
+    arguments = ["calibrate", str(turns), "--partial", "--quiet", "--force", "-o", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "irc_cli", *arguments])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{arguments} failed")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6
+
+
+def measured(shards: list[Path], folder: Path) -> list[Row]:
+    """One file of 10, 30 and 100 million turns, and the same as ten shards."""
+    runs = [calibrate(path, folder / f"{path.stem}.sums") for path in shards]
+    base_s = statistics.median(seconds for seconds, _ in runs)
+    rows, one = [], folder / "one"
+    for count in (3, len(shards)):
+        turns = f"{count * SHARD // 10**6} M turns"
+        whole = folder / "turns.parquet"
+        pl.scan_parquet(shards[:count]).sink_parquet(whole)
+        seconds, peak_gb = calibrate(whole, one)
+        rows += [
+            Row(f"CPU time of {turns}", f"{count} x that of 10 M", seconds, count * base_s, 1.1),
+            Row(f"memory of {turns}", "1 GB", peak_gb, MEMORY_GB, 1, "GB"),
+        ]
+    apart = add_up(read_sums(str(folder / f"{path.stem}.sums"), "presence") for path in shards)
+    if not apart.sums.equals(read_sums(str(one), "presence").sums):
+        raise RuntimeError("shards do not add up to one run")
+    return rows
+
+
+def bench() -> list[Row]:
+    """Write the shards, and measure."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        return measured([write(folder, number) for number in range(SHARDS)], folder)
+
+
+if __name__ == "__main__":
+    shard(int(sys.argv[1])).write_parquet(sys.argv[2])
