@@ -43,6 +43,7 @@ $(EXTRAS)/.trains: pyproject.toml constraints.txt
 
 $(EXTRAS)/.ready: $(EXTRAS)/.trains
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,openai]' trl
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt 'ray[data]'
 	# Of tau2's hundred packages its domains need these; to resolve all takes pip many minutes.
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt inspect-ai toml
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps inspect-evals
@@ -54,7 +55,7 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_dialects.py tests/test_chat.py tests/test_tiny_model.py tests/test_transformers_policy.py \
 	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
 	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
-	  tests/test_exports_trl.py
+	  tests/test_exports_trl.py tests/test_shards.py
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)

@@ -32,7 +32,9 @@ class ObjectStore:
                 store.requests.append(f"{self.command} {self.path}")
                 url = urlsplit(self.path)
                 key = unquote(url.path).lstrip("/").partition("/")[2]
-                if store.user and f"Credential={store.user}/" not in self.headers.get("Authorization", ""):
+                if store.user and f"Credential={store.user}/" not in self.headers.get(
+                    "Authorization", ""
+                ):
                     self.reply(403, b"<Error><Code>AccessDenied</Code></Error>")
                 elif not key:
                     prefix = parse_qs(url.query).get("prefix", [""])[0]

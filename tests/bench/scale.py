@@ -55,10 +55,12 @@ def shard(number: int, turns: int = SHARD) -> pl.DataFrame:
     )
 
 
-def write(folder: Path, number: int) -> Path:
-    """Write a shard in a process of its own, for a child starts with its parent's peak memory."""
-    path = folder / f"shard-{number}.parquet"
-    command = [sys.executable, "-m", "tests.bench.scale", str(number), str(path)]
+def write(path: Path, *parts: str | Path) -> Path:
+    """Write a shard of this number, or these files as one, in a process of its own.
+
+    For a child's peak memory is at least what its parent's was.
+    """
+    command = [sys.executable, "-m", "tests.bench.scale", str(path), *map(str, parts)]
     subprocess.run(command, check=True)
     return path
 
@@ -81,9 +83,7 @@ def measured(shards: list[Path], folder: Path) -> list[Row]:
     rows, one = [], folder / "one"
     for count in (3, len(shards)):
         turns = f"{count * SHARD // 10**6} M turns"
-        whole = folder / "turns.parquet"
-        pl.scan_parquet(shards[:count]).sink_parquet(whole)
-        seconds, peak_gb = calibrate(whole, one)
+        seconds, peak_gb = calibrate(write(folder / "turns.parquet", *shards[:count]), one)
         rows += [
             Row(f"CPU time of {turns}", f"{count} x that of 10 M", seconds, count * base_s, 1.1),
             Row(f"memory of {turns}", "1 GB", peak_gb, MEMORY_GB, 1, "GB"),
@@ -98,8 +98,13 @@ def bench() -> list[Row]:
     """Write the shards, and measure."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        return measured([write(folder, number) for number in range(SHARDS)], folder)
+        shards = [write(folder / f"{k}.parquet", str(k)) for k in range(SHARDS)]
+        return measured(shards, folder)
 
 
 if __name__ == "__main__":
-    shard(int(sys.argv[1])).write_parquet(sys.argv[2])
+    out, *parts = sys.argv[1:]
+    if len(parts) == 1:
+        shard(int(parts[0])).write_parquet(out)
+    else:
+        pl.scan_parquet(parts).sink_parquet(out)
