@@ -240,6 +240,15 @@ CALIBRATE = [
         "--partial: can't go with --merge; use one of them",
     ),
     (
+        "few.parquet --stream --merge",
+        "--merge: can't go with --stream; use one of them",
+    ),
+    (
+        "few.parquet --stream --check",
+        "--stream: sums hold no turns to judge advantages by; "
+        "calibrate the turns themselves for that",
+    ),
+    (
         "few.parquet -o beside/calibration.yaml",
         "beside/advantages.parquet: exists already; pass --force to replace it",
     ),

@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(EPISODES):
         won = float(rng.random() < (0.3 + 0.4 * (i % TASKS) / TASKS))
         weight = np.array([1 + won, 1, 3 - 2 * won, 1])
-        drawn = rng.choice(list(TIERS), rng.integers(1, 6), p=weight / weight.sum())
+        drawn = rng.choice([*TIERS], rng.integers(1, 6), p=weight / weight.sum()).tolist()
         status, outcome = ("error", None) if i % 50 == 7 else ("ok", won)
         episodes.append(Tiered(f"task {i % TASKS}", outcome, drawn, status))
     made = tmp_path_factory.mktemp("turns")
