@@ -22,6 +22,8 @@ from irc_cli import console, options
 from stages.artifacts import RolloutRow
 from stages.errors import InputError
 from stages.files import alone, digest
+from stages.fleet import addresses
+from stages.fleet import load_weights as load
 from stages.policies.policy import Sampling
 from stages.policies.registry import POLICIES, SEED_POLICY, PolicyOptions, open_policy
 from stages.rollout import Config, Pair, Run, plan, rollout
@@ -85,7 +87,23 @@ def command(
     ] = None,
     base_url: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="OpenAI-compatible server; may be repeated."),
+        typer.Option(
+            metavar="URL|FILE",
+            help="OpenAI-compatible server; may be repeated. Or a file of them, one a line.",
+        ),
+    ] = None,
+    served_model_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of --model on the servers.")
+    ] = None,
+    load_weights: Annotated[
+        bool, typer.Option("--load-weights", help="The servers load the folder --model first.")
+    ] = False,
+    restart_command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="Starts a server anew that can't load weights; gets its URL and the folder.",
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,
@@ -97,6 +115,10 @@ def command(
     retries: Annotated[
         int, typer.Option(metavar="N", min=0, help="Retries of one request to a server.")
     ] = PolicyOptions.retries,
+    rate_limit: Annotated[
+        float | None,
+        typer.Option(metavar="N", min=0.001, help="Requests a second to each server, at most."),
+    ] = None,
     noise: Annotated[
         float, typer.Option(metavar="P", min=0, max=1, help="Expert: chance of a slip per turn.")
     ] = PolicyOptions.noise,
@@ -158,21 +180,29 @@ def command(
         return
     # What the episodes do not follow from: a run may be resumed with other values.
     engine: dict[str, Any] = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
-    engine |= {"base_url": base_url or [], "user_base_url": user_base_url}
+    base_urls = addresses(base_url or ())
+    engine |= {"base_url": base_urls, "user_base_url": user_base_url}
+    engine |= {"served_model_name": served_model_name, "rate_limit": rate_limit}
+    engine |= {"load_weights": load_weights, "restart_command": restart_command}
     engine |= {"user_tokens": user_tokens, "user_cost": user_cost, "user_price": user_price}
     models = [model, tokenizer, user_model if is_local(user_model, user_base_url) else None]
     made_by = console.made_by("rollout", settings, seed, _inputs(models, recording))
     budget = Budget.of(user_tokens, user_cost, user_price)
     if user == "scripted":
         world.reset(chosen[0], 0)  # refuses now where the world has no user of its own
+    if load_weights:
+        base_urls = _load_weights(base_urls, model, restart_command, quiet=quiet)
     policy_options = PolicyOptions(
         model=model,
+        served_model_name=served_model_name,
         concurrency=concurrency,
         context=context,
-        base_urls=tuple(base_url or ()),
+        base_urls=base_urls,
         tokenizer=tokenizer,
         timeout_s=timeout,
         retries=retries,
+        rate_limit=rate_limit,
+        rejoin=not load_weights,  # what comes back has the weights that it starts with
         noise=noise,
         recording=recording,
     )
@@ -221,6 +251,7 @@ class Tally:
     tokens: int = 0  # that the policy wrote, as far as they were counted
     uncounted: int = 0  # turns whose tokens are unknown
     new_tokens: int = 0  # of this process
+    restarts: int = 0  # of this process: episodes that began again on another server
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -261,6 +292,7 @@ class Tally:
             "turns": self.turns,
             "tokens": None if self.uncounted else self.tokens,
             "seconds": round(self.seconds, 3),
+            "restarts": self.restarts,
             "failures": dict(self.failures.most_common()),
         }
 
@@ -287,6 +319,7 @@ def _complete(
                     async for played in episodes:
                         journal.append(played)
                         tally.add(played.row, new=True)
+                        tally.restarts += played.timing["restarts"]
                         show()
         finally:
             await run.policy.close()
@@ -319,6 +352,22 @@ def _headline(tally: Tally) -> str:
     if tally.new_tokens:
         parts.append(f"{tally.new_tokens / tally.seconds:,.0f} tokens/s")
     return ", ".join([*parts, f"{tally.status['error']:,} errors"])
+
+
+def _load_weights(
+    base_urls: tuple[str, ...], model: str | None, restart_command: str | None, *, quiet: bool
+) -> tuple[str, ...]:
+    """Have the servers load the policy; return those that did."""
+    if model is None or not Path(model).is_dir():
+        raise InputError("--load-weights", "needs a folder", "give '--model DIR'")
+    if not base_urls:
+        raise InputError("--load-weights", "there are no servers", "give '--base-url URL'")
+    loaded = asyncio.run(load(base_urls, model, restart_command))
+    if not quiet:
+        for url in base_urls:
+            if url not in loaded:
+                console.note(f"{url}: does not answer, and is left out")
+    return loaded
 
 
 def _check_output(out: str | None, *, as_json: bool, resume: bool, force: bool) -> None:
@@ -402,6 +451,8 @@ def _report(tally: Tally, *, stderr: bool) -> None:
     screen.print(f"{tally.counted:,} episodes ({states}), {tally.turns:,} turns, pass rate {rate}")
     tokens = "tokens unknown" if found["tokens"] is None else f"{tally.tokens:,} tokens"
     screen.print(f"{tokens}, {tally.seconds:.1f} s")
+    if tally.restarts:
+        screen.print(f"begun again on another server: {tally.restarts:,} times")
     for reason, count in tally.failures.most_common(SHOWN_FAILURES):
         screen.print(escape(f"error, {reason}: {count:,}"))
     if tally.failures:

@@ -13,6 +13,7 @@ from stages.errors import InputError
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between two attempts; a server may ask for more or less
 PASSING = frozenset({408, 409, 429})  # these, and all from 500 on, may be gone at the next attempt
+ANSWERS_S = 10.0  # in which a server that lives tells its models
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 WRITTEN = {CHAT: ("message", dict), COMPLETIONS: ("text", str)}  # what a choice must hold
@@ -26,6 +27,11 @@ class EndpointError(Exception):
     def __init__(self, what: str, status: int | None = None) -> None:
         super().__init__(what)
         self.status = status  # of HTTP; None: there was no answer, or a broken one
+
+    @property
+    def passing(self) -> bool:
+        """Whether another attempt, or another server, may do better."""
+        return self.status is None or self.status in PASSING or self.status >= 500
 
 
 class Endpoint:
@@ -43,6 +49,7 @@ class Endpoint:
         retries: int,
         where: str,
         first_wait_s: float = FIRST_WAIT_S,
+        rate_limit: float | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -52,6 +59,7 @@ class Endpoint:
             retries: attempts after the first.
             where: the option that asked for this, for errors.
             first_wait_s: before the first retry, where the server doesn't say.
+            rate_limit: attempts per second, at most, evenly spaced; None: no limit.
 
         Raises:
             InputError: the package openai or an API key is missing.
@@ -69,13 +77,18 @@ class Endpoint:
             base_url=base_url, api_key=key, timeout=timeout_s, max_retries=0
         )
         self._timeout_s, self._retries, self._first_wait_s = timeout_s, retries, first_wait_s
+        self._spacing_s = 1 / rate_limit if rate_limit else 0.0
+        self._free_at = 0.0  # when the next attempt may begin, on the monotonic clock
 
-    async def complete(self, body: dict[str, Any], path: str = CHAT) -> Answer:
+    async def complete(
+        self, body: dict[str, Any], path: str = CHAT, *, replaceable: bool = False
+    ) -> Answer:
         """Return the answer to a request; its first choice has a message, or a text.
 
         Args:
             body: of the request.
             path: CHAT or COMPLETIONS.
+            replaceable: another server can take over, so that a dead one is not waited for.
 
         Raises:
             EndpointError: the server refused, or all attempts failed.
@@ -89,27 +102,71 @@ class Endpoint:
                 error, wait_s = passing.error, passing.wait_s
             if attempt == self._retries:
                 raise error
+            if replaceable and error.status is None and not await self.answers():
+                raise error
             longest = min(self._first_wait_s * 2**attempt, LONGEST_WAIT_S)
             drawn = longest * random.uniform(0.5, 1)
             await asyncio.sleep(drawn if wait_s is None else min(wait_s + drawn, LONGEST_WAIT_S))
             attempt += 1
+
+    async def answers(self) -> bool:
+        """Whether the server is there, and not at its end: it tells its models, or refuses to."""
+        try:
+            async with asyncio.timeout(ANSWERS_S):
+                await self.call("GET", "/models")
+        except (EndpointError, TimeoutError) as error:
+            return isinstance(error, EndpointError) and not error.passing
+        return True
+
+    async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Return the JSON that the server answers to one request, which is not repeated.
+
+        Args:
+            method: GET or POST.
+            path: after the base URL.
+            body: of a POST.
+
+        Raises:
+            EndpointError: the server refused, or gave no JSON.
+        """
+        try:
+            return await self._request(method, path, body)
+        except _PassingError as passing:
+            raise passing.error from None
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
     async def _attempt(self, body: dict[str, Any], path: str) -> Answer:
+        await self._pace()
+        answer = await self._request("POST", path, body)
+        if not _usable(answer, *WRITTEN[path]):
+            kind = "chat completion" if path == CHAT else "completion"
+            raise _PassingError(EndpointError(f"the answer is no {kind}"))
+        return answer  # type: ignore[no-any-return]  # a dict, as _usable says
+
+    async def _pace(self) -> None:
+        """Wait for this attempt's turn under the rate limit."""
+        now = time.monotonic()
+        begin = max(now, self._free_at)
+        self._free_at = begin + self._spacing_s
+        await asyncio.sleep(begin - now)
+
+    async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         import openai
 
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await self._client.post(path, cast_to=object, body=body)
+                if method == "GET":
+                    return await self._client.get(path, cast_to=object)
+                return await self._client.post(path, cast_to=object, body=body)
         except openai.APIStatusError as error:
             status = error.status_code
             told = error.body.get("message") if isinstance(error.body, dict) else None
             reason = _first_line(str(told or error.message))
             refused = EndpointError(f"HTTP {status}: {reason}", status)
-            if status in PASSING or status >= 500:
+            if refused.passing:
                 raise _PassingError(refused, _retry_after(error.response.headers)) from None
             raise refused from None
         except (openai.APITimeoutError, TimeoutError):
@@ -119,10 +176,6 @@ class Endpoint:
             raise _PassingError(EndpointError(f"connection: {_first_line(str(cause))}")) from None
         except (ValueError, openai.APIError):
             raise _PassingError(EndpointError("the answer is not JSON")) from None
-        if not _usable(answer, *WRITTEN[path]):
-            kind = "chat completion" if path == CHAT else "completion"
-            raise _PassingError(EndpointError(f"the answer is no {kind}"))
-        return answer  # type: ignore[return-value]  # a dict, as _usable says
 
 
 class _PassingError(Exception):

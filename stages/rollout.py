@@ -17,6 +17,7 @@ from stages.domains import SHIPPED
 from stages.policies.policy import (
     Action,
     ContextOverflowError,
+    LostError,
     Policy,
     PolicyError,
     Remembers,
@@ -134,39 +135,64 @@ async def rollout(run: Run, pairs: Iterable[Pair], concurrency: int) -> AsyncGen
 async def play_episode(run: Run, pair: Pair, threads: Executor | None = None) -> Played:
     """Play one episode to its end; a failure of the policy or the user is its status.
 
+    Where a server of the policy is lost, it begins again: its seeds follow from the task and the
+    trial, so that another server plays what the lost one would have.
+
     Args:
         run: what the episodes share.
         pair: what to play.
         threads: where the world answers if its user may block; None: here, at once.
     """
     began = time.perf_counter()
-    session: Session | None = None
-    actions: list[Action] = []
-    latencies: list[float] = []
-    status, ended = "ok", "done"
-    try:
-        session = await _in(threads, run.world.reset, *run.first(pair))
-        while not session.done:
-            if len(actions) == run.config.max_turns:
-                status, ended = "truncated", "max-turns"
-                break
-            asked = time.perf_counter()
-            actions.append(await _act(run, pair, session.messages, turn=len(actions)))
-            latencies.append(round(time.perf_counter() - asked, 6))
-            await _in(threads, session.step, actions[-1].message)
-    except ContextOverflowError:
-        status, ended = "truncated", "context"
-    except PolicyError as error:
-        status, ended = "error", f"policy: {error}"
-    except UserError as error:
-        status, ended = "error", f"user: {error}"
+    attempt, restarts = _Attempt(), 0
+    while (ending := await _play(run, pair, attempt, threads)) is None:
+        attempt, restarts = _Attempt(), restarts + 1
     episode_id = run.episode_id(pair)
     if isinstance(run.policy, Remembers):
         run.policy.forget(episode_id)
-    seconds = round(time.perf_counter() - began, 6)
-    timing = {"episode_id": episode_id, "seconds": seconds, "turn_seconds": latencies}
-    row = _row(run, pair, session, actions, (status, ended))
-    return Played(row, token_rows(episode_id, actions), timing)
+    timing = {
+        "episode_id": episode_id,
+        "seconds": round(time.perf_counter() - began, 6),
+        "turn_seconds": attempt.latencies,
+        "restarts": restarts,
+    }
+    row = _row(run, pair, attempt.session, attempt.actions, ending)
+    return Played(row, token_rows(episode_id, attempt.actions), timing)
+
+
+@dataclass
+class _Attempt:
+    """How far an episode has come."""
+
+    session: Session | None = None
+    actions: list[Action] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+
+
+async def _play(
+    run: Run, pair: Pair, attempt: _Attempt, threads: Executor | None
+) -> tuple[str, str] | None:
+    """Play an episode from its start; return its status and what ended it; None: begin again."""
+    try:
+        session = attempt.session = await _in(threads, run.world.reset, *run.first(pair))
+        while not session.done:
+            turn = len(attempt.actions)
+            if turn == run.config.max_turns:
+                return "truncated", "max-turns"
+            asked = time.perf_counter()
+            action = await _act(run, pair, session.messages, turn=turn)
+            attempt.actions.append(action)
+            attempt.latencies.append(round(time.perf_counter() - asked, 6))
+            await _in(threads, session.step, action.message)
+    except LostError:
+        return None
+    except ContextOverflowError:
+        return "truncated", "context"
+    except PolicyError as error:
+        return "error", f"policy: {error}"
+    except UserError as error:
+        return "error", f"user: {error}"
+    return "ok", "done"
 
 
 def derived_seed(*parts: object) -> int:

@@ -27,6 +27,9 @@ class Reply:
     drip_s: float = 0.0  # between two bytes
 
 
+Routes = dict[str, Callable[[Body], Reply]]  # by path
+
+
 def completion(message: Body, **more: Any) -> Reply:
     """An answer with this message; `more` goes to the choice, and usage and ids to the top."""
     top = {key: more.pop(key) for key in ("usage", "prompt_token_ids") if key in more}
@@ -48,11 +51,23 @@ def fails(status: int, message: str = "no", **headers: str) -> Reply:
 
 
 class MockServer:
-    """Answers each request with what `answer` makes of its body and its number, from 0."""
+    """Answers each request with what `answer` makes of its body and its number, from 0.
 
-    def __init__(self, answer: Callable[[Body, int], Reply]) -> None:
+    Routes outside /v1 are the server's own; what they were asked is in `controls`. It lists models
+    while `lists` holds.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Body, int], Reply],
+        routes: Routes | None = None,
+    ) -> None:
         self.requests: list[Body] = []
         self.times: list[float] = []
+        self.controls: list[tuple[str, Body]] = []
+        self.lists = True
+        self._routes = routes or {}
+        self._dead = False
         self._stop = threading.Event()  # ends all delays
         lock = threading.Lock()
         mock = self
@@ -61,17 +76,39 @@ class MockServer:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = orjson.loads(self.rfile.read(int(self.headers["content-length"])))
+                written = self.rfile.read(int(self.headers["content-length"] or 0))
+                body = orjson.loads(written or b"{}")
+                if self.path in mock._routes:
+                    mock.controls.append((self.path, body))
+                    self._answer(mock._routes[self.path](body))
+                    return
                 with lock:
                     number = len(mock.requests)
                     mock.requests.append(body)
                     mock.times.append(time.monotonic())
                     reply = answer(body, number)
+                self._answer(reply)
+
+            def do_GET(self) -> None:
+                if self.path == "/openapi.json" and mock._routes:
+                    paths: Body = {path: {} for path in mock._routes}
+                    self._answer(Reply(orjson.dumps({"paths": paths})))
+                elif self.path == "/v1/models":
+                    self._answer(Reply(b'{"data": []}') if mock.lists else fails(503))
+                elif route := mock._routes.get(self.path):
+                    self._answer(route({}))
+                else:
+                    self._answer(fails(404))
+
+            def _answer(self, reply: Reply) -> None:
                 mock._stop.wait(reply.delay_s)
                 try:
-                    self._send(reply)
+                    if not mock._dead:
+                        self._send(reply)
+                        return
                 except OSError:  # the client has gone away
-                    self.close_connection = True
+                    pass
+                self.close_connection = True
 
             def _send(self, reply: Reply) -> None:
                 self.send_response(reply.status)
@@ -98,6 +135,12 @@ class MockServer:
         self._server = Server(("127.0.0.1", 0), Handler)
         self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def die(self) -> None:
+        """Break all connections without a word, and take no more."""
+        self._dead = True
+        self._server.shutdown()
+        self._server.server_close()
 
     def __enter__(self) -> Self:
         self._thread.start()

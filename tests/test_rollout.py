@@ -258,6 +258,7 @@ def test_json_is_one_document(run: Cli) -> None:
         "status": {"ok": 8, "truncated": 0, "error": 0},
         "pass_rate": 1.0,
         "tokens": None,
+        "restarts": 0,
         "failures": {},
     }
     assert list(Path().iterdir()) == []

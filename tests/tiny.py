@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from stages.tiny_model import make_tiny_model
@@ -13,4 +14,18 @@ PIECES = [piece for group in vocabulary().values() for piece in group]
 def tiny_checkpoint(folder: Path) -> Path:
     """Make the model in a folder."""
     make_tiny_model(folder, PIECES, seed=0)
+    return folder
+
+
+def untied(tied: Path, folder: Path, *, factor: float) -> Path:
+    """Copy a model, its weights times a factor, with an output layer of its own."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tied)
+    weights = {name: weight * factor for name, weight in model.state_dict().items()}
+    model.config.tie_word_embeddings = False
+    copy = type(model)(model.config)
+    copy.load_state_dict(weights)
+    shutil.copytree(tied, folder, dirs_exist_ok=True)
+    copy.save_pretrained(folder)
     return folder

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -20,7 +21,13 @@ from stages.endpoint import (
     plain_text,
 )
 from stages.policies.chat import Chat
-from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
+from stages.policies.policy import (
+    Action,
+    ContextOverflowError,
+    LostError,
+    PolicyError,
+    Sampling,
+)
 from stages.worlds.world import Message
 
 # What we ask for beyond the text; a server that knows one of them not is not asked again.
@@ -30,19 +37,33 @@ EXTRAS_OF_IDS = {**EXTRAS, "logprobs": 0}  # of no token but the sampled one
 TOO_LONG = re.compile(
     r"context.{0,20}length|maximum context|too long|context window", re.IGNORECASE
 )
+CHECK_S = 5.0  # from one look at a server that is down to the next
 
 
-@dataclass
+@dataclass(eq=False)
 class Server:
     """One server and its load."""
 
     endpoint: Endpoint
-    waiting: int = 0  # requests in flight
+    up: bool = True  # when it was last asked
+    live: int = 0  # episodes that play there
     episodes: int = 0  # that ever began there
+
+
+@dataclass
+class Place:
+    """Where an episode plays."""
+
+    server: Server | None = None  # None: it has yet to begin
+    failed: list[Server] = field(default_factory=list)  # those that it was lost on
 
 
 class OpenAIPolicy:
     """Plays each episode on one server, so that its prefix stays in that server's cache.
+
+    It begins on the server where fewest play. A server that fails for good loses its episodes: each
+    begins again on another one, at most once on each. The server gets no more of them until it
+    answers again.
 
     Token ids and logprobs are stored as the server tells them, and are unknown otherwise. vLLM's
     logprobs are those of temperature 1 unless it runs with `--logprobs-mode processed_logprobs`.
@@ -59,6 +80,9 @@ class OpenAIPolicy:
         retries: int = 5,
         first_wait_s: float = FIRST_WAIT_S,
         tokenizer: Any = None,
+        rate_limit: float | None = None,
+        rejoin: bool = True,
+        check_s: float = CHECK_S,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -70,6 +94,10 @@ class OpenAIPolicy:
             first_wait_s: before the first retry.
             tokenizer: of transformers, with the model's chat template, for servers that take and
                 give token ids, as vLLM's does; None: the servers use their own.
+            rate_limit: requests per second to each server, at most; None: no limit.
+            rejoin: whether a server that comes back plays again. One that was given other weights
+                than it starts with must not.
+            check_s: from one look at a server that is down to the next.
 
         Raises:
             InputError: the package openai or an API key is missing.
@@ -77,11 +105,15 @@ class OpenAIPolicy:
         self._model = model
         self._extras = dict(EXTRAS_OF_IDS if tokenizer else EXTRAS)
         self._servers = [
-            Server(Endpoint(url, timeout_s, retries, "--policy openai", first_wait_s))
+            Server(Endpoint(url, timeout_s, retries, "--policy openai", first_wait_s, rate_limit))
             for url in tuple(base_urls) or (None,)
         ]
-        self._server_of: dict[str, Server] = {}
+        self._places: dict[str, Place] = {}
         self._chat = Chat(tokenizer) if tokenizer else None
+        self._rejoin, self._check_s = rejoin, check_s
+        self._watches: set[asyncio.Task[None]] = set()
+        # A server alone is asked in any case.
+        self._checked, self._checking = len(self._servers) == 1, asyncio.Lock()
 
     async def act(
         self,
@@ -92,6 +124,7 @@ class OpenAIPolicy:
         seed: int,
     ) -> Action:
         """Return the next message; see `Policy`."""
+        await self._check()
         server = self._server(episode_id)
         body = {
             "model": self._model,
@@ -100,44 +133,98 @@ class OpenAIPolicy:
             "max_tokens": sampling.max_tokens,
             "seed": seed,
         }
-        server.waiting += 1
         try:
             if self._chat:
                 prompt = self._chat.prompt(episode_id, messages, tools).ids
-                answer = await self._ask(server, body | {"prompt": prompt}, COMPLETIONS)
+                answer = await self._ask(episode_id, body | {"prompt": prompt}, COMPLETIONS)
                 return continued(self._chat, episode_id, prompt, answer, tools)
             body["messages"] = [sendable(message) for message in messages]
             if tools:
                 body["tools"] = tools
-            return action_of(await self._ask(server, body, CHAT), turn=len(messages))
-        finally:
-            server.waiting -= 1
+            return action_of(await self._ask(episode_id, body, CHAT), turn=len(messages))
+        except EndpointError as error:
+            if not (error.passing and self._others(episode_id)):
+                raise PolicyError(str(error)) from None
+            self._leave(episode_id)
+            self._down(server)
+            raise LostError(str(error)) from None
+
+    def forget(self, episode_id: str) -> None:
+        """Let go of an episode that has ended."""
+        place = self._places.pop(episode_id, None)
+        if place and place.server:
+            place.server.live -= 1
 
     async def close(self) -> None:
         """Close all connections."""
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
         for server in self._servers:
             await server.endpoint.close()
 
     def _server(self, episode_id: str) -> Server:
-        """The server of an episode: at its first turn the one with the least to do."""
-        server = self._server_of.get(episode_id)
-        if server is None:
-            server = min(self._servers, key=lambda one: (one.waiting, one.episodes))
-            server.episodes += 1
-            self._server_of[episode_id] = server
-        return server
+        """The server of an episode: at its first turn, of those that are up, the least loaded."""
+        place = self._places.setdefault(episode_id, Place())
+        if place.server is None:
+            left = [one for one in self._servers if one not in place.failed]
+            able = [one for one in left if one.up] or left
+            place.server = min(able, key=lambda one: (one.live, one.episodes))
+            place.server.live += 1
+            place.server.episodes += 1
+        return place.server
 
-    async def _ask(self, server: Server, body: dict[str, Any], path: str) -> Answer:
+    def _others(self, episode_id: str) -> list[Server]:
+        """The servers on which an episode could begin again."""
+        place = self._places[episode_id]
+        tried = [*place.failed, place.server]
+        return [one for one in self._servers if one.up and one not in tried]
+
+    def _leave(self, episode_id: str) -> None:
+        """Let an episode begin again, elsewhere."""
+        place = self._places[episode_id]
+        if place.server:
+            place.server.live -= 1
+            place.failed.append(place.server)
+            place.server = None
+
+    async def _check(self) -> None:
+        """Before the first turn of all, see which servers are there."""
+        async with self._checking:
+            if not self._checked:
+                found = await asyncio.gather(*(one.endpoint.answers() for one in self._servers))
+                for server, up in zip(self._servers, found, strict=True):
+                    if not up:
+                        self._down(server)
+                self._checked = True
+
+    def _down(self, server: Server) -> None:
+        """Give a server nothing new until it answers again."""
+        if server.up:
+            server.up = False
+            if self._rejoin:
+                watch = asyncio.create_task(self._watch(server))
+                self._watches.add(watch)
+                watch.add_done_callback(self._watches.discard)
+
+    async def _watch(self, server: Server) -> None:
+        while not server.up:
+            await asyncio.sleep(self._check_s)
+            server.up = await server.endpoint.answers()
+
+    async def _ask(self, episode_id: str, body: dict[str, Any], path: str) -> Answer:
+        server = self._server(episode_id)
         while True:
             extras = dict(self._extras)
+            replaceable = bool(self._others(episode_id))
             try:
-                return await server.endpoint.complete(body | extras, path)
+                return await server.endpoint.complete(body | extras, path, replaceable=replaceable)
             except EndpointError as error:
                 unknown = [name for name in extras if error.status == 400 and name in str(error)]
                 if not unknown:
                     if error.status == 400 and TOO_LONG.search(str(error)):
                         raise ContextOverflowError from None
-                    raise PolicyError(str(error)) from None
+                    raise
                 for name in unknown:
                     self._extras.pop(name, None)
 

@@ -13,6 +13,10 @@ class PolicyError(Exception):
     """The engine failed: the episode's status is `error`, never an outcome of 0."""
 
 
+class LostError(Exception):
+    """What played an episode is gone: it may begin again, from its first turn, elsewhere."""
+
+
 class ContextOverflowError(Exception):
     """The conversation no longer fits the context: the episode ends as `truncated`."""
 
@@ -62,6 +66,7 @@ class Policy(Protocol):
         Raises:
             ContextOverflowError: the conversation is too long.
             PolicyError: the engine failed for good, after its own retries.
+            LostError: it failed so, and another one can play the episode from its start.
         """
 
     async def close(self) -> None:

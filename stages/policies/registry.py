@@ -23,12 +23,15 @@ class PolicyOptions:
     """What the policies can be told; each one heeds its own."""
 
     model: str | None = None  # openai: its name; transformers, vllm: name or folder
+    served_model_name: str | None = None  # openai: name that the servers know, if not `model`
     concurrency: int = 32  # transformers, vllm: how many episodes play at once
     context: int | None = None  # transformers, vllm: most tokens; None: what the model can take
     base_urls: tuple[str, ...] = ()  # openai
     tokenizer: str | None = None  # openai: name or folder; None: the servers tokenize
     timeout_s: float = 120.0  # openai: of one request
     retries: int = 5  # openai: of one request
+    rate_limit: float | None = None  # openai: requests per second to each server
+    rejoin: bool = True  # openai: whether a server that comes back plays again
     noise: float = 0.0  # expert: chance of a slip in each turn
     recording: str | None = None  # replay: a rollouts file
 
@@ -66,11 +69,13 @@ def open_policy(name: str, options: PolicyOptions) -> Policy:
 
             model = _given("--model", options.model, "the name that the servers know")
             return OpenAIPolicy(
-                model,
+                options.served_model_name or model,
                 options.base_urls,
                 options.timeout_s,
                 options.retries,
                 tokenizer=_tokenizer(options.tokenizer) if options.tokenizer else None,
+                rate_limit=options.rate_limit,
+                rejoin=options.rejoin,
             )
         case "transformers" | "vllm":
             model = _given("--model", options.model, "a folder that holds a model")
