@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 OUT ?= out/demo
 SEED ?= 0
 
-.PHONY: demo study test test-extras test-vllm lint bench seed-policy clean
+.PHONY: demo study test test-extras test-vllm test-ray lint bench seed-policy clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -43,7 +43,6 @@ $(EXTRAS)/.trains: pyproject.toml constraints.txt
 
 $(EXTRAS)/.ready: $(EXTRAS)/.trains
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,openai]' trl
-	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt 'ray[data]'
 	# Of tau2's hundred packages its domains need these; to resolve all takes pip many minutes.
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt inspect-ai toml
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps inspect-evals
@@ -62,6 +61,11 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement constraints-vllm.txt
 	$(VLLM)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
+
+# The example's Ray Data job, on a local Ray cluster. Its start takes a quiet machine.
+test-ray: $(EXTRAS)/.ready
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt 'ray[data]'
+	$(EXTRAS)/bin/pytest tests/test_shards.py
 
 # vLLM itself, on the CPU, in an environment of 3 GB. Its imports warn.
 test-vllm: $(VLLM)/.ready

@@ -14,6 +14,7 @@ The advantages are those of `stages.core.advantages`. Left out is sampling: the 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as List
@@ -79,10 +80,18 @@ class Trainer:
     def of(
         cls, learner: TokenLogprobs, config: TrainConfig, *, packable: bool, bf16: bool
     ) -> Trainer:
-        """Prepare a model for the devices and processes that accelerate finds."""
+        """Prepare a model for the devices and processes that accelerate finds.
+
+        Raises:
+            InputError: a launcher started several processes that would each train alone.
+        """
         from accelerate import Accelerator
 
         accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if started != accelerator.num_processes:  # as accelerate does where FSDP meets a CPU
+            what = f"{started} processes were started, which accelerate does not connect"
+            raise InputError("accelerate launch", what, "on a CPU leave FSDP out, and give --cpu")
         weights = [one for one in learner.parameters() if one.requires_grad]
         optimizer = torch.optim.AdamW(
             weights,

@@ -608,6 +608,20 @@ def test_out_of_memory_says_what_to_do(
     )
 
 
+def test_processes_that_would_train_alone_are_refused(
+    run: Cli, files: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a launcher starts them with FSDP on a CPU: accelerate then knows of one process."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = run(*files.args, "-o", "out")
+    assert (ended.code, ended.err.splitlines()[-1]) == (
+        2,
+        "error: accelerate launch: 2 processes were started, which accelerate does not connect; "
+        "on a CPU leave FSDP out, and give --cpu",
+    )
+    assert not Path("out").exists()
+
+
 def test_other_failures_are_ours(
     files: Played, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
