@@ -48,7 +48,9 @@ def make(study: Study, out: Path, docs: Path, budget: Budget, jobs: int) -> None
 def best(study: Study, arm: str, out: Path) -> float:
     """Return the learning rate of an arm that does best on dev; until all are known, the middle."""
     runs = [Run(arm, lr, study["seeds"][0]) for lr in study["learning_rates"]]
-    known = [(found["pass_rate"], run.lr) for run in runs if (found := played(run, "dev", out))]
+    known = [
+        (found["pass_rate"], run.lr) for run in runs if (found := played(study, run, "dev", out))
+    ]
     return max(known)[1] if len(known) == len(runs) else _middle_first(study["learning_rates"])[0]
 
 

@@ -44,7 +44,7 @@ def write_report(
     by_arm: dict[str, list[float]] = {}
     for run in chosen:
         seeds = (run._replace(seed=seed) for seed in study["seeds"])
-        if found := [told for one in seeds if (told := played(one, "test", out))]:
+        if found := [told for one in seeds if (told := played(study, one, "test", out))]:
             lines.append(_line(run.arm, f"{run.lr:g}", found, start))
             by_arm[run.arm] = [one["pass_rate"] for one in found]
     text = "\n".join(lines) + "\n"
@@ -57,7 +57,7 @@ def write_report(
         for lr in study["learning_rates"]
         for seed in study["seeds"]
         for split in ("dev", "test")
-        if (told := played(run := Run(arm, lr, seed), split, out))
+        if (told := played(study, run := Run(arm, lr, seed), split, out))
     )
     (docs / "runs.jsonl").write_bytes(b"".join(raw))
     if by_arm:

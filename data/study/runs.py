@@ -51,7 +51,7 @@ def train(study: Study, runs: Iterable[Run], out: Path, budget: Budget, jobs: in
     """Train what is not trained yet, so many runs side by side."""
 
     def one(run: Run) -> None:
-        if trained(run, out) is None:
+        if trained(study, run, out) is None:
             _call(loop_command(study, run, out), budget)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -64,9 +64,8 @@ def play(
     """Play a split with the policy of each run that is trained."""
 
     def one(run: Run) -> None:
-        policy = trained(run, out)
-        if policy and played(run, split, out) is None:
-            result = run.folder(out) / f"{split}.json"
+        policy, result = trained(study, run, out), result_of(study, run, split, out)
+        if policy and not result.exists():
             _call(eval_command(study, str(policy), split, result, run.seed), budget)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -96,21 +95,23 @@ def eval_command(study: Study, model: str, split: str, result: Path, seed: int) 
     return ["eval", *args, "--split", split, "--seed", str(seed), "--out", str(result), "--quiet"]
 
 
-def trained(run: Run, out: Path) -> Path | None:
+def trained(study: Study, run: Run, out: Path) -> Path | None:
     """Return the policy of a run's last iteration; None: it has not come so far."""
-    folder = run.folder(out) / LOOP
-    settings, done = folder / "loop.yaml", folder / "loop.jsonl"
-    if not done.exists():
-        return None
-    wanted = yaml.safe_load(settings.read_bytes())["iterations"]
-    if len(done.read_bytes().splitlines()) < wanted:
+    folder, wanted = run.folder(out) / LOOP, study["loop"]["iterations"]
+    done = folder / "loop.jsonl"
+    if not done.exists() or len(done.read_bytes().splitlines()) < wanted:
         return None
     return folder / f"iter-{wanted - 1:02d}" / "policy"
 
 
-def played(run: Run, split: str, out: Path) -> dict[str, Any] | None:
+def result_of(study: Study, run: Run, split: str, out: Path) -> Path:
+    """Return where it stands how a run's last policy plays a split; iterations may be added."""
+    return run.folder(out) / f"{split}-{study['loop']['iterations']}.json"
+
+
+def played(study: Study, run: Run, split: str, out: Path) -> dict[str, Any] | None:
     """Return what a split says of a run; None: it was not asked yet."""
-    path = run.folder(out) / f"{split}.json"
+    path = result_of(study, run, split, out)
     return dict(orjson.loads(path.read_bytes())) if path.exists() else None
 
 
