@@ -6,10 +6,11 @@ READY := $(VENV)/.ready
 # The environment that trains; then, with the other extras, that of the tests that skip without.
 EXTRAS := .venv-extras
 VLLM := .venv-vllm
+VERL := .venv-verl
 OUT ?= out/demo
 SEED ?= 0
 
-.PHONY: demo study test test-extras test-vllm test-ray lint bench seed-policy clean
+.PHONY: demo study test test-extras test-vllm test-verl test-ray lint bench seed-policy clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -71,6 +72,16 @@ test-ray: $(EXTRAS)/.ready
 test-vllm: $(VLLM)/.ready
 	$(VLLM)/bin/pytest -W default --durations=3 tests/vllm
 
+$(VERL)/.ready: pyproject.toml constraints-verl.txt
+	$(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/python -m pip install --quiet --no-deps --requirement constraints-verl.txt
+	$(VERL)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# verl itself, which wants an older transformers, in an environment of 2.1 GB. Its imports warn.
+test-verl: $(VERL)/.ready
+	$(VERL)/bin/pytest -W default --durations=3 tests/verl
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -83,4 +94,4 @@ bench: $(READY) $(EXTRAS)/.ready $(VLLM)/.ready
 	$(VLLM)/bin/python -m tests.bench generation
 
 clean:
-	rm -rf $(VENV) $(EXTRAS) $(VLLM) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXTRAS) $(VLLM) $(VERL) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

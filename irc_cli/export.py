@@ -9,6 +9,7 @@ FORMATS = {
     "trl": ("irc_cli.exports.trl", "Prompts of tasks, for GRPO with TRL."),
     "sft": ("irc_cli.exports.sft", "Successful conversations, for supervised fine-tuning."),
     "preferences": ("irc_cli.exports.preferences", "Pairs of turns, for DPO."),
+    "verl": ("irc_cli.exports.verl", "Tasks and a configuration, for training in verl."),
     "tokens": ("irc_cli.exports.tokens", "Token ids with the advantage of each."),
 }
 

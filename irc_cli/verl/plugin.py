@@ -1,0 +1,90 @@
+"""What verl loads by its entry point `verl.plugins`: our advantages, as the estimator `irc`.
+
+verl's trainer hands an estimator the rewards of tokens, which tokens the policy wrote and the group
+of each episode, and nothing else. So turn rewards and the outcome travel as rewards of tokens:
+
+    reward of turn k    on the tokens that the policy wrote in a row, summed over them
+    outcome             on the tokens that it did not write, summed over them
+
+`irc_cli.verl.agent_loop` lays them so. A penalty that verl adds to the rewards of written tokens,
+such as its KL, counts to the turn that it stands in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from verl.trainer.ppo.core_algos import register_adv_est
+
+from stages.core.advantages import AdvantageConfig, Floats, advantages, turn_layout
+
+NAME = "irc"  # of the estimator, and of its options below verl's `algorithm`
+
+
+@register_adv_est(NAME)
+def estimate(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: npt.NDArray[np.object_],
+    config: Any = None,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the advantage of each token, as verl's trainer asks for it.
+
+    Args:
+        token_level_rewards: shape [B, L].
+        response_mask: 1 on the tokens that the policy wrote, shape [B, L].
+        index: group of each episode, shape [B].
+        config: verl's `algorithm`; the fields of an AdvantageConfig may stand below `irc`.
+
+    Returns:
+        Advantages [B, L], 0 where the policy did not write; and again, in the place of returns,
+        which only a critic would learn from.
+    """
+    options = config.get(NAME, None) if config is not None else None
+    found = token_advantages(
+        token_level_rewards.double().cpu().numpy(),
+        response_mask.bool().cpu().numpy(),
+        np.asarray(index, dtype=str),
+        AdvantageConfig(**(options or {})),
+    )
+    tensor = torch.from_numpy(found).to(token_level_rewards)
+    return tensor, tensor
+
+
+def token_advantages(
+    reward: Floats,
+    written: npt.NDArray[np.bool_],
+    group: npt.NDArray[np.str_],
+    config: AdvantageConfig,
+) -> Floats:
+    """Return the advantage of each token: that of its turn.
+
+    Args:
+        reward: of each token, shape [B, L].
+        written: whether the policy wrote it, shape [B, L]; each run of tokens is a turn.
+        group: of each episode, shape [B].
+        config: the estimator and its choices.
+
+    Returns:
+        Shape [B, L], dimensionless, 0 where the policy did not write.
+    """
+    begins = written.copy()
+    begins[:, 1:] &= ~written[:, :-1]
+    turn_of_token = (np.cumsum(begins) - 1)[written.ravel()]
+    n_turns = begins.sum(axis=1)
+    # verl fills batches up with rows in which nothing was written: they are no episodes.
+    played = n_turns > 0
+    length = n_turns[played]
+    episode = np.repeat(np.arange(len(length)), length)
+    turn = np.arange(len(episode)) - np.repeat(np.cumsum(length) - length, length)
+    _, group_code = np.unique(group[played], return_inverse=True)
+    turn_reward = np.bincount(turn_of_token, reward[written]).astype(np.float64)
+    outcome = np.where(written, 0.0, reward).sum(axis=1)[played]
+    found = advantages(turn_reward, outcome, turn_layout(episode, turn, group_code), config)
+    tokens = np.zeros(reward.shape)
+    tokens[written] = found.advantage[turn_of_token]
+    return tokens

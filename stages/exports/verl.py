@@ -1,0 +1,156 @@
+"""What verl's trainer starts from: tasks of a world as its dataset, and a ready configuration.
+
+Loading the configuration needs verl and our plugin, `irc_cli.verl`; writing it needs neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from stages.artifacts import Table
+from stages.core.advantages import AdvantageConfig
+from stages.rollout import derived_seed
+from stages.worlds.world import Task, World
+
+NAME = "irc"  # of our estimator and our agent loop
+
+DATASET = Table(
+    name="verl dataset",
+    columns={
+        "data_source": pl.String(),  # the environment
+        # How an episode begins; the agent loop's own episodes may have the user say it otherwise.
+        "prompt": pl.List(pl.Struct({"role": pl.String(), "content": pl.String()})),
+        # Gold actions as JSON, for their arguments differ from task to task.
+        "reward_model": pl.Struct({"style": pl.String(), "ground_truth": pl.String()}),
+        "extra_info": pl.Struct(
+            {
+                "index": pl.Int64(),  # of the row
+                "env": pl.String(),
+                "split": pl.String(),
+                "task_id": pl.String(),
+                "domain": pl.String(),
+            }
+        ),
+    },
+    key=("extra_info",),
+    made_by="irc-cli export verl",
+)
+
+
+@dataclass(frozen=True)
+class VerlConfig:
+    """What of verl's configuration is ours to say; the rest can be set when it is launched."""
+
+    model: str
+    env: str
+    calibration: str | None = None  # None: turns are worth what the tiers say
+    tiers: str = "extended"
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    group_size: int = 8  # episodes of a task
+    batch_size: int = 32  # tasks of a step
+    max_turns: int = 30  # assistant messages of an episode
+    max_tokens: int = 512  # of an assistant message
+    gpus: int = 8
+
+
+def dataset(world: World, split: str, tasks: Iterable[Task]) -> pl.DataFrame:
+    """Return a row for each task (DATASET).
+
+    Args:
+        world: with a scripted user.
+        split: that the tasks are of.
+        tasks: some of the split's.
+    """
+    rows = [_row(world, split, index, task) for index, task in enumerate(tasks)]
+    return DATASET.frame({name: [row[name] for row in rows] for name in DATASET.columns})
+
+
+def _row(world: World, split: str, index: int, task: Task) -> dict[str, Any]:
+    messages = world.reset(task, derived_seed(0, task.task_id, 0)).messages
+    return {
+        "data_source": world.name,
+        "prompt": [{key: message[key] for key in ("role", "content")} for message in messages],
+        "reward_model": {
+            "style": "rule",
+            "ground_truth": orjson.dumps(task.gold_actions).decode(),
+        },
+        "extra_info": {
+            "index": index,
+            "env": world.name,
+            "split": split,
+            "task_id": task.task_id,
+            "domain": world.name.removeprefix("tau2-"),
+        },
+    }
+
+
+def agent_loops(config: VerlConfig) -> list[dict[str, Any]]:
+    """Return what verl reads to make our agent loop."""
+    loop = {"name": NAME, "_target_": "irc_cli.verl.agent_loop.WorldLoop"}
+    return [loop | {"max_turns": config.max_turns, "max_tokens": config.max_tokens}]
+
+
+def trainer_config(config: VerlConfig, folder: Path) -> dict[str, Any]:
+    """Return what differs from verl's own `ppo_trainer` configuration, for hydra.
+
+    Args:
+        config: what is ours to say.
+        folder: absolute; holds train.parquet, val.parquet and agent.yaml. Ray's workers may
+            run anywhere.
+    """
+    calibration = config.calibration and str(Path(config.calibration).absolute())
+    return {
+        "hydra": {"searchpath": ["pkg://verl.trainer.config"]},
+        "defaults": ["ppo_trainer", "_self_"],
+        "data": {
+            "train_files": str(folder / "train.parquet"),
+            "val_files": str(folder / "val.parquet"),
+            "train_batch_size": config.batch_size,
+            "max_prompt_length": 8192,
+            "max_response_length": 16384,
+        },
+        "algorithm": {"adv_estimator": NAME, NAME: asdict(config.advantage)},
+        "actor_rollout_ref": {
+            "model": {"path": config.model},
+            "actor": {
+                "ppo_mini_batch_size": config.batch_size,
+                "use_dynamic_bsz": True,
+                "ppo_max_token_len_per_gpu": 24576,  # of the longest episode
+                "clip_ratio_low": 0.2,
+                "clip_ratio_high": 0.28,
+                "loss_agg_mode": "token-mean",
+                "use_kl_loss": False,
+                "optim": {"lr": 1e-6},
+            },
+            "rollout": {
+                "name": "vllm",
+                "n": config.group_size,
+                "tensor_model_parallel_size": 1,
+                "agent": {
+                    "default_agent_loop": NAME,
+                    "agent_loop_config_path": str(folder / "agent.yaml"),
+                },
+            },
+        },
+        "reward": {
+            "custom_reward_function": {
+                "path": "pkg://irc_cli.verl.reward",
+                "name": "compute_score",
+                "reward_kwargs": {"calibration": calibration, "tiers": config.tiers},
+            },
+        },
+        "trainer": {
+            "project_name": "irc-cli",
+            "experiment_name": config.env,
+            "logger": ["console"],
+            "n_gpus_per_node": config.gpus,
+            "test_freq": 10,
+            "save_freq": 10,
+        },
+    }
