@@ -314,7 +314,10 @@ def test_replay_of_what_was_not_recorded_is_an_error(run: Cli) -> None:
         (("--split", "base"), "airline-mini: no split 'base'; use "),
         (("--env", "mars", "--policy", "openai"), "--env: no environment 'mars'; give one of airl"),
         (("--env", "tau2-retail"), "--policy: the expert does not know tau2-retail; choose an"),
-        (("--policy", "mars"), "--policy: unknown value 'mars'; use expert | refuse | hand-off | repl"),
+        (
+            ("--policy", "mars"),
+            "--policy: unknown value 'mars'; use expert | refuse | hand-off | repl",
+        ),
         (("--user", "mars"), "--user: unknown value 'mars'; use scripted | llm"),
         (("--user", "llm"), "--user-model: missing; give the model that plays the user"),
         (("--policy", "replay"), "--recording: missing; give a rollouts file"),
