@@ -343,6 +343,7 @@ def _view(
 
 def _table(standings: Sequence[Standing]) -> Table:
     table = console.table("iteration", "played", "held out", "95 %", "values", left=(0, 4))
+    table.columns[-1].no_wrap = False
     for one in standings:
         found = one.evaluation
         rate = f"{found['pass_rate']:.1%}" if found else ""
@@ -373,6 +374,7 @@ def _report(out: str, start: dict[str, Any] | None, standings: Sequence[Standing
     screen.print(_table(standings))
     if standings[-1].verdicts:
         screen.print(_tiers(standings))
+        screen.print("as scored, calibrated: whether these rewards push a tier as its value means")
     if start:
         screen.print(_rate("before", start))
     for one in reversed(standings):
@@ -390,7 +392,6 @@ def _tiers(standings: Sequence[Standing]) -> Table:
     for tier, (before, after) in last.verdicts.items():
         values = (f"{one.values.get(tier, 0.0):+.2f}" for one in (first, last))
         table.add_row(tier, *values, before, after)
-    table.caption = "as scored, calibrated: whether these rewards push a tier as its value means"
     return table
 
 

@@ -32,7 +32,9 @@ class FakeCli:
         out = Path(args[args.index("--out") + 1]) if "--out" in args else Path()
         match args[0]:
             case "calibrate":
-                return orjson.dumps({"before": {"misaligned": ["read_only"]}})
+                values = {"gold_write": 1.0, "gold_read": 0.2, "error": -0.1, "read_only": -0.3}
+                rows = [{"tier": tier, "value": value} for tier, value in values.items()]
+                return orjson.dumps({"tiers": rows})
             case "loop":
                 (out / "iter-00").mkdir(parents=True)
                 (out / "iter-00" / "turns.parquet").touch()
@@ -76,9 +78,15 @@ def test_all_arms_run_with_all_seeds_and_the_best_rate_wins(cli: FakeCli, tmp_pa
     compared = {arm for arm, _, _ in done[: len(ARMS["compared"]) * n_seeds]}
     assert compared == {"sparse-grpo", "naive-mt-grpo", "calibrated-hybrid"}
     table = (docs / "table.md").read_text().splitlines()
-    assert "| sparse GRPO | 0.0005 | 60.0% +- 0.0 | +20.0 | 60.0, 60.0, 60.0 | 7.0 | 50% |" in table
-    assert "| naive hybrid | 0.001 | 50.0% +- 0.0 | +10.0 | 50.0, 50.0, 50.0 | 7.0 | 50% |" in table
-    assert table[-1] == "Naive rewards that push the wrong way at the start: read_only."
+    for arm, rate, told in (
+        ("sparse GRPO", LOW, "60.0% +- 0.0 | +20.0 | 60.0, 60.0, 60.0"),
+        ("naive hybrid", MIDDLE, "50.0% +- 0.0 | +10.0 | 50.0, 50.0, 50.0"),
+    ):
+        assert f"| {arm} | {rate:g} | {told} | 7.0 | 50% |" in table
+    assert table[-1] == (
+        "Naive rewards that calibration does not bear out at first: soft, read_only, "
+        "state_change, duplicate, unknown_tool."
+    )
     raw = [orjson.loads(line) for line in (docs / "runs.jsonl").read_bytes().splitlines()]
     assert {(one["arm"], one["split"]) for one in raw} == {
         (arm, split) for arm in ARMS["arms"] for split in ("dev", "test")
@@ -123,9 +131,10 @@ def test_every_arm_has_a_folder_of_its_own(tmp_path: Path) -> None:
     assert len(folders) == len(ARMS["arms"])
 
 
-def test_misaligned_tiers_lose_their_naive_reward(cli: FakeCli, tmp_path: Path) -> None:
+def test_tiers_that_are_not_borne_out_lose_their_naive_reward(cli: FakeCli, tmp_path: Path) -> None:
     run: Any = Run(ARMS["align"], MIDDLE, 0)
     runs.train(ARMS, [run], tmp_path, Budget(None), 1)
-    assert runs.align(ARMS, run, tmp_path) == ["read_only"]
+    assert "read_only" in runs.align(ARMS, run, tmp_path)
     rewards = yaml.safe_load((tmp_path / runs.ALIGNED).read_text())["rewards"]
-    assert (rewards["read_only"], rewards["gold_write"]) == (0.0, 1.0)
+    kept = {tier: one for tier, one in rewards.items() if one}
+    assert kept == {"gold_write": 1.0, "gold_read": 1.0, "error": -0.1}

@@ -30,7 +30,7 @@ def write_report(
         study: arms.yaml.
         chosen: the run of the first seed of each arm, at the arm's learning rate.
         references: what the test split says of policies that were not trained here.
-        wrong: the tiers whose naive rewards push the wrong way.
+        wrong: the tiers whose naive rewards calibration does not bear out.
         out: folder of the runs.
         docs: folder to write to.
     """
@@ -49,7 +49,9 @@ def write_report(
             by_arm[run.arm] = [one["pass_rate"] for one in found]
     text = "\n".join(lines) + "\n"
     if wrong:
-        text += f"\nNaive rewards that push the wrong way at the start: {', '.join(wrong)}.\n"
+        text += (
+            f"\nNaive rewards that calibration does not bear out at first: {', '.join(wrong)}.\n"
+        )
     (docs / "table.md").write_text(text)
     raw = (
         orjson.dumps(run._asdict() | {"split": split} | told) + b"\n"

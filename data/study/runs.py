@@ -18,7 +18,7 @@ from stages.policies.registry import SEED_POLICY
 
 Study = dict[str, Any]  # arms.yaml
 SHIPPED = Path(__file__).parents[1]
-ALIGNED = "aligned.yaml"  # tiers: the naive rewards without those that push the wrong way
+ALIGNED = "aligned.yaml"  # tiers: the naive rewards that calibration bears out
 LOOP = "loop"
 
 
@@ -116,21 +116,25 @@ def played(study: Study, run: Run, split: str, out: Path) -> dict[str, Any] | No
 
 
 def align(study: Study, naive: Run, out: Path) -> list[str]:
-    """Write the naive tiers without rewards that push the wrong way at the start; return those.
+    """Write the naive tiers without rewards that the start does not bear out; return their tiers.
+
+    That is: a tier has a naive reward, but calibration gives it none, or one of another sign.
 
     Args:
         study: arms.yaml.
-        naive: a run under the naive rewards.
+        naive: a run under the naive rewards, whose first iteration the seed policy played.
         out: folder of the study.
     """
     turns = naive.folder(out) / LOOP / "iter-00" / "turns.parquet"
     if not turns.exists():  # the budget was spent before
         return []
-    advantage = study["arms"][naive.arm]["advantage"]
-    judged = _call(["calibrate", str(turns), "--advantage", advantage, "--json"], Budget(None))
-    wrong: list[str] = orjson.loads(judged)["before"]["misaligned"]
+    calibrated = orjson.loads(_call(["calibrate", str(turns), "--json"], Budget(None)))
+    values = {row["tier"]: row["value"] for row in calibrated["tiers"]}
     tiers = yaml.safe_load((SHIPPED / "tiers" / "extended.yaml").read_bytes())
-    tiers["rewards"] |= dict.fromkeys(wrong, 0.0)
+    rewards = tiers["rewards"]
+    plain = {tier: one["base"] if isinstance(one, dict) else one for tier, one in rewards.items()}
+    wrong = [tier for tier, one in plain.items() if one and one * values.get(tier, 0.0) <= 0]
+    rewards |= dict.fromkeys(wrong, 0.0)
     (out / ALIGNED).write_text(yaml.safe_dump(tiers, sort_keys=False))
     return wrong
 
