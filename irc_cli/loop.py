@@ -109,7 +109,7 @@ def command(
 ) -> None:
     """Play, score, calibrate and train, again and again; goes on where it was cut off.
 
-    Example: irc-cli loop --iterations 20 --set train.lr=1e-3 -o first
+    Example: irc-cli loop --iterations 20 --set train.lr=3e-4 -o first
     """
     settings = LoopConfig(
         env=env,
