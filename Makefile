@@ -55,7 +55,7 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_dialects.py tests/test_chat.py tests/test_tiny_model.py tests/test_transformers_policy.py \
 	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
 	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
-	  tests/test_exports_trl.py tests/test_study.py
+	  tests/test_exports_trl.py
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
