@@ -10,7 +10,7 @@ VERL := .venv-verl
 OUT ?= out/demo
 SEED ?= 0
 
-.PHONY: demo study test test-extras test-vllm test-verl test-ray lint bench seed-policy clean
+.PHONY: demo study test test-extras test-vllm test-fleet test-verl test-ray lint bench seed-policy clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -70,7 +70,11 @@ test-ray: $(EXTRAS)/.ready
 
 # vLLM itself, on the CPU, in an environment of 3 GB. Its imports warn.
 test-vllm: $(VLLM)/.ready
-	$(VLLM)/bin/pytest -W default --durations=3 tests/vllm
+	$(VLLM)/bin/pytest -W default --durations=3 --ignore tests/vllm/test_fleet.py tests/vllm
+
+# Two of vLLM's servers: how even their load is, new weights, one killed. Too long for CI.
+test-fleet: $(VLLM)/.ready
+	$(VLLM)/bin/pytest -W default tests/vllm/test_fleet.py
 
 $(VERL)/.ready: pyproject.toml constraints-verl.txt
 	$(PYTHON) -m venv $(VERL)

@@ -37,8 +37,9 @@ def test_it_copies_every_kind_of_entity() -> None:
 
 def test_it_passes_about_half_of_the_test_tasks(run: Cli) -> None:
     pytest.importorskip("accelerate", reason="needs irc-cli[train]")
-    options = ("--split", "test", "--max-turns", "20", "--concurrency", "100")
-    result = run("eval", "--env", "airline-mini", "--policy", "transformers", *options, "--json")
+    options = ("--split", "test", "--group-size", "1", "--max-turns", "20", "--max-tokens", "60")
+    policy = ("--policy", "transformers", "--concurrency", "128")
+    result = run("eval", "--env", "airline-mini", *policy, *options, "--json")
     assert result.code == 0, result.err
     found = result.json()
     assert found["episodes"] == 400
