@@ -384,9 +384,6 @@ def _reinforced(
     """Give each token of the rollouts the advantage of its turn."""
     table = played_advantages(played, scored, values, advantages, turns)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, chat, played.path)
-    if not lesson.examples:
-        what = f"nothing to learn: no advantage of {lesson.groups:,} groups differs from 0"
-        raise InputError(played.path, what, "collect groups with successes and failures")
     counts = {
         "groups": lesson.groups,
         "dropped_groups": lesson.dropped_groups,

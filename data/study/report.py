@@ -71,8 +71,7 @@ def _line(name: str, lr: str, known: Sequence[Mapping[str, Any]], start: float |
     rate = f"{mean(rates):.1%} +- {100 * standard_error(known):.1f}"
     gain = "" if start is None else f"{100 * (mean(rates) - start):+.1f}"
     seeds = ", ".join(f"{100 * one:.1f}" for one in rates) if len(rates) > 1 else ""
-    shown = (mean(found[key] for found in known) for key in SHOWN)
-    turns, writes = shown
+    turns, writes = (mean(found[key] for found in known) for key in SHOWN)
     return f"| {name} | {lr} | {rate} | {gain} | {seeds} | {turns:.1f} | {writes:.0%} |"
 
 

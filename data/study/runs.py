@@ -15,9 +15,11 @@ import orjson
 import yaml
 
 from stages.policies.registry import SEED_POLICY
+from stages.tiersfile import load_tiers
 
 Study = dict[str, Any]  # arms.yaml
 SHIPPED = Path(__file__).parents[1]
+NAIVE = "extended"  # tiers whose own rewards are the naive ones: the default of `irc-cli score`
 ALIGNED = "aligned.yaml"  # tiers: the naive rewards that calibration bears out
 LOOP = "loop"
 
@@ -87,11 +89,13 @@ def loop_command(study: Study, run: Run, out: Path) -> list[str]:
     return ["loop", *args, "--out", str(run.folder(out) / LOOP), "--quiet"]
 
 
-def eval_command(study: Study, model: str, split: str, result: Path, seed: int) -> list[str]:
-    """Return the command line that plays a split with a model."""
+def eval_command(
+    study: Study, model: str, split: str, result: Path, seed: int, policy: str = "transformers"
+) -> list[str]:
+    """Return the command line that plays a split; policies of rules pay no heed to the model."""
     options = study["set"]["rollout"] | study["eval"]
     args = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    args += ["--env", "airline-mini", "--policy", "transformers", "--model", model]
+    args += ["--env", "airline-mini", "--policy", policy, "--model", model]
     return ["eval", *args, "--split", split, "--seed", str(seed), "--out", str(result), "--quiet"]
 
 
@@ -130,11 +134,10 @@ def align(study: Study, naive: Run, out: Path) -> list[str]:
         return []
     calibrated = orjson.loads(_call(["calibrate", str(turns), "--json"], Budget(None)))
     values = {row["tier"]: row["value"] for row in calibrated["tiers"]}
-    tiers = yaml.safe_load((SHIPPED / "tiers" / "extended.yaml").read_bytes())
-    rewards = tiers["rewards"]
-    plain = {tier: one["base"] if isinstance(one, dict) else one for tier, one in rewards.items()}
-    wrong = [tier for tier, one in plain.items() if one and one * values.get(tier, 0.0) <= 0]
-    rewards |= dict.fromkeys(wrong, 0.0)
+    tiers = yaml.safe_load((SHIPPED / "tiers" / f"{NAIVE}.yaml").read_bytes())
+    naively = {tier: reward.base for tier, reward in load_tiers(NAIVE).rewards.items()}
+    wrong = [tier for tier, one in naively.items() if one and one * values.get(tier, 0.0) <= 0]
+    tiers["rewards"] |= dict.fromkeys(wrong, 0.0)
     (out / ALIGNED).write_text(yaml.safe_dump(tiers, sort_keys=False))
     return wrong
 
@@ -142,13 +145,14 @@ def align(study: Study, naive: Run, out: Path) -> list[str]:
 def references(study: Study, out: Path, budget: Budget) -> dict[str, dict[str, Any]]:
     """Return what the test split says of the seed policy, and of whoever does not try."""
     found = {}
-    for name in ("seed policy", "refuse", "hand-off"):
+    for name, policy in (
+        ("seed policy", "transformers"),
+        ("refuse", "refuse"),
+        ("hand-off", "hand-off"),
+    ):
         result = out / f"{name.replace(' ', '-')}.json"
         if not result.exists():
-            args = eval_command(study, SEED_POLICY, "test", result, 0)
-            if name != "seed policy":
-                args[args.index("transformers")] = name
-            _call(args, budget)
+            _call(eval_command(study, SEED_POLICY, "test", result, 0, policy), budget)
         if result.exists():
             found[name] = dict(orjson.loads(result.read_bytes()))
     return found

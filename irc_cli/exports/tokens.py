@@ -44,9 +44,6 @@ def command(
     values = read_previous(calibration).values if calibration else None
     table = played_advantages(played, read_table(TURNS, turns), values, chosen, turns)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, None, rollouts)
-    if not lesson.examples:
-        what = f"nothing to learn: no advantage of {lesson.groups:,} groups differs from 0"
-        raise InputError(rollouts, what, "collect groups with successes and failures")
     groups = {row["episode_id"]: row["group_id"] for row in played.episodes}
     frame = token_advantages(lesson.examples, groups)
     made_by = console.made_by(

@@ -67,7 +67,7 @@ def reinforced(
         where: name of the rollouts in errors.
 
     Raises:
-        InputError: tokens were not recorded, or a turn has no advantage.
+        InputError: tokens were not recorded, a turn has no advantage, or none differs from 0.
     """
     missing = [row for row in episodes if not row["tokens_recorded"]]
     if missing and chat is None:
@@ -94,6 +94,9 @@ def reinforced(
         for one in sequences(rows.filter(pl.col("episode_id").is_in(list(live))))
     ]
     groups = advantages["group_id"].n_unique()
+    if not examples:
+        what = f"nothing to learn: no advantage of {groups:,} groups differs from 0"
+        raise InputError(where, what, "collect groups with successes and failures")
     alive = advantages.filter(pl.col("episode_id").is_in(list(live)))["group_id"].n_unique()
     return Reinforced(examples, tiers, groups, groups - alive, len(missing))
 
