@@ -103,7 +103,7 @@ def test_what_is_done_is_not_done_again(cli: FakeCli, tmp_path: Path) -> None:
 
 def test_more_iterations_go_on_where_it_was(cli: FakeCli, tmp_path: Path) -> None:
     run = Run("sparse GRPO", MIDDLE, 0)
-    runs.train(ARMS, [run], tmp_path, Budget(None), 1)
+    runs.measure(ARMS, [run], "test", tmp_path, Budget(None), 1)
     assert runs.trained(ARMS, run, tmp_path)
     more = ARMS | {"loop": ARMS["loop"] | {"iterations": 99}}
     assert runs.trained(more, run, tmp_path) is None
@@ -133,7 +133,7 @@ def test_every_arm_has_a_folder_of_its_own(tmp_path: Path) -> None:
 
 def test_tiers_that_are_not_borne_out_lose_their_naive_reward(cli: FakeCli, tmp_path: Path) -> None:
     run: Any = Run(ARMS["align"], MIDDLE, 0)
-    runs.train(ARMS, [run], tmp_path, Budget(None), 1)
+    runs.measure(ARMS, [run], "test", tmp_path, Budget(None), 1)
     assert "read_only" in runs.align(ARMS, run, tmp_path)
     rewards = yaml.safe_load((tmp_path / runs.ALIGNED).read_text())["rewards"]
     kept = {tier: one for tier, one in rewards.items() if one}

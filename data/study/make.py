@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from data.study.report import write_report
-from data.study.runs import Budget, Run, Study, align, play, played, references, train
+from data.study.runs import Budget, Run, Study, align, measure, played, references
 
 HERE = Path(__file__).parent
 
@@ -27,21 +27,16 @@ def make(study: Study, out: Path, docs: Path, budget: Budget, jobs: int) -> None
     arms, seeds = study["arms"], study["seeds"]
     middle, *rates = _middle_first(study["learning_rates"])
     naive = Run(study["align"], middle, seeds[0])
-    train(study, [naive], *limits)
+    measure(study, [naive], "test", *limits)
     wrong = align(study, naive, out)
-    for some in (study["compared"], [arm for arm in arms if arm not in study["compared"]]):
-        for seed in seeds:
-            runs = [Run(arm, middle, seed) for arm in some]
-            train(study, runs, *limits)
-            play(study, runs, "test", *limits)
-    others = [Run(arm, lr, seeds[0]) for lr in rates for arm in arms]
-    train(study, others, *limits)
-    play(study, [*others, *(Run(arm, middle, seeds[0]) for arm in arms)], "dev", *limits)
+    first = study["compared"]
+    for some in (first, [arm for arm in arms if arm not in first]):
+        measure(study, [Run(arm, middle, seed) for seed in seeds for arm in some], "test", *limits)
+    tried = [Run(arm, lr, seeds[0]) for lr in (middle, *rates) for arm in arms]
+    measure(study, tried, "dev", *limits)
     chosen = [Run(arm, best(study, arm, out), seeds[0]) for arm in arms]
-    for seed in seeds:
-        runs = [run._replace(seed=seed) for run in chosen]
-        train(study, runs, *limits)
-        play(study, runs, "test", *limits)
+    runs = [run._replace(seed=seed) for seed in seeds for run in chosen]
+    measure(study, runs, "test", *limits)
     write_report(study, chosen, references(study, out, budget), wrong, out, docs)
 
 

@@ -49,23 +49,14 @@ class Budget:
         return None if self._ends is None else max(self._ends - time.monotonic(), 0)
 
 
-def train(study: Study, runs: Iterable[Run], out: Path, budget: Budget, jobs: int) -> None:
-    """Train what is not trained yet, so many runs side by side."""
+def measure(
+    study: Study, runs: Iterable[Run], split: str, out: Path, budget: Budget, jobs: int
+) -> None:
+    """Train what is not trained yet, and play a split with each policy; so many side by side."""
 
     def one(run: Run) -> None:
         if trained(study, run, out) is None:
             _call(loop_command(study, run, out), budget)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, runs))
-
-
-def play(
-    study: Study, runs: Iterable[Run], split: str, out: Path, budget: Budget, jobs: int
-) -> None:
-    """Play a split with the policy of each run that is trained."""
-
-    def one(run: Run) -> None:
         policy, result = trained(study, run, out), result_of(study, run, split, out)
         if policy and not result.exists():
             _call(eval_command(study, str(policy), split, result, run.seed), budget)
@@ -79,8 +70,7 @@ def loop_command(study: Study, run: Run, out: Path) -> list[str]:
     arm = study["arms"][run.arm]
     stages = {name: dict(options) for name, options in study["set"].items()}
     stages["train"] |= {"lr": run.lr, "advantage": arm["advantage"]} | arm.get("train", {})
-    if arm.get("aligned"):
-        stages["score"] = {"tiers": str(out / ALIGNED)}
+    stages["score"] = {"tiers": str(out / ALIGNED)} if arm.get("aligned") else arm.get("score", {})
     options = study["loop"] | {"rewards": arm["rewards"], "seed": run.seed}
     args = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     for stage, given in stages.items():
