@@ -7,6 +7,7 @@ READY := $(VENV)/.ready
 EXTRAS := .venv-extras
 VLLM := .venv-vllm
 VERL := .venv-verl
+RAY := .venv-ray
 OUT ?= out/demo
 SEED ?= 0
 
@@ -24,7 +25,7 @@ demo: $(EXTRAS)/.trains
 	mkdir -p $(dir $(OUT))
 	$(EXTRAS)/bin/irc-cli loop --config data/recipes/demo.yaml --seed $(SEED) -o $(OUT)
 
-# An hour and more on one core. What it makes is in the repository.
+# Half an hour on one core. What it makes is in the repository.
 seed-policy: $(EXTRAS)/.trains
 	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m data.seed_policy.make
 
@@ -55,7 +56,7 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_dialects.py tests/test_chat.py tests/test_tiny_model.py tests/test_transformers_policy.py \
 	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
 	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
-	  tests/test_exports_trl.py
+	  tests/test_exports_trl.py tests/test_readme.py
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
@@ -63,10 +64,16 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(VLLM)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-# The example's Ray Data job, on a local Ray cluster. Its start takes a quiet machine.
-test-ray: $(EXTRAS)/.ready
-	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt 'ray[data]'
-	$(EXTRAS)/bin/pytest tests/test_shards.py
+$(RAY)/.ready: pyproject.toml constraints-ray.txt
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install --quiet --no-deps --requirement constraints-ray.txt
+	$(RAY)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# Both examples of Ray, on a local cluster: sums by Ray Data, and rollouts with Ray Serve LLM. Its
+# start takes a quiet machine.
+test-ray: $(RAY)/.ready
+	$(RAY)/bin/pytest -W default tests/test_shards.py tests/vllm/test_ray_serve.py
 
 # vLLM itself, on the CPU, in an environment of 3 GB. Its imports warn.
 test-vllm: $(VLLM)/.ready
@@ -98,4 +105,4 @@ bench: $(READY) $(EXTRAS)/.ready $(VLLM)/.ready
 	$(VLLM)/bin/python -m tests.bench generation
 
 clean:
-	rm -rf $(VENV) $(EXTRAS) $(VLLM) $(VERL) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXTRAS) $(VLLM) $(VERL) $(RAY) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

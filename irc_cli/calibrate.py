@@ -198,14 +198,15 @@ def command(
         what = "sums hold no turns to judge advantages by"
         raise InputError(of_sums[0], what, "calibrate the turns themselves for that")
     inputs = files_of(inputs)
-    options.refuse_twice(inputs)
+    beside = None if of_sums else _beside(out)
+    outputs = [path for path in (out, beside, online) if path and path != "-"]
+    for files in (inputs, [advantages] if advantages else []):
+        options.refuse_twice([*files, *outputs])
     if online and any(map(remote, inputs)):
         what = "knows turns again by their sha256, which takes a file"
         raise InputError("--online", what, "copy them from the object store first")
-    turns_follow = not of_sums
-    beside = _beside(out) if turns_follow else None
     if plots:
-        check_figures(plots, FIGURES if turns_follow else FIGURES[:1], force=force)
+        check_figures(plots, FIGURES[:1] if of_sums else FIGURES, force=force)
     options.check_outputs([out, beside], as_json=as_json, force=force)
     state = _open_online(online, settings.measure, half_life) if online else None
     made_with: dict[str, Any] = {"calibrate": asdict(settings), "advantage": asdict(judged_by)}
@@ -216,9 +217,7 @@ def command(
     digests = {path: None if remote(path) else digest(path) for path in read if path}
     origin = console.made_by("calibrate", made_with, seed, digests)
     if partial:
-        summed = add_up(sum_file(path, settings.measure) for path in inputs)
-        recorded = summary(summed, settings.measure)
-        write_table(SUMS, summed.sums, str(out), origin | {"summary": recorded}, force=force)
+        recorded = _write_sums(inputs, settings.measure, str(out), origin, force=force)
         if as_json:
             console.print_json(recorded)
         elif not quiet:
@@ -228,16 +227,11 @@ def command(
 
     rng = np.random.default_rng(seed)
     turns: TurnArrays | None = None
-    if merge_shards:
-        summed = add_up(read_sums(path, settings.measure) for path in inputs)
-    elif stream:
-        summed = add_up(sum_file(path, settings.measure) for path in inputs)
+    if of_sums:
+        read_one = read_sums if merge_shards else sum_file
+        summed = add_up(read_one(path, settings.measure) for path in inputs)
     else:
-        frame, without_rows = _read_turns(inputs)
-        summed = sum_turns(frame.lazy(), settings.measure, ", ".join(inputs))
-        summed = summed._replace(excluded=summed.excluded + without_rows)
-        if summed.sums.height:
-            turns = turn_arrays(frame)
+        summed, turns = _sum_turns(inputs, settings.measure)
     _check_outcomes(summed, inputs, any_will_do=state is not None)
     if state:
         if summed.sums.filter(pl.col("tier").is_null())["episodes"].max() == 1:
@@ -288,6 +282,24 @@ def command(
 
 def _beside(out: str | None) -> str | None:
     return str(Path(out).with_name("advantages.parquet")) if out and out != "-" else None
+
+
+def _write_sums(
+    inputs: list[str], measure: str, out: str, origin: dict[str, Any], *, force: bool
+) -> dict[str, Any]:
+    """Write the sums of a shard; return what they are of."""
+    summed = add_up(sum_file(path, measure) for path in inputs)
+    recorded = summary(summed, measure)
+    write_table(SUMS, summed.sums, out, origin | {"summary": recorded}, force=force)
+    return recorded
+
+
+def _sum_turns(inputs: list[str], measure: str) -> tuple[Summed, TurnArrays | None]:
+    """Sum turns, and lay them out; None: no episode counts."""
+    frame, without_rows = _read_turns(inputs)
+    summed = sum_turns(frame.lazy(), measure, ", ".join(inputs))
+    summed = summed._replace(excluded=summed.excluded + without_rows)
+    return summed, turn_arrays(frame) if summed.sums.height else None
 
 
 def _read_turns(inputs: list[str]) -> tuple[pl.DataFrame, int]:

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-import orjson
 import typer
 from rich.markup import escape
 
@@ -124,7 +123,7 @@ def _compare_values(expected: str, actual: str, mode: Mode, rules: ToolRules) ->
     if _is_call(one) and _is_call(two):
         if one["name"] != two["name"]:
             return [Difference("$.name", one["name"], two["name"], "names equal")]
-        one, two = _arguments(one), _arguments(two)
+        one, two = _arguments("--expected", one), _arguments("--actual", two)
     return differences(one, two, mode, rules=rules)
 
 
@@ -155,8 +154,11 @@ def _is_call(value: Any) -> bool:
     )
 
 
-def _arguments(call: dict[str, Any]) -> Any:
-    return parse_arguments(call.get("arguments", call.get("kwargs"))).value
+def _arguments(option: str, call: dict[str, Any]) -> Any:
+    parsed = parse_arguments(call.get("arguments", call.get("kwargs")))
+    if not parsed.readable:
+        raise InputError(option, f"arguments {parsed.problem}", "give JSON")
+    return parsed.value
 
 
 def _report_values(
@@ -180,7 +182,7 @@ def _report_values(
 
 
 def _shown(value: Any) -> str:
-    return escape(orjson.dumps(value, default=str).decode())
+    return escape(console.as_json(value))
 
 
 def _report_traces(summary: dict[str, Any], *, explain: bool, stderr: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from irc_cli import __version__
+from stages.core.arguments.depth import at_any_depth
 
 T = TypeVar("T")
 _PIPE_WIDTH = 120  # columns of a report that no terminal limits
@@ -41,9 +43,22 @@ def table(*columns: str, left: tuple[int, ...] = (0,)) -> Table:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document on standard output; an undefined number is null."""
-    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-    sys.stdout.buffer.write(orjson.dumps(document, option=options))
+    sys.stdout.buffer.write(as_json(document, orjson.OPT_INDENT_2).encode() + b"\n")
     sys.stdout.flush()
+
+
+@at_any_depth
+def as_json(value: object, option: int = 0) -> str:
+    """Return JSON of any value that can be read from JSON.
+
+    Args:
+        value: maybe with numpy's numbers, whose NaN is null.
+        option: of orjson.
+    """
+    try:
+        return orjson.dumps(value, option=option | orjson.OPT_SERIALIZE_NUMPY).decode()
+    except orjson.JSONEncodeError:  # deep, more than 64 bits, a Decimal, half a surrogate pair
+        return json.dumps(value, indent=2 if option & orjson.OPT_INDENT_2 else None, default=str)
 
 
 def note(text: str, *, quiet: bool = False) -> None:

@@ -14,7 +14,6 @@ from typing import Annotated, Any, NamedTuple, cast, get_args
 
 import orjson
 import typer
-import yaml
 from rich.live import Live
 from rich.table import Table
 
@@ -28,6 +27,7 @@ from stages.loop import LoopConfig, Places, Rewards, Step
 from stages.loop_files import Records, check_settings
 from stages.online import Event
 from stages.policies.registry import SEED_POLICY
+from stages.yamlfile import parse_yaml
 
 try:
     from stages.plots import Rate, gates_figure, pass_rate_figure, values_figure
@@ -314,7 +314,7 @@ def _stage_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
         if not (equals and dot and option):
             raise InputError("--set", f"'{text}' is not STAGE.OPTION=VALUE", "see --help")
         options.one_of("set", stage_name, stage.STAGES)
-        found.setdefault(stage_name, {})[option] = yaml.safe_load(value)
+        found.setdefault(stage_name, {})[option] = parse_yaml(value, f"--set {name}").plain()
     return found
 
 

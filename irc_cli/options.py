@@ -70,11 +70,11 @@ def check_outputs(outs: list[str | None], *, as_json: bool, force: bool) -> None
 
 
 def refuse_twice(paths: list[str]) -> None:
-    """Raise InputError if an input is named twice, by whatever path."""
+    """Raise InputError if a file is named twice, by whatever path."""
     seen: set[Path] = set()
     for path in paths:
         if Path(path).resolve() in seen:
-            raise InputError(path, "given twice", "name each input once")
+            raise InputError(path, "given twice", "name each file once")
         seen.add(Path(path).resolve())
 
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from irc_cli import console, options
 from stages.artifacts import RolloutRow
 from stages.errors import InputError
-from stages.files import alone, digest
+from stages.files import alone, digest, refuse_existing
 from stages.fleet import addresses
 from stages.fleet import load_weights as load
 from stages.policies.policy import Sampling
@@ -70,7 +70,7 @@ def command(
         float, typer.Option(metavar="T", min=0, help="Temperature of sampling.")
     ] = Sampling.temperature,
     top_p: Annotated[
-        float, typer.Option(metavar="P", min=0, max=1, help="Nucleus of sampling.")
+        float, typer.Option(metavar="P", min=0.001, max=1, help="Nucleus of sampling.")
     ] = Sampling.top_p,
     model: Annotated[
         str | None,
@@ -377,6 +377,8 @@ def _check_output(out: str | None, *, as_json: bool, resume: bool, force: bool) 
         raise InputError("--resume", "there is no file to go on with", "give '-o FILE'")
     if resume and force:
         raise InputError("--resume", "'--force' would start over", "give one of them")
+    if out not in (None, "-"):  # now, before servers get new weights
+        refuse_existing(str(out), force=force or resume)
 
 
 def _tasks(world: World, split: str, wanted: list[str], most: int | None) -> list[Task]:

@@ -55,7 +55,7 @@ def command(
     _check(scored, traces)
     summary = _summary(scored, reader)
     if out:
-        settings = {"tiers": tiers, "rewards": rewards, "domain": domain}
+        settings = {"tiers": tiers, "rank": tier_set.rank, "rewards": rewards, "domain": domain}
         made_by = console.made_by("score", settings, seed, inputs | reader.digests)
         write_table(TURNS, scored.frame(), out, made_by | {"summary": summary}, force=force)
     reader.write_bad(out, force=force)

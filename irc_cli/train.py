@@ -17,7 +17,6 @@ from rich.live import Live
 
 from irc_cli import console, estimator, options
 from stages.artifacts import TURNS, read_table
-from stages.calibration_file import read_previous
 from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.files import digest
@@ -59,6 +58,7 @@ try:
         played_advantages,
         read_conversations,
         read_rollouts,
+        read_values,
         recorded_tools,
     )
     from stages.training.loss import Aggregation, LossConfig
@@ -270,6 +270,8 @@ def command(
         raise InputError("--turns", "missing", "give the turns.parquet of these rollouts")
     if only_valued and not calibration:
         raise InputError("--only-valued", "needs --calibration", "give it, or leave this out")
+    if calibration and not rollouts:
+        raise InputError("--calibration", "needs --rollouts", "leave it out")
     if dev and not sft:
         raise InputError("--dev", "needs --sft", "leave it out")
     given = [path for path in (rollouts, turns, calibration, sft, dev) if path]
@@ -277,7 +279,7 @@ def command(
     played = read_rollouts(rollouts) if rollouts else None
     if played and not off_policy:
         check_lineage(played, model)
-    values = read_previous(calibration).values if calibration else None
+    values = read_values(calibration, turns) if turns else None
     scored = read_table(TURNS, turns) if turns else None
     talks = read_conversations(sft) if sft else []
     held_out = read_conversations(dev) if dev else []

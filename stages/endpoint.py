@@ -8,6 +8,7 @@ import os
 import random
 import time
 from typing import Any
+from urllib.parse import quote
 
 from stages.errors import InputError
 
@@ -15,6 +16,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between two attempts; a server may a
 PASSING = frozenset({408, 409, 429})  # these, and all from 500 on, may be gone at the next attempt
 ANSWERS_S = 10.0  # in which a server that lives tells its models
 
+SESSION = "x-session-id"  # as Ray Serve calls it
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 WRITTEN = {CHAT: ("message", dict), COMPLETIONS: ("text", str)}  # what a choice must hold
 
@@ -81,7 +83,12 @@ class Endpoint:
         self._free_at = 0.0  # when the next attempt may begin, on the monotonic clock
 
     async def complete(
-        self, body: dict[str, Any], path: str = CHAT, *, replaceable: bool = False
+        self,
+        body: dict[str, Any],
+        path: str = CHAT,
+        *,
+        replaceable: bool = False,
+        session: str | None = None,
     ) -> Answer:
         """Return the answer to a request; its first choice has a message, or a text.
 
@@ -89,15 +96,17 @@ class Endpoint:
             body: of the request.
             path: CHAT or COMPLETIONS.
             replaceable: another server can take over, so that a dead one is not waited for.
+            session: what the request is part of, for a router that keeps a session in one place.
 
         Raises:
             EndpointError: the server refused, or all attempts failed.
         """
+        headers = {SESSION: quote(session)} if session else {}
         attempt = 0
         while True:
             wait_s: float | None = None
             try:
-                return await self._attempt(body, path)
+                return await self._attempt(body, path, headers)
             except _PassingError as passing:
                 error, wait_s = passing.error, passing.wait_s
             if attempt == self._retries:
@@ -138,9 +147,9 @@ class Endpoint:
         """Close the connections."""
         await self._client.close()
 
-    async def _attempt(self, body: dict[str, Any], path: str) -> Answer:
+    async def _attempt(self, body: dict[str, Any], path: str, headers: dict[str, str]) -> Answer:
         await self._pace()
-        answer = await self._request("POST", path, body)
+        answer = await self._request("POST", path, body, headers)
         if not _usable(answer, *WRITTEN[path]):
             kind = "chat completion" if path == CHAT else "completion"
             raise _PassingError(EndpointError(f"the answer is no {kind}"))
@@ -153,14 +162,21 @@ class Endpoint:
         self._free_at = begin + self._spacing_s
         await asyncio.sleep(begin - now)
 
-    async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
         import openai
 
         try:
             async with asyncio.timeout(self._timeout_s):
                 if method == "GET":
                     return await self._client.get(path, cast_to=object)
-                return await self._client.post(path, cast_to=object, body=body)
+                options: Any = {"headers": headers or {}}
+                return await self._client.post(path, cast_to=object, body=body, options=options)
         except openai.APIStatusError as error:
             status = error.status_code
             told = error.body.get("message") if isinstance(error.body, dict) else None

@@ -64,6 +64,7 @@ class MockServer:
     ) -> None:
         self.requests: list[Body] = []
         self.times: list[float] = []
+        self.sessions: list[str | None] = []
         self.controls: list[tuple[str, Body]] = []
         self.lists = True
         self._routes = routes or {}
@@ -86,6 +87,7 @@ class MockServer:
                     number = len(mock.requests)
                     mock.requests.append(body)
                     mock.times.append(time.monotonic())
+                    mock.sessions.append(self.headers["x-session-id"])
                     reply = answer(body, number)
                 self._answer(reply)
 

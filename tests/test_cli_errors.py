@@ -35,14 +35,14 @@ TRACES = [
         "other.json",
         f"other.json: is no known trace: an object with the keys 'a', 'b'; {KNOWN}",
     ),
-    ("few.jsonl few.jsonl", "few.jsonl: given twice; name each input once"),
-    ("few.jsonl ./few.jsonl", "./few.jsonl: given twice; name each input once"),
+    ("few.jsonl few.jsonl", "few.jsonl: given twice; name each file once"),
+    ("few.jsonl ./few.jsonl", "./few.jsonl: given twice; name each file once"),
     (
         "few.jsonl --domain airlin",
         "--domain: unknown name 'airlin', and no such file; did you mean 'airline'?",
     ),
     ("-", "standard input: is empty; give a trace file"),
-    ("- -", "-: given twice; name each input once"),
+    ("- -", "-: given twice; name each file once"),
 ]
 
 ANY_COMMAND = [
@@ -132,7 +132,7 @@ CALIBRATE = [
         "open.parquet",
         "open.parquet: no episode with an outcome; collect at least two, with different outcomes",
     ),
-    ("few.parquet few.parquet", "few.parquet: given twice; name each input once"),
+    ("few.parquet few.parquet", "few.parquet: given twice; name each file once"),
     (
         "few.parquet copy.parquet",
         "few.parquet, copy.parquet:row 31: breaks rule 'unique episode_id and turn' (30 of 60); "
@@ -217,7 +217,7 @@ CALIBRATE = [
         "few.parquet: not a sums table: no column 'episodes', 'successes', 'turns', "
         "'turns_in_successes', 'x', 'xx', 'xo'; rerun irc-cli calibrate --partial",
     ),
-    ("sums.parquet sums.parquet --merge", "sums.parquet: given twice; name each input once"),
+    ("sums.parquet sums.parquet --merge", "sums.parquet: given twice; name each file once"),
     *(
         (
             f"sums.parquet --merge {option}",
@@ -247,6 +247,14 @@ CALIBRATE = [
         "few.parquet --stream --check",
         "--stream: sums hold no turns to judge advantages by; "
         "calibrate the turns themselves for that",
+    ),
+    (
+        "few.parquet -o x.yaml --online x.yaml",
+        "x.yaml: given twice; name each file once",
+    ),
+    (
+        "few.parquet -o advantages.parquet",
+        "advantages.parquet: given twice; name each file once",
     ),
     (
         "few.parquet -o beside/calibration.yaml",

@@ -360,6 +360,19 @@ def test_preferences_of_rollouts(run: Cli, airline: Files) -> None:
     assert orjson.loads(Path("pairs.meta.json").read_bytes())["settings"]["prefix"] == "calls"
 
 
+def test_a_calibration_of_other_tiers_is_refused(run: Cli, airline: Files) -> None:
+    rollouts, turns = map(str, airline)
+    run("score", rollouts, "--tiers", "paper", "-o", "paper.parquet", "--quiet")
+    run("calibrate", "paper.parquet", "-o", "paper.yaml", "--quiet")
+    options = ("--turns", turns, "--calibration", "paper.yaml")
+    result = run("export", "preferences", rollouts, *options, "-o", "pairs.jsonl")
+    assert result.code == 2
+    assert result.err == (
+        f"error: paper.yaml: {turns} can have no tier 'gold'; "
+        f"calibrate {turns} itself, or turns of the same tiers\n"
+    )
+
+
 def test_preferences_without_a_pair_are_refused(run: Cli, airline: Files) -> None:
     given = ("export", "preferences", airline.rollouts, "--turns", airline.turns)
     ended = run(*given, "--min-gap", "99", "-o", "pairs.jsonl")

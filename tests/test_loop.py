@@ -166,6 +166,9 @@ def test_a_setting_names_its_stage(run: Cli) -> None:
     result = run("loop", "-o", "out", "--set", "trian.lr=1")
     assert result.code == 2
     assert result.err.startswith("error: --set: unknown value 'trian'")
+    result = run("loop", "-o", "out", "--set", "train.lr={")
+    assert result.code == 2
+    assert result.err.startswith("error: --set train.lr:")
     assert not Path("out").exists()
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import polars as pl
@@ -86,6 +87,8 @@ def test_a_good_server() -> None:
     assert body["logprobs"] is body["return_token_ids"] is True
     assert "x-kind" not in body["tools"][0]["function"]
     assert len({body["seed"] for body in server.requests}) == 12
+    turns = {quote(one.row["episode_id"]): len(one.timing["turn_seconds"]) for one in played}
+    assert Counter(server.sessions) == turns
 
 
 def test_token_ids_and_logprobs_as_the_server_tells_them() -> None:

@@ -81,7 +81,11 @@ def test_only_the_packages_are_inside(installed: Path, distribution: Distributio
 
 def test_every_file_of_the_packages_is_inside(installed: Path) -> None:
     for package in ("irc_cli", "stages", "data"):
-        files = [path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".yaml")]
+        files = [
+            path
+            for path in (ROOT / package).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        ]
         assert files
         assert not [path for path in files if not (installed / path.relative_to(ROOT)).exists()]
 

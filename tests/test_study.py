@@ -134,7 +134,7 @@ def test_every_arm_has_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_tiers_that_are_not_borne_out_lose_their_naive_reward(cli: FakeCli, tmp_path: Path) -> None:
     run: Any = Run(ARMS["align"], MIDDLE, 0)
     runs.measure(ARMS, [run], "test", tmp_path, Budget(None), 1)
-    assert "read_only" in runs.align(ARMS, run, tmp_path)
+    assert "read_only" in runs.align(run, tmp_path)
     rewards = yaml.safe_load((tmp_path / runs.ALIGNED).read_text())["rewards"]
     kept = {tier: one for tier, one in rewards.items() if one}
     assert kept == {"gold_write": 1.0, "gold_read": 1.0, "error": -0.1}

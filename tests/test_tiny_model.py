@@ -25,8 +25,7 @@ from stages.tiny_model import (
     tiny_tokenizer,
 )
 from stages.worlds.airline_mini import airline_mini
-from stages.worlds.airline_mini.vocabulary import cut
-from tests.tiny import PIECES
+from tests.tiny import PIECES, cut
 
 TOKENIZER = tiny_tokenizer(PIECES)
 

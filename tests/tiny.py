@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
-from stages.tiny_model import make_tiny_model
+from stages.tiny_model import make_tiny_model, split_pattern
 from stages.worlds.airline_mini.vocabulary import vocabulary
 
 PIECES = [piece for group in vocabulary().values() for piece in group]
+
+
+def cut(text: str) -> list[str]:
+    """The pieces of a text, which they add up to; what is in none is single characters."""
+    return re.findall(split_pattern(PIECES), text)
 
 
 def tiny_checkpoint(folder: Path) -> Path:

@@ -28,7 +28,7 @@ def make(study: Study, out: Path, docs: Path, budget: Budget, jobs: int) -> None
     middle, *rates = _middle_first(study["learning_rates"])
     naive = Run(study["align"], middle, seeds[0])
     measure(study, [naive], "test", *limits)
-    wrong = align(study, naive, out)
+    wrong = align(naive, out)
     first = study["compared"]
     for some in (first, [arm for arm in arms if arm not in first]):
         measure(study, [Run(arm, middle, seed) for seed in seeds for arm in some], "test", *limits)

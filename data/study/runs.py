@@ -99,8 +99,9 @@ def trained(study: Study, run: Run, out: Path) -> Path | None:
 
 
 def result_of(study: Study, run: Run, split: str, out: Path) -> Path:
-    """Return where it stands how a run's last policy plays a split; iterations may be added."""
-    return run.folder(out) / f"{split}-{study['loop']['iterations']}.json"
+    """Return where it stands how a run's last policy plays a split; there may be more of both."""
+    iterations, episodes = study["loop"]["iterations"], study["eval"]["group-size"]
+    return run.folder(out) / f"{split}-{iterations}x{episodes}.json"
 
 
 def played(study: Study, run: Run, split: str, out: Path) -> dict[str, Any] | None:
@@ -109,13 +110,12 @@ def played(study: Study, run: Run, split: str, out: Path) -> dict[str, Any] | No
     return dict(orjson.loads(path.read_bytes())) if path.exists() else None
 
 
-def align(study: Study, naive: Run, out: Path) -> list[str]:
+def align(naive: Run, out: Path) -> list[str]:
     """Write the naive tiers without rewards that the start does not bear out; return their tiers.
 
     That is: a tier has a naive reward, but calibration gives it none, or one of another sign.
 
     Args:
-        study: arms.yaml.
         naive: a run under the naive rewards, whose first iteration the seed policy played.
         out: folder of the study.
     """
@@ -140,7 +140,7 @@ def references(study: Study, out: Path, budget: Budget) -> dict[str, dict[str, A
         ("refuse", "refuse"),
         ("hand-off", "hand-off"),
     ):
-        result = out / f"{name.replace(' ', '-')}.json"
+        result = out / f"{name.replace(' ', '-')}x{study['eval']['group-size']}.json"
         if not result.exists():
             _call(eval_command(study, SEED_POLICY, "test", result, 0, policy), budget)
         if result.exists():

@@ -11,10 +11,9 @@ import typer
 from irc_cli import console, estimator, options
 from irc_cli.exports import writing
 from stages.artifacts import TURNS, read_table
-from stages.calibration_file import read_previous
 from stages.errors import InputError
 from stages.exports.preferences import Prefix, preferences
-from stages.training.inputs import played_advantages, read_rollouts
+from stages.training.inputs import played_advantages, read_rollouts, read_values
 
 _PREFIXES = get_args(Prefix)
 _SAME = {"exact": "messages", "calls": "calls and results"}
@@ -53,7 +52,7 @@ def command(
     gap = options.within("min-gap", min_gap, 0, sys.float_info.max)
     chosen = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
     played = read_rollouts(rollouts)
-    values = read_previous(calibration).values if calibration else None
+    values = read_values(calibration, turns)
     table = played_advantages(played, read_table(TURNS, turns), values, chosen, turns)
     rows = list(preferences(played.episodes, table, played.tools, same, gap))
     if not rows:

@@ -7,12 +7,11 @@ from dataclasses import asdict
 from irc_cli import console, estimator, options
 from irc_cli.exports import writing
 from stages.artifacts import SEQUENCES, TURNS, read_table, write_table
-from stages.calibration_file import read_previous
 from stages.errors import InputError
 from stages.exports.tokens import token_advantages
 from stages.rollout_files import RunFiles
 from stages.training.examples import reinforced
-from stages.training.inputs import played_advantages, read_rollouts
+from stages.training.inputs import played_advantages, read_rollouts, read_values
 
 
 def command(
@@ -41,7 +40,7 @@ def command(
     if missing := sum(not row["tokens_recorded"] for row in played.episodes):
         what = f"{missing:,} of {len(played.episodes):,} episodes have no recorded tokens"
         raise InputError(rollouts, what, "play them with an engine that tells what it sampled")
-    values = read_previous(calibration).values if calibration else None
+    values = read_values(calibration, turns)
     table = played_advantages(played, read_table(TURNS, turns), values, chosen, turns)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, None, rollouts)
     groups = {row["episode_id"]: row["group_id"] for row in played.episodes}

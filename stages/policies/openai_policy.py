@@ -61,6 +61,8 @@ class Place:
 class OpenAIPolicy:
     """Plays each episode on one server, so that its prefix stays in that server's cache.
 
+    A server that is many behind one address is told which episode a request is part of.
+
     It begins on the server where fewest play. A server that fails for good loses its episodes: each
     begins again on another one, at most once on each. The server gets no more of them until it
     answers again.
@@ -218,7 +220,9 @@ class OpenAIPolicy:
             extras = dict(self._extras)
             replaceable = bool(self._others(episode_id))
             try:
-                return await server.endpoint.complete(body | extras, path, replaceable=replaceable)
+                return await server.endpoint.complete(
+                    body | extras, path, replaceable=replaceable, session=episode_id
+                )
             except EndpointError as error:
                 unknown = [name for name in extras if error.status == 400 and name in str(error)]
                 if not unknown:

@@ -41,7 +41,7 @@ def _wrong_piece(step: Step, messages: Sequence[Message], rng: Rng) -> Message |
     """Put another value, or half of an id, into a call or an answer."""
     number = len(messages)
     if isinstance(step, Call) and step.arguments and not _hands_off(step):
-        return written(replace(step, arguments=_distorted(step.arguments, messages, rng)), number)
+        return written(replace(step, arguments=_distorted(step.arguments, rng)), number)
     if isinstance(step, Tell) and step.values:
         wrong = tuple(_other(value, rng) for value in step.values)
         return written(replace(step, values=wrong), number)
@@ -139,7 +139,7 @@ def _read_of(found: str) -> Call | None:
     return None
 
 
-def _distorted(arguments: Record, messages: Sequence[Message], rng: Rng) -> Record:
+def _distorted(arguments: Record, rng: Rng) -> Record:
     """Return arguments with one wrong value."""
     key = pick(rng, list(arguments))
     return arguments | {key: _wrong(arguments[key], rng)}
@@ -149,7 +149,7 @@ def _wrong(value: object, rng: Rng) -> object:
     if isinstance(value, int):
         return value + 1 if value < 10 else value + 50
     if isinstance(value, list):
-        return [_distorted(value[0], (), rng), *value[1:]]
+        return [_distorted(value[0], rng), *value[1:]]
     return _other(str(value), rng)
 
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import orjson
 import polars as pl
 
-from stages.artifacts import TOKENS, RolloutRow, read_table
+from stages.artifacts import TOKENS, RolloutRow, made_by, read_table
+from stages.calibration_file import read_previous
 from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.files import digest
@@ -129,6 +130,24 @@ def played_advantages(
         raise InputError(turns, what, f"rerun irc-cli score {played.path}")
     reward = arrays.frame["reward"].to_numpy() if values is None else tier_rewards(arrays, values)
     return advantage_frame(arrays, reward, turn_advantages(arrays, reward, config))
+
+
+def read_values(calibration: str | None, turns: str) -> dict[str, float] | None:
+    """Return what a calibration says that the tiers of turns are worth; None: none is given.
+
+    A tier that the calibration never met has shown nothing, and is worth nothing.
+
+    Raises:
+        InputError: the file is no calibration, or one of other tiers than those of the turns.
+    """
+    if calibration is None:
+        return None
+    values = read_previous(calibration).values
+    tiers = made_by(turns).get("settings", {}).get("rank")  # of irc-cli score
+    if tiers and (strange := [tier for tier in values if tier not in tiers]):
+        todo = f"calibrate {turns} itself, or turns of the same tiers"
+        raise InputError(calibration, f"{turns} can have no tier '{strange[0]}'", todo)
+    return values
 
 
 def recorded_tools(path: str) -> list[dict[str, Any]]:

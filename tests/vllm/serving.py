@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import polars as pl
@@ -31,9 +31,7 @@ class Server:
     """
 
     def __init__(self, checkpoint: Path, log: Path) -> None:
-        with socket.socket() as bound:
-            bound.bind(("127.0.0.1", 0))
-            port: int = bound.getsockname()[1]
+        port = free_port()
         options = (
             f"--model {checkpoint} --served-model-name tiny --port {port} "
             "--dtype float32 --max-model-len 1024 "
@@ -80,6 +78,14 @@ class Server:
             self._process.wait()
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+    return port
+
+
 DEV_MODE = {"VLLM_SERVER_DEV_MODE": "1"}
 ANSWERED = "vllm:request_success_total{"
 
@@ -97,8 +103,15 @@ def servers(checkpoint: Path, folder: Path, count: int = 1) -> Iterator[list[Ser
             server.kill()
 
 
+class Address(Protocol):
+    """Where something serves."""
+
+    @property
+    def root(self) -> str: ...
+
+
 def rollout(
-    out: Path, fleet: list[Server], *more: str, model: str = "tiny", concurrency: int = 8
+    out: Path, fleet: Sequence[Address], *more: str, model: str = "tiny", concurrency: int = 8
 ) -> subprocess.Popen[bytes]:
     """Play 32 episodes."""
     play = (

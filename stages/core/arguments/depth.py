@@ -13,7 +13,6 @@ from stages.errors import InputError
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_JSON_FRAMES = 2_000  # one a level in the C scanner, some 200 bytes of C stack each
 _FRAMES = 10_000  # at most four a level in the functions below, so that they take what was parsed
 _limit_lock = threading.RLock()
 

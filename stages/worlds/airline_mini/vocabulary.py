@@ -66,27 +66,6 @@ def vocabulary() -> dict[str, list[str]]:
     return pieces
 
 
-def cut(text: str) -> list[str]:
-    """Return the pieces of a text, which they add up to; beyond ASCII, single characters."""
-    return re.findall(pattern(), text, re.DOTALL)
-
-
-@functools.cache
-def pattern() -> str:
-    """Return the regular expression that finds the pieces of a text, one after the other."""
-    groups = vocabulary()
-    whole = {piece for name in groups if name != "character" for piece in groups[name]}
-    longest_first = sorted(whole, key=lambda piece: (-len(piece), piece))
-    return "|".join(map(_whole, longest_first)) + "|."
-
-
-def _whole(piece: str) -> str:
-    """Return the regular expression of a piece that is no part of a longer word or number."""
-    start = next((f"(?<!{kind})" for kind in ("[A-Za-z]", "[0-9]") if re.match(kind, piece)), "")
-    end = next((f"(?!{kind})" for kind in ("[A-Za-z]", "[0-9]") if re.match(kind, piece[-1])), "")
-    return start + re.escape(piece) + end
-
-
 def _choices() -> list[str]:
     """Return the values out of a few, as they stand in results and arguments."""
     choices = (*names.CABINS, *names.DEPARTURES, "cheapest", *names.MEMBERS, *names.REASONS)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from irc_cli.app import COMMANDS, app
+from stages.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+def command_lines(markdown: str) -> list[list[str]]:
+    """The words of each command of irc-cli in a page's blocks of code."""
+    found = []
+    for block in re.findall(r"^```(?:sh|yaml)?\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"\s[|>]\s|&&", line):
+                if start := re.search(r"(?:^|\s)irc-cli (?=[a-z])", part):
+                    found.append(shlex.split(part[start.end() :], comments=True))
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if (ROOT / page).exists()])
+def test_every_command_of_a_page_has_these_options(page: str) -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    for words in command_lines((ROOT / page).read_text()):
+        shown = [word for word in words if word != "..."]
+        try:
+            name, command, rest = group.resolve_command(typer.Context(group), shown)
+            while isinstance(command, TyperGroup):
+                name, command, rest = command.resolve_command(typer.Context(command), rest)
+        except InputError:
+            continue  # the command's extra is not here
+        assert command is not None
+        command.make_context(name, rest)
+
+
+def test_commands_are_found() -> None:
+    found = command_lines((ROOT / "README.md").read_text())
+    assert {words[0] for words in found} == set(COMMANDS)
+    assert all(len(words) > 1 for words in found)
