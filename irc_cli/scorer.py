@@ -84,7 +84,7 @@ def score(
     except BadItemError as error:
         raise InputError("irc_cli.scorer", error.what, error.todo) from None
     definitions = _list(tools)
-    turns, user_calls = read_turns(list(messages), Counter())
+    turns, user_calls = read_turns(list(messages), Counter(), definitions)
     names = [call.name for turn in turns for call in turn.calls]
     names += [action.name for action in agent_gold(gold)]
     found = load_domain(domain) if domain else find_domain(None, names, definitions)

@@ -77,7 +77,7 @@ def find_domain(
     """
     if stated in SHIPPED:
         return _shipped(stated)
-    defined = _definitions(tools or [])
+    defined = definitions(tools or [])
     names = {*tool_names, *defined} - {""}
     return _best_fit(names) or _from_definitions(defined) or Domain("guessed", {}, {}, guessed=True)
 
@@ -97,6 +97,19 @@ def guessed_kind(tool: str) -> str:
     if verb in THINKING:
         return "generic"
     return "read" if verb in READING else "write"
+
+
+def definitions(tools: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    """The functions of OpenAI tool definitions by name; entries may also be bare functions."""
+    functions = {}
+    for tool in tools:
+        if isinstance(tool, dict):
+            function = tool.get("function")
+            # Annotations may stand beside the function as well as within it.
+            function = {**tool, **function} if isinstance(function, dict) else tool
+            if isinstance(name := function.get("name"), str):
+                functions[name] = function
+    return functions
 
 
 @functools.cache
@@ -151,19 +164,6 @@ def _best_fit(names: set[str]) -> Domain | None:
     first, *others = (_shipped(name) for name in SHIPPED if known[name] == most)
     torn = any(first.kind(name) != other.kind(name) for other in others for name in names)
     return None if torn else first
-
-
-def _definitions(tools: list[Any]) -> dict[str, dict[str, Any]]:
-    """The functions of OpenAI tool definitions by name; entries may also be bare functions."""
-    functions = {}
-    for tool in tools:
-        if isinstance(tool, dict):
-            function = tool.get("function")
-            # Annotations may stand beside the function as well as within it.
-            function = {**tool, **function} if isinstance(function, dict) else tool
-            if isinstance(name := function.get("name"), str):
-                functions[name] = function
-    return functions
 
 
 def _from_definitions(defined: Mapping[str, dict[str, Any]]) -> Domain | None:

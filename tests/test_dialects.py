@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.policies.dialects import Dialect, dialect_of, read_message
+from stages.dialects import Dialect, dialect_of, read_message, recorded_calls
 
 TOOLS = [
     {
@@ -70,7 +70,7 @@ def test_several_calls_in_any_order_of_keys() -> None:
         ('{"name": "book", "arguments": {"user_id": mia}}', "book"),
         ('{"name": "book", "arguments": {}', "book"),
         ('{"name": book, "arguments": {}}', ""),
-        ("{'name': 'book'}", ""),
+        ("{'name': 'book'}", "book"),
         ("", ""),
     ],
 )
@@ -178,6 +178,7 @@ pieces = st.sampled_from(
 def test_reading_never_fails(text: str, thinking: bool) -> None:
     for dialect in ("hermes", "xml"):
         message = read_message(text, dialect, TOOLS, thinking=thinking)
+        assert all(isinstance(call.name, str) for call in recorded_calls(text, TOOLS))
         for call in message.get("tool_calls", ()):
             assert isinstance(call["function"]["arguments"], str)
             assert isinstance(call["function"]["name"], str)

@@ -316,7 +316,7 @@ def test_calls_written_as_text() -> None:
         {"role": "user", "content": "<tool_response>5</tool_response>"},
     )
     assert turns == [
-        Turn([Call("a", {"x": 1}, "one"), Call("b", {"y": True}, "Error", True)]),
+        Turn([Call("a", '{"x": 1}', "one"), Call("b", {"y": True}, "Error", True)]),
         Turn([Call("c", "{}", "four")]),
     ]
     assert notes == {
@@ -336,12 +336,44 @@ def test_calls_written_as_text() -> None:
         ('{"name": 3}', ""),
         (r"{'name': '\d'", r"\d"),
         ("[" * 5000, ""),
+        ("<function=get>\n<parameter=id>\n1", "get"),
     ],
 )
 def test_a_broken_call_in_text_keeps_its_text_as_arguments(text: str, name: str) -> None:
     turns, notes = turns_of(said(f"<tool_call>{text}</tool_call>"))
     assert turns == [Turn([Call(name, text)])]
     assert notes["broken call in text"] == 1
+
+
+def test_calls_written_as_xml_take_their_types_from_the_tools() -> None:
+    text = (
+        "<tool_call>\n<function=get>\n<parameter=id>\n1e5\n</parameter>\n<parameter=n>\n2\n"
+        "</parameter>\n</function>\n</tool_call>"
+    )
+    parameters = {"type": "object", "properties": {"id": {"type": "string"}, "n": True}}
+    function = {"name": "get", "parameters": parameters}
+    for tool in (function, {"type": "function", "function": function}):
+        notes = Counter[str]()
+        [turn], _ = read_turns([said(text)], notes, [tool, None, {"function": 3}])
+        assert turn == Turn([Call("get", '{"id": "1e5", "n": 2}')])
+        assert notes == {"call read from text": 1, "call without a result": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("<think>I could write {a} but no</think>no", []),
+        ("<think>or {a}?</think>{b}", ["b"]),
+        ("or {a}?</think>{b}", ["b"]),  # the prompt began the thoughts
+        ("<think>or {a}", []),  # cut off
+        ("{a}<think>or {b}?</think>", ["a", "b"]),  # as everywhere, thoughts come first
+    ],
+)
+def test_a_call_that_is_only_thought_of_is_not_made(text: str, names: list[str]) -> None:
+    for name in "ab":
+        text = text.replace(f"{{{name}}}", f'<tool_call>{{"name": "{name}"}}</tool_call>')
+    [turn], _ = turns_of(said(text))
+    assert [call.name for call in turn.calls] == names
 
 
 def test_token_counts() -> None:

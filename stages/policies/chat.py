@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stages.dialects import dialect_of, read_message
 from stages.errors import InputError
-from stages.policies.dialects import dialect_of, read_message
 from stages.worlds.world import Message
 
 # How many episodes may be under way at once; those that have waited longest are forgotten.

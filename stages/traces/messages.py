@@ -45,7 +45,7 @@ def reader(
             notes[f"unknown status {status!r:.40}"] += 1
             status = "ok"
         domain, family, env = (_name(item.get(key)) for key in ("domain", "family", "env"))
-        turns, user_calls = read_turns(messages, notes)
+        turns, user_calls = read_turns(messages, notes, tools)
         if not turns:
             notes["conversation without a turn"] += 1
         episode_id, task_id, trial, group_id = names.give(

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-import warnings
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
+from stages.dialects import recorded_calls
 from stages.traces.episode import Call, Turn
 
-# Hermes-style calls and results inside plain text; the last one may have been cut off.
-TEXT_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
+# Hermes-style results inside plain text; the last one may have been cut off.
 TEXT_RESULT = re.compile(r"<tool_response>\n?(.*?)\n?(?:</tool_response>|\Z)", re.DOTALL)
-NAME_IN_BROKEN_CALL = re.compile(r"""["']name["']\s*:\s*["']([^"']+)["']""")
 
 SILENT_ROLES = frozenset({"system", "developer"})
 
 Open = dict[Any, Call | None]  # calls by id; None where a result's id would be ambiguous
 
 
-def read_turns(messages: list[Any], notes: Counter[str]) -> tuple[list[Turn], list[Call]]:
+def read_turns(
+    messages: list[Any], notes: Counter[str], tools: Sequence[Any] | None = None
+) -> tuple[list[Turn], list[Call]]:
     """The policy's turns and the simulated user's own calls, in order.
 
     Each assistant message is one turn. A result belongs to the open call that has its id; where
@@ -32,6 +30,7 @@ def read_turns(messages: list[Any], notes: Counter[str]) -> tuple[list[Turn], li
     Args:
         messages: messages of one conversation as recorded; anything malformed is skipped.
         notes: counts what was repaired or skipped.
+        tools: definitions, where they are known; calls as XML text leave types to them.
     """
     turns: list[Turn] = []
     user_calls: list[Call] = []
@@ -55,12 +54,11 @@ def read_turns(messages: list[Any], notes: Counter[str]) -> tuple[list[Turn], li
                 if type(content) is list:
                     content = text_of(content)
                     notes["content in parts"] += 1
+                calls = []
                 if type(content) is str and "<tool_call>" in content:
-                    calls = _text_calls(content, notes)
-                elif legacy := get("function_call"):
+                    calls = _text_calls(content, tools or (), notes)
+                if not calls and (legacy := get("function_call")):
                     calls = _legacy_call(legacy, notes)
-                else:
-                    calls = []
             if calls:
                 latest = calls
                 unanswered += len(calls)
@@ -160,19 +158,14 @@ def _legacy_call(function: Any, notes: Counter[str]) -> list[Call]:
     return [Call(function["name"], function.get("arguments"))]
 
 
-def _text_calls(content: str, notes: Counter[str]) -> list[Call]:
-    """Calls written as `<tool_call>{...}</tool_call>`, in order of the text."""
+def _text_calls(content: str, tools: Sequence[Any], notes: Counter[str]) -> list[Call]:
+    """Calls written as `<tool_call>...</tool_call>`, in order of the text."""
     calls = []
-    for text in TEXT_CALL.findall(content):
+    for written in recorded_calls(content, tools):
         notes["call read from text"] += 1
-        entry = _parsed(text.strip())
-        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            calls.append(Call(entry["name"], entry.get("arguments", entry.get("parameters"))))
-        else:
+        if written.broken:
             notes["broken call in text"] += 1
-            name = NAME_IN_BROKEN_CALL.search(text)
-            # The raw text, so that whoever parses the arguments finds them unparseable.
-            calls.append(Call(name[1] if name else "", text))
+        calls.append(Call(written.name, written.arguments))
     return calls
 
 
@@ -185,17 +178,3 @@ def _text_results(content: str, calls: list[Call], notes: Counter[str]) -> int:
     if len(results) > len(still_open):
         notes["result without a call"] += len(results) - len(still_open)
     return min(len(results), len(still_open))
-
-
-def _parsed(text: str) -> Any:
-    """A JSON value or Python literal; None where the text is neither."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the parser, on odd escapes in the text
-            return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
