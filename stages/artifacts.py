@@ -239,6 +239,11 @@ SEQUENCES = Table(
 )
 
 
+# What `rollout` adds to an assistant's message: n_tokens (null where unknown), and finish "length"
+# where a limit cut it. No chat template knows them.
+OF_ROLLOUT = frozenset({"n_tokens", "finish"})
+
+
 class RolloutRow(TypedDict):
     """A line of rollouts.jsonl: one episode."""
 
@@ -258,7 +263,7 @@ class RolloutRow(TypedDict):
     outcome: float | None  # in [0, 1]; null where the status is error
     outcome_parts: dict[str, bool | None]
     tokens_recorded: bool  # each turn's token ids are in the tokens table
-    messages: list[dict[str, Any]]  # assistant messages with n_tokens, null where unknown
+    messages: list[dict[str, Any]]  # the assistant's with OF_ROLLOUT
     gold_actions: list[Mapping[str, Any]]
     required_info: list[str]
     tools: NotRequired[list[dict[str, Any]]]  # only of domains that do not ship

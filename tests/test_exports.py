@@ -137,7 +137,8 @@ def test_sft_has_the_conversations_that_succeeded(run: Cli, example: Path) -> No
 
 
 def test_sft_writes_messages_as_chat_templates_take_them(run: Cli) -> None:
-    talk = [user("hi"), asks(), answers(), asks(arguments="{broken"), says("done")]
+    cut = {**says("done"), "finish": "length"}
+    talk = [user("hi"), asks(), answers(), asks(arguments="{broken"), cut]
     tool = {**TOOL, "function": {**LOOK, "x-kind": "read"}}
     Path("talks.meta.json").write_bytes(orjson.dumps({"tools": [tool]}))
     talks = write([{"messages": talk, "outcome": 1}])

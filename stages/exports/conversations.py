@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from stages.artifacts import OF_ROLLOUT
 from stages.errors import InputError
 from stages.policies.chat import shown
 from stages.traces.fields import BadItemError
 from stages.traces.messages import stated_outcome
 from stages.training.inputs import read_conversations, recorded_tools
 from stages.worlds.world import Message
-
-OURS = frozenset({"n_tokens"})  # keys of messages that no chat template knows
 
 
 class Conversation(NamedTuple):
@@ -57,7 +56,7 @@ def portable(messages: Iterable[Message]) -> list[Message]:
     Most chat templates write arguments as JSON; those that are a text already would be quoted.
     """
     return [
-        shown({key: value for key, value in message.items() if key not in OURS})
+        shown({key: value for key, value in message.items() if key not in OF_ROLLOUT})
         for message in messages
     ]
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import orjson
 
+from stages.artifacts import OF_ROLLOUT
 from stages.errors import InputError
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 from stages.worlds.world import Message
-
-OF_ROLLOUT = ("n_tokens", "finish")  # what rollout adds to an assistant's message
 
 
 class Replay:
