@@ -150,6 +150,49 @@ def test_sft_writes_messages_as_chat_templates_take_them(run: Cli) -> None:
     assert row["messages"][-1] == {"role": "assistant", "content": "done"}
 
 
+def test_sft_takes_flat_calls_in_openais_form(run: Cli) -> None:
+    flat = {"id": "call_1", "name": "look", "arguments": '{"id": 7}'}
+    bare = {"function": {"name": "look"}}
+    talk = [user("hi"), asks() | {"tool_calls": [flat, bare]}, answers(), says("done")]
+    assert (
+        run("export", "sft", write([{"messages": talk, "outcome": 1}]), "-o", "s.jsonl").code == 0
+    )
+    function = {"name": "look", "arguments": {"id": 7}}
+    assert lines("s.jsonl")[0]["messages"][1]["tool_calls"] == [
+        {"id": "call_1", "type": "function", "function": function},
+        {"function": {"name": "look", "arguments": {}}},
+    ]
+
+
+@pytest.mark.parametrize("format", ["sft", "trl"])
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ({"content": "hm"}, "message 2 has no 'role'; give each message a role"),
+        (
+            {"role": "assistant", "tool_calls": [{"id": "x"}]},
+            "message 2 has a call that is none: [{'id': 'x'}]; "
+            "give {id, function: {name, arguments}}",
+        ),
+        (
+            {"role": "assistant", "tool_calls": ["look"]},
+            "message 2 has a call that is none: ['look']; give {id, function: {name, arguments}}",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": 3}}]},
+            "message 2 has a call that is none: [{'function': {'name': 3}}]; "
+            "give {id, function: {name, arguments}}",
+        ),
+    ],
+)
+def test_the_line_of_a_bad_message_is_named(
+    run: Cli, format: str, message: dict[str, Any], line: str
+) -> None:
+    rows = [{"messages": [user("hi"), one], "outcome": 1} for one in (says("hello"), message)]
+    ended = run("export", format, write(rows))
+    assert (ended.code, ended.err) == (2, f"error: talks.jsonl:2: {line}\n")
+
+
 def test_sft_takes_a_lower_outcome_and_never_an_unknown_one(run: Cli) -> None:
     talk = [user("hi"), says("hello")]
     rows: list[dict[str, Any]] = [{"messages": talk, "outcome": o} for o in (1, 0.5, 0.4, None)]

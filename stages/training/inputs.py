@@ -88,16 +88,18 @@ def check_lineage(rollouts: Rollouts, model: str) -> None:
 def read_conversations(path: str) -> list[dict[str, Any]]:
     """Read the records with `messages` of JSON lines; rollouts are such records.
 
+    Calls that are flat, as {id, name, arguments}, come in OpenAI's form.
+
     Raises:
-        InputError: the file is missing or broken, or a line has no messages.
+        InputError: the file is missing or broken, or a line has no messages as templates take them.
     """
     records = []
     for number, record in _objects(path):
-        messages = record.get("messages")
+        where, messages = f"{path}:{number}", record.get("messages")
         if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-            where = f"{path}:{number}"
             raise InputError(where, "has no list of 'messages'", "give one conversation a line")
-        records.append(record)
+        told = [_message(message, place, where) for place, message in enumerate(messages, 1)]
+        records.append(record | {"messages": told})
     if not records:
         raise InputError(path, "no conversation", "give one conversation a line")
     return records
@@ -154,6 +156,33 @@ def recorded_tools(path: str) -> list[dict[str, Any]]:
     """Return the tools that a policy saw, where they are recorded beside rollouts."""
     about = _meta(Path(RunFiles(path).sidecars[-1]))
     return [without_kind(tool) for tool in about.get("tools", [])]
+
+
+def _message(message: dict[str, Any], place: int, where: str) -> dict[str, Any]:
+    """Return a message whose calls are in OpenAI's form; raise InputError where it is none."""
+    if not isinstance(message.get("role"), str):
+        raise InputError(where, f"message {place} has no 'role'", "give each message a role")
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    try:
+        return message | {"tool_calls": [_call(call) for call in calls]}
+    except (AttributeError, KeyError, TypeError):
+        what = f"message {place} has a call that is none: {calls!r:.60}"
+        raise InputError(where, what, "give {id, function: {name, arguments}}") from None
+
+
+def _call(call: Any) -> dict[str, Any]:
+    """Return a call as {id, function: {name, arguments}}, or raise where it can't be one."""
+    if not call.get("function"):  # flat
+        function = {"name": call["name"], "arguments": call.get("arguments")}
+        call = {"id": call.get("id"), "type": "function", "function": function}
+    function = call["function"]
+    if not isinstance(function["name"], str):
+        raise TypeError
+    if function.get("arguments") is None:
+        function = {**function, "arguments": "{}"}
+    return {**call, "function": function}
 
 
 def _objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
