@@ -121,6 +121,15 @@ def test_domain_and_tiers_may_be_files(run: Cli, example: Path) -> None:
     assert other["tiers"] != named["tiers"]
 
 
+def test_numbers_beyond_a_column_are_noted(run: Cli) -> None:
+    said = {"role": "assistant", "content": "hi", "n_tokens": -(2**40)}
+    talk = {"trial": 3_000_000_000, "messages": [said], "outcome": 1, "gold_actions": []}
+    Path("t.jsonl").write_bytes(orjson.dumps(talk))
+    scored = run("score", "t.jsonl", "-o", "turns.parquet")
+    assert scored.code == run("eval", "t.jsonl").code == 0
+    assert {"no trial: 1", "token count out of range: 1"} <= set(scored.err.splitlines())
+
+
 def test_traces_of_one_name_are_kept_apart(run: Cli, example: Path) -> None:
     for folder in ("a", "b"):
         Path(folder).mkdir()

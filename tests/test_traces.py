@@ -383,9 +383,20 @@ def test_token_counts() -> None:
         said("c", usage=None),
         said("d", usage={}),
         said("e", n_tokens=1.5),
+        said("f", n_tokens=2**31 - 1),
+        said("g", n_tokens=2**31),
+        said("h", n_tokens=-1),
     )
-    assert [turn.n_tokens for turn in turns] == [3, 4, None, None, None]
-    assert notes == {"token count not an integer": 1}
+    counts = [3, 4, None, None, None, 2**31 - 1, None, None]
+    assert [turn.n_tokens for turn in turns] == counts
+    assert notes == {"token count not an integer": 1, "token count out of range": 2}
+
+
+def test_trials_that_no_column_holds_are_none(read: Read) -> None:
+    trials = (5, 2**31 - 1, 2**31, -(2**31) - 1)
+    episodes, trace = read([item(trial=trial) for trial in trials])
+    assert [e.trial for e in episodes] == [5, 2**31 - 1, 2, 3]
+    assert trace.notes == {"no trial": 2}
 
 
 def test_malformed_messages_are_skipped_and_counted() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from stages.traces.episode import GoldAction
 
 ROUNDING = 1e-6  # outcomes this far outside [0, 1] are rounding noise, not another scale
+LARGEST = 2**31 - 1  # whole number that a column of a table holds
 
 
 class BadItemError(Exception):
@@ -125,6 +126,8 @@ class Names:
         taken = self._taken.setdefault(group, set())
         try:
             number = int(trial)
+            if abs(number) > LARGEST:
+                raise OverflowError
         except (TypeError, ValueError, OverflowError):
             self._notes["no trial"] += 1
             number = len(taken)

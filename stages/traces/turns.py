@@ -10,6 +10,7 @@ from typing import Any
 
 from stages.dialects import recorded_calls
 from stages.traces.episode import Call, Turn
+from stages.traces.fields import LARGEST
 
 # Hermes-style results inside plain text; the last one may have been cut off.
 TEXT_RESULT = re.compile(r"<tool_response>\n?(.*?)\n?(?:</tool_response>|\Z)", re.DOTALL)
@@ -69,6 +70,9 @@ def read_turns(
                 n_tokens = message["usage"].get("completion_tokens")
             if n_tokens is not None and type(n_tokens) is not int:
                 notes["token count not an integer"] += 1
+                n_tokens = None
+            elif n_tokens is not None and not 0 <= n_tokens <= LARGEST:
+                notes["token count out of range"] += 1
                 n_tokens = None
             turns.append(Turn(calls, n_tokens, get("content"), len(user_calls)))
         elif role == "tool" or role == "function":
