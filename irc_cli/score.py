@@ -53,6 +53,7 @@ def command(
         scorer.add(episodes, found)
     scored = scorer.scored
     _check(scored, traces)
+    _check_ids(scored, reader.sources)
     summary = _summary(scored, reader)
     if out:
         settings = {"tiers": tiers, "rank": tier_set.rank, "rewards": rewards, "domain": domain}
@@ -72,6 +73,17 @@ def _check(scored: Scored, traces: list[str]) -> None:
     if not scored.known_gold:
         todo = "add 'gold_actions' to the episodes: tiers compare calls with them"
         raise InputError(where, "no gold actions anywhere", todo)
+
+
+def _check_ids(scored: Scored, files: dict[str, str]) -> None:
+    """Raise InputError if two files, given by source, have the same episode."""
+    ids, sources = scored.columns["episode_id"], scored.columns["source"]
+    first: dict[str, str] = {}
+    for episode_id, source in zip(ids, sources, strict=True):
+        if (other := first.setdefault(episode_id, source)) != source:
+            what = f"both have an episode '{episode_id}'"
+            todo = "give every episode an 'episode_id' of its own, or score the files apart"
+            raise InputError(f"{files[other]}, {files[source]}", what, todo)
 
 
 def _summary(scored: Scored, reader: TraceReader) -> dict[str, Any]:

@@ -62,12 +62,10 @@ class TraceReader:
         """Yield the episodes of each trace, to be consumed before the next, and their domain."""
         given = given_domain(self.domain) if self.domain else None
         options.refuse_twice(self.paths)
-        names = Counter(source_name(path) for path in self.paths)
-        for path in self.paths:
-            source = source_name(path)
+        for source, path in self.sources.items():
             trace = open_trace(
                 path,
-                source=source if names[source] == 1 else path,
+                source=source,
                 skip_bad=self._keep_bad(path) if self.skip_bad else None,
             )
             episodes = progress(trace, f"reading {path}", quiet=self.quiet)
@@ -78,6 +76,13 @@ class TraceReader:
             yield chain(first, episodes), domain
             self.digests[path] = trace.sha256
             self.notes += trace.notes
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Each path by what tables call it: its name, or where two have the same, all of it."""
+        names = Counter(source_name(path) for path in self.paths)
+        named = ((source_name(path), path) for path in self.paths)
+        return {name if names[name] == 1 else path: path for name, path in named}
 
     def _keep_bad(self, path: str) -> Callable[[int, bytes, str], None]:
         def keep(line: int, raw: bytes, reason: str) -> None:

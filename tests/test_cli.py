@@ -142,6 +142,18 @@ def test_traces_of_one_name_are_kept_apart(run: Cli, example: Path) -> None:
     assert frame.height == 2 * 887
 
 
+def test_files_may_share_groups_and_leave_ids_to_us(run: Cli) -> None:
+    said = [{"role": "assistant", "content": "hi"}]
+    for name, outcome in (("a", 0), ("b", 1)):
+        talk = {"group_id": "g", "messages": said, "outcome": outcome, "gold_actions": []}
+        Path(f"{name}.jsonl").write_bytes(orjson.dumps(talk))
+    assert run("score", "a.jsonl", "b.jsonl", "-o", "turns.parquet").code == 0
+    frame = pl.read_parquet("turns.parquet")
+    assert frame["episode_id"].n_unique() == 2
+    assert frame["group_id"].to_list() == ["g", "g"]
+    assert run("calibrate", "turns.parquet").code == 0
+
+
 @needs_shared
 def test_reference_figures_from_end_to_end(run: Cli) -> None:
     # Source: SPEC section 10, gpt-4o-airline.json under `flat`.

@@ -95,6 +95,11 @@ SCORE = [
         "bad.bad.jsonl: exists already; pass --force to replace it",
     ),
     ("few.jsonl -o few.jsonl", "few.jsonl: exists already; pass --force to replace it"),
+    (
+        "few.jsonl won.jsonl -o turns.parquet",
+        "few.jsonl, won.jsonl: both have an episode 'bags-0/0'; "
+        "give every episode an 'episode_id' of its own, or score the files apart",
+    ),
 ]
 
 CALIBRATE = [
