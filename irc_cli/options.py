@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from stages.errors import InputError
-from stages.files import refuse_existing
+from stages.files import reachable, refuse_existing
 from stages.yamlfile import Node, nearest, read_yaml
 
 
@@ -80,9 +80,10 @@ def refuse_twice(paths: list[str]) -> None:
 
 def name_or_file(option: str, value: str, names: tuple[str, ...]) -> str:
     """Return the value if it is one of the names or a file, or raise InputError."""
-    if value not in names and not Path(value).exists():
-        what = f"unknown name '{value}', and no such file"
-        raise InputError(f"--{option}", what, nearest(value, names))
+    with reachable(value):
+        if value not in names and not Path(value).exists():
+            what = f"unknown name '{value}', and no such file"
+            raise InputError(f"--{option}", what, nearest(value, names))
     return value
 
 

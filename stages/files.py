@@ -82,14 +82,25 @@ def alone(path: str) -> Iterator[None]:
 def refuse_existing(path: str, *, force: bool) -> None:
     """Raise InputError when the output exists and may not be replaced, or has no folder."""
     target = Path(path)
-    if target.is_dir():
-        raise InputError(path, "is a directory", "name a file to write")
-    if not target.parent.is_dir():
-        raise InputError(path, f"no directory '{target.parent}'", "create it first")
-    if target.exists() and not target.is_file():  # renaming a file onto /dev/null would replace it
-        raise InputError(path, "is no regular file", "name a file to write, or '-'")
-    if target.exists() and not force:
-        raise InputError(path, "exists already", "pass --force to replace it")
+    with reachable(path):
+        if target.is_dir():
+            raise InputError(path, "is a directory", "name a file to write")
+        if not target.parent.is_dir():
+            raise InputError(path, f"no directory '{target.parent}'", "create it first")
+        # Renaming a file onto /dev/null would replace it.
+        if target.exists() and not target.is_file():
+            raise InputError(path, "is no regular file", "name a file to write, or '-'")
+        if target.exists() and not force:
+            raise InputError(path, "exists already", "pass --force to replace it")
+
+
+@contextmanager
+def reachable(path: str) -> Iterator[None]:
+    """Turn what the system says of a path, such as that it is too long, into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(path, (error.strerror or str(error)).lower(), "check the path") from None
 
 
 def _unwritable(path: str, error: OSError) -> InputError:
@@ -122,12 +133,11 @@ def head(path: str) -> bytes:
     Raises:
         InputError: the file can't be read.
     """
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(4)
-    except FileNotFoundError:
-        raise InputError(path, "no such file", "check the path") from None
-    except IsADirectoryError:
-        raise InputError(path, "is a directory", "name a file") from None
-    except OSError as error:
-        raise InputError(path, (error.strerror or str(error)).lower(), "check the path") from None
+    with reachable(path):
+        try:
+            with Path(path).open("rb") as file:
+                return file.read(4)
+        except FileNotFoundError:
+            raise InputError(path, "no such file", "check the path") from None
+        except IsADirectoryError:
+            raise InputError(path, "is a directory", "name a file") from None

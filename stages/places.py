@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from stages.errors import InputError
+from stages.files import reachable
 
 _TABLES = "**/*.parquet"  # those of a folder, and of the folders in it
 _NO_ACCESS = "check the address, and the credentials in the environment"
@@ -33,9 +34,10 @@ def files_of(paths: list[str]) -> list[str]:
 
 
 def _files(path: str) -> list[str]:
-    is_folder = path.endswith("/") if remote(path) else Path(path).is_dir()
-    if not is_folder and (not has_magic(path) or Path(path).exists()):
-        return [path]
+    with reachable(path):
+        is_folder = path.endswith("/") if remote(path) else Path(path).is_dir()
+        if not is_folder and (not has_magic(path) or Path(path).exists()):
+            return [path]
     pattern = f"{path.rstrip('/')}/{_TABLES}" if is_folder else path
     found = sorted(_listed(pattern) if remote(path) else _found(pattern))
     if not found:

@@ -15,6 +15,8 @@ import pytest
 
 from tests.conftest import Cli, exit_code
 
+LONG = "x" * 256  # longer than the name of a file may be
+TOO_LONG = f"{LONG}: file name too long; check the path"
 KNOWN = "give tau-bench results, tau2-bench results, or OpenAI-style messages"
 
 # What every reader of traces says.
@@ -43,11 +45,14 @@ TRACES = [
     ),
     ("-", "standard input: is empty; give a trace file"),
     ("- -", "-: given twice; name each file once"),
+    (LONG, TOO_LONG),
+    (f"few.jsonl --domain {LONG}", TOO_LONG),
 ]
 
 ANY_COMMAND = [
     ("-o none/out", "none/out: no directory 'none'; create it first"),
     ("-o folder", "folder: is a directory; name a file to write"),
+    (f"-o {LONG}", TOO_LONG),
     ("-o taken", "taken: exists already; pass --force to replace it"),
     ("-o - --json", "--json: standard output is taken by '-o -'; use one of them"),
     ("--config missing.yaml", "missing.yaml: no such file; check the path"),
@@ -81,6 +86,7 @@ SCORE = [
         "few.jsonl --tiers nothing",
         "--tiers: unknown name 'nothing', and no such file; use 'paper' or 'extended' or 'flat'",
     ),
+    (f"few.jsonl --tiers {LONG}", TOO_LONG),
     ("few.jsonl --rewards missing.yaml", "missing.yaml: no such file; check the path"),
     (
         "few.jsonl --rewards tier.yaml",
@@ -107,6 +113,7 @@ CALIBRATE = [
     ("folder", "folder: a folder without Parquet files; check the path"),
     ("empty.json", "empty.json: empty; rerun irc-cli score"),
     ("-", "standard input: empty; rerun irc-cli score"),
+    (LONG, TOO_LONG),
     (
         "prose.json",
         "prose.json:1: not JSON: unexpected character, expected a JSON value; mend the line",

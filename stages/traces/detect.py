@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import InputError
+from stages.files import reachable
 from stages.traces import messages, parquet, tau2, tau_bench
 from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError
@@ -75,7 +76,9 @@ def open_trace(path: str, *, source: str | None = None, skip_bad: SkipBad | None
         InputError: the trace is missing, empty, broken or of no known format. Single records
             are checked while iterating.
     """
-    if path != "-" and Path(path).is_dir():
+    with reachable(path):
+        is_folder = path != "-" and Path(path).is_dir()
+    if is_folder:
         return _open_folder(Path(path), source)
     stream = Stream(path)
     try:
