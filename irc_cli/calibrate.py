@@ -171,7 +171,7 @@ def command(
         options.within("delta", delta, 0, 1),
         options.within("fdr", fdr, 0, 1),
         min_support,
-        options.within("effect", effect, 0, 1),
+        options.within("effect", effect, 0, options.BELOW_ONE),
         None if alpha is None else options.within("alpha", alpha, 0, sys.float_info.max),
         resamples,
         options.within("eta", eta, -1, 1),

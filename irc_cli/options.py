@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,8 @@ import typer
 from stages.errors import InputError
 from stages.files import reachable, refuse_existing
 from stages.yamlfile import Node, nearest, read_yaml
+
+BELOW_ONE = math.nextafter(1, 0)
 
 
 def _use_config(ctx: typer.Context, path: str | None) -> str | None:
@@ -97,6 +100,7 @@ def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
 def within(option: str, value: float, low: float, high: float) -> float:
     """Return the value, or raise InputError saying its bounds."""
     if not low <= value <= high:
-        bounds = f"from {low:g} to {high:g}" if high < 1e300 else f"of at least {low:g}"
+        top = "below 1" if high == BELOW_ONE else f"{high:g}"
+        bounds = f"from {low:g} to {top}" if high < 1e300 else f"of at least {low:g}"
         raise InputError(f"--{option}", f"{value:g} is out of range", f"use a number {bounds}")
     return value

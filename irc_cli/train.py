@@ -72,7 +72,7 @@ except ModuleNotFoundError as error:
 _T, _L = TrainConfig, LossConfig
 _SCHEDULES, _SCALES, _OLD = get_args(Schedule), get_args(Scale), get_args(Old)
 _AGGREGATIONS = get_args(Aggregation)
-ABOVE_ONE, BELOW_ONE = math.nextafter(1, 2), math.nextafter(1, 0)
+ABOVE_ONE = math.nextafter(1, 2)
 _ROWS = 12  # of the live table
 _SHOWN = ("loss", "entropy", "policy_kl", "clip_high_share", "grad_norm", "advantage_rms")
 
@@ -228,7 +228,7 @@ def command(
         schedule=cast(Schedule, options.one_of("schedule", schedule, _SCHEDULES)),
         warmup=warmup,
         weight_decay=weight_decay,
-        beta2=options.within("beta2", beta2, 0, BELOW_ONE),
+        beta2=options.within("beta2", beta2, 0, options.BELOW_ONE),
         max_grad_norm=options.within("max-grad-norm", max_grad_norm, 0, math.inf),
         epochs=epochs,
         batch_size=batch_size,

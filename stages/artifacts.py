@@ -374,13 +374,12 @@ def read_table(table: Table, path: str) -> pl.DataFrame:
     if _is_parquet(path):
         frame = reading(path, lambda: pl.read_parquet(path, glob=False))
     else:
-        data = standard_input() if path == "-" else Path(path).read_bytes()
-        frame = _json_lines(table, data, where)
+        frame = _json_lines(table, _content(path), where)
     return table.conform(frame, where)
 
 
 def read_columns(path: str) -> pl.DataFrame:
-    """Read a table of another program, whatever its columns: Parquet or JSON lines.
+    """Read a table of another program, whatever its columns: Parquet or JSON lines, also from `-`.
 
     Raises:
         InputError: the file is missing or of another kind.
@@ -388,7 +387,7 @@ def read_columns(path: str) -> pl.DataFrame:
     if _is_parquet(path):
         return reading(path, lambda: pl.read_parquet(path, glob=False))
     try:
-        return pl.read_ndjson(path, infer_schema_length=None)
+        return pl.read_ndjson(_content(path), infer_schema_length=None)
     except pl.exceptions.PolarsError:
         raise InputError(path, "neither Parquet nor JSON lines", "write it as one") from None
 
@@ -417,6 +416,10 @@ def _metadata(made_by: dict[str, Any]) -> dict[str, str]:
 def _is_parquet(path: str) -> bool:
     """Return whether a file is Parquet, as all tables in object stores are."""
     return path != "-" and (remote(path) or head(path) == PARQUET_MAGIC)
+
+
+def _content(path: str) -> bytes:
+    return standard_input() if path == "-" else Path(path).read_bytes()
 
 
 def reading(path: str, read: Callable[[], _T]) -> _T:

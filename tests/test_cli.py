@@ -395,6 +395,8 @@ def test_given_advantages_are_judged(run: Cli, turns: Path, calibration: Path) -
         assert one["mean_advantage"] == pytest.approx(two["mean_advantage"])
         assert one["verdict"] == two["verdict"]
         assert one["return_part"] is None, "these advantages have no parts"
+    command = ("calibrate", turns, "--advantages", "-", "--check", "--json")
+    assert run(*command, stdin=Path("good.jsonl").read_bytes()).out == good.out
     bad = run("calibrate", turns, "--advantages", "bad.parquet", "--check", "--json")
     assert bad.code == 1
     assert set(bad.json()["after"]["misaligned"]) == {

@@ -207,6 +207,7 @@ CALIBRATE = [
         "few.parquet --advantages prose.json",
         "prose.json: neither Parquet nor JSON lines; write it as one",
     ),
+    ("few.parquet --advantages -", "-: neither Parquet nor JSON lines; write it as one"),
     (
         "few.parquet --advantages few.parquet",
         "few.parquet: no column 'advantage'; give episode_id, turn, advantage",
@@ -293,7 +294,8 @@ CALIBRATE = [
     ("few.parquet --alpha nan", "--alpha: nan is out of range; use a number of at least 0"),
     ("few.parquet --delta 2", "--delta: 2 is out of range; use a number from 0 to 1"),
     ("few.parquet --fdr 5", "--fdr: 5 is out of range; use a number from 0 to 1"),
-    ("few.parquet --effect -1", "--effect: -1 is out of range; use a number from 0 to 1"),
+    ("few.parquet --effect -1", "--effect: -1 is out of range; use a number from 0 to below 1"),
+    ("few.parquet --effect 1", "--effect: 1 is out of range; use a number from 0 to below 1"),
     ("few.parquet --eta 2", "--eta: 2 is out of range; use a number from -1 to 1"),
 ]
 

@@ -208,6 +208,8 @@ def test_episodes_to_decide_where_nothing_can_be_said() -> None:
         np.array([0.1, np.nan, 1.0]), np.array([np.inf, 0.1, 0.1]), 100, effect=0.2
     )
     np.testing.assert_array_equal(more, [np.inf, np.nan, 0.0])
+    [never] = episodes_to_decide(np.zeros(1), np.full(1, 0.1), 100, effect=0.0)
+    assert np.isinf(never), "no number of episodes rules out every effect"
 
 
 def test_planted_reversal_is_detected() -> None:

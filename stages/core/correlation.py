@@ -225,23 +225,23 @@ def episodes_to_decide(
         r: the observed correlation, shape [C].
         standard_error: of Fisher's z, clustered by task, shape [C].
         episodes: how many there are.
-        effect: the smallest |r| that matters, in (0, 1).
+        effect: the smallest |r| that matters, in [0, 1).
         level: two-sided level of the interval.
         power: probability that the interval then decides.
 
     Returns:
         Whole number of further episodes, shape [C], at least 0; infinite where the standard error
-        is, NaN where r is.
+        is, or where both r and effect are 0; NaN where r is.
 
     Source: Lachin (1981), Controlled Clinical Trials 2(2), 93-113, for the sample size.
     """
     z = np.arctanh(np.minimum(np.abs(r), 1 - 1e-9))
     distance = np.maximum(z, np.arctanh(effect) - z)
     quantiles = NormalDist().inv_cdf(1 - level / 2) + NormalDist().inv_cdf(power)
-    wanted = (quantiles / distance) ** 2 + 3
     have = np.maximum(standard_error, 1e-9) ** -2.0 + 3
     have[np.isinf(standard_error)] = 0.0
     with np.errstate(divide="ignore"):
+        wanted = (quantiles / distance) ** 2 + 3
         needed = np.ceil(wanted * episodes / have - 1e-9)
     return np.asarray(np.maximum(needed - episodes, 0), np.float64)
 
