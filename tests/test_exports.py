@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -103,6 +105,13 @@ def test_lines_have_their_lineage_beside_them(run: Cli, airline: Files) -> None:
     assert made["settings"] == {"min_outcome": 1.0}
     sha256 = digest(str(airline.rollouts))
     assert made["inputs"] == [{"path": str(airline.rollouts), "sha256": sha256}]
+
+
+def test_standard_input_has_its_lineage_too(run: Cli, example: Path) -> None:
+    stored = gzip.compress(example.read_bytes())
+    assert run("export", "sft", "-", "-o", "sft.jsonl", stdin=stored).code == 0
+    [source] = orjson.loads(Path("sft.meta.json").read_bytes())["inputs"]
+    assert source == {"path": "-", "sha256": hashlib.sha256(stored).hexdigest()}
 
 
 @pytest.mark.parametrize("taken", ["sft.jsonl", "sft.meta.json"])

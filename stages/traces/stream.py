@@ -18,6 +18,7 @@ import msgspec
 import orjson
 
 from stages.errors import InputError
+from stages.files import standard_input
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -37,12 +38,13 @@ class Stream:
         head: the first bytes of the (unzipped) content; empty where there are none.
     """
 
-    def __init__(self, path: str, digest: _Hash | None = None) -> None:
+    def __init__(self, path: str, digest: _Hash | None = None, *, keep: bool = False) -> None:
         """Open it.
 
         Args:
             path: file, or "-".
             digest: what to feed with the stored bytes; a new one where None.
+            keep: standard input stays in memory for whoever asks for its digest later.
 
         Raises:
             InputError: it can't be opened, is broken gzip, or is empty.
@@ -51,7 +53,7 @@ class Stream:
         self.digest = digest or hashlib.sha256()
         with readable(self.where):
             # Closed by `close`, which every way out of the readers comes past.
-            file = sys.stdin.buffer if path == "-" else Path(path).open("rb")  # noqa: SIM115
+            file = _standard_input(keep) if path == "-" else Path(path).open("rb")  # noqa: SIM115
             self._stored = io.BufferedReader(_Hashing(file, self.digest), BUFFER)
         self._content: io.BufferedReader[Any] | gzip.GzipFile = self._stored
         try:
@@ -86,6 +88,10 @@ class Stream:
         """Let go of the file; a second time does nothing."""
         self._content.close()
         self._stored.close()
+
+
+def _standard_input(keep: bool) -> BinaryIO:
+    return io.BytesIO(standard_input()) if keep else sys.stdin.buffer
 
 
 @contextmanager

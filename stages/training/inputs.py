@@ -186,7 +186,7 @@ def _call(call: Any) -> dict[str, Any]:
 
 
 def _objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in Stream(path).lines():
+    for number, line in Stream(path, keep=True).lines():
         try:
             value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
