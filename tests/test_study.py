@@ -45,9 +45,11 @@ class FakeCli:
                 sparse, rate = "sparse-grpo/" in str(out), 0.5
                 if f"lr-{MIDDLE:g}" not in str(out):
                     rate = 0.6 if sparse and f"lr-{LOW:g}" in str(out) else 0.4
-                found = {"pass_rate": rate, "episodes": 400, "turns_per_episode": 7.0}
+                found: dict[str, Any] = {"pass_rate": rate, "episodes": 400}
+                found |= {"turns_per_episode": 7.0, "write_accuracy": 0.5}
+                found["pressure"] = {"forbidden_share": 0.25}
                 out.parent.mkdir(parents=True, exist_ok=True)
-                out.write_bytes(orjson.dumps(found | {"write_accuracy": 0.5}))
+                out.write_bytes(orjson.dumps(found))
         return b""
 
 
@@ -82,7 +84,7 @@ def test_all_arms_run_with_all_seeds_and_the_best_rate_wins(cli: FakeCli, tmp_pa
         ("sparse GRPO", LOW, "60.0% +- 0.0 | +20.0 | 60.0, 60.0, 60.0"),
         ("naive hybrid", MIDDLE, "50.0% +- 0.0 | +10.0 | 50.0, 50.0, 50.0"),
     ):
-        assert f"| {arm} | {rate:g} | {told} | 7.0 | 50% |" in table
+        assert f"| {arm} | {rate:g} | {told} | 7.0 | 50% | 25% |" in table
     assert table[-1] == (
         "Naive rewards that calibration does not bear out at first: soft, read_only, "
         "state_change, duplicate, unknown_tool."

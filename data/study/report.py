@@ -37,8 +37,8 @@ def write_report(
     docs.mkdir(parents=True, exist_ok=True)
     start = references.get("seed policy", {}).get("pass_rate")
     lines = [
-        "| arm | learning rate | test pass rate | gain | by seed | turns | gold writes done |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| arm | rate | test pass rate | gain | by seed | turns | gold writes | forbidden |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_line(name, "", [known], None) for name, known in references.items()]
     by_arm: dict[str, list[float]] = {}
@@ -54,7 +54,7 @@ def write_report(
         )
     (docs / "table.md").write_text(text)
     raw = (
-        orjson.dumps(run._asdict() | {"split": split} | told) + b"\n"
+        orjson.dumps(run._asdict() | {"split": split} | _figures(told)) + b"\n"
         for arm in study["arms"]
         for lr in study["learning_rates"]
         for seed in study["seeds"]
@@ -66,13 +66,20 @@ def write_report(
         write_figure(arms_figure(by_arm, start), str(docs / "arms"), force=True)
 
 
+def _figures(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out where files lay on the machine that measured."""
+    return {key: value for key, value in told.items() if key != "made_by"}
+
+
 def _line(name: str, lr: str, known: Sequence[Mapping[str, Any]], start: float | None) -> str:
     rates = [found["pass_rate"] for found in known]
     rate = f"{mean(rates):.1%} +- {100 * standard_error(known):.1f}"
     gain = "" if start is None else f"{100 * (mean(rates) - start):+.1f}"
     seeds = ", ".join(f"{100 * one:.1f}" for one in rates) if len(rates) > 1 else ""
     turns, writes = (mean(found[key] for found in known) for key in SHOWN)
-    return f"| {name} | {lr} | {rate} | {gain} | {seeds} | {turns:.1f} | {writes:.0%} |"
+    forbidden = mean(found["pressure"]["forbidden_share"] for found in known)
+    shown = f"{turns:.1f} | {writes:.0%} | {forbidden:.0%}"
+    return f"| {name} | {lr} | {rate} | {gain} | {seeds} | {shown} |"
 
 
 def standard_error(known: Sequence[Mapping[str, Any]]) -> float:
