@@ -58,16 +58,11 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
 	  tests/test_exports_trl.py tests/test_readme.py
 
-$(VLLM)/.ready: pyproject.toml constraints-vllm.txt
-	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement constraints-vllm.txt
-	$(VLLM)/bin/python -m pip install --quiet --no-deps --editable .
-	touch $@
-
-$(RAY)/.ready: pyproject.toml constraints-ray.txt
-	$(PYTHON) -m venv $(RAY)
-	$(RAY)/bin/python -m pip install --quiet --no-deps --requirement constraints-ray.txt
-	$(RAY)/bin/python -m pip install --quiet --no-deps --editable .
+# Environments that hold what their file lists, and no more: dependencies are not followed.
+$(VLLM)/.ready $(VERL)/.ready $(RAY)/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --no-deps --requirement constraints-$*.txt
+	$(@D)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 # Both examples of Ray, on a local cluster: sums by Ray Data, and rollouts with Ray Serve LLM. Its
@@ -82,12 +77,6 @@ test-vllm: $(VLLM)/.ready
 # Two of vLLM's servers: how even their load is, new weights, one killed. Too long for CI.
 test-fleet: $(VLLM)/.ready
 	$(VLLM)/bin/pytest -W default tests/vllm/test_fleet.py
-
-$(VERL)/.ready: pyproject.toml constraints-verl.txt
-	$(PYTHON) -m venv $(VERL)
-	$(VERL)/bin/python -m pip install --quiet --no-deps --requirement constraints-verl.txt
-	$(VERL)/bin/python -m pip install --quiet --no-deps --editable .
-	touch $@
 
 # verl itself, which wants an older transformers, in an environment of 2.1 GB. Its imports warn.
 test-verl: $(VERL)/.ready

@@ -216,8 +216,15 @@ def command(
     # What lies in an object store would have to be fetched twice.
     digests = {path: None if remote(path) else digest(path) for path in read if path}
     origin = console.made_by("calibrate", made_with, seed, digests)
+    turns: TurnArrays | None = None
+    if of_sums:
+        read_one = read_sums if merge_shards else sum_file
+        summed = add_up(read_one(path, settings.measure) for path in inputs)
+    else:
+        summed, turns = _sum_turns(inputs, settings.measure)
     if partial:
-        recorded = _write_sums(inputs, settings.measure, str(out), origin, force=force)
+        recorded = summary(summed, settings.measure)
+        write_table(SUMS, summed.sums, str(out), origin | {"summary": recorded}, force=force)
         if as_json:
             console.print_json(recorded)
         elif not quiet:
@@ -226,12 +233,6 @@ def command(
         return
 
     rng = np.random.default_rng(seed)
-    turns: TurnArrays | None = None
-    if of_sums:
-        read_one = read_sums if merge_shards else sum_file
-        summed = add_up(read_one(path, settings.measure) for path in inputs)
-    else:
-        summed, turns = _sum_turns(inputs, settings.measure)
     _check_outcomes(summed, inputs, any_will_do=state is not None)
     if state:
         if summed.sums.filter(pl.col("tier").is_null())["episodes"].max() == 1:
@@ -282,16 +283,6 @@ def command(
 
 def _beside(out: str | None) -> str | None:
     return str(Path(out).with_name("advantages.parquet")) if out and out != "-" else None
-
-
-def _write_sums(
-    inputs: list[str], measure: str, out: str, origin: dict[str, Any], *, force: bool
-) -> dict[str, Any]:
-    """Write the sums of a shard; return what they are of."""
-    summed = add_up(sum_file(path, measure) for path in inputs)
-    recorded = summary(summed, measure)
-    write_table(SUMS, summed.sums, out, origin | {"summary": recorded}, force=force)
-    return recorded
 
 
 def _sum_turns(inputs: list[str], measure: str) -> tuple[Summed, TurnArrays | None]:

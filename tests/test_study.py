@@ -74,9 +74,13 @@ def test_all_arms_run_with_all_seeds_and_the_best_rate_wins(cli: FakeCli, tmp_pa
     done = trained(cli)
     assert len(done) == len(set(done))
     n_arms, n_seeds = len(ARMS["arms"]), len(ARMS["seeds"])
-    # Each arm: all seeds at the middle rate, one at each other; and sparse GRPO's other seeds anew.
-    assert len(done) == n_arms * (n_seeds + 2) + n_seeds - 1
+    controls = sum("control" in told for told in ARMS["arms"].values())
+    # Each arm: all seeds at the middle rate, and but for controls one at each other. Then anew:
+    # sparse GRPO's other seeds, and all of its control.
+    assert len(done) == n_arms * n_seeds + (n_arms - controls) * 2 + n_seeds - 1 + n_seeds
     assert ("sparse-grpo", LOW, 2) in done and ("naive-hybrid", LOW, 2) not in done
+    assert ("sparse-grpo-valued-turns", LOW, 0) in done
+    assert ("naive-mt-grpo-rms-1", LOW, 0) not in done
     compared = {arm for arm, _, _ in done[: len(ARMS["compared"]) * n_seeds]}
     assert compared == {"sparse-grpo", "naive-mt-grpo", "calibrated-hybrid"}
     table = (docs / "table.md").read_text().splitlines()
@@ -91,7 +95,9 @@ def test_all_arms_run_with_all_seeds_and_the_best_rate_wins(cli: FakeCli, tmp_pa
     )
     raw = [orjson.loads(line) for line in (docs / "runs.jsonl").read_bytes().splitlines()]
     assert {(one["arm"], one["split"]) for one in raw} == {
-        (arm, split) for arm in ARMS["arms"] for split in ("dev", "test")
+        (arm, split)
+        for arm, told in ARMS["arms"].items()
+        for split in (("test",) if "control" in told else ("dev", "test"))
     }
     assert (docs / "arms.png").exists() and (docs / "arms.svg").exists()
 

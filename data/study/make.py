@@ -3,7 +3,8 @@
 Run as `python -m data.study.make` (`make study`). What is done is skipped and what was cut off
 goes on, so that a study may take its hours in pieces: `--budget` minutes end it with the figures
 known so far. All arms run with all seeds at the middle learning rate; the other rates are tried
-with the first seed, and an arm that does better on dev with one of them runs its seeds with that.
+with the first seed, and an arm that does better on dev with one of them runs its seeds with that,
+as do the controls that differ from it in one thing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def make(study: Study, out: Path, docs: Path, budget: Budget, jobs: int) -> None
     first = study["compared"]
     for some in (first, [arm for arm in arms if arm not in first]):
         measure(study, [Run(arm, middle, seed) for seed in seeds for arm in some], "test", *limits)
-    tried = [Run(arm, lr, seeds[0]) for lr in (middle, *rates) for arm in arms]
+    tries = [arm for arm, told in arms.items() if "control" not in told]
+    tried = [Run(arm, lr, seeds[0]) for lr in (middle, *rates) for arm in tries]
     measure(study, tried, "dev", *limits)
     chosen = [Run(arm, best(study, arm, out), seeds[0]) for arm in arms]
     runs = [run._replace(seed=seed) for seed in seeds for run in chosen]
@@ -42,7 +44,8 @@ def make(study: Study, out: Path, docs: Path, budget: Budget, jobs: int) -> None
 
 def best(study: Study, arm: str, out: Path) -> float:
     """Return the learning rate of an arm that does best on dev; until all are known, the middle."""
-    runs = [Run(arm, lr, study["seeds"][0]) for lr in study["learning_rates"]]
+    tried = study["arms"][arm].get("control", arm)
+    runs = [Run(tried, lr, study["seeds"][0]) for lr in study["learning_rates"]]
     known = [
         (found["pass_rate"], run.lr) for run in runs if (found := played(study, run, "dev", out))
     ]
