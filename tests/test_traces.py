@@ -948,6 +948,10 @@ GOOD = json.dumps({"messages": [said("a")]})
             b'{"messages": [], "outcome": NaN}\n',
             f"t:1: 'outcome' is nan, outside [0, 1]; {RESCALE}",
         ),
+        (  # beyond every float
+            b'{"messages": [], "outcome": 1%s}\n' % (b"0" * 400),
+            f"t:1: 'outcome' is 1{'0' * 39}, outside [0, 1]; {RESCALE}",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path: Path, stored: bytes, line: str) -> None:
@@ -999,7 +1003,7 @@ def test_parquet_with_wrong_columns(tmp_path: Path) -> None:
         "give one row per conversation: messages, and optionally tools, gold_actions, outcome"
     )
     pl.DataFrame({"messages": ["[]"], "reward": [9.0]}).write_parquet(path)
-    assert error_of(path) == (f"{path}:row 1: 'reward' is 9, outside [0, 1]; {RESCALE}")
+    assert error_of(path) == (f"{path}:row 1: 'reward' is 9.0, outside [0, 1]; {RESCALE}")
     pl.DataFrame({"messages": pl.Series([], dtype=pl.String)}).write_parquet(path)
     assert error_of(path) == f"{path}: has no rows; give one row per conversation"
 

@@ -31,7 +31,7 @@ def outcome_of(value: Any, field: str) -> float | None:
         raise BadItemError(f"'{field}' is {value!r:.40}, not a number", f"give '{field}' in [0, 1]")
     if not -ROUNDING <= value <= 1 + ROUNDING:  # also catches NaN
         raise BadItemError(
-            f"'{field}' is {value:g}, outside [0, 1]", "rescale it so that 1 is a full success"
+            f"'{field}' is {value!r:.40}, outside [0, 1]", "rescale it so that 1 is a full success"
         )
     return min(max(float(value), 0.0), 1.0)
 
