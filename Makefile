@@ -11,7 +11,7 @@ RAY := .venv-ray
 OUT ?= out/demo
 SEED ?= 0
 
-.PHONY: demo study test test-extras test-vllm test-fleet test-verl test-ray lint bench seed-policy clean
+.PHONY: demo study gradients test test-extras test-vllm test-fleet test-verl test-ray lint bench seed-policy clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -32,6 +32,10 @@ seed-policy: $(EXTRAS)/.trains
 # Hours on two cores; BUDGET ends it after so many minutes, and it goes on next time.
 study: $(EXTRAS)/.trains
 	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m data.study.make $(if $(BUDGET),--budget $(BUDGET))
+
+# Which estimator's gradient points where the pass rate rises; after a study for both policies.
+gradients: $(EXTRAS)/.trains
+	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m data.study.gradients
 
 test: lint
 	$(BIN)/pytest
@@ -56,7 +60,7 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_dialects.py tests/test_chat.py tests/test_tiny_model.py tests/test_transformers_policy.py \
 	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
 	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
-	  tests/test_exports_trl.py tests/test_readme.py
+	  tests/test_exports_trl.py tests/test_readme.py tests/test_gradients.py
 
 # Environments that hold what their file lists, and no more: dependencies are not followed.
 $(VLLM)/.ready $(VERL)/.ready $(RAY)/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt

@@ -56,7 +56,7 @@ class FakeCli:
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch) -> FakeCli:
     fake = FakeCli()
-    monkeypatch.setattr(runs, "_call", fake)
+    monkeypatch.setattr(runs, "call", fake)
     return fake
 
 
@@ -76,11 +76,10 @@ def test_all_arms_run_with_all_seeds_and_the_best_rate_wins(cli: FakeCli, tmp_pa
     n_arms, n_seeds = len(ARMS["arms"]), len(ARMS["seeds"])
     controls = sum("control" in told for told in ARMS["arms"].values())
     # Each arm: all seeds at the middle rate, and but for controls one at each other. Then anew:
-    # sparse GRPO's other seeds, and all of its control.
-    assert len(done) == n_arms * n_seeds + (n_arms - controls) * 2 + n_seeds - 1 + n_seeds
+    # sparse GRPO's other seeds.
+    assert len(done) == n_arms * n_seeds + (n_arms - controls) * 2 + n_seeds - 1
     assert ("sparse-grpo", LOW, 2) in done and ("naive-hybrid", LOW, 2) not in done
-    assert ("sparse-grpo-valued-turns", LOW, 0) in done
-    assert ("naive-mt-grpo-rms-1", LOW, 0) not in done
+    assert ("sparse-grpo-valued-turns", LOW, 0) not in done
     compared = {arm for arm, _, _ in done[: len(ARMS["compared"]) * n_seeds]}
     assert compared == {"sparse-grpo", "naive-mt-grpo", "calibrated-hybrid"}
     table = (docs / "table.md").read_text().splitlines()
@@ -89,6 +88,7 @@ def test_all_arms_run_with_all_seeds_and_the_best_rate_wins(cli: FakeCli, tmp_pa
         ("naive hybrid", MIDDLE, "50.0% +- 0.0 | +10.0 | 50.0, 50.0, 50.0"),
     ):
         assert f"| {arm} | {rate:g} | {told} | 7.0 | 50% | 25% |" in table
+    assert "| sparse GRPO | 60.0% | 50.0% | 40.0% |" in table
     assert table[-1] == (
         "Naive rewards that calibration does not bear out at first: soft, read_only, "
         "state_change, duplicate, unknown_tool."
@@ -123,7 +123,7 @@ def test_more_iterations_go_on_where_it_was(cli: FakeCli, tmp_path: Path) -> Non
 def test_a_spent_budget_runs_nothing(cli: FakeCli, tmp_path: Path) -> None:
     study_make.make(ARMS, tmp_path / "out", tmp_path / "docs", Budget(0), jobs=2)
     assert not cli.called
-    assert (tmp_path / "docs" / "table.md").read_text().count("\n") == 2
+    assert "%" not in (tmp_path / "docs" / "table.md").read_text()
 
 
 def test_an_arm_is_told_to_the_loop_as_options(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 Run as `python -m data.study.make` (`make study`). What is done is skipped and what was cut off
 goes on, so that a study may take its hours in pieces: `--budget` minutes end it with the figures
 known so far. All arms run with all seeds at the middle learning rate; the other rates are tried
-with the first seed, and an arm that does better on dev with one of them runs its seeds with that,
-as do the controls that differ from it in one thing.
+with the first seed, and an arm that does better on dev with one of them runs its seeds with that.
+Controls stay at the middle rate, and are held against their arm there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from data.study.report import write_report
+from data.study.report import middle, write_report
 from data.study.runs import Budget, Run, Study, align, measure, played, references
 
 HERE = Path(__file__).parent
@@ -26,15 +26,16 @@ def make(study: Study, out: Path, docs: Path, budget: Budget, jobs: int) -> None
     out.mkdir(parents=True, exist_ok=True)
     limits = (out, budget, jobs)
     arms, seeds = study["arms"], study["seeds"]
-    middle, *rates = _middle_first(study["learning_rates"])
-    naive = Run(study["align"], middle, seeds[0])
+    usual = middle(study)
+    naive = Run(study["align"], usual, seeds[0])
     measure(study, [naive], "test", *limits)
     wrong = align(naive, out)
     first = study["compared"]
     for some in (first, [arm for arm in arms if arm not in first]):
-        measure(study, [Run(arm, middle, seed) for seed in seeds for arm in some], "test", *limits)
-    tries = [arm for arm, told in arms.items() if "control" not in told]
-    tried = [Run(arm, lr, seeds[0]) for lr in (middle, *rates) for arm in tries]
+        measure(study, [Run(arm, usual, seed) for seed in seeds for arm in some], "test", *limits)
+    tries = [arm for arm, told in arms.items() if not told.get("control")]
+    rates = sorted(study["learning_rates"], key=lambda lr: lr != usual)
+    tried = [Run(arm, lr, seeds[0]) for lr in rates for arm in tries]
     measure(study, tried, "dev", *limits)
     chosen = [Run(arm, best(study, arm, out), seeds[0]) for arm in arms]
     runs = [run._replace(seed=seed) for seed in seeds for run in chosen]
@@ -43,18 +44,14 @@ def make(study: Study, out: Path, docs: Path, budget: Budget, jobs: int) -> None
 
 
 def best(study: Study, arm: str, out: Path) -> float:
-    """Return the learning rate of an arm that does best on dev; until all are known, the middle."""
-    tried = study["arms"][arm].get("control", arm)
-    runs = [Run(tried, lr, study["seeds"][0]) for lr in study["learning_rates"]]
+    """Return the learning rate of an arm that does best on dev; the middle, until all are known."""
+    if study["arms"][arm].get("control"):
+        return middle(study)
+    runs = [Run(arm, lr, study["seeds"][0]) for lr in study["learning_rates"]]
     known = [
         (found["pass_rate"], run.lr) for run in runs if (found := played(study, run, "dev", out))
     ]
-    return max(known)[1] if len(known) == len(runs) else _middle_first(study["learning_rates"])[0]
-
-
-def _middle_first(rates: list[float]) -> list[float]:
-    middle = sorted(rates)[len(rates) // 2]
-    return [middle, *(rate for rate in rates if rate != middle)]
+    return max(known)[1] if len(known) == len(runs) else middle(study)
 
 
 def main() -> None:

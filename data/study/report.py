@@ -36,23 +36,20 @@ def write_report(
     """
     docs.mkdir(parents=True, exist_ok=True)
     start = references.get("seed policy", {}).get("pass_rate")
-    lines = [
+    head = [
         "| arm | rate | test pass rate | gain | by seed | turns | gold writes | forbidden |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    lines += [_line(name, "", [known], None) for name, known in references.items()]
-    by_arm: dict[str, list[float]] = {}
-    for run in chosen:
-        seeds = (run._replace(seed=seed) for seed in study["seeds"])
-        if found := [told for one in seeds if (told := played(study, one, "test", out))]:
-            lines.append(_line(run.arm, f"{run.lr:g}", found, start))
-            by_arm[run.arm] = [one["pass_rate"] for one in found]
-    text = "\n".join(lines) + "\n"
+    lines = [*head, *(_line(name, "", [known], None) for name, known in references.items())]
+    tries = [run for run in chosen if not study["arms"][run.arm].get("control")]
+    lines += _lines(study, tries, out, start)
+    lines += ["", "All arms at the middle learning rate:", "", *head]
+    lines += _lines(study, [run._replace(lr=middle(study)) for run in chosen], out, start)
+    lines += ["", "The first seed on dev, by learning rate:", "", *_rates(study, tries, out)]
     if wrong:
-        text += (
-            f"\nNaive rewards that calibration does not bear out at first: {', '.join(wrong)}.\n"
-        )
-    (docs / "table.md").write_text(text)
+        names = ", ".join(wrong)
+        lines += ["", f"Naive rewards that calibration does not bear out at first: {names}."]
+    (docs / "table.md").write_text("\n".join(lines) + "\n")
     raw = (
         orjson.dumps(run._asdict() | {"split": split} | _figures(told)) + b"\n"
         for arm in study["arms"]
@@ -62,8 +59,42 @@ def write_report(
         if (told := played(study, run := Run(arm, lr, seed), split, out))
     )
     (docs / "runs.jsonl").write_bytes(b"".join(raw))
-    if by_arm:
+    by_arm = {run.arm: [told["pass_rate"] for told in _tested(study, run, out)] for run in chosen}
+    if by_arm := {arm: rates for arm, rates in by_arm.items() if rates}:
         write_figure(arms_figure(by_arm, start), str(docs / "arms"), force=True)
+
+
+def middle(study: Study) -> float:
+    """Return the learning rate at which all arms run."""
+    rates = sorted(study["learning_rates"])
+    return float(rates[len(rates) // 2])
+
+
+def _tested(study: Study, run: Run, out: Path) -> list[dict[str, Any]]:
+    """Return what test says of all seeds of a run."""
+    seeds = (run._replace(seed=seed) for seed in study["seeds"])
+    return [told for one in seeds if (told := played(study, one, "test", out))]
+
+
+def _lines(study: Study, runs: Sequence[Run], out: Path, start: float | None) -> list[str]:
+    return [
+        _line(run.arm, f"{run.lr:g}", found, start)
+        for run in runs
+        if (found := _tested(study, run, out))
+    ]
+
+
+def _rates(study: Study, runs: Sequence[Run], out: Path) -> list[str]:
+    rates = sorted(study["learning_rates"])
+    lines = [
+        f"| arm | {' | '.join(f'{lr:g}' for lr in rates)} |",
+        "| --- " * (len(rates) + 1) + "|",
+    ]
+    for run in runs:
+        told = [played(study, run._replace(lr=lr), "dev", out) for lr in rates]
+        cells = [f"{one['pass_rate']:.1%}" if one else "-" for one in told]
+        lines.append(f"| {run.arm} | {' | '.join(cells)} |")
+    return lines
 
 
 def _figures(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,10 +56,10 @@ def measure(
 
     def one(run: Run) -> None:
         if trained(study, run, out) is None:
-            _call(loop_command(study, run, out), budget)
+            call(loop_command(study, run, out), budget)
         policy, result = trained(study, run, out), result_of(study, run, split, out)
         if policy and not result.exists():
-            _call(eval_command(study, str(policy), split, result, run.seed), budget)
+            call(eval_command(study, str(policy), split, result, run.seed), budget)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, runs))
@@ -122,7 +122,7 @@ def align(naive: Run, out: Path) -> list[str]:
     turns = naive.folder(out) / LOOP / "iter-00" / "turns.parquet"
     if not turns.exists():  # the budget was spent before
         return []
-    calibrated = orjson.loads(_call(["calibrate", str(turns), "--json"], Budget(None)))
+    calibrated = orjson.loads(call(["calibrate", str(turns), "--json"], Budget(None)))
     values = {row["tier"]: row["value"] for row in calibrated["tiers"]}
     tiers = yaml.safe_load((SHIPPED / "tiers" / f"{NAIVE}.yaml").read_bytes())
     naively = {tier: reward.base for tier, reward in load_tiers(NAIVE).rewards.items()}
@@ -142,13 +142,13 @@ def references(study: Study, out: Path, budget: Budget) -> dict[str, dict[str, A
     ):
         result = out / f"{name.replace(' ', '-')}x{study['eval']['group-size']}.json"
         if not result.exists():
-            _call(eval_command(study, SEED_POLICY, "test", result, 0, policy), budget)
+            call(eval_command(study, SEED_POLICY, "test", result, 0, policy), budget)
         if result.exists():
             found[name] = dict(orjson.loads(result.read_bytes()))
     return found
 
 
-def _call(args: list[str], budget: Budget) -> bytes:
+def call(args: list[str], budget: Budget) -> bytes:
     """Run a command of irc-cli; one that the budget cuts off leaves what it can go on from."""
     if budget.seconds == 0:
         return b""
