@@ -33,7 +33,7 @@ seed-policy: $(EXTRAS)/.trains
 study: $(EXTRAS)/.trains
 	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m data.study.make $(if $(BUDGET),--budget $(BUDGET))
 
-# Which estimator's gradient points where the pass rate rises; after a study for both policies.
+# Which estimator's gradient points where the pass rate rises: half an hour on one core.
 gradients: $(EXTRAS)/.trains
 	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m data.study.gradients
 

@@ -57,7 +57,10 @@ def test_potentials_of_an_episode_add_up_to_where_it_began() -> None:
     arrays = turn_arrays(MIXED)
     reward = potential(arrays)
     totals = np.bincount(arrays.layout.episode, reward)
-    assert np.allclose(totals, totals[0])  # - V of an episode without a turn
+    assert np.allclose(totals[:3], totals[0]) and np.allclose(totals[3:], totals[3])
+    assert totals[0] - totals[3] == pytest.approx(
+        2 / 3 - 1 / 3
+    )  # less what each group usually gets
     tier = np.array(arrays.tiers)[arrays.tier]
     first = MIXED["turn"].to_numpy() == 0
     lasts = np.isin(np.arange(len(tier)), arrays.layout.last)

@@ -17,7 +17,6 @@ Errors are those of the jackknife over batches.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as List
 from pathlib import Path
@@ -30,7 +29,7 @@ import polars as pl
 import torch
 import yaml
 
-from data.study.runs import LOOP, Budget, Run, call
+from data.study.runs import Budget, call
 from stages.artifacts import TURNS, read_table
 from stages.calibrate import CalibrateConfig, calibrate
 from stages.core.advantages import AdvantageConfig
@@ -64,8 +63,9 @@ class Played(NamedTuple):
     batches: list[list[str]]  # groups of each
 
 
-def play(study: Mapping[str, Any], model: str, batches: int, folder: Path) -> Played:
-    """Roll out and score, unless that was done; return the first batches."""
+def play(study: Mapping[str, Any], model: str, folder: Path) -> Played:
+    """Roll out and score, unless that was done."""
+    folder.mkdir(parents=True, exist_ok=True)
     rollouts = folder / "rollouts.jsonl"
     if not rollouts.exists():
         options = study["rollout"] | {"env": "airline-mini", "split": "train", "model": model}
@@ -81,7 +81,7 @@ def play(study: Mapping[str, Any], model: str, batches: int, folder: Path) -> Pl
     for one in sequences(read_rollouts(str(rollouts)).tokens):
         episodes.setdefault(one.episode_id, []).append(example_of(one))
     groups, size = turns[TIERS]["group_id"].unique(maintain_order=True).to_list(), study["batch"]
-    starts = range(0, batches * size, size)
+    starts = range(0, len(groups) - size + 1, size)
     return Played(model, episodes, turns, [groups[at : at + size] for at in starts])
 
 
@@ -126,8 +126,9 @@ def potential(arrays: TurnArrays, ridge: float = 3.0, most: int = 4) -> Floats:
     """Return what each turn adds to the outcome that its episode's tiers so far foretell; [N].
 
     That is potential-based shaping (Ng, Harada and Russell, 1999): r[k] = V[k+1] - V[k], and
-    -V[K-1] at the last turn, after which the outcome itself counts. V is a ridge regression of the
-    outcome, less its group's mean, on which tiers were there so far, how often, and the turn.
+    -V[K-1] at the last turn, after which the outcome itself counts. V is the group's mean outcome,
+    and what a ridge regression adds to it by which tiers were there so far, how often, and the
+    turn. Under GTPO without normalisation, gamma is then the lambda of GAE (arXiv 1506.02438).
 
     Args:
         arrays: turns of a batch.
@@ -150,12 +151,12 @@ def potential(arrays: TurnArrays, ridge: float = 3.0, most: int = 4) -> Floats:
 
     before, later = features(after - tier, turn), features(after, turn + 1)
     group, outcome = arrays.layout.group, arrays.outcome
-    excess = (outcome - (np.bincount(group, outcome) / np.bincount(group))[group])[episode]
-    x, y = np.vstack([before, later]), np.tile(excess, 2)
-    fitted = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
-    worth = later @ fitted
+    usual = (np.bincount(group, outcome) / np.bincount(group))[group][episode]
+    x, excess = np.vstack([before, later]), np.tile(outcome[episode] - usual, 2)
+    fitted = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ excess)
+    worth = later @ fitted + usual
     worth[arrays.layout.last] = 0
-    return worth - before @ fitted
+    return worth - before @ fitted - usual
 
 
 def reinforce(turns: pl.DataFrame) -> Weights:
@@ -276,32 +277,18 @@ def table(rows: List[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out/study"), help="of data.study.make")
+    parser.add_argument("--model", default=SEED_POLICY, metavar="DIR", help="else the seed policy")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/gradients"), help="one for each model"
+    )
     parser.add_argument("--docs", type=Path, default=Path("docs/study"))
     given = parser.parse_args()
     study = yaml.safe_load((HERE / "gradients.yaml").read_bytes())
-    rows: list[dict[str, Any]] = []
-    parts = []
-    for name, told in study["policies"].items():
-        model = SEED_POLICY
-        if "of" in told:
-            arm, lr, seed, iteration = told["of"]
-            model = str(
-                Run(arm, lr, seed).folder(given.out) / LOOP / f"iter-{iteration:02d}/policy"
-            )
-            if not Path(model).exists():
-                sys.stderr.write(f"{name} is left out: make study has not come to {model}\n")
-                continue
-        folder = given.out / "gradients" / name.replace(" ", "-")
-        folder.mkdir(parents=True, exist_ok=True)
-        played = play(study, model, told["batches"], folder)
-        mine = compared(measured(study, played, folder))
-        rows += [{"policy": name} | row for row in mine]
-        parts.append(f"{name}:\n\n{table(mine)}")
-    (given.docs / "gradients.md").write_text("\n".join(parts))
-    (given.docs / "gradients.jsonl").write_bytes(
-        b"".join(orjson.dumps(row) + b"\n" for row in rows)
-    )
+    rows = compared(measured(study, play(study, given.model, given.out), given.out))
+    given.docs.mkdir(parents=True, exist_ok=True)
+    (given.docs / "gradients.md").write_text(table(rows))
+    lines = (orjson.dumps(row) + b"\n" for row in rows)
+    (given.docs / "gradients.jsonl").write_bytes(b"".join(lines))
 
 
 if __name__ == "__main__":
