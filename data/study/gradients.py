@@ -135,11 +135,8 @@ def potential(arrays: TurnArrays, ridge: float = 3.0, most: int = 4) -> Floats:
         ridge: in turns.
         most: times that a tier counts.
     """
-    tier, episode, n = (
-        np.eye(len(arrays.tiers))[arrays.tier],
-        arrays.layout.episode,
-        len(arrays.tier),
-    )
+    tier, episode = np.eye(len(arrays.tiers))[arrays.tier], arrays.layout.episode
+    n = len(tier)
     first = np.flatnonzero(np.diff(episode, prepend=-1))
     sums = tier.cumsum(axis=0)
     after = sums - (sums - tier)[first][episode]  # [N, C] of each tier in the episode so far
