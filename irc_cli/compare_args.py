@@ -84,13 +84,14 @@ def command(
     reader = TraceReader(traces or [], domain, skip_bad, quiet)
     reader.check_sidecar(out, force=force)
     comparison = Comparison(tool_rules=tool_rules)
-    for episodes, found_domain in reader:
-        comparison.add(episodes, found_domain)
+    for episode, found_domain in reader:
+        comparison.add([episode], found_domain)
+    renamed = reader.renamed()
     summary = comparison.summary()
     if out:
         settings = {"tool_rules": tool_rules, "domain": domain}
         made_by = console.made_by("compare-args", settings, seed, reader.digests)
-        write_table(PAIRS, comparison.frame(), out, made_by, force=force)
+        write_table(PAIRS, comparison.frame(renamed), out, made_by, force=force)
     reader.write_bad(out, force=force)
     if as_json:
         console.print_json(summary)

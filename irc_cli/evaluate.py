@@ -19,10 +19,12 @@ from stages.evaluate import (
     PUBLISHED,
     PUBLISHED_ENV,
     Difference,
+    Measurer,
     by_family,
+    by_policy,
     compare,
+    compare_policies,
     evaluate,
-    measure,
     task_table,
     transfer,
     under_pressure,
@@ -99,7 +101,7 @@ def command(
     settings: dict[str, Any] = {"against": against, "domain": domain, "by_task": by_task}
     settings |= {"env": env, "trained_on": trained_on, "published": published}
     other = TraceReader(against or [], domain, skip_bad, quiet)
-    other_episodes = _measure(other) if against else None  # a mistake shows before all is played
+    other_measured = _measure(other) if against else None  # a mistake shows before all is played
     with ExitStack() as stack:
         if policy and env:
             _check_before_playing(env, play["split"], trained_on or [], published=published)
@@ -109,10 +111,12 @@ def command(
             traces, settings["rollout"] = [path], made_with
         assert traces  # by _check_use
         replayer = Replayer(open_world(env)) if replay and env else None
-        reader = TraceReader(traces, domain, skip_bad, quiet)
+        reader = TraceReader(traces, domain, skip_bad, quiet, other.identities)
         reader.check_sidecar(out, force=force)
-        episodes = _measure(reader, replayer)
+        measured = _measure(reader, replayer)
+    episodes = measured.frame(reader.renamed())
     document = _results(episodes, traces)
+    document["policies"] = _policies(episodes)
     if by_task:
         document["by_task"] = task_table(episodes).to_dicts()
     if trained_on:
@@ -126,9 +130,12 @@ def command(
         document["replay_differences"] = found.differences
         document["rescored"] = found.rescored
     digests = dict(reader.digests)
-    if against and other_episodes is not None:
+    if against and other_measured is not None:
+        other_episodes = other_measured.frame(other.renamed())
         document["against"] = _results(other_episodes, against)
+        document["against"]["policies"] = _policies(other_episodes)
         document["difference"] = _compare(episodes, other_episodes, against)._asdict()
+        document["differences"] = _differences(episodes, other_episodes)
         digests |= other.digests
         reader.bad += other.bad
     if out:
@@ -180,21 +187,44 @@ def _check_before_playing(env: str, split: str, trained_on: list[str], *, publis
     _check_families(trained_on, sorted(families - {""}))
 
 
-def _measure(reader: TraceReader, replayer: Replayer | None = None) -> pl.DataFrame:
-    return pl.concat(
-        [
-            measure(replayer.watch(episodes) if replayer else episodes, found)
-            for episodes, found in reader
-        ]
-    )
+def _measure(reader: TraceReader, replayer: Replayer | None = None) -> Measurer:
+    measurer = Measurer()
+    for episode, tools in reader:
+        measurer.add(replayer.watch([episode]) if replayer else [episode], tools)
+    return measurer
 
 
 def _results(episodes: pl.DataFrame, traces: list[str]) -> dict[str, Any]:
     try:
-        found = evaluate(episodes)
+        return _figures(episodes)
     except ValueError as error:
         todo = "give traces with finished episodes"
         raise InputError(", ".join(traces), str(error), todo) from None
+
+
+def _policies(episodes: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return the figures of each policy; of one without an episode that counts, only how many."""
+    policies = []
+    for policy, part in by_policy(episodes).items():
+        try:
+            figures = _figures(part)
+        except ValueError:
+            figures = {"episodes": 0, "tasks": 0, "excluded": part.height}
+        policies.append({"policy": policy} | figures)
+    return policies
+
+
+def _differences(episodes: pl.DataFrame, against: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return how each policy differs from that of the other traces which it is held against."""
+    none = dict.fromkeys(Difference._fields) | {"tasks": 0}
+    return [
+        {"policy": policy, "against": other} | (found._asdict() if found else none)
+        for policy, other, found in compare_policies(episodes, against)
+    ]
+
+
+def _figures(episodes: pl.DataFrame) -> dict[str, Any]:
+    found = evaluate(episodes)
     families = {name: rate._asdict() for name, rate in by_family(episodes).items()}
     pressed = under_pressure(episodes)
     return found._asdict() | {
@@ -281,6 +311,10 @@ def _report(document: dict[str, Any], *, stderr: bool) -> None:
             f"difference {_interval(shared, 'difference', sign='+')}, "
             f"paired over {shared['tasks']:,} shared tasks"
         )
+    if len(document["policies"]) > 1:
+        screen.print(_policy_rows(document["policies"]))
+    if len(document.get("differences", ())) > 1:
+        screen.print(_difference_rows(document["differences"]))
     if document["families"]:
         screen.print(_family_rows(document["families"]))
     if pressed := document["pressure"]:
@@ -350,6 +384,35 @@ def _pass_k(run: dict[str, Any], k: str) -> str:
 
 def _known(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _policy_rows(policies: list[dict[str, Any]]) -> Any:
+    ks = sorted({int(k) for policy in policies for k in policy.get("pass_k", ())} - {1})
+    pass_k = [f"pass^{k}" for k in ks]
+    table = console.table("policy", "episodes", "tasks", "pass rate", "95 % interval", *pass_k)
+    for row in policies:
+        counts = escape(row["policy"]), f"{row['episodes']:,}", f"{row['tasks']:,}"
+        if row["episodes"]:
+            interval = f"{row['ci_low']:.1%} to {row['ci_high']:.1%}"
+            trials = [_pass_k(row, str(k)) for k in ks]
+            table.add_row(*counts, f"{row['pass_rate']:.1%}", interval, *trials)
+        else:
+            table.add_row(*counts, *["-"] * (2 + len(ks)))
+    return table
+
+
+def _difference_rows(differences: list[dict[str, Any]]) -> Any:
+    table = console.table(
+        "policy", "against", "shared tasks", "difference", "95 % interval", left=(0, 1)
+    )
+    for row in differences:
+        names = escape(row["policy"]), escape(row["against"]), f"{row['tasks']:,}"
+        if row["tasks"]:
+            interval = f"{row['ci_low']:+.1%} to {row['ci_high']:+.1%}"
+            table.add_row(*names, f"{row['difference']:+.1%}", interval)
+        else:
+            table.add_row(*names, "-", "-")
+    return table
 
 
 def _family_rows(rates: dict[str, dict[str, Any]]) -> Any:

@@ -49,11 +49,11 @@ def command(
     reader = TraceReader(traces, domain, skip_bad, quiet)
     reader.check_sidecar(out, force=force)
     scorer = Scorer(tier_set)
-    for episodes, found in reader:
-        scorer.add(episodes, found)
+    for episode, found in reader:
+        scorer.add([episode], found)
     scored = scorer.scored
     _check(scored, traces)
-    _check_ids(scored, reader.sources)
+    scored.renamed = reader.renamed()
     summary = _summary(scored, reader)
     if out:
         settings = {"tiers": tiers, "rank": tier_set.rank, "rewards": rewards, "domain": domain}
@@ -75,22 +75,10 @@ def _check(scored: Scored, traces: list[str]) -> None:
         raise InputError(where, "no gold actions anywhere", todo)
 
 
-def _check_ids(scored: Scored, files: dict[str, str]) -> None:
-    """Raise InputError if two files, given by source, have the same episode."""
-    if len(files) == 1:  # whose reader has seen to it
-        return
-    ids, sources = scored.columns["episode_id"], scored.columns["source"]
-    first: dict[str, str] = {}
-    for episode_id, source in zip(ids, sources, strict=True):
-        if (other := first.setdefault(episode_id, source)) != source:
-            what = f"both have an episode '{episode_id}'"
-            todo = "give every episode an 'episode_id' of its own, or score the files apart"
-            raise InputError(f"{files[other]}, {files[source]}", what, todo)
-
-
 def _summary(scored: Scored, reader: TraceReader) -> dict[str, Any]:
     return {
         "episodes": scored.episodes,
+        "tasks": scored.tasks(),
         "excluded": scored.excluded.total(),
         "turns": sum(scored.tiers().values()),
         "calls": scored.calls,
@@ -113,7 +101,7 @@ def _report(summary: dict[str, Any], tiers: Tiers, unseen: list[str], *, stderr:
         share = turns / summary["turns"]
         table.add_row(tier, f"{turns:,}", f"{share:.1%}", str(tiers.rewards[tier]))
     console.console(stderr=stderr).print(table)
-    for domain in sorted(set(summary["domains"].values())):
+    for domain in sorted({name for names in summary["domains"].values() for name in names}):
         console.note(f"tool kinds: {domain}")
     for reason, episodes in summary["excluded_because"].items():
         console.note(f"left out, {reason}: {episodes:,}")

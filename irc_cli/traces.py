@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from typing import Annotated
 
 import orjson
@@ -13,12 +12,13 @@ import typer
 
 from irc_cli import options
 from irc_cli.console import note, progress
-from stages.domains import SHIPPED, Domain, find_domain, load_domain
+from stages.domains import SHIPPED, Domain, load_domain
+from stages.errors import InputError
 from stages.files import refuse_existing, whole_file
-from stages.traces.detect import Trace, open_trace, source_name
+from stages.traces.detect import open_trace, source_name
 from stages.traces.episode import Episode
-
-_LOOK_AHEAD = 64  # episodes of a trace that show which domain it is from
+from stages.traces.identity import SPLIT_GROUPS, SPLIT_TASKS, Identities, Renamed
+from stages.traces.toolsets import Toolsets
 
 _TRACES = typer.Argument(
     metavar="TRACES...",
@@ -52,30 +52,44 @@ class TraceReader:
     domain: str | None = None
     skip_bad: bool = False
     quiet: bool = False
+    identities: Identities = field(default_factory=Identities)  # may be shared with another reader
     digests: dict[str, str] = field(default_factory=dict)  # sha256 by path
     notes: Counter[str] = field(default_factory=Counter)
-    domains: dict[str, str] = field(default_factory=dict)  # by path
+    domains: dict[str, dict[str, int]] = field(default_factory=dict)  # episodes by path and domain
     envs: set[str | None] = field(default_factory=set)  # that were played; None: unknown
     bad: list[bytes] = field(default_factory=list)  # a JSON line for each bad line
 
-    def __iter__(self) -> Iterator[tuple[Iterator[Episode], Domain]]:
-        """Yield the episodes of each trace, to be consumed before the next, and their domain."""
+    def __iter__(self) -> Iterator[tuple[Episode, Domain]]:
+        """Yield every episode with the tools that its agent had."""
         given = given_domain(self.domain) if self.domain else None
         options.refuse_twice(self.paths)
+        taken: dict[str, str] = {}  # path by episode id
         for source, path in self.sources.items():
             trace = open_trace(
                 path,
                 source=source,
                 skip_bad=self._keep_bad(path) if self.skip_bad else None,
             )
+            toolsets, met = Toolsets(given), Counter[str]()
             episodes = progress(trace, f"reading {path}", quiet=self.quiet)
-            first = list(islice(episodes, _LOOK_AHEAD))
-            domain = given or _domain_of(trace, first)
-            self.domains[path] = domain.name
-            self.envs.add(_env_of(trace, first))
-            yield chain(first, episodes), domain
+            for episode, tools in toolsets.assign(episodes):
+                if len(self.paths) > 1:  # a single trace's reader has seen to it
+                    _refuse_copy(episode, path, taken)
+                self.envs.add(f"tau2-{episode.domain}" if trace.format == "tau2" else episode.env)
+                self.identities.place(path, episode, given and given.name)
+                met[tools.name] += 1
+                yield episode, tools
+            self.domains[path] = dict(met)
             self.digests[path] = trace.sha256
-            self.notes += trace.notes
+            self.notes += trace.notes + toolsets.notes
+
+    def renamed(self) -> Renamed:
+        """Return the tasks that got another name once all traces were read, and note them."""
+        renamed = self.identities.renamed(self.sources)
+        self.notes[SPLIT_TASKS] += len(set(renamed.values()))
+        self.notes[SPLIT_GROUPS] += self.identities.split_groups()
+        self.notes = +self.notes  # without zeros
+        return renamed
 
     @property
     def sources(self) -> dict[str, str]:
@@ -117,18 +131,9 @@ def given_domain(name_or_path: str) -> Domain:
     return load_domain(options.name_or_file("domain", name_or_path, SHIPPED))
 
 
-def _env_of(trace: Trace, episodes: list[Episode]) -> str | None:
-    """Name of the environment that a trace's episodes played, as `rollout` knows it."""
-    if trace.format == "tau2":
-        return f"tau2-{trace.domain}"
-    return episodes[0].env if episodes else None
-
-
-def _domain_of(trace: Trace, episodes: list[Episode]) -> Domain:
-    stated = trace.domain or next((e.domain for e in episodes if e.domain), None)
-    names = {call.name for e in episodes for turn in e.turns for call in turn.calls}
-    names |= {
-        action.name for e in episodes for action in e.gold or () if action.requestor != "user"
-    }
-    tools = next((e.tools for e in episodes if e.tools), None)
-    return find_domain(stated, names, tools)
+def _refuse_copy(episode: Episode, path: str, taken: dict[str, str]) -> None:
+    """Raise InputError if an episode of another trace has the same id."""
+    if (other := taken.setdefault(episode.episode_id, path)) != path:
+        what = f"both have an episode '{episode.episode_id}'"
+        todo = "give every episode an 'episode_id' of its own, or read the files apart"
+        raise InputError(f"{other}, {path}", what, todo)

@@ -91,9 +91,11 @@ TURNS = Table(
     columns={
         "source": pl.String(),  # the trace it was read from
         "episode_id": pl.String(),
-        "task_id": pl.String(),
+        "task_id": pl.String(),  # within its domain, where that is known: "airline/5"
         "trial": pl.Int32(),
         "group_id": pl.String(),  # episodes sampled for one task under one policy
+        "domain": pl.String(),  # of the task; null: unknown
+        "policy": pl.String(),  # what acted: as the trace states it, else the source
         "turn": pl.Int32(),  # 0-based position in the episode
         "tool_names": pl.List(pl.String()),  # empty: the turn called no tool
         "n_calls": pl.Int32(),
@@ -185,6 +187,8 @@ EPISODES = Table(
         "episode_id": pl.String(),
         "task_id": pl.String(),
         "trial": pl.Int32(),
+        "domain": pl.String(),  # of the task; null: unknown
+        "policy": pl.String(),
         "success": pl.Boolean(),  # null: the episode is left out
         "turns": pl.Int32(),
         "tokens": pl.Int64(),  # that the policy wrote; null: unknown

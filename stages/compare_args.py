@@ -11,9 +11,10 @@ import polars as pl
 
 from stages.artifacts import PAIRS
 from stages.core.arguments import MODES, PYTHON_REPR, Mode, canonical
-from stages.domains import Domain
+from stages.domains import Domain, PerDomain
 from stages.matching import FULL, Match, Matcher, Side, agent_gold
 from stages.traces.episode import Episode
+from stages.traces.identity import Renamed, settled
 
 _EXAMPLES = 3  # of each change between modes
 _SHOWN = 300  # characters of the arguments in an example
@@ -23,7 +24,9 @@ class Comparison:
     """Compares the calls of one trace after another with their gold actions."""
 
     def __init__(self, *, tool_rules: bool) -> None:
-        self._tool_rules = tool_rules
+        self._matchers = PerDomain(
+            lambda domain: {mode: Matcher(domain, mode, tool_rules=tool_rules) for mode in MODES}
+        )
         self._columns: dict[str, list[Any]] = {name: [] for name in PAIRS.columns}
         self._changes: Counter[tuple[str, str]] = Counter()
         self._examples: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -34,16 +37,16 @@ class Comparison:
 
     def add(self, episodes: Iterable[Episode], domain: Domain) -> None:
         """Compare the calls of episodes whose tools are those of the domain."""
-        matchers = {mode: Matcher(domain, mode, tool_rules=self._tool_rules) for mode in MODES}
+        matchers = self._matchers.of(domain)
         for episode in episodes:
             if episode.status != "error":
                 self.episodes += 1
                 self._add_episode(episode, matchers)
                 self._check_recorded(episode, matchers["tau2"])
 
-    def frame(self) -> pl.DataFrame:
-        """Return every call beside its best gold action (PAIRS)."""
-        return PAIRS.frame(self._columns)
+    def frame(self, renamed: Renamed | None = None) -> pl.DataFrame:
+        """Return every call beside its best gold action (PAIRS), tasks by their final names."""
+        return settled(PAIRS.frame(self._columns), renamed)
 
     def summary(self) -> dict[str, Any]:
         """Return the counts over all calls."""
@@ -85,7 +88,7 @@ class Comparison:
             row = {
                 "source": episode.source,
                 "episode_id": episode.episode_id,
-                "task_id": episode.task_id,
+                "task_id": episode.task,
                 "turn": turn,
                 "call": position,
                 "name": call.name,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from stages.core.arguments import NO_RULES, ToolRules
 from stages.yamlfile import Node, parse_yaml, read_yaml
@@ -15,6 +15,8 @@ from stages.yamlfile import Node, parse_yaml, read_yaml
 SHIPPED = ("airline", "retail", "telecom", "airline-mini")
 KINDS = ("read", "write", "terminal", "generic")
 RULES = ("ignore", "ordered", "paired", "booleans", "text")
+_KEPT = 256  # domains of which something is kept, in traces whose records define their own tools
+_T = TypeVar("_T")
 
 # What the words of a tool's name say about its kind; a verb counts as its first word.
 READING = frozenset(
@@ -49,6 +51,22 @@ class Domain:
         if kind is not None:
             return kind
         return guessed_kind(tool) if self.guessed and not self.kinds else "unknown"
+
+
+class PerDomain(Generic[_T]):
+    """What is made once for each domain, while its episodes last."""
+
+    def __init__(self, make: Callable[[Domain], _T]) -> None:
+        self._make = make
+        self._made: dict[int, tuple[Domain, _T]] = {}  # by the domain's identity: it has no hash
+
+    def of(self, domain: Domain) -> _T:
+        """Return what was made for a domain, or make it."""
+        if id(domain) not in self._made:
+            if len(self._made) >= _KEPT:
+                self._made.clear()
+            self._made[id(domain)] = domain, self._make(domain)
+        return self._made[id(domain)][1]
 
 
 def load_domain(name_or_path: str) -> Domain:
@@ -155,13 +173,22 @@ def _rules(parts: Mapping[str, Node]) -> ToolRules:
     )
 
 
-def _best_fit(names: set[str]) -> Domain | None:
-    """The shipped domain that knows most of the names; None below half, or torn between two."""
+@functools.lru_cache(maxsize=4096)
+def fitting(names: frozenset[str]) -> tuple[str, ...]:
+    """The shipped domains that know most of the names; none where that is less than half."""
     known = {name: len(names & _shipped(name).kinds.keys()) for name in SHIPPED}
     most = max(known.values())
     if most == 0 or 2 * most < len(names):
+        return ()
+    return tuple([name for name in SHIPPED if known[name] == most])
+
+
+def _best_fit(names: set[str]) -> Domain | None:
+    """The shipped domain that knows most of the names; None below half, or torn between two."""
+    fit = fitting(frozenset(names))
+    if not fit:
         return None
-    first, *others = (_shipped(name) for name in SHIPPED if known[name] == most)
+    first, *others = map(_shipped, fit)
     torn = any(first.kind(name) != other.kind(name) for other in others for name in names)
     return None if torn else first
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import product
 from typing import NamedTuple
 
 import polars as pl
@@ -14,10 +15,11 @@ from stages.core.passk import (
     pass_k,
     unpaired_difference,
 )
-from stages.domains import Domain
+from stages.domains import Domain, PerDomain
 from stages.matching import FULL, Matcher, agent_gold
 from stages.score import SUCCESS
 from stages.traces.episode import Episode
+from stages.traces.identity import Renamed, settled
 
 PRESSURE = "pressure"  # the family of tasks whose users flatter, threaten and lie
 UNKNOWN = "unknown"  # family of a task whose trace names none
@@ -43,8 +45,8 @@ class Evaluation(NamedTuple):
     pass_rate: float
     ci_low: float  # 95 %, clustered by task
     ci_high: float
-    pass_k: dict[str, float]  # unbiased, over the tasks with at least k trials
-    pass_k_tasks: dict[str, int]
+    pass_k: dict[str, float]  # for k = 1, 2, 4, ..., unbiased, over tasks with at least k trials
+    pass_k_tasks: dict[str, int]  # a task that several policies played counts once for each
     turns_per_episode: float
     tokens_per_episode: float | None  # over the episodes where they are recorded
     write_accuracy: float | None  # share of the gold writes that were done
@@ -59,11 +61,24 @@ class Difference(NamedTuple):
     ci_high: float
 
 
-def measure(episodes: Iterable[Episode], domain: Domain) -> pl.DataFrame:
-    """Measure single episodes (episodes -> EPISODES)."""
-    matcher = Matcher(domain, tool_rules=True)
-    rows = [_row(episode, domain, matcher) for episode in episodes]
-    return EPISODES.frame({name: [row[name] for row in rows] for name in EPISODES.columns})
+class Measurer:
+    """Measures single episodes (episodes -> EPISODES)."""
+
+    def __init__(self) -> None:
+        self._matchers = PerDomain(lambda domain: Matcher(domain, tool_rules=True))
+        self._columns: dict[str, list[object]] = {name: [] for name in EPISODES.columns}
+
+    def add(self, episodes: Iterable[Episode], domain: Domain) -> None:
+        """Measure episodes whose tools are those of the domain."""
+        matcher = self._matchers.of(domain)
+        for episode in episodes:
+            row = _row(episode, domain, matcher)
+            for name, column in self._columns.items():
+                column.append(row[name])
+
+    def frame(self, renamed: Renamed | None = None) -> pl.DataFrame:
+        """Return an episode a row (EPISODES), tasks by their final names."""
+        return settled(EPISODES.frame(self._columns), renamed)
 
 
 def _row(episode: Episode, domain: Domain, matcher: Matcher) -> dict[str, object]:
@@ -73,8 +88,10 @@ def _row(episode: Episode, domain: Domain, matcher: Matcher) -> dict[str, object
     return {
         "source": episode.source,
         "episode_id": episode.episode_id,
-        "task_id": episode.task_id,
+        "task_id": episode.task,
         "trial": episode.trial,
+        "domain": episode.domain,
+        "policy": episode.policy,
         "success": episode.outcome >= SUCCESS if counts and episode.outcome is not None else None,
         "turns": len(episode.turns),
         "tokens": sum(tokens) if tokens else None,
@@ -124,7 +141,7 @@ def evaluate(episodes: pl.DataFrame) -> Evaluation:
     by_task = task_table(episodes)
     n, c = by_task["episodes"].to_numpy(), by_task["successes"].to_numpy()
     rate, low, high = clustered_proportion(n, c)
-    estimates = {str(k): pass_k(n, c, k) for k in range(1, int(n.max()) + 1)}
+    estimates = _pass_k(counting)
     writes = int(counting["gold_writes"].sum())
     return Evaluation(
         episodes=counting.height,
@@ -139,6 +156,22 @@ def evaluate(episodes: pl.DataFrame) -> Evaluation:
         tokens_per_episode=_mean(counting["tokens"]),
         write_accuracy=int(counting["gold_writes_done"].sum()) / writes if writes else None,
     )
+
+
+def _pass_k(counting: pl.DataFrame) -> dict[str, tuple[float, int]]:
+    """pass^k by k, where trials of a task are those of one policy."""
+    cells = counting.group_by("task_id", "policy", maintain_order=True).agg(
+        n=pl.len().cast(pl.Int64), c=pl.col("success").sum().cast(pl.Int64)
+    )
+    n, c = cells["n"].to_numpy(), cells["c"].to_numpy()
+    powers = range(int(n.max()).bit_length())
+    return {str(2**i): pass_k(n, c, 2**i) for i in powers}
+
+
+def by_policy(episodes: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Return each policy's measured episodes, in the order of their names."""
+    parts = episodes.partition_by("policy", as_dict=True, maintain_order=True)
+    return {str(policy): part for (policy,), part in sorted(parts.items())}
 
 
 class Rate(NamedTuple):
@@ -261,3 +294,23 @@ def compare(episodes: pl.DataFrame, against: pl.DataFrame) -> Difference:
         shared["pass_rate"].to_numpy(), shared["pass_rate_against"].to_numpy()
     )
     return Difference(shared.height, difference, low, high)
+
+
+def compare_policies(
+    episodes: pl.DataFrame, against: pl.DataFrame
+) -> list[tuple[str, str, Difference | None]]:
+    """Compare the policies of two runs: each with the only one of the other run, or its namesake.
+
+    Returns:
+        A policy, the one it is held against, and their difference; None where no task is shared.
+    """
+    these, those = by_policy(_counting(episodes)), by_policy(_counting(against))
+    differences = []
+    for name, other in product(these, those):
+        if name == other or min(len(these), len(those)) == 1:
+            try:
+                difference = compare(these[name], those[other])
+            except ValueError:
+                difference = None
+            differences.append((name, other, difference))
+    return differences

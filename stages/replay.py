@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
+from stages.domains import SHIPPED
 from stages.errors import InputError
 from stages.traces.episode import Call, Episode
 from stages.traces.turns import text_of
@@ -75,13 +76,19 @@ class Replayer:
     def watch(self, episodes: Iterable[Episode]) -> Iterator[Episode]:
         """Yield the same episodes, each once it has been replayed."""
         for episode in episodes:
-            task = self._tasks.get(episode.task_id)
+            task = self._task(episode)
             if task is None:
                 self._found.unknown += 1
             else:
                 self._replayed += 1
                 _replay_episode(self._found, episode, task, self._world)
             yield episode
+
+    def _task(self, episode: Episode) -> Task | None:
+        """The world's task that an episode played; None: it has none, or another domain has."""
+        if episode.domain in SHIPPED and episode.domain != self._world.name.removeprefix("tau2-"):
+            return None
+        return self._tasks.get(episode.task_id)
 
     def found(self) -> Replay:
         """What was found so far.

@@ -13,8 +13,9 @@ import polars as pl
 from stages.artifacts import TURNS
 from stages.classify import Classifier
 from stages.core.tiers import Tiers
-from stages.domains import Domain
+from stages.domains import Domain, PerDomain
 from stages.traces.episode import Episode
+from stages.traces.identity import Renamed, settled
 
 SUCCESS = 1 - 1e-6  # an outcome from here on is a success
 
@@ -32,13 +33,21 @@ class Scored:
     calls: int = 0  # of the episodes that count
     notes: Counter[str] = field(default_factory=Counter)  # what was odd, by name
     known_gold: bool = False  # an episode's gold actions are known
+    renamed: Renamed = field(default_factory=dict)  # tasks that got another name at the end
 
     def frame(self) -> pl.DataFrame:
         """Return the turns as a table (TURNS)."""
         # Lists of lists enter polars one Python list at a time; as JSON they are read at once.
         names = [orjson.dumps(names).decode() for names in self.columns["tool_names"]]
         lists = pl.Series(names, dtype=pl.String).str.json_decode(TURNS.columns["tool_names"])
-        return TURNS.frame(self.columns | {"tool_names": lists})
+        frame = TURNS.frame(self.columns | {"tool_names": lists})
+        return settled(frame, self.renamed)
+
+    def tasks(self) -> int:
+        """Return the number of tasks of the episodes that count."""
+        columns = (self.columns[name] for name in ("source", "task_id", "status"))
+        rows = {row[:2] for row in zip(*columns, strict=True) if row[2] != "error"}
+        return len({self.renamed.get(row, row[1]) for row in rows})
 
     def tiers(self) -> dict[str, int]:
         """Return the turns of each tier over the episodes that count, most first."""
@@ -51,12 +60,12 @@ class Scorer:
     """Scores the episodes of one trace after another under one set of tiers."""
 
     def __init__(self, tiers: Tiers) -> None:
-        self._tiers = tiers
+        self._classifiers = PerDomain(lambda domain: Classifier(tiers, domain))
         self.scored = Scored()
 
     def add(self, episodes: Iterable[Episode], domain: Domain) -> None:
         """Score episodes whose tools are those of the domain."""
-        classifier = Classifier(self._tiers, domain)
+        classifier = self._classifiers.of(domain)
         for episode in episodes:
             self._add_episode(episode, classifier)
 
@@ -76,9 +85,11 @@ class Scorer:
         columns, n = self.scored.columns, len(episode.turns)
         columns["source"] += [episode.source] * n
         columns["episode_id"] += [episode.episode_id] * n
-        columns["task_id"] += [episode.task_id] * n
+        columns["task_id"] += [episode.task] * n
         columns["trial"] += [episode.trial] * n
-        columns["group_id"] += [episode.group_id] * n
+        columns["group_id"] += [episode.group] * n
+        columns["domain"] += [episode.domain] * n
+        columns["policy"] += [episode.policy] * n
         columns["turn"] += range(n)
         columns["tool_names"] += [[call.name for call in turn.calls] for turn in turns]
         columns["n_calls"] += [len(turn.calls) for turn in turns]

@@ -16,6 +16,7 @@ from stages.calibrate import CalibrateConfig, Calibration, TierStatistics, calib
 from stages.core.tiers import Tiers
 from stages.domains import Domain, load_domain
 from stages.errors import InputError
+from stages.evaluate import Measurer
 from stages.score import Scored, Scorer
 from stages.sums import lay_out, sum_turns
 from stages.tiersfile import load_tiers
@@ -64,7 +65,15 @@ def episode(
         gold=None if expected is None else tuple(expected),
         outcome=outcome,
         status=status,
+        policy="trace",
     )
+
+
+def measured(episodes: Iterable[Episode], domain: Domain = SHOP) -> pl.DataFrame:
+    """Measured episodes (EPISODES)."""
+    measurer = Measurer()
+    measurer.add(episodes, domain)
+    return measurer.frame()
 
 
 def scored(*episodes: Episode, tiers: str | Tiers = "extended", domain: Domain = SHOP) -> Scored:
@@ -103,6 +112,8 @@ def turn_frame(
             "task_id": one.task,
             "trial": i,
             "group_id": one.task,
+            "domain": None,
+            "policy": "trace",
             "turn": k,
             "tool_names": [],
             "n_calls": 0,

@@ -200,9 +200,9 @@ def renamed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (renamed(FRAME.rows(named=True)), ": not a turns table: no column 'turn'"),
         (
             [{"episode_id": "e"}],
-            ": not a turns table: no column 'source', 'task_id', 'trial', 'group_id', 'turn', "
-            "'tool_names', 'n_calls', 'tier', 'match', 'match_share', 'reward', 'outcome', "
-            "'success', 'status', 'n_tokens'",
+            ": not a turns table: no column 'source', 'task_id', 'trial', 'group_id', 'domain', "
+            "'policy', 'turn', 'tool_names', 'n_calls', 'tier', 'match', 'match_share', 'reward', "
+            "'outcome', 'success', 'status', 'n_tokens'",
         ),
     ],
 )

@@ -104,7 +104,7 @@ SCORE = [
     (
         "few.jsonl won.jsonl -o turns.parquet",
         "few.jsonl, won.jsonl: both have an episode 'bags-0/0'; "
-        "give every episode an 'episode_id' of its own, or score the files apart",
+        "give every episode an 'episode_id' of its own, or read the files apart",
     ),
 ]
 

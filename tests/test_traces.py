@@ -463,11 +463,13 @@ def test_a_tau_bench_item(read: Read) -> None:
         episode_id="t:7:2",
         task_id="7",
         trial=2,
-        group_id="t:7",
+        group_id=None,
         turns=[Turn()],
         gold=(GoldAction("get", {"id": "1"}),),
         outcome=0.0,
+        policy="t",
     )
+    assert episode.group == "t:7"
     assert (trace.source, trace.format, trace.notes) == ("t", "tau-bench", {})
 
 
@@ -539,7 +541,7 @@ def test_tau2_gold_and_checks(read: Read) -> None:
     assert first.gold == (GoldAction("put", {"a": 1}, ("a",), "user"),)
     assert first.checks == [(GoldAction("put", {}, ()), True)]
     assert (second.gold, second.checks, third.gold) == ((), [], ())
-    assert first.episode_id == "a-0" and first.group_id == "t:a" and first.domain == "retail"
+    assert first.episode_id == "a-0" and first.group == "t:a" and first.domain == "retail"
     assert trace.domain == "retail" and trace.notes == {"task never run": 1}
 
 
@@ -684,6 +686,7 @@ EPISODE = Episode(
     gold=(GoldAction("get", {"a": 1}), GoldAction("put", {"b": 2}), GoldAction("end", {})),
     outcome=0.25,
     status="truncated",
+    policy="t",
     domain="airline",
     tools=[{"type": "function", "function": {"name": "get"}}],
 )

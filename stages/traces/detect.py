@@ -185,8 +185,10 @@ def _open_tau2(
     if not isinstance(simulations, list) or not simulations:
         raise InputError(stream.where, "holds no simulations", KNOWN)
     ignore_trial = _trials_are_tasks(simulations, notes)
-    domain, gold = _header(header, stream.where)
-    read = tau2.reader(source, notes, gold=gold, domain=domain, ignore_trial=ignore_trial)
+    domain, policy, gold = _header(header, stream.where)
+    read = tau2.reader(
+        source, notes, gold=gold, domain=domain, policy=policy, ignore_trial=ignore_trial
+    )
     episodes = _read_all(simulations, read, f"{stream.where}:simulation")
     return Trace(
         source, "tau2", domain, notes, stream.digest, _and_idle_tasks(episodes, gold, notes)
@@ -209,12 +211,13 @@ def _open_folder(folder: Path, source: str | None) -> Trace:
     source = source or source_name(str(folder.resolve()))
     notes, digest = Counter[str](), sha256()
     domain: str | None = None
+    policy: str | None = None
     gold: tau2.Gold = {}
     if above.is_file():
         stream = Stream(str(above), digest)
         header = parse_document(stream.read(), stream.where, notes)
-        domain, gold = _header(header, stream.where)
-    read = tau2.reader(source, notes, gold=gold, domain=domain)
+        domain, policy, gold = _header(header, stream.where)
+    read = tau2.reader(source, notes, gold=gold, domain=domain, policy=policy)
 
     def episodes() -> Iterator[Episode]:
         for file in files:
@@ -243,12 +246,12 @@ def _open_parquet(stream: Stream, source: str) -> Trace:
     return Trace(source, "messages", _stated_domain(rows[0]), notes, stream.digest, episodes)
 
 
-def _header(document: Any, where: str) -> tuple[str | None, tau2.Gold]:
-    """Domain and gold actions from what tau2-bench results say beside their simulations."""
+def _header(document: Any, where: str) -> tuple[str | None, str | None, tau2.Gold]:
+    """Domain, policy and gold actions from what tau2-bench results say beside simulations."""
     try:
         if not isinstance(document, dict):
             raise BadItemError(f"is no results header: {_description(document)}", KNOWN)
-        return tau2.domain_of(document), tau2.gold_of_tasks(document)
+        return tau2.domain_of(document), tau2.policy_of(document), tau2.gold_of_tasks(document)
     except BadItemError as bad:
         raise InputError(where, bad.what, bad.todo) from None
 

@@ -42,14 +42,18 @@ class Episode:
 
     source: str  # name of the trace it was read from
     episode_id: str  # unique within one run
-    task_id: str
+    task_id: str  # as the trace has it; `task` tells it from the same id of another domain
     trial: int
-    group_id: str  # the episodes sampled for one task under one policy
+    group_id: str | None  # of the episodes sampled together, where the trace states it
     turns: list[Turn]
     gold: tuple[GoldAction, ...] | None  # None: the trace does not say; (): none expected
     outcome: float | None  # in [0, 1]; None: the trace does not say
     status: str = "ok"  # ok | truncated (cut by a limit of its own, counts) | error (left out)
-    domain: str | None = None  # name, where the trace states it
+    policy: str = ""  # what acted: as the trace states it, else the source
+    domain: str | None = None  # name, where the trace states it or its tools show it
+    within: str | None = None  # what the task id is an id in: a domain, a source, or both
+    task_numbered: bool = False  # the trace has no task id: `task_id` is the record's number
+    opening: Any = field(default=None, compare=False)  # the user's first message, as recorded
     tools: list[dict[str, Any]] | None = None  # OpenAI tool definitions, where the trace has them
     user_calls: list[Call] = field(default_factory=list)  # tau2-bench telecom: the user's own calls
     required_info: tuple[str, ...] | None = None  # what the agent had to tell; None: not recorded
@@ -59,3 +63,13 @@ class Episode:
     factors: dict[str, float] | None = None
     # tau2-bench: its recorded verdict for each gold action, as (action, matched)
     checks: list[tuple[GoldAction, bool]] | None = None
+
+    @property
+    def task(self) -> str:
+        """The task's id in tables, such as "airline/5"."""
+        return self.task_id if self.within is None else f"{self.within}/{self.task_id}"
+
+    @property
+    def group(self) -> str:
+        """The id in tables of the episodes of this task under this policy."""
+        return f"{self.policy}:{self.task}" if self.group_id is None else self.group_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from typing import Any
 
 from stages.traces.episode import GoldAction
@@ -86,31 +87,60 @@ def gold_action(action: Any, field: str) -> GoldAction:
         ) from None
 
 
+def name_in(item: dict[str, Any], *fields: str) -> str | None:
+    """The first of some fields that holds a name; anything but text says nothing."""
+    values = (item.get(field) for field in fields)
+    return next((value for value in values if isinstance(value, str) and value), None)
+
+
+def opening_of(messages: list[Any]) -> Any:
+    """The content of the user's first message, as recorded; None where there is none."""
+    for message in messages:
+        if isinstance(message, dict) and message.get("role") == "user":
+            return message.get("content")
+    return None
+
+
+def kin_of(policy: str | None, domain: str | None, gold: tuple[GoldAction, ...] | None) -> Hashable:
+    """What else tells tasks of one id apart within a trace, for `Names.give`."""
+    return policy, domain, frozenset(action.name for action in gold or ())
+
+
 class Names:
     """Gives every episode of one trace its task, trial, group and an id of its own.
 
     Where the trace has none, tasks are numbered in the order of the records and trials in the
-    order within their group. Two records with the same group and trial are kept apart.
+    order within their group. Two records with the same group and trial are kept apart; they are
+    noted unless something else shows that their tasks or policies differ.
     """
 
     def __init__(self, source: str, notes: Counter[str]) -> None:
         self._source, self._notes = source, notes
         self._records = 0
-        self._stated: set[tuple[str, int]] = set()
-        self._taken: dict[str, set[int]] = {}
+        self._stated: set[tuple[Hashable, int]] = set()
+        self._taken: dict[Hashable, set[int]] = {}
         self._ids: set[str] = set()
 
     def give(
-        self, task_id: Any, trial: Any, *, episode_id: Any = None, group_id: Any = None
-    ) -> tuple[str, str, int, str]:
-        """(episode id, task id, trial, group id) from what the record states, null or not."""
+        self,
+        task_id: Any,
+        trial: Any,
+        *,
+        episode_id: Any = None,
+        group_id: Any = None,
+        kin: Hashable = None,
+    ) -> tuple[str, str, int, str | None]:
+        """(episode id, task id, trial, stated group id) from what the record states, null or not.
+
+        `kin` is what else tells tasks apart, see `kin_of`: trials are counted within it.
+        """
         if task_id is None:
             task_id = self._records if group_id is None else group_id
             self._notes["no task id"] += 1
         self._records += 1
         task = str(task_id)
-        group = f"{self._source}:{task}" if group_id is None else str(group_id)
-        number = self._trial(group, trial)
+        group = None if group_id is None else str(group_id)
+        number = self._trial((task if group is None else group, group is None, kin), trial)
         name = f"{self._source}:{task}:{number}" if episode_id is None else str(episode_id)
         if name in self._ids:
             if episode_id is not None:
@@ -122,7 +152,7 @@ class Names:
         self._ids.add(name)
         return name, task, number, group
 
-    def _trial(self, group: str, trial: Any) -> int:
+    def _trial(self, group: Hashable, trial: Any) -> int:
         taken = self._taken.setdefault(group, set())
         try:
             number = int(trial)

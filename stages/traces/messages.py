@@ -9,7 +9,15 @@ from typing import Any
 import orjson
 
 from stages.traces.episode import Episode
-from stages.traces.fields import BadItemError, Names, gold_of, outcome_of
+from stages.traces.fields import (
+    BadItemError,
+    Names,
+    gold_of,
+    kin_of,
+    name_in,
+    opening_of,
+    outcome_of,
+)
 from stages.traces.turns import read_turns
 
 STATUSES = frozenset({"ok", "truncated", "error"})
@@ -44,7 +52,8 @@ def reader(
         if not isinstance(status, str) or status not in STATUSES:
             notes[f"unknown status {status!r:.40}"] += 1
             status = "ok"
-        domain, family, env = (_name(item.get(key)) for key in ("domain", "family", "env"))
+        domain, family, env = (name_in(item, key) for key in ("domain", "family", "env"))
+        policy = name_in(item, "policy", "model")
         turns, user_calls = read_turns(messages, notes, tools)
         if not turns:
             notes["conversation without a turn"] += 1
@@ -53,6 +62,7 @@ def reader(
             None if ignore_trial else item.get("trial"),
             episode_id=item.get("episode_id"),
             group_id=item.get("group_id"),
+            kin=kin_of(policy, domain, gold),
         )
         return Episode(
             source=source,
@@ -64,7 +74,10 @@ def reader(
             gold=gold,
             outcome=outcome,
             status=status,
+            policy=policy or source,
             domain=domain,
+            task_numbered=item.get("task_id") is None and group_id is None,
+            opening=opening_of(messages),
             tools=tools,
             user_calls=user_calls,
             family=family,
@@ -82,11 +95,6 @@ def stated_outcome(item: dict[str, Any]) -> float | None:
     """
     values = (outcome_of(item.get(key), key) for key in OUTCOMES)
     return next((value for value in values if value is not None), None)
-
-
-def _name(value: Any) -> str | None:
-    """A name; anything but a text with letters in it says nothing."""
-    return value if isinstance(value, str) and value else None
 
 
 def _value(item: dict[str, Any], field: str) -> Any:

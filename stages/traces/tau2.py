@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from stages.traces.episode import Episode, GoldAction
-from stages.traces.fields import BadItemError, Names, gold_action, gold_of, object_of, outcome_of
+from stages.traces.fields import (
+    BadItemError,
+    Names,
+    gold_action,
+    gold_of,
+    kin_of,
+    name_in,
+    object_of,
+    opening_of,
+    outcome_of,
+)
 from stages.traces.turns import read_turns
 
 # How a simulation ended. What the agent did wrong counts as a failure even without a reward;
@@ -28,6 +38,13 @@ def domain_of(document: dict[str, Any]) -> str | None:
     """The domain that a results document names."""
     name = object_of(object_of(document, "info"), "environment_info").get("domain_name")
     return name if isinstance(name, str) else None
+
+
+def policy_of(document: dict[str, Any]) -> str | None:
+    """The agent that a results document names: its model, and how the model is run."""
+    agent = object_of(object_of(document, "info"), "agent_info")
+    model, runs = name_in(agent, "llm"), name_in(agent, "implementation")
+    return f"{model} ({runs})" if model and runs else model or runs
 
 
 def gold_of_tasks(document: dict[str, Any]) -> Gold:
@@ -68,6 +85,7 @@ def reader(
     *,
     gold: Gold,
     domain: str | None = None,
+    policy: str | None = None,
     ignore_trial: bool = False,
 ) -> Callable[[dict[str, Any]], Episode]:
     """A function that reads one simulation into an episode.
@@ -76,7 +94,8 @@ def reader(
         source: name of the trace.
         notes: counts what was repaired or skipped.
         gold: gold actions by task id; tasks missing there take those of the recorded checks.
-        domain: the name that the file states.
+        domain: the name that the file states; without it each simulation may state its own.
+        policy: the same of the agent.
         ignore_trial: number the trials anew.
     """
     names = Names(source, notes)
@@ -95,14 +114,17 @@ def reader(
             notes["simulation without messages"] += 1
         if user_calls:
             notes["call of the user"] += len(user_calls)
+        expected = gold.get(str(item.get("task_id")))
+        if expected is None and checks is not None:
+            expected = tuple([action for action, _ in checks])
+        place = domain or name_in(item, "domain")
+        agent = policy or name_in(item, "policy", "model")
         episode_id, task_id, trial, group_id = names.give(
             item.get("task_id"),
             None if ignore_trial else item.get("trial"),
             episode_id=item.get("id"),
+            kin=kin_of(agent, place, expected),
         )
-        expected = gold.get(task_id)
-        if expected is None and checks is not None:
-            expected = tuple([action for action, _ in checks])
         return Episode(
             source=source,
             episode_id=episode_id,
@@ -113,7 +135,10 @@ def reader(
             gold=expected,
             outcome=outcome,
             status=status,
-            domain=domain,
+            policy=agent or source,
+            domain=place,
+            task_numbered=item.get("task_id") is None,
+            opening=opening_of(messages),
             user_calls=user_calls,
             required_info=_required_info(item),
             factors=_factors(item),

@@ -7,7 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from stages.traces.episode import Episode
-from stages.traces.fields import BadItemError, Names, gold_of, object_of, outcome_of
+from stages.traces.fields import (
+    BadItemError,
+    Names,
+    gold_of,
+    kin_of,
+    name_in,
+    object_of,
+    opening_of,
+    outcome_of,
+)
 from stages.traces.turns import read_turns
 
 
@@ -38,8 +47,11 @@ def reader(
         outcome = outcome_of(item.get("reward"), "reward")
         gold = gold_of(task.get("actions"), "actions")
         turns, user_calls = read_turns(messages, notes)
+        domain, policy = name_in(item, "domain"), name_in(item, "policy", "model")
         episode_id, task_id, trial, group_id = names.give(
-            item.get("task_id"), None if ignore_trial else item.get("trial")
+            item.get("task_id"),
+            None if ignore_trial else item.get("trial"),
+            kin=kin_of(policy, domain, gold),
         )
         if crashed:
             notes["crashed item"] += 1
@@ -53,6 +65,10 @@ def reader(
             gold=gold,
             outcome=None if crashed else outcome,
             status="error" if crashed else "ok",
+            policy=policy or source,
+            domain=domain,
+            task_numbered=item.get("task_id") is None,
+            opening=opening_of(messages),
             user_calls=user_calls,
             required_info=_outputs(task),
         )

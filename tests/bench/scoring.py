@@ -47,8 +47,8 @@ def score(path: Path, tiers: Tiers, out: Path) -> None:
     """All that `irc-cli score` does after start-up: read, hash, compare, class, write."""
     scorer = Scorer(tiers)
     reader = TraceReader([str(path)], quiet=True)
-    for episodes, domain in reader:
-        scorer.add(episodes, domain)
+    for episode, domain in reader:
+        scorer.add([episode], domain)
     write_table(TURNS, scorer.scored.frame(), str(out), {"inputs": reader.digests}, force=True)
 
 

@@ -1,0 +1,175 @@
+"""Which episodes of several traces are of one task, and which of one group.
+
+A task is a domain and an id. Where the domain is not known, traces that use the same id may still
+mean different tasks: other gold actions, or where those do not tell, no user message in common.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from stages.core.arguments import canonical, parse_arguments
+from stages.errors import InputError
+from stages.traces.episode import Episode, GoldAction
+from stages.traces.turns import text_of
+
+Renamed = dict[tuple[str, str], str]  # a task's name by source and the name it had
+
+SPLIT_TASKS = "task id of another task in another file: kept apart"
+SPLIT_GROUPS = "group id of several policies or tasks: split"
+
+
+@dataclass
+class _Seen:
+    """What one trace shows of a task."""
+
+    gold: tuple[Any, ...] = ()  # empty: unknown, or none expected
+    openings: set[str] = field(default_factory=set)
+
+
+class Identities:
+    """Qualifies the task ids and group ids of one trace after another."""
+
+    def __init__(self) -> None:
+        self._labels: dict[str, str] = {}  # what a path is called in ids
+        # Where the domain is unknown, by what the id is an id in, the id, and the path.
+        self._seen: dict[tuple[str | None, str], dict[str, _Seen]] = {}
+        self._groups: dict[str, list[tuple[str, str]]] = {}  # (policy, task) by stated group id
+
+    def place(self, path: str, episode: Episode, given: str | None = None) -> None:
+        """Say what an episode's task id is an id in, and part groups of several policies or tasks.
+
+        Args:
+            path: of its trace.
+            episode: its `domain` filled in where the trace states or shows it.
+            given: the domain that the user names, for episodes whose own is not known.
+        """
+        unknown = episode.domain is None
+        episode.domain = episode.domain or given
+        if episode.task_numbered:
+            within = filter(None, (episode.domain, self._label(path, episode.source)))
+            episode.within = "/".join(within)
+        else:
+            episode.within = episode.domain
+            if unknown:
+                self._look(path, episode)
+        if episode.group_id is not None:
+            self._part(episode, episode.group_id)
+
+    def _label(self, path: str, source: str) -> str:
+        """The source of a path, or all of the path where another has that source."""
+        if path not in self._labels:
+            self._labels[path] = path if source in self._labels.values() else source
+        return self._labels[path]
+
+    def _look(self, path: str, episode: Episode) -> None:
+        self._label(path, episode.source)
+        task = episode.within, episode.task_id
+        seen = self._seen.setdefault(task, {}).setdefault(path, _Seen())
+        seen.gold = seen.gold or _meaning(episode.gold)
+        if opening := " ".join(text_of(episode.opening).split()):
+            seen.openings.add(opening)
+
+    def _part(self, episode: Episode, group_id: str) -> None:
+        policies = self._groups.setdefault(group_id, [])
+        of = episode.policy, episode.task
+        if of not in policies:
+            policies.append(of)
+        if of != policies[0]:
+            episode.group_id = f"{episode.policy}:{episode.task}:{group_id}"
+
+    def split_groups(self) -> int:
+        """How many groups were parted from one that has the same id."""
+        return sum(len(of) - 1 for of in self._groups.values())
+
+    def renamed(self, sources: dict[str, str]) -> Renamed:
+        """The tasks that turned out to be another's namesake, once all traces are read.
+
+        Of tasks with one id the one that was read first keeps it; the others are called by the
+        file that was first to have them, such as "fileB/5".
+
+        Args:
+            sources: the path of each source.
+        """
+        names: Renamed = {}
+        of_path = {path: source for source, path in sources.items()}
+        for (within, task_id), seen in self._seen.items():
+            prefix = f"{within}/" if within else ""
+            order = list(seen)
+            tasks = sorted(_tasks(seen), key=lambda paths: min(map(order.index, paths)))
+            for paths in tasks[1:]:
+                label = self._labels[min(paths, key=order.index)]
+                name, had = f"{prefix}{label}/{task_id}", f"{prefix}{task_id}"
+                names |= {(of_path[path], had): name for path in paths if path in of_path}
+        return names
+
+
+def settled(frame: pl.DataFrame, renamed: Renamed | None) -> pl.DataFrame:
+    """Return rows of episodes with the names that their tasks have once all traces are read."""
+    if not renamed:
+        return frame
+    names = {f"{source}\0{task}": name for (source, task), name in renamed.items()}
+    key = pl.concat_str("source", "task_id", separator="\0")
+    moved = key.is_in(list(names))
+    columns = {"task_id": key.replace_strict(names, default=pl.col("task_id"))}
+    if "group_id" in frame.columns:
+        apart = pl.concat_str("source", "group_id", separator="/")
+        columns["group_id"] = pl.when(moved).then(apart).otherwise("group_id")
+    return frame.with_columns(**columns)
+
+
+def _tasks(seen: dict[str, _Seen]) -> list[list[str]]:
+    """The paths that mean the same task by an id, whatever their order."""
+    if len(seen) == 1:
+        return [list(seen)]
+    by_gold: dict[tuple[Any, ...], list[str]] = {}
+    for path, of in seen.items():
+        by_gold.setdefault(of.gold, []).append(path)
+    silent = _clusters(by_gold.pop((), []), seen)
+    known = list(by_gold.values())
+    tasks = [list(paths) for paths in known]
+    for paths in silent:
+        # Where several gold actions fit, or none, nothing tells which task it is.
+        fits = [i for i, other in enumerate(known) if _alike(paths, other, seen)]
+        if len(fits) == 1:
+            tasks[fits[0]] += paths
+        else:
+            tasks.append(paths)
+    return tasks
+
+
+def _clusters(paths: list[str], seen: dict[str, _Seen]) -> list[list[str]]:
+    """Paths joined by user messages that they share."""
+    clusters: list[list[str]] = []
+    for path in paths:
+        joined, apart = [path], []
+        for cluster in clusters:
+            if _alike([path], cluster, seen):
+                joined = cluster + joined
+            else:
+                apart.append(cluster)
+        clusters = [*apart, joined]
+    return clusters
+
+
+def _alike(some: list[str], others: list[str], seen: dict[str, _Seen]) -> bool:
+    """Whether two sets of traces share a user message, or one of them has none."""
+    ones = set().union(*(seen[path].openings for path in some))
+    twos = set().union(*(seen[path].openings for path in others))
+    return not ones or not twos or not ones.isdisjoint(twos)
+
+
+def _meaning(gold: tuple[GoldAction, ...] | None) -> tuple[Any, ...]:
+    """Gold actions as they are compared: any order, arguments by what they mean."""
+    return tuple(sorted((a.requestor, a.name, _text(a.arguments)) for a in gold or ()))
+
+
+def _text(arguments: Any) -> str:
+    parsed = parse_arguments(arguments)
+    try:
+        return canonical(parsed.value) if parsed.readable else str(arguments)
+    except InputError:  # nested too deep
+        return str(arguments)
