@@ -478,6 +478,87 @@ def test_online_follows_iteration_after_iteration(run: Cli, example: Path) -> No
     assert Path("1.yaml").read_bytes() == written
 
 
+# --- several domains, several policies ------------------------------------------------------------
+
+
+def talk(task: str, tool: str, **given: Any) -> bytes:
+    """A line with an episode of one call that the task expects."""
+    function = {"name": tool, "arguments": '{"id": "1"}'}
+    said = [
+        {"role": "user", "content": f"{tool} for {task}"},
+        {"role": "assistant", "tool_calls": [{"id": "c", "function": function}]},
+        {"role": "tool", "tool_call_id": "c", "content": "done"},
+    ]
+    expected = [{"name": tool, "arguments": {"id": "1"}}]
+    record = {"task_id": task, "trial": 0, "messages": said, "gold_actions": expected}
+    return orjson.dumps(record | {"outcome": 1} | given) + b"\n"
+
+
+AIRLINE_TALKS = [talk(str(i), "get_reservation_details") for i in range(27)]
+RETAIL_TALKS = [talk(str(i), "get_order_details") for i in range(115)]
+
+
+def test_a_task_is_a_domain_and_an_id(run: Cli) -> None:
+    Path("a.jsonl").write_bytes(b"".join(AIRLINE_TALKS))
+    Path("r.jsonl").write_bytes(b"".join(RETAIL_TALKS))
+    mixed = [*RETAIL_TALKS]
+    for at, line in enumerate(AIRLINE_TALKS):
+        mixed.insert(3 * at, line)
+    Path("mixed.jsonl").write_bytes(b"".join(mixed))
+    tasks = {f"airline/{i}" for i in range(27)} | {f"retail/{i}" for i in range(115)}
+    for files in (("a.jsonl", "r.jsonl"), ("r.jsonl", "a.jsonl"), ("mixed.jsonl",)):
+        document = run("score", *files, "-o", "t.parquet", "--json", "--force").json()
+        assert (document["tasks"], document["notes"]) == (142, {})
+        frame = pl.read_parquet("t.parquet").filter(pl.col("tier") == "gold_read")
+        assert frame.height == 142 and set(frame["task_id"]) == tasks
+        assert frame["domain"].value_counts(sort=True).rows() == [("retail", 115), ("airline", 27)]
+        assert run("eval", *files, "--json").json()["tasks"] == 142
+    mixed_domains = run("score", "mixed.jsonl", "--json").json()["domains"]
+    assert mixed_domains == {"mixed.jsonl": {"airline": 27, "retail": 115}}
+
+
+def test_tasks_of_one_id_without_a_domain_are_counted(run: Cli) -> None:
+    Path("a.jsonl").write_bytes(talk("5", "buy"))
+    Path("b.jsonl").write_bytes(talk("5", "ship"))
+    document = run("score", "a.jsonl", "b.jsonl", "-o", "t.parquet", "--json").json()
+    assert document["tasks"] == 2
+    assert document["notes"]["task id of another task in another file: kept apart"] == 1
+    assert pl.read_parquet("t.parquet")["task_id"].to_list() == ["5", "b/5"]
+    pairs = run("compare-args", "a.jsonl", "b.jsonl", "-o", "-").out.splitlines()
+    assert [orjson.loads(pair)["task_id"] for pair in pairs] == ["5", "b/5"]
+    against = run("eval", "a.jsonl", "--against", "b.jsonl")
+    assert against.err == "error: b.jsonl: no task is shared; compare traces of the same tasks\n"
+
+
+def test_eval_has_a_row_per_policy(run: Cli) -> None:
+    for name, outcomes in (("a", (1, 1)), ("b", (0, 1))):
+        lines = (
+            talk("5", "get_order_details", trial=i, outcome=won, model=name)
+            for i, won in enumerate(outcomes)
+        )
+        Path(f"{name}.jsonl").write_bytes(b"".join(lines))
+    document = run("eval", "a.jsonl", "b.jsonl", "--json").json()
+    rates = {row["policy"]: (row["pass_rate"], row["pass_k"]) for row in document["policies"]}
+    assert rates == {"a": (1, {"1": 1, "2": 1}), "b": (0.5, {"1": 0.5, "2": 0})}
+    assert (document["tasks"], document["pass_k"]) == (1, {"1": 0.75, "2": 0.5})
+    shown = [line.split() for line in run("eval", "a.jsonl", "b.jsonl").out.decode().splitlines()]
+    assert ["a", "2", "1", "100.0%", "0.0%", "to", "100.0%", "1.0000"] in shown
+    assert ["b", "2", "1", "50.0%", "0.0%", "to", "100.0%", "0.0000"] in shown
+    held = run("eval", "a.jsonl", "b.jsonl", "--against", "a.jsonl", "--json").json()
+    assert [(d["policy"], d["difference"]) for d in held["differences"]] == [("a", 0), ("b", -0.5)]
+    assert "policy" not in run("eval", "a.jsonl").out.decode()  # there is nothing to tell apart
+
+
+def test_two_policies_share_tasks_but_no_group(run: Cli) -> None:
+    for name in "ab":
+        Path(f"{name}.jsonl").write_bytes(talk("5", "get_order_details"))
+    assert run("score", "a.jsonl", "b.jsonl", "-o", "t.parquet").code == 0
+    frame = pl.read_parquet("t.parquet")
+    assert frame["task_id"].to_list() == ["retail/5"] * 2
+    assert frame["group_id"].to_list() == ["a:retail/5", "b:retail/5"]
+    assert frame["policy"].to_list() == ["a", "b"]
+
+
 # --- eval -----------------------------------------------------------------------------------------
 
 

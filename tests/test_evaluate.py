@@ -14,7 +14,9 @@ from stages.core.arguments import ToolRules
 from stages.domains import Domain, load_domain
 from stages.evaluate import (
     by_family,
+    by_policy,
     compare,
+    compare_policies,
     evaluate,
     task_table,
     transfer,
@@ -236,6 +238,43 @@ def test_the_table_by_task() -> None:
             "turns_per_episode": 1.0,
         },
     ]
+
+
+# --- policies -------------------------------------------------------------------------------------
+
+
+def of_policy(policy: str, outcomes: dict[str, list[int | None]]) -> pl.DataFrame:
+    return runs(outcomes).with_columns(policy=pl.lit(policy))
+
+
+ONE = of_policy("one", {"t": [1, 1], "u": [0, 1]})
+TWO = of_policy("two", {"t": [0, 0], "v": [1]})
+
+
+def test_trials_of_two_policies_are_not_trials_of_one() -> None:
+    both = evaluate(pl.concat([ONE, TWO]))
+    assert (both.episodes, both.tasks) == (7, 3)
+    # t and u of one, t of two, and for k = 1 v: pooled, t would have four trials.
+    assert both.pass_k == pytest.approx({"1": (1 + 1 / 2 + 0 + 1) / 4, "2": 1 / 3})
+    assert both.pass_k_tasks == {"1": 4, "2": 3}
+
+
+def test_the_policies_of_several_runs() -> None:
+    parts = by_policy(pl.concat([TWO, ONE]))
+    assert list(parts) == ["one", "two"]
+    assert evaluate(parts["one"]) == evaluate(ONE)
+    assert evaluate(parts["two"]) == evaluate(TWO)
+
+
+def test_policies_are_held_against_the_only_other_or_their_namesake() -> None:
+    three = of_policy("three", {"w": [1]})
+    both = pl.concat([ONE, TWO])
+    same, other = compare_policies(both, ONE)
+    assert (same[:2], other[:2]) == (("one", "one"), ("two", "one"))
+    assert same[2] is not None and same[2][:2] == (2, 0)
+    assert other[2] is not None and other[2][:2] == (1, -1)
+    assert [pair[:2] for pair in compare_policies(both, both)] == [("one", "one"), ("two", "two")]
+    assert compare_policies(ONE, three) == [("one", "three", None)]
 
 
 # --- families -------------------------------------------------------------------------------------
