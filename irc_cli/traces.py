@@ -76,7 +76,7 @@ class TraceReader:
                 if len(self.paths) > 1:  # a single trace's reader has seen to it
                     _refuse_copy(episode, path, taken)
                 self.envs.add(f"tau2-{episode.domain}" if trace.format == "tau2" else episode.env)
-                self.identities.place(path, episode, given and given.name)
+                self.identities.place(path, episode, given.name if given else None)
                 met[tools.name] += 1
                 yield episode, tools
             self.domains[path] = dict(met)

@@ -68,6 +68,11 @@ ANY_COMMAND = [
     ),
 ]
 
+SAME_ID = (
+    "few.jsonl, won.jsonl: both have an episode 'bags-0/0'; "
+    "give every episode an 'episode_id' of its own, or read the files apart"
+)
+
 SCORE = [
     (
         "no_gold.jsonl",
@@ -103,8 +108,7 @@ SCORE = [
     ("few.jsonl -o few.jsonl", "few.jsonl: exists already; pass --force to replace it"),
     (
         "few.jsonl won.jsonl -o turns.parquet",
-        "few.jsonl, won.jsonl: both have an episode 'bags-0/0'; "
-        "give every episode an 'episode_id' of its own, or read the files apart",
+        SAME_ID,
     ),
 ]
 
@@ -390,6 +394,8 @@ CASES = [
     *((f"score {args}", line) for args, line in SCORE),
     *((f"calibrate {args}", line) for args, line in CALIBRATE),
     *((f"eval {args}", line) for args, line in EVAL),
+    ("eval few.jsonl won.jsonl", SAME_ID),
+    ("compare-args few.jsonl won.jsonl -o pairs.parquet", SAME_ID),
     *((f"compare-args {args}", line) for args, line in COMPARE_ARGS),
     *USAGE,
 ]

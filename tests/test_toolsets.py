@@ -72,7 +72,10 @@ def test_what_stays_unclear_in_a_mixed_trace_is_noted() -> None:
 def test_what_two_tasks_of_one_id_leave_open_is_not_guessed() -> None:
     gold_of = [(GoldAction(tool, {}),) for tool in ("book_reservation", "cancel_pending_order")]
     episodes = [played(*AIRLINE, gold=gold_of[0]), played(*RETAIL, gold=gold_of[1])]
-    assert told(*episodes, played(gold=()))[2] == (None, "guessed")
+    assert told(*episodes, played(gold=None))[2] == (None, "guessed")
+    # Nothing expected is another task than something.
+    bare = replace(episodes[1], gold=())
+    assert told(episodes[0], bare, played(gold=()))[2] == ("retail", "retail")
 
 
 def test_a_trace_of_other_tools_that_shares_a_name_with_a_shipped_domain_is_not_its() -> None:

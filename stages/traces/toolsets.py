@@ -16,7 +16,7 @@ import orjson
 from stages.domains import SHIPPED, Domain, definitions, find_domain, fitting, load_domain
 from stages.traces.episode import Episode, GoldAction
 
-LOOK_AHEAD = 64  # episodes that are met before one is told its domain
+LOOK_AHEAD = 256  # episodes that are met before one is told its domain
 _KEPT = 256  # domains that are kept, of traces where each record defines tools of its own
 _UNCLEAR = "domain unclear, in a trace of several"
 
@@ -106,9 +106,9 @@ class Toolsets:
 
     def _may_share(self, episode: Episode, names: Names, domain: str, gold: Gold) -> bool:
         """Whether an episode may be of the task of its id in a domain."""
-        if episode.gold and gold:
-            return episode.gold == gold
-        return self._shares(names, domain)
+        if episode.gold is not None and gold is not None and episode.gold != gold:
+            return False
+        return bool(episode.gold and gold) or self._shares(names, domain)
 
     def _shares(self, names: Names, domain: str) -> bool:
         """Whether nothing in an episode's tools speaks against a domain."""
