@@ -95,7 +95,7 @@ def test_the_installed_command_finds_its_data(installed: Path, tmp_path: Path) -
     score = ("-m", "irc_cli", "score", str(example), "-o", "turns.parquet", "--json")
     ended = python(installed, tmp_path, *score)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert orjson.loads(ended.stdout)["domains"] == {str(example): "airline"}
+    assert orjson.loads(ended.stdout)["domains"] == {str(example): {"airline": 195}}
     assert (tmp_path / "turns.parquet").exists()
 
 
