@@ -191,6 +191,12 @@ def test_traces_of_another_world_are_an_error() -> None:
         replayed(episode(THREE, task_id="other"))
 
 
+def test_a_task_of_another_domain_is_not_the_worlds_task_of_that_id() -> None:
+    found = replayed(episode(THREE), episode(THREE, domain="retail"))
+    assert (found.results_equal, found.unknown) == (2, 1)
+    assert replayed(episode(THREE, domain="of my own")).unknown == 0
+
+
 def test_reader_keeps_what_replay_needs() -> None:
     simulation = {
         "task_id": "t",
