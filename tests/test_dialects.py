@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.dialects import Dialect, dialect_of, read_message, recorded_calls
+from stages.dialects import dialect_of, read_message, recorded_calls
 
 TOOLS = [
     {
@@ -28,7 +28,7 @@ TOOLS = [
 ]
 
 
-def calls_of(text: str, dialect: Dialect = "hermes") -> list[tuple[str, str]]:
+def calls_of(text: str, dialect: str = "hermes") -> list[tuple[str, str]]:
     calls = read_message(text, dialect, TOOLS)["tool_calls"]
     return [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
 
