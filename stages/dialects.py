@@ -70,6 +70,7 @@ def may_hold_calls(text: str) -> bool:
         "<" in text
         or "[TOOL_CALLS]" in text
         or "functools[" in text
+        or " to=functions." in text
         or FIRST_BRACKET.match(text) is not None
     )
 
@@ -98,7 +99,7 @@ def read_message(
     thoughts, rest = _split_thoughts(text, thinking)
     grammar = grammar_of(dialect)
     calls, content, more = _scan(rest, grammar, tools)
-    if grammar.bare and not calls and (calls := bare_calls(rest, definitions(tools))):
+    if grammar.bare and not calls and (calls := bare_calls(rest, ())):
         content = ""
     thoughts = "\n".join(part.strip() for part in (thoughts, more) if part.strip())
     message: Message = {"role": "assistant", "content": content or (None if calls else "")}

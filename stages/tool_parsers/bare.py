@@ -15,8 +15,11 @@ from stages.tool_parsers.calls import TextCall, broken_call, decode, entry_call
 from stages.tool_parsers.json_text import SEPARATOR
 from stages.tool_parsers.python_text import BEGINNING, python_calls
 
-FENCE = re.compile(r"```(?:json|python|tool_code|tool_calls?|xml)?[ ]*\n(.*?)\n?```", re.DOTALL)
+FENCE = re.compile(r"```(?:json|python|tool_calls?|xml)?[ ]*\n(.*?)\n?```", re.DOTALL)
 TOOL_NAME = re.compile(r"[\w.\-/:]+")
+# A single capitalized word names a thing or a class rather than a tool.
+THING = re.compile(r"[A-Z][a-z0-9]*")
+TOOL_CODE = re.compile(r"```tool_code[ ]*\n(.*?)\n?```", re.DOTALL)
 CALL_KEYS = frozenset({"name", "arguments", "parameters", "type", "id"})
 WRAPPER_KEYS = frozenset({"function", "type", "id", "index"})
 CUT_JSON = re.compile(
@@ -39,6 +42,8 @@ def bare_calls(text: str, names: Collection[str]) -> list[TextCall]:
         text: without thoughts.
         names: of the tools, if they are known.
     """
+    if code := TOOL_CODE.fullmatch(text.strip()):
+        return _python_form(code[1]) or []  # as Gemma 3 is told to write
     body = unfenced(text).strip()
     if body[:1] not in {"[", "{"}:
         return []
@@ -47,7 +52,11 @@ def bare_calls(text: str, names: Collection[str]) -> list[TextCall]:
         calls = _python_form(body)
     if calls is None:
         calls = _cut_form(body)
-    return calls if not names or all(call.name in names for call in calls) else []
+    return calls if all(_is_tool(call.name, names) for call in calls) else []
+
+
+def _is_tool(name: str, names: Collection[str]) -> bool:
+    return name in names if names else THING.fullmatch(name) is None
 
 
 def _json_form(body: str) -> list[TextCall] | None:

@@ -15,7 +15,7 @@ from stages.tool_parsers.json_text import (
     read_apertus,
     read_mistral,
 )
-from stages.tool_parsers.python_text import gemma_block, python_block
+from stages.tool_parsers.python_text import gemma_block, python_block, read_python_tag
 from stages.tool_parsers.tagged import (
     read_function,
     read_functions,
@@ -41,24 +41,35 @@ class Family(NamedTuple):
 
 DEEPSEEK = named_json(
     r"(?:\s*<｜tool▁call▁begin｜>)?"
-    r"(?:\s*function<｜tool▁sep｜>([^\n<]*)\n```json\s*|\s*([^<\n]+)<｜tool▁sep｜>\s*)",
+    r"(?:\s*function<｜tool▁sep｜>([^\n<]*)\n```json\s*"
+    r"|\s*(?!function<｜tool▁sep｜>(?!\s*\{))([^<\n]+)<｜tool▁sep｜>\s*)",
     r"\s*(?:```)?\s*<｜tool▁call▁end｜>(?:\s*<｜tool▁calls▁end｜>)?",
     "<｜tool▁call▁end｜>",
 )
+HARMONY = named_json(r"([\w.\-]+)\s*(?:json)?\s*(?=\{)", r"", "")
 KIMI = named_json(
     r"(?:\s*<\|tool_call_begin\|>)?\s*(?:functions\.)?([^\s:<]+)(?::\d+)?\s*"
     r"<\|tool_call_argument_begin\|>\s*",
     r"\s*<\|tool_call_end\|>(?:\s*<\|tool_calls_section_end\|>)?",
     "<|tool_call_end|>",
 )
+# What follows shows that a text does not only mention the token.
+MISTRAL = (
+    r"\[TOOL_CALLS\](?=\s*[\[{]|\s*[\w.\-/:]+\s*(?:\[(?:ARGS|CALL_ID)\]|[{(]|\[[A-Z_]*\Z)"
+    r"|\s*[\w.\-/:]*\Z)"
+)
 FUNCTION = r"<function=(?=[^\s<>]+>|[^\s<>]*\Z)"
 JSON_FOLLOWS = r"(?=\s*(?:[\[{]|\Z))"
 PYTHON_FOLLOWS = r"(?=\s*[A-Za-z_][\w.]*\()"
-INVOKE = r"<(?:antml:)?invoke\s+name"
+INVOKE = r"<(?:antml:)?invoke\s+name|<invoke>(?=\s*<tool_name>)"
 
 # The first family with a sign in the template is taken, so that special signs come first.
 FAMILIES: dict[str, Family] = {
-    "harmony": Family(("<|channel|>",), {OPENING: read_harmony}),
+    "harmony": Family(
+        ("<|channel|>",),
+        # The second is what remains where the special tokens were deleted.
+        {OPENING: read_harmony, r"(?:assistant)?(?:commentary|analysis)? to=functions\.": HARMONY},
+    ),
     "kimi": Family(
         ("<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
         {r"<\|tool_calls_section_begin\|>|<\|tool_call_begin\|>": KIMI},
@@ -80,7 +91,7 @@ FAMILIES: dict[str, Family] = {
     "seed_oss": Family(
         ("<seed:tool_call>",), {r"<seed:tool_call>": read_functions("</seed:tool_call>")}
     ),
-    "mistral": Family(("[TOOL_CALLS]",), {r"\[TOOL_CALLS\]": read_mistral}),
+    "mistral": Family(("[TOOL_CALLS]",), {MISTRAL: read_mistral}),
     "lfm2": Family(
         ("<|tool_call_start|>",),
         {r"<\|tool_call_start\|>": python_block("<|tool_call_end|>")},
@@ -104,7 +115,7 @@ FAMILIES: dict[str, Family] = {
     "llama": Family(
         ("<|python_tag|>", "<|python_start|>", "dictionary of argument name and its value"),
         {
-            r"<\|python_tag\|>": json_block(several=True),
+            r"<\|python_tag\|>": read_python_tag,
             r"<\|python_start\|>": python_block("<|python_end|>"),
             FUNCTION: read_function,
         },
@@ -118,9 +129,7 @@ FAMILIES: dict[str, Family] = {
             r"<tool_call>": json_block("</tool_call>"),
         },
     ),
-    "granite_20b": Family(
-        ("<function_call>",), {r"<function_call>" + JSON_FOLLOWS: json_block("</function_call>")}
-    ),
+    "granite_20b": Family(("<function_call>",), {r"<function_call>" + JSON_FOLLOWS: json_block()}),
     "jamba": Family(  # Hunyuan and MiniMax M1 as well
         ("<tool_calls>",),
         {r"<tool_calls>" + JSON_FOLLOWS: json_block("</tool_calls>", several=True)},

@@ -16,6 +16,7 @@ from stages.tool_parsers.calls import (
     as_text,
     broken_until,
 )
+from stages.tool_parsers.json_text import json_block
 
 WORDS = {"true": True, "false": False, "null": None}
 BEGINNING = re.compile(r"\s*\[?\s*([A-Za-z_][\w.]*)\(\s*(?=[A-Za-z_]\w*\s*=|\))")
@@ -98,6 +99,21 @@ def python_block(close: str) -> Reader:
     return read
 
 
+def read_python_tag(text: str, opening: re.Match[str], tools: Tools) -> Reading | None:
+    """Read Llama's calls after `<|python_tag|>`: JSON, or a built-in tool's `name.call(key=value)`."""
+    reading = _TAGGED_JSON(text, opening, tools)
+    if reading is None or not all(call.broken for call in reading.calls):
+        return reading
+    try:
+        calls = python_calls(text[opening.end() :])
+    except ValueError:
+        return reading
+    return Reading(
+        len(text), [call._replace(name=call.name.removesuffix(".call")) for call in calls]
+    )
+
+
+_TAGGED_JSON = json_block(several=True)
 GEMMA_NAME = re.compile(r"\s*call:\s*([\w.\-]+)\s*(?=\{)")
 GEMMA_CUT = re.compile(r"\s*call:\s*([\w.\-]*)")
 

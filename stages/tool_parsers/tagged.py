@@ -23,7 +23,7 @@ FUNCTION = re.compile(r"\s*<function=([^>\n]*)>")
 CUT_FUNCTION = re.compile(r"\s*<function=([^>\s]*)")
 FUNCTION_END = re.compile(r"\s*</function>")
 ARGUMENT = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
-GLM_NAME = re.compile(r"\s*([^\s<>{}\[\]]+)\s*(?=<arg_key>|</tool_call>|\Z)")
+GLM_NAME = re.compile(r"\s*([\w.\-/:]+)\s*(?=<arg_key>|</tool_call>|\Z)")
 PROSE = re.compile(r"\s*[^\s<{\[]+\s+[^\s<]")
 # Anthropic, MiniMax M2, DeepSeek V3.2 and Step3 differ in what stands before "invoke".
 INVOKE = re.compile(
@@ -31,6 +31,12 @@ INVOKE = re.compile(
     r"""(?:function)?\s*(?:<｜tool_sep｜>)?\s*"""
     r"""<[^\s<>/]*invoke\s+name\s*=\s*(["']?)([^"'>]*)\1\s*>"""
 )
+TOOL_NAME = re.compile(
+    r"(?:<function_calls>)?\s*<invoke>\s*<tool_name>(.*?)</tool_name>\s*"
+    r"(?:<parameters>(.*?)</parameters>)?\s*</invoke>(?:\s*</function_calls>)?",
+    re.DOTALL,
+)
+ELEMENT = re.compile(r"<([\w\-]+)>(.*?)</\1>", re.DOTALL)
 VALUE = re.compile(
     r"""\s*<[^\s<>/]*parameter\s+name\s*=\s*(["']?)([^"'>]*)\1(?:\s+string="(true|false)")?\s*>"""
     r"""(.*?)(?:</[^\s<>]*parameter>|(?=<[^\s<>/]*parameter\s+name\s*=))""",
@@ -89,9 +95,16 @@ def read_function(text: str, opening: re.Match[str], tools: Tools) -> Reading | 
     if text.startswith("{", after_space(text, named.end())):
         return _llama(text, opening, tools)
     call, end = _function(text, named, tools)
+    if call is None and is_mention(text, named.end(), "</function>"):
+        return None
     if call is None:
         return broken_until(text, opening.start(), "</function>", named[1].strip())
     return Reading(end, [call])
+
+
+def is_mention(text: str, at: int, close: str) -> bool:
+    """Tell whether a text only speaks of a tag: it goes on with words and never closes the tag."""
+    return text[after_space(text, at) :][:1] not in {"", "<"} and close not in text[at:]
 
 
 def read_glm(text: str, opening: re.Match[str], tools: Tools) -> Reading | None:
@@ -129,9 +142,7 @@ def read_invoke(text: str, opening: re.Match[str], tools: Tools) -> Reading | No
     """Read `<invoke name=".."><parameter name="..">..</parameter></invoke>`, however prefixed."""
     named = INVOKE.match(text, opening.start())
     if named is None:
-        # Only a tag or the end of the text can follow a tag that is more than spoken of.
-        follows = text[after_space(text, opening.end()) :][:1]
-        return None if follows not in {"", "<", "="} else broken_until(text, opening.start(), "")
+        return _read_tool_name(text, opening, tools)
     name = named[2].strip()
     pairs, verbatim, at = [], {}, named.end()
     while value := VALUE.match(text, at):
@@ -140,6 +151,8 @@ def read_invoke(text: str, opening: re.Match[str], tools: Tools) -> Reading | No
             verbatim[value[2].strip()] = {"type": "string"}
         at = value.end()
     closed = INVOKE_END.match(text, at)
+    if closed is None and not pairs and is_mention(text, at, "invoke>"):
+        return None
     if closed is None:
         return broken_until(text, named.start(), "invoke>", name)
     end = closed.end()
@@ -149,3 +162,12 @@ def read_invoke(text: str, opening: re.Match[str], tools: Tools) -> Reading | No
         schema = {"name": name, "parameters": {"properties": verbatim}}
         tools = [{"type": "function", "function": schema}]
     return Reading(end, [typed_call(name, pairs, tools)])
+
+
+def _read_tool_name(text: str, opening: re.Match[str], tools: Tools) -> Reading | None:
+    """Read Anthropic's older `<invoke><tool_name>..</tool_name><parameters>..</parameters>`."""
+    if named := TOOL_NAME.match(text, opening.start()):
+        pairs = ELEMENT.findall(named[2] or "")
+        return Reading(named.end(), [typed_call(named[1].strip(), pairs, tools)])
+    follows = text[after_space(text, opening.end()) :][:1]
+    return broken_until(text, opening.start(), "") if follows in {"", "<", "="} else None
