@@ -41,7 +41,7 @@ NEEDED = re.compile(
     r"|<\|/?(?:python_(?:tag|start|end)|tool_call\w*|action_(?:start|end)|plugin"
     r"|tools_(?:prefix|suffix)|START_ACTION|END_ACTION|role_sep|\")\|?>"
     r"|<tool_call\|>|<(?:start|end)_function_call>|<escape>|\[/?(?:TOOL_CALLS|ARGS|CALL_ID|THINK)\]"
-    r"|<｜tool[▁_]\w+｜>|</?｜DSML｜.*|｜DSML｜|◁/?think▷"
+    r"|<｜tool[▁_][\w▁]+｜>|</?｜DSML｜.*|｜DSML｜|◁/?think▷"
 )
 
 

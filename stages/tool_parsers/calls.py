@@ -73,7 +73,7 @@ def json_calls(text: str, at: int) -> tuple[list[TextCall], int]:
     """Read a JSON call, or a JSON list of them, and return where it ends.
 
     Raises:
-        ValueError: the text is no JSON.
+        ValueError: the text is no JSON, or a part of it is no call.
     """
     at = after_space(text, at)
     if not text.startswith("[", at):
@@ -96,8 +96,10 @@ def json_calls(text: str, at: int) -> tuple[list[TextCall], int]:
 
 def _json_call(text: str, at: int) -> tuple[TextCall, int]:
     value, end = decode(text, at)
-    body = text[at:end]
-    return entry_call(value, body) or broken_call(body), end
+    call = entry_call(value, text[at:end])
+    if call is None:
+        raise ValueError("not a call")
+    return call, end
 
 
 def entry_call(value: Any, body: str = "") -> TextCall | None:

@@ -19,7 +19,7 @@ from stages.tool_parsers.calls import (
 from stages.tool_parsers.json_text import json_block
 
 WORDS = {"true": True, "false": False, "null": None}
-BEGINNING = re.compile(r"\s*\[?\s*([A-Za-z_][\w.]*)\(\s*(?=[A-Za-z_]\w*\s*=|\))")
+BEGINNING = re.compile(r"\s*\[?\s*([A-Za-z_][\w.]*)\(\s*(?=[A-Za-z_]\w*\s*(?:=|\Z)|\)|\Z)")
 
 
 def python_calls(source: str) -> list[TextCall]:
@@ -100,7 +100,7 @@ def python_block(close: str) -> Reader:
 
 
 def read_python_tag(text: str, opening: re.Match[str], tools: Tools) -> Reading | None:
-    """Read Llama's calls after `<|python_tag|>`: JSON, or a built-in tool's `name.call(key=value)`."""
+    """Read what follows `<|python_tag|>`: Llama's JSON, or a built-in tool's `name.call(a=1)`."""
     reading = _TAGGED_JSON(text, opening, tools)
     if reading is None or not all(call.broken for call in reading.calls):
         return reading

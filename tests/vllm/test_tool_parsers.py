@@ -107,15 +107,17 @@ BROKEN = [
 ]
 
 SPECIAL = (
-    "<tool_call> </tool_call> <think> </think> <tool_calls> </tool_calls> <|tool_call|> <0x0A> "
-    "<response> </response> <seed:think> </seed:think> <seed:tool_call> </seed:tool_call> "
-    "<｜tool▁calls▁begin｜> <｜tool▁calls▁end｜> <｜tool▁call▁begin｜> <｜tool▁call▁end｜> "
-    "<｜tool▁sep｜> <|tool_calls_section_begin|> <|tool_calls_section_end|> <|tool_call_begin|> "
-    "<|tool_call_end|> <|tool_call_argument_begin|> <|tool_call_start|> <|python_tag|> "
-    "[TOOL_CALLS] [ARGS] <minimax:tool_call> </minimax:tool_call> <｜DSML｜function_calls> "
-    "</｜DSML｜function_calls> <｜DSML｜tool_calls> </｜DSML｜tool_calls> <|tool_call> <tool_call|> "
-    '<|"|> <|channel> <channel|> <start_function_call> <end_function_call> <longcat_tool_call> '
-    "</longcat_tool_call> <longcat_think> </longcat_think> <|tools_prefix|> <|tools_suffix|>"
+    "<tool_call> </tool_call> <think> </think> <tool_calls> </tool_calls> <|tool_call|> "
+    "<0x0A> <response> </response> <seed:think> </seed:think> <seed:tool_call> "
+    "</seed:tool_call> <｜tool▁calls▁begin｜> <｜tool▁calls▁end｜> <｜tool▁call▁begin｜> "
+    "<｜tool▁call▁end｜> <｜tool▁sep｜> <|tool_calls_section_begin|> "
+    "<|tool_calls_section_end|> <|tool_call_begin|> <|tool_call_end|> "
+    "<|tool_call_argument_begin|> <|tool_call_start|> <|python_tag|> [TOOL_CALLS] [ARGS] "
+    "<minimax:tool_call> </minimax:tool_call> <｜DSML｜function_calls> "
+    "</｜DSML｜function_calls> <｜DSML｜tool_calls> </｜DSML｜tool_calls> <|tool_call> "
+    '<tool_call|> <|"|> <|channel> <channel|> <start_function_call> <end_function_call> '
+    "<longcat_tool_call> </longcat_tool_call> <longcat_think> </longcat_think> "
+    "<|tools_prefix|> <|tools_suffix|>"
 )
 
 
