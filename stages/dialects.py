@@ -24,9 +24,6 @@ THOUGHTS = {
     "[THINK]": "[/THINK]",
     "◁think▷": "◁/think▷",
 }
-LATER_THOUGHTS = re.compile(
-    "|".join(f"{re.escape(begin)}.*?{re.escape(end)}" for begin, end in THOUGHTS.items()), re.DOTALL
-)
 # What ends a message. A harness that decodes special tokens leaves it in the text.
 MESSAGE_END = re.compile(
     r"(?:\s*(?:<\|(?:im_end|eom_id|eot_id|eot|endoftext|end_of_text|end_of_role|return|user"
@@ -137,20 +134,19 @@ def _scan(
         text: without leading thoughts.
         grammar: of the calls.
         tools: OpenAI definitions.
-        quotes: leave out calls in code marks, in fences and in thoughts.
+        quotes: leave out calls in code marks and in fences.
     """
     calls: list[TextCall] = []
     content: list[str] = []
     thoughts: list[str] = []
     at = start = 0
     is_fenced = False
-    hidden = [part.span() for part in LATER_THOUGHTS.finditer(text)] if quotes else []
     while opening := grammar.opening.search(text, at):
         place = opening.start()
         before = text[at:place]
         is_fenced ^= before.count("```") % 2 == 1
         marked = quotes and text[place - 1 : place] == "`" and not before.endswith("```")
-        if marked or (quotes and is_fenced) or any(a <= place < b for a, b in hidden):
+        if marked or (quotes and is_fenced):
             stop = text.find("`", opening.end()) if marked else -1
             at = stop + 1 if stop >= 0 else opening.end()
             continue
