@@ -6,44 +6,75 @@ parser takes, so that the environment answers with an error that the model sees.
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeGuard
+from collections.abc import Iterable
 
 from stages.domains import definitions
+from stages.tool_parsers.bare import bare_calls, unfenced
+from stages.tool_parsers.calls import TextCall, Tools
+from stages.tool_parsers.families import FAMILIES, Grammar, any_grammar, grammar_of
 from stages.worlds.world import Message
 
-Dialect = Literal["hermes", "xml"]  # Hermes and Qwen3 write JSON, Qwen3.5 and Qwen3-Coder XML
-Tools = Sequence[Mapping[str, Any]]
+__all__ = ["TextCall", "dialect_of", "may_hold_calls", "needed", "read_message", "recorded_calls"]
 
-CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
-NAME = re.compile(r"""(["'])name\1\s*:\s*(["'])(.*?)\2""")
-ARGUMENTS = re.compile(r'"(?:arguments|parameters)"\s*:\s*')
-FUNCTION = re.compile(r"<function=([^>\n]*)>(.*)</function>", re.DOTALL)
-OPENING = re.compile(r"<function=([^>\n]*)")
-PARAMETER = re.compile(r"<parameter=([^>\n]*)>\n?(.*?)\n?</parameter>", re.DOTALL)
-WORDS = {"true": True, "false": False, "null": None, "none": None}
+THOUGHTS = {
+    "<think>": "</think>",
+    "<thinking>": "</thinking>",
+    "<seed:think>": "</seed:think>",
+    "[THINK]": "[/THINK]",
+    "◁think▷": "◁/think▷",
+}
+# What ends a message. A harness that decodes special tokens leaves it in the text.
+MESSAGE_END = re.compile(
+    r"(?:\s*(?:<\|(?:im_end|eom_id|eot_id|eot|endoftext|end_of_text|end_of_role|return|user"
+    r"|observation)\|>|</s>|<｜end▁of▁sentence｜>|<end_of_turn>|<eos>|\[e~\[))+\s*\Z"
+)
+# Every text with a call has one of these, and hardly any other text has.
+FIRST_BRACKET = re.compile(r"\s*[\[{]|\s*```")
+HARMONY = re.compile(r"<\|(?:start|channel|constrain|message|end|call|return)\|>")
+# Special tokens that calls and thoughts are made of; others only frame a message.
+NEEDED = re.compile(
+    r"</?(?:minimax:|seed:|longcat_)?(?:think|tool_calls?|function_calls?|arg_key|arg_value)>"
+    r"|<\|/?(?:python_(?:tag|start|end)|tool_call\w*|action_(?:start|end)|plugin"
+    r"|tools_(?:prefix|suffix)|START_ACTION|END_ACTION|role_sep|\")\|?>"
+    r"|<tool_call\|>|<(?:start|end)_function_call>|<escape>|\[/?(?:TOOL_CALLS|ARGS|CALL_ID|THINK)\]"
+    r"|<｜tool[▁_][\w▁]+｜>|</?｜DSML｜.*|｜DSML｜|◁/?think▷"
+)
 
 
-class TextCall(NamedTuple):
-    """A call that a model wrote as text."""
-
-    name: str  # "" where the text shows none
-    arguments: Any  # text; of a broken call all of it; an object where Python wrote the call
-    broken: bool = False
-
-
-def dialect_of(template: str) -> Dialect:
+def dialect_of(template: str) -> str:
     """Return the dialect of a chat template; Hermes where it shows none."""
-    return "xml" if "<function=" in template else "hermes"
+    for name, family in FAMILIES.items():
+        if any(sign in template for sign in family.signs):
+            return name
+    return "hermes"
+
+
+def needed(token: str, dialect: str) -> bool:
+    """Tell whether a special token is part of a call or of thoughts, and not only of a frame."""
+    in_harmony = dialect == "harmony" and HARMONY.fullmatch(token)
+    return bool(in_harmony or NEEDED.fullmatch(token))
+
+
+def begins_thoughts(prompt: str) -> bool:
+    """Tell whether a prompt has opened the thoughts, so that the model goes on with them."""
+    return prompt.rstrip().endswith(tuple(THOUGHTS))
+
+
+def may_hold_calls(text: str) -> bool:
+    """Tell quickly whether a text can hold calls; most texts cannot."""
+    return (
+        "<" in text
+        or "[TOOL_CALLS]" in text
+        or "functools[" in text
+        or " to=functions." in text
+        or FIRST_BRACKET.match(text) is not None
+    )
 
 
 def read_message(
     text: str,
-    dialect: Dialect = "hermes",
+    dialect: str = "hermes",
     tools: Tools = (),
     call_id: str = "call",
     thinking: bool = False,
@@ -53,7 +84,7 @@ def read_message(
     Args:
         text: content, thoughts and calls, in any order.
         dialect: of the calls.
-        tools: OpenAI definitions; XML leaves types to them.
+        tools: OpenAI definitions; notations without types take them from there.
         call_id: what the ids of calls start with.
         thinking: the prompt has opened the thoughts already.
 
@@ -63,9 +94,11 @@ def read_message(
         written, to the letter.
     """
     thoughts, rest = _split_thoughts(text, thinking)
-    read = _read_json if dialect == "hermes" else _read_xml
-    calls = _calls(rest, read, tools)
-    content = CALL.sub("", rest).strip() if calls else rest.strip()
+    grammar = grammar_of(dialect)
+    calls, content, more = _scan(rest, grammar, tools)
+    if grammar.bare and not calls and (calls := bare_calls(rest, ())):
+        content = ""
+    thoughts = "\n".join(part.strip() for part in (thoughts, more) if part.strip())
     message: Message = {"role": "assistant", "content": content or (None if calls else "")}
     if thoughts:
         message["reasoning_content"] = thoughts
@@ -75,28 +108,71 @@ def read_message(
 def recorded_calls(text: str, tools: Tools = ()) -> list[TextCall]:
     """Read the calls in a recorded text of an unknown model, each in its own dialect.
 
-    A call that is written as Python's dict is read too: some harness may have printed it.
+    Calls without markers count only if the whole text is calls. Quoted calls do not count. A call
+    that is written as Python's dict is read too: some harness may have printed it.
 
     Args:
         text: content, thoughts and calls; thoughts that end without a beginning were begun by the
             prompt.
         tools: as for `read_message`, where they are known.
     """
-    _, rest = _split_thoughts(text, "</think>" in text.partition("<think>")[0])
-    return _calls(rest, _read_any, tools)
+    if not may_hold_calls(text):
+        return []
+    begun = any(end in text.partition(begin)[0] for begin, end in THOUGHTS.items())
+    _, rest = _split_thoughts(text, begun)
+    rest = unfenced(MESSAGE_END.sub("", rest))
+    calls, _, _ = _scan(rest, any_grammar(), tools, quotes=True)
+    return calls or bare_calls(rest, definitions(tools))
 
 
-def _calls(text: str, read: Callable[[str, Tools], TextCall], tools: Tools) -> list[TextCall]:
-    return [read(body.strip(), tools) for body in CALL.findall(text)]
+def _scan(
+    text: str, grammar: Grammar, tools: Tools, quotes: bool = False
+) -> tuple[list[TextCall], str, str]:
+    """Return the calls of a text, what stands around them, and thoughts of harmony.
+
+    Args:
+        text: without leading thoughts.
+        grammar: of the calls.
+        tools: OpenAI definitions.
+        quotes: leave out calls in code marks and in fences.
+    """
+    calls: list[TextCall] = []
+    content: list[str] = []
+    thoughts: list[str] = []
+    at = start = 0
+    is_fenced = False
+    while opening := grammar.opening.search(text, at):
+        place = opening.start()
+        before = text[at:place]
+        is_fenced ^= before.count("```") % 2 == 1
+        marked = quotes and text[place - 1 : place] == "`" and not before.endswith("```")
+        if marked or (quotes and is_fenced):
+            stop = text.find("`", opening.end()) if marked else -1
+            at = stop + 1 if stop >= 0 else opening.end()
+            continue
+        name = opening.lastgroup or ""
+        reading = grammar.readers[name](text, opening, tools)
+        if reading is None:
+            at = opening.end()
+            continue
+        content += text[start:place], reading.content
+        thoughts.append(reading.thoughts)
+        calls += reading.calls
+        at = start = max(reading.end, opening.end())
+    content.append(text[start:])
+    return calls, "".join(content).strip(), "\n".join(filter(None, thoughts))
 
 
 def _split_thoughts(text: str, thinking: bool) -> tuple[str, str]:
     """Return the thoughts and the rest; thoughts that never end leave no rest."""
-    opened = text.lstrip().startswith("<think>")
-    if not (thinking or opened):
+    inner = text.lstrip()
+    begin = next((begin for begin in THOUGHTS if inner.startswith(begin)), None)
+    if begin is None and not thinking:
         return "", text
-    inner = text.lstrip().removeprefix("<think>")
-    thoughts, _, rest = inner.partition("</think>")
+    inner = inner.removeprefix(begin or "")
+    ends = [THOUGHTS[begin]] if begin else list(THOUGHTS.values())
+    end = min((end for end in ends if end in inner), key=inner.index, default=ends[0])
+    thoughts, _, rest = inner.partition(end)
     return thoughts.strip(), rest
 
 
@@ -110,103 +186,3 @@ def _with_calls(message: Message, calls: Iterable[TextCall], call_id: str) -> Me
         for place, call in enumerate(calls)
     ]
     return {**message, "tool_calls": made} if made else message
-
-
-def _read_any(body: str, tools: Tools) -> TextCall:
-    """Read a call of whatever dialect."""
-    if body.startswith("<function="):
-        return _read_xml(body, tools)
-    call = _read_json(body, tools)
-    if call.broken and _is_call(entry := _literal(body)):
-        return TextCall(entry["name"], _given(entry))
-    return call
-
-
-def _read_json(body: str, _tools: Tools) -> TextCall:
-    """Read `{"name": ..., "arguments": {...}}`."""
-    entry = _loads(body)
-    if not _is_call(entry):
-        found = NAME.search(body)
-        return TextCall(found[3] if found else "", body, broken=True)
-    given = _given(entry)
-    text = _verbatim(body, given) if isinstance(given, dict) else _as_text(given)
-    return TextCall(entry["name"], text)
-
-
-def _is_call(entry: Any) -> TypeGuard[dict[str, Any]]:
-    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
-
-
-def _given(entry: dict[str, Any]) -> Any:
-    return entry.get("arguments", entry.get("parameters"))
-
-
-def _verbatim(body: str, value: dict[str, Any]) -> str:
-    """Return the text of the arguments as the model wrote it, spaces and doubled keys included."""
-    for found in ARGUMENTS.finditer(body):
-        try:
-            read, end = json.JSONDecoder().raw_decode(body, found.end())
-        except ValueError:
-            continue
-        if read == value:
-            return body[found.end() : end]
-    return json.dumps(value, ensure_ascii=False)  # the key is written with escapes
-
-
-def _read_xml(body: str, tools: Tools) -> TextCall:
-    """Read `<function=..><parameter=..> value </parameter></function>`."""
-    whole = FUNCTION.fullmatch(body)
-    if whole is None or PARAMETER.sub("", whole[2]).strip():
-        opening = OPENING.match(body)
-        return TextCall(opening[1].strip() if opening else "", body, broken=True)
-    name = whole[1].strip()
-    types = _types(tools, name)
-    pairs = ((key.strip(), value) for key, value in PARAMETER.findall(whole[2]))
-    arguments = {key: _typed(value, types.get(key)) for key, value in pairs}
-    return TextCall(name, json.dumps(arguments, ensure_ascii=False))
-
-
-def _types(tools: Tools, name: str) -> dict[str, Any]:
-    """Return the types of a tool's parameters, as its schema names them."""
-    schema = definitions(tools).get(name, {}).get("parameters")
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    if not isinstance(properties, dict):
-        return {}
-    return {key: part.get("type") for key, part in properties.items() if isinstance(part, dict)}
-
-
-def _typed(text: str, kind: Any) -> Any:
-    """Return a parameter's value: text where the schema says so, else JSON if it is any."""
-    if kind == "string":
-        return text
-    if text.strip().lower() in WORDS:  # templates write Python's True and None
-        return WORDS[text.strip().lower()]
-    value = _loads(text)
-    return text if value is _BROKEN else value
-
-
-_BROKEN = object()
-
-
-def _loads(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return _BROKEN
-
-
-def _literal(text: str) -> Any:
-    """Return the value of a Python literal, or what marks a broken text."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the parser, on odd escapes in the text
-            return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return _BROKEN
-
-
-def _as_text(arguments: Any) -> str:
-    """Return arguments as text; none at all are an empty object."""
-    if isinstance(arguments, str):
-        return arguments or "{}"
-    return "{}" if arguments is None else json.dumps(arguments, ensure_ascii=False)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.dialects import Dialect, dialect_of, read_message, recorded_calls
+from stages.dialects import dialect_of, may_hold_calls, needed, read_message, recorded_calls
+from tests.written_calls import CASES, WRITERS
+from tests.written_calls import TOOLS as WRITTEN_TOOLS
 
 TOOLS = [
     {
@@ -28,7 +31,7 @@ TOOLS = [
 ]
 
 
-def calls_of(text: str, dialect: Dialect = "hermes") -> list[tuple[str, str]]:
+def calls_of(text: str, dialect: str = "hermes") -> list[tuple[str, str]]:
     calls = read_message(text, dialect, TOOLS)["tool_calls"]
     return [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
 
@@ -187,3 +190,282 @@ def test_reading_never_fails(text: str, thinking: bool) -> None:
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"name": "a", "arguments": ' + '{"a":' * 100_000])
 def test_deep_nesting_is_broken(text: str) -> None:
     assert calls_of(f"<tool_call>{text}</tool_call>")[0][1] == text
+
+
+def recorded(text: str, tools: Any = WRITTEN_TOOLS) -> list[tuple[str, Any]]:
+    """Return the calls of a recorded text; broken ones have no arguments."""
+    return [
+        (call.name, None if call.broken else json.loads(call.arguments))
+        for call in recorded_calls(text, tools)
+    ]
+
+
+def played(text: str, dialect: str) -> list[tuple[str, Any]]:
+    calls = read_message(text, dialect, WRITTEN_TOOLS).get("tool_calls", ())
+    functions = [call["function"] for call in calls]
+    return [(function["name"], json.loads(function["arguments"])) for function in functions]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("notation", WRITERS, ids="-".join)
+def test_calls_of_every_family(notation: tuple[str, str], case: str) -> None:
+    text = WRITERS[notation](CASES[case])
+    assert may_hold_calls(text)
+    assert recorded(text) == recorded(text, ()) == played(text, notation[0]) == CASES[case]
+    assert read_message(text, notation[0], WRITTEN_TOOLS)["content"] is None
+
+
+@pytest.mark.parametrize("notation", WRITERS, ids="-".join)
+def test_calls_after_thoughts_and_before_the_end_of_the_message(notation: tuple[str, str]) -> None:
+    text = WRITERS[notation](CASES["two calls"])
+    for around in ("<think>\n{}\n</think>\n\n", "{}\n</think>\n\n", "[THINK]{}[/THINK]"):
+        thoughts = around.format(WRITERS["hermes", ""](CASES["one call"]))
+        assert recorded(thoughts + text) == CASES["two calls"]
+    for end in ("<|im_end|>", "<|eot_id|>", "<|eom_id|>\n", "</s>", "<｜end▁of▁sentence｜>"):
+        assert recorded(text + end) == CASES["two calls"]
+
+
+@pytest.mark.parametrize("notation", WRITERS, ids="-".join)
+def test_quoted_calls_are_not_made(notation: tuple[str, str]) -> None:
+    text = WRITERS[notation](CASES["one call"])
+    assert recorded(f"Write this:\n```\n{text}\n```\nand nothing else.") == []
+    assert recorded(f"You may write `{text}` here.") == []
+
+
+arguments_of = st.fixed_dictionaries(
+    {},
+    optional={
+        "order_id": st.text(st.characters(codec="utf-8", exclude_characters="<>\r"), min_size=1),
+        "count": st.integers(-(10**6), 10**6),
+        "insured": st.booleans(),
+        "price": st.floats(-1e6, 1e6, allow_nan=False),
+        "items": st.lists(st.integers(), max_size=3),
+    },
+)
+calls_made = st.lists(
+    st.tuples(st.sampled_from(["cancel_order", "get_user"]), arguments_of), min_size=1, max_size=2
+)
+# Between tags, a text has no quotes: its white space at the ends belongs to the notation.
+QUOTING = [key for key in WRITERS if key[0] not in {"xml", "seed_oss", "gemma4", "functiongemma"}]
+
+
+@given(calls_made, st.sampled_from(QUOTING), st.floats(0, 1))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_any_calls_come_back_and_cut_ones_are_broken(
+    calls: list[tuple[str, Any]], notation: tuple[str, str], share: float
+) -> None:
+    text = WRITERS[notation](calls)
+    assert recorded(text) == calls
+    cut = recorded(text[: int(share * len(text))])
+    kept = [call for call in cut if call[1] is not None]
+    assert kept == calls[: len(kept)]
+
+
+@pytest.mark.parametrize("case", ["two calls", "nested", "brackets"])
+@pytest.mark.parametrize("notation", WRITERS, ids="-".join)
+def test_a_cut_text_never_has_other_arguments(notation: tuple[str, str], case: str) -> None:
+    text = WRITERS[notation](CASES[case])
+    for end in range(len(text)):
+        kept = [call for call in recorded(text[:end]) if call[1] is not None]
+        assert kept == CASES[case][: len(kept)]
+    # Cut within its arguments, a call is broken and never lost.
+    first = next(iter(CASES[case][0][1]))
+    assert None in dict(recorded(text[: text.index(first) + len(first)])).values()
+
+
+PROSE = [
+    "I will call get_user(id=3) now.",
+    "get_user(id=3)",
+    "[1, 2]",
+    '["a", "b"]',
+    "[]",
+    "{}",
+    "[get_user]",
+    "[x for x in range(3)]",
+    "[range(3)]",
+    "[foo(1), foo(2)]",
+    "[see note (a=1)] as said",
+    "[get_user(id=1)](https://example.com)",
+    "[Point(x=1, y=2)]",
+    "print([get_user(id=3)])",
+    '{"answer": 42}',
+    '{"name": "Mia", "age": 3}',
+    '{"name": "Mia", "parameters": 3}',
+    '{"name": "Widget", "parameters": {"size": 3}}',
+    '{"type": "object", "properties": {"name": {"type": "string"}}}',
+    '[{"name": "Mia"}]',
+    "{not json}",
+    "```python\nget_user(id=3)\n```",
+    '```json\n{"order": 3}\n```',
+    'As JSON:\n```json\n[{"name": "get_user", "arguments": {"id": 1}}]\n```\nThat is all.',
+    "We write <tool_call> to begin a call.",
+    "In XML, <function=foo> is no tag, nor is <invoke> or <tool_calls> or <function_calls>.",
+    'Here <invoke name="x"> is text.',
+    "<function_call> is deprecated",
+    "$a < b$ and [TOOL_CALLS] is a token",
+    "a <think> b </think> c",
+    "functools.partial(f), functools[0]",
+    "<think>[get_user(order_id='a')]</think>done",
+    "<|channel|>analysis<|message|>to=functions.get_user {}<|end|>"
+    "<|start|>assistant<|channel|>final<|message|>Hello<|return|>",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", PROSE)
+def test_prose_is_no_call(text: str) -> None:
+    assert recorded(text) == recorded(text, ()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "widget", "parameters": {"size": 3}}',
+        '[{"name": "widget", "arguments": {"size": 3}}]',
+        "[point(x=1, y=2)]",
+    ],
+)
+def test_a_call_without_markers_must_name_a_known_tool(text: str) -> None:
+    assert recorded(text) == []
+    assert [name for name, _ in recorded(text, ())] == [re.findall("widget|point", text)[0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        (
+            '<|python_tag|>brave_search.call(query="x")<|eom_id|>',
+            [("brave_search", {"query": "x"})],
+        ),
+        ("<|python_tag|>print(1)", [("", None)]),
+        ('[TOOL_CALLS]get_user[CALL_ID]abc123[ARGS]{"a": 1}</s>', [("get_user", {"a": 1})]),
+        (
+            '{"type": "function", "function": {"name": "get_user", "arguments": "{\\"a\\": 1}"}}',
+            [("get_user", {"a": 1})],
+        ),
+        (
+            "<function_calls><invoke><tool_name>get_user</tool_name><parameters>"
+            "<order_id>12</order_id></parameters></invoke></function_calls>",
+            [("get_user", {"order_id": "12"})],
+        ),
+        ("<tool_call>get_user</tool_call>", [("get_user", {})]),
+        ('<tool_call>{"name": "get_user", "args": {"a": 1}}</tool_call>', [("get_user", {"a": 1})]),
+        ('<tool_call>{"name": "get_user", "order_id": "W1"}</tool_call>', [("get_user", None)]),
+        ("<tool_call>{'name': 'get_user', 'arguments': {'a': 1}}</tool_call>", [("get_user", ...)]),
+        ('```tool_code\nget_user(order_id="a")\n```', [("get_user", {"order_id": "a"})]),
+        (
+            "[get_user(a=(1, 2), b={'c': None}, d=-1, e=true)]",
+            [
+                ("get_user", {"a": [1, 2], "b": {"c": None}, "d": -1, "e": True}),
+            ],
+        ),
+        (
+            'assistantcommentary to=functions.get_user json{"order_id": "W1"}',
+            [("get_user", {"order_id": "W1"})],
+        ),
+        (
+            "<|channel|>commentary<|message|>One moment.<|end|><|start|>assistant<|channel|>"
+            'commentary to=functions.get_user <|constrain|>json<|message|>{"a": 1}<|call|>',
+            [("get_user", {"a": 1})],
+        ),
+        (
+            '<think>hm</think><tool_call>{"name": "get_user", "arguments": {"a": "</tool_call>"}}'
+            "</tool_call>",
+            [("get_user", {"a": "</tool_call>"})],
+        ),
+        ('{"name": "get_user", "parameters": {"order_id": W1}}', [("get_user", None)]),
+        ('[get_user(order_id="W1"', [("get_user", None)]),
+        ("[TOOL_CALLS]get_user[ARGS]{'a': 1}", [("get_user", None)]),
+    ],
+)
+def test_forms_of_calls(text: str, calls: list[tuple[str, Any]]) -> None:
+    read = recorded_calls(text, WRITTEN_TOOLS)
+    assert [call.name for call in read] == [name for name, _ in calls]
+    for call, (_, arguments) in zip(read, calls, strict=True):
+        assert call.broken == (arguments is None)
+        if arguments is ...:  # Python's dict comes back as an object
+            assert call.arguments == {"a": 1}
+        elif arguments is not None:
+            assert json.loads(call.arguments) == arguments
+
+
+def test_harmony_splits_thoughts_answer_and_call() -> None:
+    text = (
+        "<|channel|>analysis<|message|>a cat?<|end|><|start|>assistant<|channel|>commentary"
+        "<|message|>One moment.<|end|><|start|>assistant<|channel|>commentary to=functions.get_user"
+        ' <|constrain|>json<|message|>{"order_id":  "W1"}<|call|>'
+    )
+    message = read_message(text, "harmony")
+    assert message["reasoning_content"] == "a cat?"
+    assert message["content"] == "One moment."
+    function = {"name": "get_user", "arguments": '{"order_id":  "W1"}'}
+    assert [call["function"] for call in message["tool_calls"]] == [function]
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"type": ["string", "null"]}, "123", "123"),
+        ({"type": ["string", "null"]}, "null", None),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "123", 123),
+        ({"type": "string"}, "true", "true"),
+        ({}, "true", True),
+        ({}, "0123", "0123"),
+    ],
+)
+def test_a_value_without_quotes_takes_a_type_that_the_schema_allows(
+    schema: dict[str, Any], text: str, value: Any
+) -> None:
+    function = {"name": "f", "parameters": {"properties": {"a": schema}}}
+    call = f"<tool_call>f<arg_key>a</arg_key><arg_value>{text}</arg_value></tool_call>"
+    assert recorded(call, [{"type": "function", "function": function}]) == [("f", {"a": value})]
+
+
+# Lines of the chat templates that the models ship, or of vLLM's examples where these lack tools.
+TEMPLATES = {
+    "harmony": '"<|start|>assistant<|channel|>analysis<|message|>"',
+    "kimi": "<|tool_calls_section_begin|>",
+    "dsml": "<｜DSML｜function_calls>",
+    "deepseek": "'<｜tool▁call▁begin｜>' + tool['function']['name'] + '<｜tool▁sep｜>'",
+    "step3": '<steptml:invoke name="',
+    "minimax": "{{- '<minimax:tool_call>' }}<invoke name=\"",
+    "glm": "{{ '<tool_call>' + tc.name }}<arg_key>{{ k }}</arg_key>",
+    "seed_oss": "<seed:tool_call>\n<function=example_function_name>",
+    "mistral": '{{- "[TOOL_CALLS] [" }}',
+    "llama": '{"name": function name, "parameters": dictionary of argument name and its value}.',
+    "xml": "<tool_call>\n<function=example_function_name>\n<parameter=example_parameter_1>",
+    "hermes": '<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}',
+    "lfm2": "<|tool_call_start|>",
+    "gemma4": "{{- '<|tool_call>call:' }}...{{- '<tool_call|>' }}",
+    "granite": "<|tool_call|>",
+    "phi4_mini": "functools[{...}]",
+    "jamba": "<tool_calls>",
+    "anthropic": "<function_calls>",
+}
+
+
+@pytest.mark.parametrize("dialect", TEMPLATES)
+def test_the_family_shows_in_the_template(dialect: str) -> None:
+    assert dialect_of(TEMPLATES[dialect]) == dialect
+    assert dialect_of("{{ message.content }}") == "hermes"
+
+
+@pytest.mark.parametrize(
+    ("token", "dialect", "is_needed"),
+    [
+        ("<|python_tag|>", "llama", True),
+        ("[TOOL_CALLS]", "mistral", True),
+        ("<｜tool▁call▁begin｜>", "deepseek", True),
+        ("<|tool_call_argument_begin|>", "kimi", True),
+        ("<|tool_call>", "gemma4", True),
+        ('<|"|>', "gemma4", True),
+        ("<|call|>", "harmony", True),
+        ("<|end|>", "harmony", True),
+        ("<|end|>", "phi4_mini", False),
+        ("<|im_end|>", "hermes", False),
+        ("<|eot_id|>", "llama", False),
+        ("<pad>", "llama", False),
+    ],
+)
+def test_special_tokens_of_calls_are_needed(token: str, dialect: str, is_needed: bool) -> None:
+    assert needed(token, dialect) == is_needed

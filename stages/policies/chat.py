@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.dialects import dialect_of, read_message
+from stages.dialects import begins_thoughts, dialect_of, needed, read_message
 from stages.errors import InputError
 from stages.worlds.world import Message
 
@@ -51,6 +51,7 @@ class Chat:
         self._dialect = dialect_of(tokenizer.chat_template)
         self._end: str = tokenizer.eos_token  # ends a message; others may end a text
         self._end_id: int = tokenizer.eos_token_id
+        self._frame = _frame_ids(tokenizer, self._dialect)
         self._transcripts: OrderedDict[str, _Transcript] = OrderedDict()
 
     def prompt(
@@ -78,8 +79,10 @@ class Chat:
         """Return the message that was sampled for an episode's last prompt."""
         transcript = self._transcripts[episode_id]
         written = token_ids[:-1] if token_ids[-1:] == [self._end_id] else token_ids
-        text = self._tokenizer.decode(written, skip_special_tokens=True)
-        thinking = transcript.text.rstrip().endswith("<think>")
+        # Calls of Llama, Mistral, DeepSeek and others begin with special tokens.
+        kept = [token for token in written if token not in self._frame]
+        text = self._tokenizer.decode(kept, skip_special_tokens=False)
+        thinking = begins_thoughts(transcript.text)
         call_id = f"call_{transcript.count}"
         message = read_message(text, self._dialect, tools, call_id, thinking)
         transcript.ids = transcript.ids + token_ids
@@ -142,6 +145,12 @@ class Chat:
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
+
+
+def _frame_ids(tokenizer: Any, dialect: str) -> frozenset[int]:
+    """Return the ids of the special tokens that are no part of what a message says."""
+    special = [item for item in tokenizer.added_tokens_decoder.items() if item[1].special]
+    return frozenset(place for place, token in special if not needed(token.content, dialect))
 
 
 def shown(message: Message, only_mappings: bool = False) -> Message:

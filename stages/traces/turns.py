@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from stages.dialects import recorded_calls
+from stages.dialects import may_hold_calls, recorded_calls
 from stages.traces.episode import Call, Turn
 from stages.traces.fields import LARGEST
 
@@ -56,7 +56,7 @@ def read_turns(
                     content = text_of(content)
                     notes["content in parts"] += 1
                 calls = []
-                if type(content) is str and "<tool_call>" in content:
+                if type(content) is str and may_hold_calls(content):
                     calls = _text_calls(content, tools or (), notes)
                 if not calls and (legacy := get("function_call")):
                     calls = _legacy_call(legacy, notes)

@@ -1,0 +1,1 @@
+"""How families of models write tool calls as text, one module per kind of notation."""
