@@ -270,9 +270,12 @@ def _header(document: Any, where: str, notes: Counter[str]) -> tuple[str | None,
     try:
         if not isinstance(document, dict):
             raise BadItemError(f"is no results header: {_description(document)}", KNOWN)
-        return tau2.domain_of(document), tau2.gold_of_tasks(document, notes)
+        domain, gold = tau2.domain_of(document), tau2.gold_of_tasks(document, notes)
     except BadItemError as bad:
         raise InputError(where, bad.what, bad.todo) from None
+    if domain is None:
+        notes["no domain name"] += 1
+    return domain, gold
 
 
 def _and_idle_tasks(

@@ -307,12 +307,10 @@ class _Message:
         """Read a tool's message: one result, or one for each block that is a result."""
         content = _first(self.message, RESULT_KEYS)
         if isinstance(content, list):
-            results = [result for block in content if (result := _result_block(block))]
+            results = [result for block in content if (result := self._result_block(block))]
             if results:
                 return list(results)
-        if not any(key in self.message for key in RESULT_KEYS):
-            self._notes["result without content"] += 1
-        return [_result(self.message, content)]
+        return [self._result(self.message, content)]
 
     def _blocks(self, blocks: list[Any]) -> Iterator[Written | Result]:
         for block in blocks:
@@ -320,7 +318,7 @@ class _Message:
                 if looks_like_call(block):
                     self._lost.append("a call in content that can't be read")
                 continue
-            if (result := _result_block(block)) is not None:
+            if (result := self._result_block(block)) is not None:
                 yield result
             elif _is_call_block(block):
                 kind = block.get("type")
@@ -329,6 +327,33 @@ class _Message:
                 )
             else:
                 self._check_block(block)
+
+    def _result_block(self, block: Any) -> Result | None:
+        """Return the result that a block holds; None where it holds none."""
+        if not isinstance(block, Mapping):
+            return None
+        kind = _kind(block)
+        wrapped = next((block[key] for key in RESULT_WRAPPERS if block.get(key)), None)
+        if isinstance(wrapped, Mapping):
+            return self._result(wrapped, _first(wrapped, RESULT_KEYS))
+        if kind in RESULT_TYPES or kind.endswith("_tool_result"):
+            return self._result(block, _first(block, RESULT_KEYS))
+        return None
+
+    def _result(self, result: Mapping[str, Any], content: Any, call_id: str | None = None) -> Result:
+        if not any(key in result for key in RESULT_KEYS):
+            self._notes["result without content"] += 1
+        for key in result.keys() - KEYS:
+            if "err" in key.lower() or "fail" in key.lower():
+                self._notes[f"unknown flag '{key:.40}' of a result"] += 1
+        names = (result.get(key) for key in ("name", "tool_name", "toolName"))
+        return Result(
+            text_of(_answer(content)),
+            call_id or stated_id(result),
+            next((name for name in names if isinstance(name, str)), None),
+            flag_of(result),
+            result.get("requestor") == "user",
+        )
 
     def _check_block(self, block: Mapping[str, Any]) -> None:
         kind = block.get("type")
@@ -342,12 +367,12 @@ class _Message:
     def _item(self, kind: str) -> list[Event]:
         """Read an item of the Responses API."""
         if kind in RESULT_TYPES:
-            return [_result(self.message, _first(self.message, RESULT_KEYS))]
+            return [self._result(self.message, _first(self.message, RESULT_KEYS))]
         if kind in CALL_TYPES:
             calls = self._call(self.message)
             events: list[Event] = [Spoken(None, calls, item="call")]
             if kind == "mcp_call" and calls and self.message.get("output") is not None:
-                events.append(_result(self.message, self.message["output"], calls[0].id))
+                events.append(self._result(self.message, self.message["output"], calls[0].id))
             return events
         if _is_hosted(kind):
             self._lost.append(f"a call of the kind '{kind:.40}'")
@@ -394,30 +419,6 @@ def _is_call_block(block: Mapping[str, Any]) -> bool:
     if kind == "tool_calls":
         return "value" in block
     return kind in CALL_TYPES or (not kind and any(block.get(key) for key in WRAPPERS))
-
-
-def _result_block(block: Any) -> Result | None:
-    """Return the result that a block holds; None where it holds none."""
-    if not isinstance(block, Mapping):
-        return None
-    kind = _kind(block)
-    wrapped = next((block[key] for key in RESULT_WRAPPERS if block.get(key)), None)
-    if isinstance(wrapped, Mapping):
-        return _result(wrapped, _first(wrapped, RESULT_KEYS))
-    if kind in RESULT_TYPES or kind.endswith("_tool_result"):
-        return _result(block, _first(block, RESULT_KEYS))
-    return None
-
-
-def _result(result: Mapping[str, Any], content: Any, call_id: str | None = None) -> Result:
-    name = next((result[key] for key in ("name", "tool_name", "toolName") if key in result), None)
-    return Result(
-        text_of(_answer(content)),
-        call_id or stated_id(result),
-        name if isinstance(name, str) else None,
-        flag_of(result),
-        result.get("requestor") == "user",
-    )
 
 
 def _answer(content: Any) -> Any:

@@ -112,6 +112,9 @@ def reader(
             notes["simulation without messages"] += 1
         if user_calls:
             notes["call of the user"] += len(user_calls)
+        calls = [*user_calls, *(call for turn in turns for call in turn.calls)]
+        if unflagged := sum(call.result is not None and call.flagged is None for call in calls):
+            notes["result without 'error'"] += unflagged
         episode_id, task_id, trial, group_id = names.give(
             item.get("task_id"),
             None if ignore_trial else item.get("trial"),

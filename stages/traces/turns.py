@@ -284,29 +284,25 @@ class _Conversation:
         call = self._by_id.get(call_id) if type(call_id) is str else None
         if call is None or call.result is not None:
             answered = call is not None
-            call = self._open_call(self._latest_of_user if of_user else self._latest, name)
-            if call is None:
+            still_open = _open(self._latest_of_user if of_user else self._latest)
+            if not still_open:
                 if answered:
                     self.notes["second result of a call"] += 1
                 else:
                     self.lose("a result without its call")
                 return
-            self._note_pairing(call_id)
+            named = [call for call in still_open if call.name == name]
+            call = (named or still_open)[0]
+            self._note_pairing(call_id, guessed=len(still_open) > 1 and not named)
         call.result, call.flagged = text, flag
         if flag or text.startswith("Error"):
             call.failed = True
 
-    def _note_pairing(self, call_id: Any) -> None:
-        """Note that a result went to its call by position although ids were to tell it."""
+    def _note_pairing(self, call_id: Any, *, guessed: bool) -> None:
+        """Note that a result went to its call by position although an id or name was to tell."""
         ambiguous = type(call_id) is str and self._by_id.get(call_id, self) is None
-        if self._by_id and not ambiguous and not self.notes["call id missing"]:
+        if (self._by_id or guessed) and not ambiguous and not self.notes["call id missing"]:
             self.notes["result paired by position"] += 1
-
-    def _open_call(self, calls: list[Call], name: Any) -> Call | None:
-        """The first open call of that name, else the first open one."""
-        still_open = [call for call in calls if call.result is None]
-        named = (call for call in still_open if call.name == name)
-        return next(named, still_open[0] if still_open else None)
 
     def _hear(self, text: str) -> None:
         """Read the results that a message of the user holds, in order of the open calls."""
@@ -316,9 +312,13 @@ class _Conversation:
             results = TEXT_RESULT.findall(text)
         else:
             return
-        for result in results:
-            call = self._open_call(self._latest, None)
-            if call is None:
-                self.lose("a result without its call")
-                continue
+        still_open = _open(self._latest)
+        for call, result in zip(still_open, results, strict=False):
             call.result, call.failed = result, result.startswith("Error")
+        for _ in results[len(still_open) :]:
+            self.lose("a result without its call")
+
+
+def _open(calls: list[Call]) -> list[Call]:
+    """The calls that have no result yet."""
+    return [call for call in calls if call.result is None]
