@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from stages.errors import InputError
@@ -27,6 +27,7 @@ QUICK = settings(
     max_examples=25,
     deadline=None,
     derandomize=True,
+    phases=[Phase.explicit, Phase.generate],  # shrinking files takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 

@@ -621,7 +621,11 @@ def test_the_users_own_calls_are_not_the_agents(read: Read) -> None:
     [episode], trace = read(results(simulation(messages=messages)))
     assert episode.turns == [Turn([Call("get", {}, "1")])]
     assert episode.user_calls == [Call("toggle", {}, "on", True, True)]
-    assert trace.notes == {"call of the user": 1, "result paired by position": 1}
+    assert trace.notes == {
+        "call of the user": 1,
+        "result paired by position": 1,
+        "result without 'error'": 1,
+    }
 
 
 def test_an_id_of_a_simulation_twice_is_made_unique(read: Read) -> None:

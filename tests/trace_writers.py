@@ -35,7 +35,9 @@ class Talk:
 
 _WORDS = st.text("abcxyz é", min_size=1, max_size=5).map(str.strip).filter(bool)
 _VALUES = st.none() | st.booleans() | st.integers(-9, 99) | _WORDS | st.lists(_WORDS, max_size=2)
-ARGUMENTS = st.dictionaries(_WORDS, _VALUES | st.dictionaries(_WORDS, _VALUES, max_size=1), max_size=3)
+ARGUMENTS = st.dictionaries(
+    _WORDS, _VALUES | st.dictionaries(_WORDS, _VALUES, max_size=1), max_size=3
+)
 _NAMES = st.sampled_from(["get", "put", "cancel_order"])
 _CALLS = st.builds(Asked, _NAMES, ARGUMENTS, _WORDS, st.booleans())
 
@@ -87,7 +89,12 @@ def flat(talk: Talk) -> list[Json]:
 
     def said(text: str, calls: list[Asked], first: int) -> list[Json]:
         entries = [
-            {"id": f"c{k}", "name": call.name, "arguments": call.arguments, "requestor": "assistant"}
+            {
+                "id": f"c{k}",
+                "name": call.name,
+                "arguments": call.arguments,
+                "requestor": "assistant",
+            }
             for k, call in enumerate(calls, first)
         ]
         return [{"role": "assistant", "content": text or None, "tool_calls": entries or None}]

@@ -35,31 +35,137 @@ ROLES = {
     **dict.fromkeys(("function_call", "tool_call"), "call"),  # ShareGPT: the content is the call
 }
 CALL_TYPES = frozenset(
-    "function tool_use tool_call server_tool_use mcp_tool_use function_call functioncall "
-    "custom_tool_call mcp_call tooluse".split()
+    [
+        "function",
+        "tool_use",
+        "tool_call",
+        "server_tool_use",
+        "mcp_tool_use",
+        "function_call",
+        "functioncall",
+        "custom_tool_call",
+        "mcp_call",
+        "tooluse",
+    ]
 )
 RESULT_TYPES = frozenset(
-    "tool_result tool_response tool_call_response tool_call_output function_response "
-    "functionresponse function_call_output custom_tool_call_output toolresult".split()
+    [
+        "tool_result",
+        "tool_response",
+        "tool_call_response",
+        "tool_call_output",
+        "function_response",
+        "functionresponse",
+        "function_call_output",
+        "custom_tool_call_output",
+        "toolresult",
+    ]
 )
 # Blocks and items that are neither calls nor results.
 SILENT_TYPES = frozenset(
-    "text input_text output_text summary_text reasoning reasoning_text thinking redacted_thinking "
-    "thought refusal image image_url input_image audio input_audio video video_url file input_file "
-    "media document search_result citation blob uri file_data inline_data guard_content json "
-    "container_upload item_reference compaction non_standard".split()
+    [
+        "text",
+        "input_text",
+        "output_text",
+        "summary_text",
+        "reasoning",
+        "reasoning_text",
+        "thinking",
+        "redacted_thinking",
+        "thought",
+        "refusal",
+        "image",
+        "image_url",
+        "input_image",
+        "audio",
+        "input_audio",
+        "video",
+        "video_url",
+        "file",
+        "input_file",
+        "media",
+        "document",
+        "search_result",
+        "citation",
+        "blob",
+        "uri",
+        "file_data",
+        "inline_data",
+        "guard_content",
+        "json",
+        "container_upload",
+        "item_reference",
+        "compaction",
+        "non_standard",
+    ]
 )
 ITEM_TYPES = CALL_TYPES | RESULT_TYPES | {"reasoning", "compaction", "item_reference"}
 CALL_KEYS = ("tool_calls", "toolCalls", "function_calls")
 # Of a message, and either read here or known to hold neither calls nor results.
 KEYS = frozenset(
-    "role from type content value parts text message id name requestor error is_error isError "
-    "status success ok n_tokens usage usage_metadata turn_idx timestamp cost raw_data reasoning "
-    "reasoning_content reasoning_details errors refusal annotations audio logprobs model "
-    "finish_reason stop_reason stopReason tool_call_id call_id tool_use_id toolCallId toolUseId "
-    "tool_calls toolCalls function_calls function_call invalid_tool_calls additional_kwargs "
-    "response_metadata artifact example output result response token_ids prompt_ids phase "
-    "thinking thinking_blocks provider_specific_fields tools tool_call_chunks".split()
+    [
+        "role",
+        "from",
+        "type",
+        "content",
+        "value",
+        "parts",
+        "text",
+        "message",
+        "id",
+        "name",
+        "requestor",
+        "error",
+        "is_error",
+        "isError",
+        "status",
+        "success",
+        "ok",
+        "n_tokens",
+        "usage",
+        "usage_metadata",
+        "turn_idx",
+        "timestamp",
+        "cost",
+        "raw_data",
+        "reasoning",
+        "reasoning_content",
+        "reasoning_details",
+        "errors",
+        "refusal",
+        "annotations",
+        "audio",
+        "logprobs",
+        "model",
+        "finish_reason",
+        "stop_reason",
+        "stopReason",
+        "tool_call_id",
+        "call_id",
+        "tool_use_id",
+        "toolCallId",
+        "toolUseId",
+        "tool_calls",
+        "toolCalls",
+        "function_calls",
+        "function_call",
+        "invalid_tool_calls",
+        "additional_kwargs",
+        "response_metadata",
+        "artifact",
+        "example",
+        "output",
+        "result",
+        "response",
+        "token_ids",
+        "prompt_ids",
+        "phase",
+        "thinking",
+        "thinking_blocks",
+        "provider_specific_fields",
+        "tools",
+        "tool_call_chunks",
+    ]
 )
 STOPS_FOR_CALLS = frozenset({"tool_calls", "tool_use", "function_call", "tool_call"})
 RESULT_KEYS = ("content", "output", "result", "response", "value", "text", "parts")
@@ -225,11 +331,12 @@ class _Message:
     def _spoken(self, item: str | None) -> list[Event]:
         message = self.message
         content, blocks = self._content()
-        calls, results = self._structured(), list[Result]()
+        beside = self._structured()
+        calls, results = [*beside], list[Result]()
         for event in self._blocks(blocks):
             if isinstance(event, Result):
                 results.append(event)
-            elif not any(_same(event, call) for call in calls):  # LangChain records both
+            elif not any(_same(event, call) for call in beside):  # LangChain records both
                 calls.append(event)
         legacy = not calls and bool(message.get("function_call"))
         if legacy:
@@ -340,7 +447,9 @@ class _Message:
             return self._result(block, _first(block, RESULT_KEYS))
         return None
 
-    def _result(self, result: Mapping[str, Any], content: Any, call_id: str | None = None) -> Result:
+    def _result(
+        self, result: Mapping[str, Any], content: Any, call_id: str | None = None
+    ) -> Result:
         if not any(key in result for key in RESULT_KEYS):
             self._notes["result without content"] += 1
         for key in result.keys() - KEYS:

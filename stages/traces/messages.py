@@ -13,10 +13,23 @@ from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError, Names, gold_of, outcome_of
 from stages.traces.turns import read_turns
 
-FIELDS = (
-    "messages output tools gold_actions outcome reward success status domain family env "
-    "task_id trial episode_id group_id"
-).split()
+FIELDS = [
+    "messages",
+    "output",
+    "tools",
+    "gold_actions",
+    "outcome",
+    "reward",
+    "success",
+    "status",
+    "domain",
+    "family",
+    "env",
+    "task_id",
+    "trial",
+    "episode_id",
+    "group_id",
+]
 STATUSES = frozenset({"ok", "truncated", "error"})
 OUTCOMES = ("outcome", "reward", "success")  # the first that is not null counts
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from stages.dialects import recorded_calls
 from stages.traces import react
-from stages.traces.calls import UnreadableCallError, Written, flag_of, read_call
+from stages.traces.calls import UnreadableCallError, Written, read_call
 from stages.traces.episode import Call, Turn
 from stages.traces.fields import LARGEST, BadItemError
 from stages.traces.forms import Event, Result, Spoken, read_message, text_of
@@ -21,8 +21,28 @@ TEXT_RESULT = re.compile(r"<tool_response>\n?(.*?)\n?(?:</tool_response>|\Z)", r
 
 # Keys of OpenAI's and tau2-bench's messages. One with other keys may hold its calls elsewhere.
 PLAIN = frozenset(
-    "role content tool_calls tool_call_id name id requestor error n_tokens usage turn_idx "
-    "timestamp cost raw_data reasoning reasoning_content errors refusal annotations audio".split()
+    [
+        "role",
+        "content",
+        "tool_calls",
+        "tool_call_id",
+        "name",
+        "id",
+        "requestor",
+        "error",
+        "n_tokens",
+        "usage",
+        "turn_idx",
+        "timestamp",
+        "cost",
+        "raw_data",
+        "reasoning",
+        "reasoning_content",
+        "errors",
+        "refusal",
+        "annotations",
+        "audio",
+    ]
 )
 PLAIN_CALL = frozenset({"id", "type", "function"})
 RECORD = "record every call with its name, arguments and result, or pass --skip-bad"
