@@ -450,14 +450,15 @@ class _Message:
     def _result(
         self, result: Mapping[str, Any], content: Any, call_id: str | None = None
     ) -> Result:
-        if not any(key in result for key in RESULT_KEYS):
+        text = text_of(_answer(content))
+        if not any(key in result for key in RESULT_KEYS) or (content and not text):
             self._notes["result without content"] += 1
         for key in result.keys() - KEYS:
-            if "err" in key.lower() or "fail" in key.lower():
+            if any(part in key.lower() for part in ("err", "fail", "status")):
                 self._notes[f"unknown flag '{key:.40}' of a result"] += 1
         names = (result.get(key) for key in ("name", "tool_name", "toolName"))
         return Result(
-            text_of(_answer(content)),
+            text,
             call_id or stated_id(result),
             next((name for name in names if isinstance(name, str)), None),
             flag_of(result),
@@ -537,7 +538,6 @@ def _answer(content: Any) -> Any:
             return next(iter(content.values()))
         if set(content) == {"type", "value"}:
             return content["value"]
-    if isinstance(content, list) and len(content) == 1 and isinstance(content[0], Mapping):
-        if set(content[0]) == {"json"}:  # Bedrock
-            return content[0]["json"]
+    if isinstance(content, list) and len(content) == 1 and set(_mapping(content[0])) == {"json"}:
+        return content[0]["json"]  # Bedrock
     return content

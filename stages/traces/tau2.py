@@ -45,7 +45,9 @@ def gold_of_tasks(document: dict[str, Any], notes: Counter[str]) -> Gold:
             )
         criteria = object_of(task, "evaluation_criteria")
         actions = criteria.get("actions")
-        if "evaluation_criteria" not in task or (criteria and "actions" not in criteria):
+        if "evaluation_criteria" not in task or (
+            task["evaluation_criteria"] is not None and "actions" not in criteria
+        ):
             notes["task that does not say its gold actions: taken to have none"] += 1
         for action in actions if isinstance(actions, list) else ():
             _note_gaps(action, notes)

@@ -215,7 +215,9 @@ class _Conversation:
         """Add a turn without structured calls; its text may hold some."""
         text = content if type(content) is str else text_of(content)
         calls: list[Call] = []
-        if self._is_react:
+        if not text:
+            self.notes["turn without text or calls"] += 1
+        elif self._is_react:
             try:
                 step = react.read_step(text)
             except UnreadableCallError as error:
@@ -223,10 +225,8 @@ class _Conversation:
             else:
                 content = content if step.speech is None else step.speech
                 calls = [Call(step.call.name, step.call.arguments)] if step.call else []
-        elif text:
-            calls = self._in_text(text)
         else:
-            self.notes["turn without text or calls"] += 1
+            calls = self._in_text(text)
         self._add_turn(calls, n_tokens, content)
 
     def _in_text(self, text: str) -> list[Call]:
