@@ -24,7 +24,7 @@ OPTIONAL = frozenset({"is_error", "status", "error"})
 
 Store = Callable[[Path, list[Talk]], str]
 QUICK = settings(
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],  # shrinking files takes minutes
@@ -157,7 +157,7 @@ def without_a_field(document: Any) -> Iterator[tuple[str, Any]]:
 
 @every_container
 @given(data=st.data())
-@settings(QUICK, max_examples=5)
+@settings(QUICK, max_examples=2)
 def test_a_field_less_is_the_same_or_noted_or_refused(
     container: str, data: st.DataObject, tmp_path: Path
 ) -> None:
