@@ -63,9 +63,11 @@ def score(
     database came to, nor whether the user was told. Whoever ran the environment knows it.
 
     Args:
-        messages: in OpenAI's form, tool results included; each of the assistant's is a turn.
+        messages: OpenAI's, Anthropic's, LangChain's or any other form of `stages.traces.forms`,
+            tool results included; each of the assistant's is a turn.
         tools: OpenAI definitions, which tell the domain and, outside known ones, the tools' kinds.
-        gold_actions: calls that the task expects, as {name, arguments}; None: unknown, which
+        gold_actions: calls that the task expects, as {name, arguments}, the arguments under any
+            name that the field uses (args, input, parameters, kwargs); None: unknown, which
             matches nothing, as no expected call does.
         calibration: what each tier is worth, 0 where it names none; None: the tiers file's rewards.
         outcome: of the conversation, in [0, 1]; None: unknown.
@@ -76,7 +78,8 @@ def score(
         The outcome as given, and reward and tier of each turn, in order.
 
     Raises:
-        InputError: gold actions or the outcome are malformed, or the calibration has other tiers.
+        InputError: a ValueError; a call or a result can't be read, gold actions or the outcome are
+            malformed, or the calibration has other tiers.
     """
     try:
         gold = gold_of(_list(gold_actions), "gold_actions")
@@ -84,7 +87,11 @@ def score(
     except BadItemError as error:
         raise InputError("irc_cli.scorer", error.what, error.todo) from None
     definitions = _list(tools)
-    turns, user_calls = read_turns(list(messages), Counter(), definitions)
+    try:
+        turns, user_calls = read_turns(list(messages), Counter(), definitions)
+    except BadItemError as error:
+        todo = "give every call with its name and arguments, and its result after it"
+        raise InputError("irc_cli.scorer", error.what, todo) from None
     names = [call.name for turn in turns for call in turn.calls]
     names += [action.name for action in agent_gold(gold)]
     found = load_domain(domain) if domain else find_domain(None, names, definitions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class InputError(Exception):
+class InputError(ValueError):
     """Bad input: where it is, what is wrong with it, and what to do.
 
     The command line prints `error: WHERE: WHAT; TODO` on standard error and exits with code 2.

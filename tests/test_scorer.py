@@ -95,7 +95,8 @@ def test_reads_the_values_of_a_calibration(tmp_path: Path) -> None:
         ),
         (
             {"gold_actions": [{"arguments": {}}]},
-            "irc_cli.scorer: an entry of 'gold_actions' is not an action: {'arguments': {}}; "
+            "irc_cli.scorer: an entry of 'gold_actions' is a call without a name: "
+            "{'arguments': {}}; "
             "give {name, arguments}",
         ),
         (

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from stages.errors import InputError
 from stages.traces import Call, Episode, GoldAction, Trace, Turn, open_trace
+from stages.traces.fields import BadItemError
 from stages.traces.turns import read_turns
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -210,7 +211,7 @@ def test_text_and_calls_in_one_message_are_one_turn() -> None:
 def test_arguments_are_kept_as_recorded(arguments: Any) -> None:
     turns, notes = turns_of(called(("x", "get", arguments)), answer("x", "1"))
     assert turns[0].calls == [Call("get", arguments, "1")]
-    assert notes == {}
+    assert notes == ({"null arguments read as none": 1} if arguments is None else {})
 
 
 @pytest.mark.parametrize(
@@ -221,10 +222,11 @@ def test_arguments_are_kept_as_recorded(arguments: Any) -> None:
         (["", ""], ["x", "x"], ["1", "2"], {"call id missing": 2}),
         (["x", "x"], ["x", "x"], ["1", "2"], {"call id repeated": 1}),
         (["x", "x", "x"], ["x", "x", "x"], ["1", "2", "3"], {"call id repeated": 2}),
-        (["x", "y"], ["other", "y"], ["1", "2"], {}),
+        (["x", "y"], ["other", "y"], ["1", "2"], {"result paired by position": 1}),
         (["x", "x", "y"], ["y", "x", "x"], ["2", "3", "1"], {"call id repeated": 1}),
         (["x", "y"], ["y"], [None, "1"], {"call without a result": 1}),
-        (["x"], ["x", "x"], ["1"], {"result without a call": 1}),
+        (["x"], ["x", "x"], ["1"], {"second result of a call": 1}),
+        (["x", "y"], [None, "x"], ["1", "2"], {"result paired by position": 2}),
         ([["x"], 7], ["x", 7], ["1", "2"], {"call id missing": 2}),
     ],
 )
@@ -260,21 +262,36 @@ def test_a_late_result_finds_its_call_by_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "more", "result", "failed"),
+    ("content", "more", "result", "failed", "flagged"),
     [
-        ("Error: no", {}, "Error: no", True),
-        ("fine", {"error": True}, "fine", True),
-        ("fine", {"is_error": True}, "fine", True),
-        ("an Error", {"error": False}, "an Error", False),
-        (None, {}, "", False),
-        ([{"type": "text", "text": "Err"}, {"type": "text", "text": "or"}], {}, "Error", True),
-        ([1, {"a": "é"}], {}, '[1, {"a": "é"}]', False),
-        ({"ok": None}, {}, '{"ok": null}', False),
+        ("Error: no", {}, "Error: no", True, None),
+        ("fine", {"error": True}, "fine", True, True),
+        ("fine", {"error": {"type": "timeout", "message": "no"}}, "fine", True, True),
+        ("fine", {"error": None}, "fine", False, None),
+        ("fine", {"is_error": True}, "fine", True, True),
+        ("fine", {"isError": False}, "fine", False, False),
+        ("fine", {"status": "error"}, "fine", True, True),
+        ("fine", {"status": "success"}, "fine", False, False),
+        ("fine", {"status": "completed"}, "fine", False, None),
+        ("fine", {"success": False}, "fine", True, True),
+        ("an Error", {"error": False}, "an Error", False, False),
+        (None, {}, "", False, None),
+        (
+            [{"type": "text", "text": "Err"}, {"type": "text", "text": "or"}],
+            {},
+            "Error",
+            True,
+            None,
+        ),
+        ([1, {"a": "é"}], {}, '[1, {"a": "é"}]', False, None),
+        ({"ok": None}, {}, '{"ok": null}', False, None),
     ],
 )
-def test_results_of_any_shape(content: Any, more: Json, result: str, failed: bool) -> None:
+def test_results_of_any_shape(
+    content: Any, more: Json, result: str, failed: bool, flagged: bool | None
+) -> None:
     turns, notes = turns_of(called(("x", "get", {})), answer("x", content, **more))
-    assert turns[0].calls == [Call("get", {}, result, failed)]
+    assert turns[0].calls == [Call("get", {}, result, failed, flagged)]
     assert notes == {}
 
 
@@ -283,21 +300,16 @@ def test_flat_tool_calls() -> None:
         {"role": "assistant", "tool_calls": [{"id": "x", "name": "get", "arguments": {"a": 1}}]},
         {"role": "tool", "id": "x", "content": "1", "error": False, "requestor": "assistant"},
     )
-    assert turns == [Turn([Call("get", {"a": 1}, "1")])]
+    assert turns == [Turn([Call("get", {"a": 1}, "1", flagged=False)])]
 
 
 def test_legacy_function_calls() -> None:
     turns, notes = turns_of(
         said(None, function_call={"name": "get", "arguments": "{}"}),
         {"role": "function", "name": "get", "content": "1"},
-        said(None, function_call="rubbish"),
     )
-    assert turns == [Turn([Call("get", "{}", "1")]), Turn([Call("", "rubbish")])]
-    assert notes == {
-        "legacy function_call": 1,
-        "call without a name": 1,
-        "call without a result": 1,
-    }
+    assert turns == [Turn([Call("get", "{}", "1")])]
+    assert notes == {"legacy function_call": 1}
 
 
 def test_calls_written_as_text() -> None:
@@ -309,21 +321,16 @@ def test_calls_written_as_text() -> None:
         {
             "role": "user",
             "content": "<tool_response>\none\n</tool_response>\n<tool_response>Error"
-            "</tool_response><tool_response>3</tool_response>",
+            "</tool_response>",
         },
         said([{"type": "text", "text": '<tool_call>{"name": "c", "arguments": "{}"}'}]),
         {"role": "tool", "content": "four"},
-        {"role": "user", "content": "<tool_response>5</tool_response>"},
     )
     assert turns == [
         Turn([Call("a", '{"x": 1}', "one"), Call("b", {"y": True}, "Error", True)]),
         Turn([Call("c", "{}", "four")]),
     ]
-    assert notes == {
-        "call read from text": 3,
-        "content in parts": 1,
-        "result without a call": 1,
-    }
+    assert notes == {"call read from text": 3}
 
 
 @pytest.mark.parametrize(
@@ -399,7 +406,7 @@ def test_trials_that_no_column_holds_are_none(read: Read) -> None:
     assert trace.notes == {"no trial": 2}
 
 
-def test_malformed_messages_are_skipped_and_counted() -> None:
+def test_messages_of_nobody_are_skipped_and_counted() -> None:
     turns, notes = turns_of(
         {"role": "critic", "content": "hm"},
         {"role": ["user"], "content": "hm"},
@@ -407,18 +414,15 @@ def test_malformed_messages_are_skipped_and_counted() -> None:
         "text",
         None,
         ["role"],
-        {"role": "assistant", "tool_calls": {"name": "get"}},
-        {"role": "assistant", "tool_calls": ["get", {"function": "get"}, {"id": "x"}]},
+        said("hi"),
+        said(None),
     )
-    assert turns == [Turn(), Turn([Call("", None)])]
+    assert turns == [Turn(), Turn()]
     assert notes == {
         "unknown role 'critic'": 1,
         "unknown role ['user']": 1,
         "message without a role": 4,
-        "tool_calls not a list": 1,
-        "tool call not an object": 2,
-        "call without a name": 1,
-        "call without a result": 1,
+        "turn without text or calls": 1,
     }
 
 
@@ -443,8 +447,14 @@ MESSAGE = JSON | st.fixed_dictionaries(
 
 @given(st.lists(MESSAGE, max_size=8))
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_no_message_crashes_and_every_assistant_message_is_a_turn(messages: list[Any]) -> None:
-    turns, _ = turns_of(*messages)
+def test_a_message_is_read_or_refused_and_every_assistant_message_is_a_turn(
+    messages: list[Any],
+) -> None:
+    try:
+        turns, _ = turns_of(*messages)
+    except BadItemError as error:
+        assert error.what.startswith(("message ", "no message is of the assistant"))
+        return
     roles = [message.get("role") for message in messages if isinstance(message, dict)]
     assert len(turns) == sum(role == "assistant" for role in roles)
     assert all(isinstance(call.name, str) for turn in turns for call in turn.calls)
@@ -485,7 +495,7 @@ def test_items_without_task_id_or_trial_are_numbered(read: Read) -> None:
     bare = {"traj": [said("a")], "reward": 1}
     episodes, trace = read([bare, bare, {**bare, "task_id": "x"}, {**bare, "task_id": "x"}])
     assert [(e.task_id, e.trial) for e in episodes] == [("0", 0), ("1", 0), ("x", 0), ("x", 1)]
-    assert trace.notes == {"no task id": 2, "no trial": 4}
+    assert trace.notes == {"no task id": 2, "no trial": 4, "no gold actions": 4}
     assert all(e.gold is None for e in episodes)
 
 
@@ -556,7 +566,7 @@ def test_tau2_gold_and_checks(read: Read) -> None:
         ("too_many_errors", None, "ok", 0.0, {"no reward: counted as 0": 1}),
         ("agent_error", None, "ok", 0.0, {"no reward: counted as 0": 1}),
         ("user_stop", None, "error", None, {"no reward: left out": 1}),
-        (None, 1.0, "ok", 1.0, {}),
+        (None, 1.0, "ok", 1.0, {"no termination reason: taken as 'user_stop'": 1}),
         ("user_error", 0.0, "error", None, {"ended by 'user_error'": 1}),
         ("infrastructure_error", None, "error", None, {"ended by 'infrastructure_error'": 1}),
         ("unexpected_error", None, "error", None, {"ended by 'unexpected_error'": 1}),
@@ -612,8 +622,12 @@ def test_the_users_own_calls_are_not_the_agents(read: Read) -> None:
     ]
     [episode], trace = read(results(simulation(messages=messages)))
     assert episode.turns == [Turn([Call("get", {}, "1")])]
-    assert episode.user_calls == [Call("toggle", {}, "on", True)]
-    assert trace.notes == {"call of the user": 1}
+    assert episode.user_calls == [Call("toggle", {}, "on", True, True)]
+    assert trace.notes == {
+        "call of the user": 1,
+        "result paired by position": 1,
+        "result without 'error'": 1,
+    }
 
 
 def test_an_id_of_a_simulation_twice_is_made_unique(read: Read) -> None:
@@ -625,7 +639,8 @@ def test_an_id_of_a_simulation_twice_is_made_unique(read: Read) -> None:
 def write_folder(folder: Path, *, tasks: bool = True) -> None:
     (folder / "simulations").mkdir(parents=True)
     if tasks:
-        header = results(tasks=[{"id": task} for task in ("a", "b", "c")]) | {"simulations": []}
+        listed: list[Json] = [{"id": task, "evaluation_criteria": None} for task in "abc"]
+        header = results(tasks=listed) | {"simulations": []}
         (folder / "results.json").write_text(json.dumps(header))
     for task in ("a", "b"):
         (folder / "simulations" / f"{task}.json").write_text(json.dumps(simulation(task)))
@@ -667,7 +682,7 @@ ROLLOUT: Json = {
     "gold_actions": [
         {"name": "get", "arguments": {"a": 1}},
         {"name": "put", "kwargs": {"b": 2}},
-        {"name": "end"},
+        {"name": "end", "arguments": {}},
     ],
     "messages": [
         {"role": "user", "content": "hi"},
@@ -792,6 +807,7 @@ def test_odd_fields_of_a_conversation_are_noted(read: Read) -> None:
         "conversation without a turn": 1,
         "no task id": 1,
         "no trial": 1,
+        "no outcome, reward or success": 1,
     }
 
 
@@ -940,7 +956,7 @@ GOOD = json.dumps({"messages": [said("a")]})
         ),
         (
             b'{"messages": [], "gold_actions": [{"kwargs": {}}]}\n',
-            "t:1: an entry of 'gold_actions' is not an action: {'kwargs': {}}; "
+            "t:1: an entry of 'gold_actions' is a call without a name: {'kwargs': {}}; "
             "give {name, arguments}",
         ),
         (
@@ -1049,7 +1065,7 @@ def test_bad_lines_are_handed_over_and_skipped(tmp_path: Path) -> None:
         (1, b"oops\n", "broken JSON at byte 0"),
         (3, b'{"messages": 1}\n', "'messages' is not a list"),
     ]
-    assert trace.notes["bad line skipped"] == 2
+    assert trace.notes["bad record left out"] == 2
     assert trace.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 KNOWN = "give tau-bench results, tau2-bench results, or OpenAI-style messages"
+SKIPPED = "bad record left out"
 REPAIR = "repair the line or pass --skip-bad"
 SHOWN_KEYS = 6  # of an unknown document, in its error
 HEADER = "results.json"  # in a tau2-bench folder: everything but the simulations
@@ -69,8 +71,8 @@ def open_trace(path: str, *, source: str | None = None, skip_bad: SkipBad | None
     Args:
         path: a file, a tau2-bench results folder, or "-" for standard input.
         source: what tables call it; by default `source_name(path)`.
-        skip_bad: called with (line number, raw line, reason) for each bad line of a JSONL, which
-            is then skipped; without it the first one raises.
+        skip_bad: called with (number, raw record, reason) for each bad line, item, row or
+            simulation, which is then left out; without it the first one raises.
 
     Raises:
         InputError: the trace is missing, empty, broken or of no known format. Single records
@@ -79,7 +81,7 @@ def open_trace(path: str, *, source: str | None = None, skip_bad: SkipBad | None
     with reachable(path):
         is_folder = path != "-" and Path(path).is_dir()
     if is_folder:
-        return _open_folder(Path(path), source)
+        return _open_folder(Path(path), source, skip_bad)
     stream = Stream(path)
     try:
         return _open_stream(stream, path, source or source_name(path), skip_bad)
@@ -96,11 +98,11 @@ def source_name(path: str) -> str:
 def _open_stream(stream: Stream, path: str, source: str, skip_bad: SkipBad | None) -> Trace:
     """The trace in one file, by the first bytes, the first lines, or the whole document."""
     if stream.head.startswith(parquet.MAGIC):
-        return _open_parquet(stream, source)
+        return _open_parquet(stream, source, skip_bad)
     if b"\0" in stream.head:
         raise InputError(stream.where, "is a binary file, not a trace", KNOWN)
     if stream.head.lstrip().startswith(b"["):
-        return _open_document(stream, path, source, stream.read())
+        return _open_document(stream, path, source, stream.read(), skip_bad)
     lines = stream.lines()
     opening: list[tuple[int, bytes]] = []
     # A JSONL shows itself by a whole record on its first line, or, if that is broken, its second.
@@ -116,7 +118,7 @@ def _open_stream(stream: Stream, path: str, source: str, skip_bad: SkipBad | Non
         if record is not None or len(opening) == 2:
             break
     data = b"".join([line for _, line in opening]) + stream.read()
-    return _open_document(stream, path, source, data)
+    return _open_document(stream, path, source, data, skip_bad)
 
 
 def _open_lines(
@@ -140,7 +142,7 @@ def _open_lines(
                     if skip_bad is None:
                         raise InputError(f"{stream.where}:{number}", bad.what, bad.todo) from None
                     skip_bad(number, line, bad.what)
-                    notes["bad line skipped"] += 1
+                    notes[SKIPPED] += 1
 
     return Trace(source, format, _stated_domain(first), notes, stream.digest, episodes())
 
@@ -157,7 +159,9 @@ def _read_line(line: bytes, read: Read, notes: Counter[str]) -> Episode:
     return read(record)
 
 
-def _open_document(stream: Stream, path: str, source: str, data: bytes) -> Trace:
+def _open_document(
+    stream: Stream, path: str, source: str, data: bytes, skip_bad: SkipBad | None
+) -> Trace:
     """One JSON document: a list of records, tau2-bench results, or a single record."""
     if data.isspace() or not data:
         raise InputError(stream.where, "is empty", "give a trace file")
@@ -166,36 +170,42 @@ def _open_document(stream: Stream, path: str, source: str, data: bytes) -> Trace
     if _is_results(document):
         simulations = document.get("simulations") or []
         if not simulations and path != "-" and (Path(path).parent / "simulations").is_dir():
-            return _open_folder(Path(path).parent, source)
-        return _open_tau2(stream, source, notes, document, simulations)
+            return _open_folder(Path(path).parent, source, skip_bad)
+        return _open_tau2(stream, source, notes, document, simulations, skip_bad)
     records = document if isinstance(document, list) else [document]
-    format = _format_of(next((record for record in records if isinstance(record, dict)), None))
+    formats = (_format_of(record) for record in records if isinstance(record, dict))
+    format = next((format for format in formats if format), None)
     if format is None:
         raise _unknown(document, stream.where)
     read = _reader(format, source, notes, records)
     domain = _stated_domain(records[0])
-    episodes = _read_all(records, read, f"{stream.where}:item")
+    episodes = _read_all(records, read, f"{stream.where}:item", notes, skip_bad)
     return Trace(source, format, domain, notes, stream.digest, episodes)
 
 
 def _open_tau2(
-    stream: Stream, source: str, notes: Counter[str], header: dict[str, Any], simulations: Any
+    stream: Stream,
+    source: str,
+    notes: Counter[str],
+    header: dict[str, Any],
+    simulations: Any,
+    skip_bad: SkipBad | None,
 ) -> Trace:
     """tau2-bench results in one file."""
     if not isinstance(simulations, list) or not simulations:
         raise InputError(stream.where, "holds no simulations", KNOWN)
     ignore_trial = _trials_are_tasks(simulations, notes)
-    domain, policy, gold = _header(header, stream.where)
+    domain, policy, gold = _header(header, stream.where, notes)
     read = tau2.reader(
         source, notes, gold=gold, domain=domain, policy=policy, ignore_trial=ignore_trial
     )
-    episodes = _read_all(simulations, read, f"{stream.where}:simulation")
+    episodes = _read_all(simulations, read, f"{stream.where}:simulation", notes, skip_bad)
     return Trace(
         source, "tau2", domain, notes, stream.digest, _and_idle_tasks(episodes, gold, notes)
     )
 
 
-def _open_folder(folder: Path, source: str | None) -> Trace:
+def _open_folder(folder: Path, source: str | None, skip_bad: SkipBad | None) -> Trace:
     """tau2-bench results with one simulation per file, beside the tasks in results.json."""
     parts = folder / "simulations" if (folder / "simulations").is_dir() else folder
     above = parts.parent / HEADER if parts.name == "simulations" else parts / HEADER
@@ -216,44 +226,62 @@ def _open_folder(folder: Path, source: str | None) -> Trace:
     if above.is_file():
         stream = Stream(str(above), digest)
         header = parse_document(stream.read(), stream.where, notes)
-        domain, policy, gold = _header(header, stream.where)
+        domain, policy, gold = _header(header, stream.where, notes)
     read = tau2.reader(source, notes, gold=gold, domain=domain, policy=policy)
 
     def episodes() -> Iterator[Episode]:
-        for file in files:
+        for number, file in enumerate(files, 1):
             stream = Stream(str(file), digest)
-            simulation = parse_document(stream.read(), stream.where, notes)
-            if not isinstance(simulation, dict) or not tau2.accepts(simulation):
-                raise InputError(
-                    stream.where,
-                    f"is not one tau2-bench simulation: {_description(simulation)}",
-                    "give a results folder, or a single results file by its own name",
-                )
+            data = stream.read()
             try:
-                yield read(simulation)
-            except BadItemError as bad:
-                raise InputError(stream.where, bad.what, bad.todo) from None
+                yield _read_simulation(data, stream.where, read, notes)
+            except InputError as bad:
+                if skip_bad is None:
+                    raise
+                skip_bad(number, data, f"{bad.where}: {bad.what}")
+                notes[SKIPPED] += 1
 
     return Trace(source, "tau2", domain, notes, digest, _and_idle_tasks(episodes(), gold, notes))
 
 
-def _open_parquet(stream: Stream, source: str) -> Trace:
+def _read_simulation(data: bytes, where: str, read: Read, notes: Counter[str]) -> Episode:
+    """The simulation that a file of a results folder holds."""
+    simulation = parse_document(data, where, notes)
+    if not isinstance(simulation, dict) or not tau2.accepts(simulation):
+        raise InputError(
+            where,
+            f"is not one tau2-bench simulation: {_description(simulation)}",
+            "give a results folder, or a single results file by its own name",
+        )
+    try:
+        return read(simulation)
+    except BadItemError as bad:
+        raise InputError(where, bad.what, bad.todo) from None
+
+
+def _open_parquet(stream: Stream, source: str, skip_bad: SkipBad | None) -> Trace:
     """Conversations, one row each."""
     rows = parquet.read_rows(stream.read(), stream.where)
     notes = Counter[str]()
     read = _reader("messages", source, notes, rows)
-    episodes = _read_all(rows, read, f"{stream.where}:row")
+    episodes = _read_all(rows, read, f"{stream.where}:row", notes, skip_bad)
     return Trace(source, "messages", _stated_domain(rows[0]), notes, stream.digest, episodes)
 
 
-def _header(document: Any, where: str) -> tuple[str | None, str | None, tau2.Gold]:
+def _header(
+    document: Any, where: str, notes: Counter[str]
+) -> tuple[str | None, str | None, tau2.Gold]:
     """Domain, policy and gold actions from what tau2-bench results say beside simulations."""
     try:
         if not isinstance(document, dict):
             raise BadItemError(f"is no results header: {_description(document)}", KNOWN)
-        return tau2.domain_of(document), tau2.policy_of(document), tau2.gold_of_tasks(document)
+        domain, gold = tau2.domain_of(document), tau2.gold_of_tasks(document, notes)
+        policy = tau2.policy_of(document)
     except BadItemError as bad:
         raise InputError(where, bad.what, bad.todo) from None
+    if domain is None:
+        notes["no domain name"] += 1
+    return domain, policy, gold
 
 
 def _and_idle_tasks(
@@ -268,7 +296,13 @@ def _and_idle_tasks(
         notes["task never run"] += len(idle)
 
 
-def _read_all(records: Iterable[Any], read: Read, place: str) -> Iterator[Episode]:
+def _read_all(
+    records: Iterable[Any],
+    read: Read,
+    place: str,
+    notes: Counter[str],
+    skip_bad: SkipBad | None,
+) -> Iterator[Episode]:
     """Every record's episode; errors name the record by its number from 1."""
     for number, record in enumerate(records, 1):
         try:
@@ -276,7 +310,11 @@ def _read_all(records: Iterable[Any], read: Read, place: str) -> Iterator[Episod
                 raise BadItemError("is not an object", KNOWN)
             episode = read(record)
         except BadItemError as bad:
-            raise InputError(f"{place} {number}", bad.what, bad.todo) from None
+            if skip_bad is None:
+                raise InputError(f"{place} {number}", bad.what, bad.todo) from None
+            skip_bad(number, json.dumps(record, default=str).encode(), bad.what)
+            notes[SKIPPED] += 1
+            continue
         yield episode
 
 

@@ -14,6 +14,7 @@ class Call:
     arguments: Any  # as recorded: a string (JSON, Python repr or broken) or an object
     result: str | None = None  # text of the tool's answer; None: no answer was recorded
     failed: bool = False  # the result is flagged as an error, or its text starts with "Error"
+    flagged: bool | None = None  # by the result's own flag; None: it has none
 
 
 @dataclass(slots=True)

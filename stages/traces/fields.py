@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Any
 
+from stages.traces.calls import UnreadableCallError, object_in, read_call
 from stages.traces.episode import GoldAction
 
 ROUNDING = 1e-6  # outcomes this far outside [0, 1] are rounding noise, not another scale
@@ -54,10 +55,12 @@ def object_of(item: dict[str, Any], field: str) -> dict[str, Any]:
 
 
 def gold_of(actions: Any, field: str) -> tuple[GoldAction, ...] | None:
-    """Gold actions as {name, arguments | kwargs, compare_args, requestor}; None where null.
+    """Gold actions as {name, arguments, compare_args, requestor}; None where null.
+
+    The arguments may have any of the names in `calls.ARGUMENTS`.
 
     Raises:
-        BadItemError: not a list of objects with a name each.
+        BadItemError: not a list of objects with a name and arguments each.
     """
     if actions is None:
         return None
@@ -69,19 +72,18 @@ def gold_of(actions: Any, field: str) -> tuple[GoldAction, ...] | None:
 def gold_action(action: Any, field: str) -> GoldAction:
     """One gold action; see `gold_of`."""
     try:
-        action = action.get("function") or action
-        name = action["name"]
-        if not isinstance(name, str):
-            raise TypeError
-        arguments = action["arguments"] if "arguments" in action else action.get("kwargs")
-        compare = action.get("compare_args")
+        name, arguments, _ = read_call(action)
+        compare, requestor = _beside(action, "compare_args"), _beside(action, "requestor")
         return GoldAction(
             name,
             {} if arguments is None else arguments,
             None if compare is None else tuple(compare),
-            action.get("requestor") or "assistant",
+            requestor or "assistant",
         )
-    except (AttributeError, KeyError, TypeError):
+    except UnreadableCallError as error:
+        what = f"an entry of '{field}' is {error}: {action!r:.60}"
+        raise BadItemError(what, "give {name, arguments}") from None
+    except TypeError:
         raise BadItemError(
             f"an entry of '{field}' is not an action: {action!r:.60}", "give {name, arguments}"
         ) from None
@@ -104,6 +106,13 @@ def opening_of(messages: list[Any]) -> Any:
 def kin_of(policy: str | None, domain: str | None, gold: tuple[GoldAction, ...] | None) -> Hashable:
     """What else tells tasks of one id apart within a trace, for `Names.give`."""
     return policy, domain, frozenset(action.name for action in gold or ())
+
+
+def _beside(action: Any, key: str) -> Any:
+    """What stands beside a gold action's name, where it has one or in OpenAI's `function`."""
+    outer = object_in(action)
+    inner = outer.get("function")
+    return outer.get(key) if key in outer or not isinstance(inner, dict) else inner.get(key)
 
 
 class Names:

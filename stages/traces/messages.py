@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 import orjson
@@ -20,6 +21,23 @@ from stages.traces.fields import (
 )
 from stages.traces.turns import read_turns
 
+FIELDS = [
+    "messages",
+    "output",
+    "tools",
+    "gold_actions",
+    "outcome",
+    "reward",
+    "success",
+    "status",
+    "domain",
+    "family",
+    "env",
+    "task_id",
+    "trial",
+    "episode_id",
+    "group_id",
+]
 STATUSES = frozenset({"ok", "truncated", "error"})
 OUTCOMES = ("outcome", "reward", "success")  # the first that is not null counts
 
@@ -36,12 +54,16 @@ def reader(
 
     Any field may be a JSON string in place of its value, as in flat Parquet columns.
     """
-    names = Names(source, notes)
+    names, gaps = Names(source, notes), _Gaps(notes)
 
     def read(item: dict[str, Any]) -> Episode:
+        if "messages" not in item:
+            raise BadItemError("has no 'messages'", "give one list of messages per record")
         messages = _value(item, "messages")
         if not isinstance(messages, list):
             raise BadItemError("'messages' is not a list", "give one list of messages per record")
+        if isinstance(item.get("output"), list):  # of the Responses API: what the policy added
+            messages = [*messages, *item["output"]]
         outcome = stated_outcome(item)
         gold = gold_of(_value(item, "gold_actions"), "gold_actions")
         tools = _value(item, "tools")
@@ -55,6 +77,7 @@ def reader(
         domain, family, env = (name_in(item, key) for key in ("domain", "family", "env"))
         policy = name_in(item, "policy", "model")
         turns, user_calls = read_turns(messages, notes, tools)
+        gaps.note(item)
         if not turns:
             notes["conversation without a turn"] += 1
         episode_id, task_id, trial, group_id = names.give(
@@ -85,6 +108,35 @@ def reader(
         )
 
     return read
+
+
+class _Gaps:
+    """Notes the fields that a record should have and lacks."""
+
+    def __init__(self, notes: Counter[str]) -> None:
+        self._notes = notes
+        self._first: set[str] | None = None  # fields of the first record
+        self._near: dict[str, str | None] = {}  # by an unknown key: the field that it resembles
+
+    def note(self, item: dict[str, Any]) -> None:
+        if not any(key in item for key in OUTCOMES):
+            self._notes["no outcome, reward or success"] += 1
+        if "gold_actions" not in item:
+            self._notes["no gold actions"] += 1
+        fields = {key for key in FIELDS if key in item}
+        if self._first is None:
+            self._first = fields
+        for key in self._first ^ fields:
+            self._notes[f"'{key}' in some records only"] += 1
+        for key in item.keys() - fields:
+            if (near := self._resembled(key)) is not None and near not in item:
+                self._notes[f"unknown field '{key:.40}': is it '{near}'?"] += 1
+
+    def _resembled(self, key: str) -> str | None:
+        if key not in self._near:
+            matches = get_close_matches(key.lower(), FIELDS, 1, cutoff=0.8)
+            self._near[key] = matches[0] if matches else None
+        return self._near[key]
 
 
 def stated_outcome(item: dict[str, Any]) -> float | None:

@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 from stages.errors import InputError
+from stages.traces.calls import ARGUMENTS
 
 MAGIC = b"PAR1"
 
@@ -13,7 +14,8 @@ MAGIC = b"PAR1"
 def read_rows(data: bytes, where: str) -> list[dict[str, Any]]:
     """The rows of a Parquet file of conversations, without the nulls inside nested columns.
 
-    A struct column has every key in every row, null where a message or an argument lacks it.
+    A struct column has every key in every row, null where a message or an argument lacks it. A
+    null under `arguments` stays: the column holds no other sign of a call without arguments.
 
     Raises:
         InputError: not readable as Parquet, no rows, or no column `messages`.
@@ -39,7 +41,14 @@ def read_rows(data: bytes, where: str) -> list[dict[str, Any]]:
 
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+        keeps_null = value.get("name") is not None and not any(
+            value.get(key) is not None for key in ARGUMENTS
+        )
+        return {
+            key: _without_nulls(item)
+            for key, item in value.items()
+            if item is not None or (keeps_null and key == "arguments")
+        }
     if isinstance(value, list):
         return [_without_nulls(item) for item in value]
     return value

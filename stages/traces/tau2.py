@@ -47,9 +47,11 @@ def policy_of(document: dict[str, Any]) -> str | None:
     return f"{model} ({runs})" if model and runs else model or runs
 
 
-def gold_of_tasks(document: dict[str, Any]) -> Gold:
+def gold_of_tasks(document: dict[str, Any], notes: Counter[str]) -> Gold:
     """Gold actions by task id; a task without criteria or actions expects none."""
     gold: Gold = {}
+    if "tasks" not in document:
+        notes["no tasks: gold actions taken from the recorded checks"] += 1
     tasks = document.get("tasks") or []
     if not isinstance(tasks, list):
         raise BadItemError("'tasks' is not a list", "give the file as it was written")
@@ -58,9 +60,24 @@ def gold_of_tasks(document: dict[str, Any]) -> Gold:
             raise BadItemError(
                 "'tasks' has an entry without 'id'", "give the file as it was written"
             )
-        actions = object_of(task, "evaluation_criteria").get("actions")
+        criteria = object_of(task, "evaluation_criteria")
+        actions = criteria.get("actions")
+        if "evaluation_criteria" not in task or (
+            task["evaluation_criteria"] is not None and "actions" not in criteria
+        ):
+            notes["task that does not say its gold actions: taken to have none"] += 1
+        for action in actions if isinstance(actions, list) else ():
+            _note_gaps(action, notes)
         gold[str(task["id"])] = gold_of(actions, "actions") or ()
     return gold
+
+
+def _note_gaps(action: Any, notes: Counter[str]) -> None:
+    """Count what tau2-bench writes of every gold action, and this one lacks."""
+    if isinstance(action, dict):
+        for key in ("compare_args", "requestor"):
+            if key not in action:
+                notes[f"gold action without '{key}'"] += 1
 
 
 def gold_of_checks(simulations: Iterable[Any]) -> Gold:
@@ -107,6 +124,8 @@ def reader(
         checks = _checks(item)
         if checks is None:
             notes["no recorded action checks"] += 1
+        for check in object_of(item, "reward_info").get("action_checks") or ():
+            _note_gaps(check["action"], notes)
         status, outcome = _ending(item, notes)
         turns, user_calls = read_turns(messages, notes)
         if not turns:
@@ -119,6 +138,9 @@ def reader(
             expected = tuple([action for action, _ in checks])
         place = domain or name_in(item, "domain")
         agent = policy or name_in(item, "policy", "model")
+        calls = [*user_calls, *(call for turn in turns for call in turn.calls)]
+        if unflagged := sum(call.result is not None and call.flagged is None for call in calls):
+            notes["result without 'error'"] += unflagged
         episode_id, task_id, trial, group_id = names.give(
             item.get("task_id"),
             None if ignore_trial else item.get("trial"),
@@ -150,6 +172,8 @@ def reader(
 
 def _ending(item: dict[str, Any], notes: Counter[str]) -> tuple[str, float | None]:
     """Status and outcome of a simulation."""
+    if not item.get("termination_reason"):
+        notes["no termination reason: taken as 'user_stop'"] += 1
     reason = str(item.get("termination_reason") or "user_stop").lower().rpartition(".")[2]
     outcome = outcome_of(object_of(item, "reward_info").get("reward"), "reward")
     if reason in FAILED:

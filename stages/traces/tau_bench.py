@@ -43,8 +43,12 @@ def reader(
             raise BadItemError("'traj' is not a list of messages", "give a tau-bench result file")
         info = object_of(item, "info")
         task = object_of(info, "task") or object_of(info, "reward_info")
-        crashed = not messages or "error" in info
+        crashed = not messages or "error" in info or "traceback" in info
         outcome = outcome_of(item.get("reward"), "reward")
+        if outcome is None and not crashed:
+            notes["no reward"] += 1
+        if not crashed and task.get("actions") is None:
+            notes["no gold actions"] += 1
         gold = gold_of(task.get("actions"), "actions")
         turns, user_calls = read_turns(messages, notes)
         domain, policy = name_in(item, "domain"), name_in(item, "policy", "model")

@@ -1,184 +1,344 @@
-"""Turns from a list of chat messages, whatever dialect of tool calls they use."""
+"""Turns from a list of chat messages, whatever form their calls and results have."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from stages.dialects import may_hold_calls, recorded_calls
+from stages.traces import react
+from stages.traces.calls import UnreadableCallError, Written, read_call
 from stages.traces.episode import Call, Turn
-from stages.traces.fields import LARGEST
+from stages.traces.fields import LARGEST, BadItemError
+from stages.traces.forms import Event, Result, Spoken, read_message, text_of
+
+__all__ = ["read_turns", "text_of"]
 
 # Hermes-style results inside plain text; the last one may have been cut off.
 TEXT_RESULT = re.compile(r"<tool_response>\n?(.*?)\n?(?:</tool_response>|\Z)", re.DOTALL)
 
-SILENT_ROLES = frozenset({"system", "developer"})
-
-Open = dict[Any, Call | None]  # calls by id; None where a result's id would be ambiguous
+# Keys of OpenAI's and tau2-bench's messages. One with other keys may hold its calls elsewhere.
+PLAIN = frozenset(
+    [
+        "role",
+        "content",
+        "tool_calls",
+        "tool_call_id",
+        "name",
+        "id",
+        "requestor",
+        "error",
+        "n_tokens",
+        "usage",
+        "turn_idx",
+        "timestamp",
+        "cost",
+        "raw_data",
+        "reasoning",
+        "reasoning_content",
+        "errors",
+        "refusal",
+        "annotations",
+        "audio",
+    ]
+)
+PLAIN_CALL = frozenset({"id", "type", "function"})
+RECORD = "record every call with its name, arguments and result, or pass --skip-bad"
 
 
 def read_turns(
-    messages: list[Any], notes: Counter[str], tools: Sequence[Any] | None = None
+    messages: Sequence[Any], notes: Counter[str], tools: Sequence[Any] | None = None
 ) -> tuple[list[Turn], list[Call]]:
     """The policy's turns and the simulated user's own calls, in order.
 
     Each assistant message is one turn. A result belongs to the open call that has its id; where
-    ids are missing, repeated or wrong, to the first open call of the last message with calls.
+    ids are missing, repeated or wrong, to the first open call of the last message with calls, by
+    the tool's name where the result has one.
 
     Args:
-        messages: messages of one conversation as recorded; anything malformed is skipped.
-        notes: counts what was repaired or skipped.
+        messages: messages of one conversation as recorded, in any form that `forms` knows.
+        notes: counts what was repaired or skipped; nothing where this raises.
         tools: definitions, where they are known; calls as XML text leave types to them.
+
+    Raises:
+        BadItemError: a call or a result can't be read, or a result has no call.
     """
-    turns: list[Turn] = []
-    user_calls: list[Call] = []
-    by_id: Open = {}
-    latest: list[Call] = []  # calls of the last message that had any
-    latest_of_user: list[Call] = []
-    unanswered = 0
-    for message in messages:
-        try:
-            role = message["role"]
-            get = message.get
-        except (AttributeError, KeyError, TypeError):
-            notes["message without a role"] += 1
-            continue
+    conversation = _Conversation(tools or (), react.is_react(messages))
+    for place, message in enumerate(messages, 1):
+        conversation.place = place
+        if type(message) is not dict or not conversation.read(message):
+            lost: list[str] = []
+            for event in read_message(message, lost, conversation.notes):
+                conversation.take(event)
+            for what in lost:
+                conversation.lose(what)
+    conversation.close()
+    if conversation.notes:
+        notes.update(conversation.notes)
+    return conversation.turns, conversation.user_calls
+
+
+def _plain_call(entry: Any) -> tuple[str, Any, str | None] | None:
+    """A call in OpenAI's own form, as (name, arguments, id); None: it needs a closer look."""
+    if type(entry) is not dict or not PLAIN_CALL.issuperset(entry):
+        return None
+    function, call_id = entry.get("function"), entry.get("id")
+    if type(function) is not dict or len(function) != 2 or "arguments" not in function:
+        return None
+    name = function.get("name")
+    if type(name) is not str:
+        return None
+    return name, function["arguments"], call_id if type(call_id) is str and call_id else None
+
+
+class _Conversation:
+    """What has been read of a conversation so far."""
+
+    def __init__(self, tools: Sequence[Any], is_react: bool) -> None:
+        self.turns: list[Turn] = []
+        self.user_calls: list[Call] = []
+        self.notes = Counter[str]()
+        self.place = 0  # of the message being read, from 1
+        self._tools, self._is_react = tools, is_react
+        self._lost: list[str] = []  # a line for each call or result that can't be read
+        self._by_id: dict[str, Call | None] = {}  # None where a result's id would be ambiguous
+        self._latest: list[Call] = []  # calls of the last message that had any
+        self._latest_of_user: list[Call] = []
+        self._last: str | None = None  # what the policy just said: a "message" or a "call" item
+
+    def lose(self, what: str) -> None:
+        """Remember a call or a result that can't be read."""
+        self._lost.append(f"message {self.place} has {what}")
+
+    def close(self) -> None:
+        """Count the calls without a result; raise BadItemError if anything was lost."""
+        unknown = [name for name in self.notes if name.startswith("unknown role")]
+        if unknown and not self.turns:
+            self._lost.append(f"no message is of the assistant, but of an {unknown[0]}")
+        if self._lost:
+            more = f" ({len(self._lost)} such places)" if len(self._lost) > 1 else ""
+            raise BadItemError(self._lost[0] + more, RECORD)
+        missing = 0
+        for turn in self.turns:
+            for call in turn.calls:
+                if call.result is None:
+                    missing += 1
+        if missing:
+            self.notes["call without a result"] += missing
+
+    def read(self, message: dict[str, Any]) -> bool:
+        """Read a message with the keys of `PLAIN`; False: it needs a closer look.
+
+        Most messages of most traces come through here, so it is one straight function.
+        """
+        get = message.get
+        content, role, entries = get("content"), get("role"), get("tool_calls")
+        if content is not None and type(content) is not str:
+            return False
+        if entries and type(entries) is not list:
+            return False
+        if not PLAIN.issuperset(message):
+            return False
         if role == "assistant":
-            entries = get("tool_calls")
-            if entries:
-                calls = _structured_calls(entries, by_id, notes)
-            else:
-                content = get("content")
-                if type(content) is list:
-                    content = text_of(content)
-                    notes["content in parts"] += 1
-                calls = []
-                if type(content) is str and may_hold_calls(content):
-                    calls = _text_calls(content, tools or (), notes)
-                if not calls and (legacy := get("function_call")):
-                    calls = _legacy_call(legacy, notes)
-            if calls:
-                latest = calls
-                unanswered += len(calls)
+            self._last = "message"
             n_tokens = None
             if "n_tokens" in message:
                 n_tokens = message["n_tokens"]
-            elif "usage" in message and type(message["usage"]) is dict:
-                n_tokens = message["usage"].get("completion_tokens")
-            if n_tokens is not None and type(n_tokens) is not int:
-                notes["token count not an integer"] += 1
-                n_tokens = None
-            elif n_tokens is not None and not 0 <= n_tokens <= LARGEST:
-                notes["token count out of range"] += 1
-                n_tokens = None
-            turns.append(Turn(calls, n_tokens, get("content"), len(user_calls)))
-        elif role == "tool" or role == "function":
+            elif type(usage := get("usage")) is dict:
+                n_tokens = usage.get("completion_tokens")
+            if not entries:
+                self._speak(content, n_tokens)
+                return True
+            calls = self._structured(entries)
+            if calls:
+                self._latest = calls
+            if n_tokens is not None:
+                n_tokens = self._token_count(n_tokens)
+            self.turns.append(Turn(calls, n_tokens, content, len(self.user_calls)))
+            return True
+        if role == "tool":
+            if "content" not in message:
+                return False
             # OpenAI names the call in `tool_call_id`, tau2-bench in the result's own `id`.
             call_id = get("tool_call_id") or get("id")
-            call = by_id.get(call_id) if type(call_id) is str else None
-            of_user = get("requestor") == "user"
-            if call is None or call.result is not None:
-                for call in latest_of_user if of_user else latest:
-                    if call.result is None:
-                        break
-                else:
-                    notes["result without a call"] += 1
-                    continue
-            result = get("content")
-            if type(result) is not str:
-                result = text_of(result)
-            call.result = result
-            if result.startswith("Error") or get("error") or get("is_error"):
-                call.failed = True
-            if not of_user:
-                unanswered -= 1
+            flag = None if (error := get("error")) is None else bool(error)
+            self._answer(call_id, content or "", flag, get("name"), get("requestor") == "user")
         elif role == "user":
-            if entries := get("tool_calls"):
-                latest_of_user = _structured_calls(entries, by_id, notes)
-                user_calls += latest_of_user
-            elif unanswered:
-                content = get("content")
-                if type(content) is str and "<tool_response>" in content:
-                    unanswered -= _text_results(content, latest, notes)
-        elif type(role) is not str or role not in SILENT_ROLES:
-            notes[f"unknown role {role!r:.40}"] += 1
-    if unanswered:
-        notes["call without a result"] += unanswered
-    return turns, user_calls
+            if entries:
+                self._latest_of_user = self._structured(entries)
+                self.user_calls += self._latest_of_user
+            elif content and (self._is_react or "<tool_response>" in content):
+                self._hear(content)
+        elif role != "system":
+            return False
+        self._last = None
+        return True
 
-
-def text_of(content: Any) -> str:
-    """Plain text of a message's content: text, null, a list of parts, or any JSON value."""
-    if isinstance(content, str):
-        return content
-    if content is None:
-        return ""
-    if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        if all(part is None or isinstance(part, str) for part in parts):
-            return "".join(part or "" for part in parts)
-    return json.dumps(content, ensure_ascii=False, default=str)
-
-
-def _structured_calls(entries: Any, by_id: Open, notes: Counter[str]) -> list[Call]:
-    """Calls of `tool_calls`: entries are {id, function: {name, arguments}} or flat."""
-    if type(entries) is not list:
-        notes["tool_calls not a list"] += 1
-        return []
-    calls = []
-    for entry in entries:
-        try:
-            function = entry.get("function") or entry
-            name = function.get("name")
-            call = Call(name, function.get("arguments"))
-            call_id = entry.get("id")
-        except AttributeError:
-            notes["tool call not an object"] += 1
-            continue
-        if type(name) is not str:
-            notes["call without a name"] += 1
-            call.name = ""
-        if type(call_id) is not str or not call_id:
-            notes["call id missing"] += 1
-        elif call_id in by_id:
-            notes["call id repeated"] += 1
-            earlier = by_id[call_id]
-            by_id[call_id] = call if earlier and earlier.result is not None else None
+    def take(self, event: Event) -> None:
+        """Take up what a message of another form says."""
+        if isinstance(event, Spoken):
+            self._take_spoken(event)
+        elif isinstance(event, Result):
+            self._answer(event.id, event.text, event.flag, event.name, event.of_user)
+        elif event.calls:
+            self._latest_of_user = self._made(event.calls)
+            self.user_calls += self._latest_of_user
         else:
-            by_id[call_id] = call
-        calls.append(call)
-    return calls
+            self._hear(text_of(event.content))
+        self._last = (event.item or "message") if isinstance(event, Spoken) else None
+
+    def _take_spoken(self, event: Spoken) -> None:
+        calls = self._made(event.calls, has_ids=event.has_ids)
+        if event.legacy:
+            self.notes["legacy function_call"] += 1
+        if self._shares_turn(event):
+            turn = self.turns[-1]
+            turn.text = turn.text if event.content is None else event.content
+            turn.calls += calls
+            self._latest = turn.calls if calls else self._latest
+        elif calls:
+            self._add_turn(calls, event.n_tokens, event.content)
+        else:
+            self._speak(event.content, event.n_tokens)
+        if event.stops_for_call and not self.turns[-1].calls:
+            self.lose("no call, although it stopped to make one")
+
+    def _shares_turn(self, event: Spoken) -> bool:
+        """Whether an item of the Responses API belongs to the response of the item before."""
+        if event.item == "call":
+            return self._last is not None
+        return event.item == "message" and self._last == "call"
+
+    def _speak(self, content: Any, n_tokens: Any) -> None:
+        """Add a turn without structured calls; its text may hold some."""
+        text = content if type(content) is str else text_of(content)
+        calls: list[Call] = []
+        if not text:
+            self.notes["turn without text or calls"] += 1
+        elif self._is_react:
+            try:
+                step = react.read_step(text)
+            except UnreadableCallError as error:
+                self.lose(str(error))
+            else:
+                content = content if step.speech is None else step.speech
+                calls = [Call(step.call.name, step.call.arguments)] if step.call else []
+        else:
+            calls = self._in_text(text)
+        self._add_turn(calls, n_tokens, content)
+
+    def _in_text(self, text: str) -> list[Call]:
+        """Calls written as text, in its order."""
+        calls = []
+        for written in recorded_calls(text, self._tools) if may_hold_calls(text) else ():
+            self.notes["call read from text"] += 1
+            if written.broken:
+                self.notes["broken call in text"] += 1
+            calls.append(Call(written.name, written.arguments))
+        if not calls and react.ACTION in text and react.OTHER_REACT.search(text):
+            self.lose("a call as 'Action:' and 'Action Input:', which is not known")
+        return calls
+
+    def _add_turn(self, calls: list[Call], n_tokens: Any, content: Any) -> None:
+        if calls:
+            self._latest = calls
+        if n_tokens is not None:
+            n_tokens = self._token_count(n_tokens)
+        self.turns.append(Turn(calls, n_tokens, content, len(self.user_calls)))
+
+    def _token_count(self, n_tokens: Any) -> int | None:
+        if type(n_tokens) is not int:
+            self.notes["token count not an integer"] += 1
+            return None
+        if not 0 <= n_tokens <= LARGEST:
+            self.notes["token count out of range"] += 1
+            return None
+        return n_tokens
+
+    def _structured(self, entries: list[Any]) -> list[Call]:
+        """Calls of `tool_calls`."""
+        calls = []
+        for entry in entries:
+            written = _plain_call(entry)
+            if written is None:
+                try:
+                    written = read_call(entry)
+                except UnreadableCallError as error:
+                    self.lose(str(error))
+                    continue
+            name, arguments, call_id = written
+            call = Call(name, arguments)
+            if call_id and call_id not in self._by_id and arguments is not None:
+                self._by_id[call_id] = call
+            else:
+                self._register(call, call_id)
+            calls.append(call)
+        return calls
+
+    def _made(self, written: list[Written], *, has_ids: bool = True) -> list[Call]:
+        calls = []
+        for entry in written:
+            call = Call(entry.name, entry.arguments)
+            if entry.id or has_ids:
+                self._register(call, entry.id)
+            calls.append(call)
+        return calls
+
+    def _register(self, call: Call, call_id: str | None) -> None:
+        """Remember a call by its id."""
+        if call.arguments is None:
+            self.notes["null arguments read as none"] += 1
+        if call_id is None:
+            self.notes["call id missing"] += 1
+        elif call_id in self._by_id:
+            self.notes["call id repeated"] += 1
+            earlier = self._by_id[call_id]
+            self._by_id[call_id] = call if earlier and earlier.result is not None else None
+        else:
+            self._by_id[call_id] = call
+
+    def _answer(self, call_id: Any, text: str, flag: bool | None, name: Any, of_user: bool) -> None:
+        """Give a result to its call."""
+        call = self._by_id.get(call_id) if type(call_id) is str else None
+        if call is None or call.result is not None:
+            answered = call is not None
+            still_open = _open(self._latest_of_user if of_user else self._latest)
+            if not still_open:
+                if answered:
+                    self.notes["second result of a call"] += 1
+                else:
+                    self.lose("a result without its call")
+                return
+            named = [call for call in still_open if call.name == name]
+            call = (named or still_open)[0]
+            self._note_pairing(call_id, guessed=len(still_open) > 1 and not named)
+        call.result, call.flagged = text, flag
+        if flag or text.startswith("Error"):
+            call.failed = True
+
+    def _note_pairing(self, call_id: Any, *, guessed: bool) -> None:
+        """Note that a result went to its call by position although an id or name was to tell."""
+        ambiguous = type(call_id) is str and self._by_id.get(call_id, self) is None
+        if (self._by_id or guessed) and not ambiguous and not self.notes["call id missing"]:
+            self.notes["result paired by position"] += 1
+
+    def _hear(self, text: str) -> None:
+        """Read the results that a message of the user holds, in order of the open calls."""
+        if self._is_react and text.startswith(react.ANSWER):
+            results = [text.removeprefix(react.ANSWER)]
+        elif "<tool_response>" in text:
+            results = TEXT_RESULT.findall(text)
+        else:
+            return
+        still_open = _open(self._latest)
+        for call, result in zip(still_open, results, strict=False):
+            call.result, call.failed = result, result.startswith("Error")
+        for _ in results[len(still_open) :]:
+            self.lose("a result without its call")
 
 
-def _legacy_call(function: Any, notes: Counter[str]) -> list[Call]:
-    """The one call of OpenAI's old `function_call`, which has no id."""
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        notes["call without a name"] += 1
-        return [Call("", function)]
-    notes["legacy function_call"] += 1
-    return [Call(function["name"], function.get("arguments"))]
-
-
-def _text_calls(content: str, tools: Sequence[Any], notes: Counter[str]) -> list[Call]:
-    """Calls written as `<tool_call>...</tool_call>`, in order of the text."""
-    calls = []
-    for written in recorded_calls(content, tools):
-        notes["call read from text"] += 1
-        if written.broken:
-            notes["broken call in text"] += 1
-        calls.append(Call(written.name, written.arguments))
-    return calls
-
-
-def _text_results(content: str, calls: list[Call], notes: Counter[str]) -> int:
-    """Give the results in a text to the open calls, in order; how many found theirs."""
-    results = TEXT_RESULT.findall(content)
-    still_open = [call for call in calls if call.result is None]
-    for call, result in zip(still_open, results, strict=False):
-        call.result, call.failed = result, result.startswith("Error")
-    if len(results) > len(still_open):
-        notes["result without a call"] += len(results) - len(still_open)
-    return min(len(results), len(still_open))
+def _open(calls: list[Call]) -> list[Call]:
+    """The calls that have no result yet."""
+    return [call for call in calls if call.result is None]

@@ -1,0 +1,543 @@
+"""One chat message of any form that the field writes, read into what it says.
+
+Known are OpenAI's chat messages and Responses items, Anthropic's blocks, Gemini's parts, Bedrock's,
+the AI SDK's, OpenTelemetry's, LangChain's messages as they are or serialised, and ShareGPT's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stages.traces.calls import (
+    RESULT_WRAPPERS,
+    WRAPPERS,
+    UnreadableCallError,
+    Written,
+    flag_of,
+    looks_like_call,
+    object_in,
+    read_call,
+    stated_id,
+)
+
+ROLES = {
+    **dict.fromkeys(("assistant", "ai", "model", "gpt", "chatbot", "bot"), "assistant"),
+    **dict.fromkeys(("aimessage", "aimessagechunk", "assistantmessage"), "assistant"),
+    **dict.fromkeys(("user", "human", "humanmessage", "humanmessagechunk", "usermessage"), "user"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "toolmessage"), "tool"),
+    **dict.fromkeys(("toolmessagechunk", "functionmessage", "functionmessagechunk"), "tool"),
+    **dict.fromkeys(("tool_response", "tool_result", "function_response"), "tool"),
+    **dict.fromkeys(("system", "developer", "systemmessage", "systemmessagechunk"), "system"),
+    **dict.fromkeys(("function_call", "tool_call"), "call"),  # ShareGPT: the content is the call
+}
+CALL_TYPES = frozenset(
+    [
+        "function",
+        "tool_use",
+        "tool_call",
+        "server_tool_use",
+        "mcp_tool_use",
+        "function_call",
+        "functioncall",
+        "custom_tool_call",
+        "mcp_call",
+        "tooluse",
+    ]
+)
+RESULT_TYPES = frozenset(
+    [
+        "tool_result",
+        "tool_response",
+        "tool_call_response",
+        "tool_call_output",
+        "function_response",
+        "functionresponse",
+        "function_call_output",
+        "custom_tool_call_output",
+        "toolresult",
+    ]
+)
+# Blocks and items that are neither calls nor results.
+SILENT_TYPES = frozenset(
+    [
+        "text",
+        "input_text",
+        "output_text",
+        "summary_text",
+        "reasoning",
+        "reasoning_text",
+        "thinking",
+        "redacted_thinking",
+        "thought",
+        "refusal",
+        "image",
+        "image_url",
+        "input_image",
+        "audio",
+        "input_audio",
+        "video",
+        "video_url",
+        "file",
+        "input_file",
+        "media",
+        "document",
+        "search_result",
+        "citation",
+        "blob",
+        "uri",
+        "file_data",
+        "inline_data",
+        "guard_content",
+        "json",
+        "container_upload",
+        "item_reference",
+        "compaction",
+        "non_standard",
+    ]
+)
+ITEM_TYPES = CALL_TYPES | RESULT_TYPES | {"reasoning", "compaction", "item_reference"}
+CALL_KEYS = ("tool_calls", "toolCalls", "function_calls")
+# Of a message, and either read here or known to hold neither calls nor results.
+KEYS = frozenset(
+    [
+        "role",
+        "from",
+        "type",
+        "content",
+        "value",
+        "parts",
+        "text",
+        "message",
+        "id",
+        "name",
+        "requestor",
+        "error",
+        "is_error",
+        "isError",
+        "status",
+        "success",
+        "ok",
+        "n_tokens",
+        "usage",
+        "usage_metadata",
+        "turn_idx",
+        "timestamp",
+        "cost",
+        "raw_data",
+        "reasoning",
+        "reasoning_content",
+        "reasoning_details",
+        "errors",
+        "refusal",
+        "annotations",
+        "audio",
+        "logprobs",
+        "model",
+        "finish_reason",
+        "stop_reason",
+        "stopReason",
+        "tool_call_id",
+        "call_id",
+        "tool_use_id",
+        "toolCallId",
+        "toolUseId",
+        "tool_calls",
+        "toolCalls",
+        "function_calls",
+        "function_call",
+        "invalid_tool_calls",
+        "additional_kwargs",
+        "response_metadata",
+        "artifact",
+        "example",
+        "output",
+        "result",
+        "response",
+        "token_ids",
+        "prompt_ids",
+        "phase",
+        "thinking",
+        "thinking_blocks",
+        "provider_specific_fields",
+        "tools",
+        "tool_call_chunks",
+    ]
+)
+STOPS_FOR_CALLS = frozenset({"tool_calls", "tool_use", "function_call", "tool_call"})
+RESULT_KEYS = ("content", "output", "result", "response", "value", "text", "parts")
+
+
+@dataclass(slots=True)
+class Spoken:
+    """What the policy said, or a part of it."""
+
+    content: Any  # as recorded, or the text of its blocks
+    calls: list[Written] = field(default_factory=list)
+    n_tokens: Any = None
+    stops_for_call: bool = False  # the recorded reason to stop is a call
+    item: str | None = None  # of the Responses API: "call" and "message" may share a turn
+    has_ids: bool = True  # the form gives calls ids
+    legacy: bool = False  # the call was OpenAI's old `function_call`
+
+
+@dataclass(slots=True)
+class Heard:
+    """What the user said, and the calls of a simulated user's own tools."""
+
+    content: Any
+    calls: list[Written] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Result:
+    """What a tool answered."""
+
+    text: str
+    id: str | None = None
+    name: str | None = None  # of the tool
+    flag: bool | None = None  # failed, by its own flag; None: it has none
+    of_user: bool = False  # the answer to a call of the simulated user
+
+
+Event = Spoken | Heard | Result
+
+
+def read_message(message: Any, lost: list[str], notes: Counter[str]) -> list[Event]:
+    """Read what one message says, in order; nothing for a system message.
+
+    Args:
+        message: as recorded.
+        lost: gets a line for each call or result that can't be read.
+        notes: counts what was passed over without losing a call.
+    """
+    opened = _object(message)
+    if opened is None:
+        if looks_like_call(message) or not _is_json(message):
+            lost.append(f"{message!r:.40} where a message should be")
+        else:
+            notes["message without a role"] += 1
+        return []
+    inner = _inner(opened)
+    if inner is not None:
+        return [event for part in inner for event in read_message(part, lost, notes)]
+    return _Message(_bared(opened), lost, notes).events()
+
+
+def text_of(content: Any) -> str:
+    """Plain text of a message's content: text, null, a list of parts, or any JSON value."""
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        parts = [_text_of_block(part) if isinstance(part, Mapping) else part for part in content]
+        if all(part is None or isinstance(part, str) for part in parts):
+            return "".join(part or "" for part in parts)
+    return json.dumps(content, ensure_ascii=False, default=str)
+
+
+def _text_of_block(block: Mapping[str, Any]) -> Any:
+    if block.get("type") in (None, "text", "input_text", "output_text"):
+        return next((block[key] for key in ("text", "value", "content") if key in block), None)
+    return block.get("text")
+
+
+def _is_json(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float, list, tuple))
+
+
+def _object(message: Any) -> Mapping[str, Any] | None:
+    """Return a message as an object; JSON text and the SDKs' own objects are read as theirs."""
+    if hasattr(message, "model_dump"):
+        message = message.model_dump()
+    value = object_in(message)
+    return value if isinstance(value, Mapping) else None
+
+
+def _inner(message: Mapping[str, Any]) -> list[Any] | None:
+    """Return the messages in an envelope; None where it is a message itself."""
+    if isinstance(several := message.get("tool_messages"), list):  # tau2-bench
+        return several
+    if "role" in message or "from" in message:
+        return None
+    if isinstance(choices := message.get("choices"), list):  # a response of OpenAI's chat API
+        return [{**choice, **_mapping(choice.get("message"))} for choice in map(_mapping, choices)]
+    if message.get("type") not in RESULT_TYPES and isinstance(message.get("output"), list):
+        return list(message["output"])  # a response of the Responses API
+    if isinstance(message.get("message"), Mapping) and "content" not in message:
+        return [message["message"]]
+    return None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _bared(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return LangChain's message out of its two serialised forms; any other as it is."""
+    path = message.get("id")
+    if "lc" in message and isinstance(path, list) and path:
+        return {**_mapping(message.get("kwargs")), "type": str(path[-1])}
+    if isinstance(message.get("data"), Mapping) and isinstance(message.get("type"), str):
+        return {**message["data"], "type": message["type"]}
+    return message
+
+
+class _Message:
+    """One message, being read."""
+
+    def __init__(self, message: Mapping[str, Any], lost: list[str], notes: Counter[str]) -> None:
+        self.message, self._lost, self._notes = message, lost, notes
+
+    def events(self) -> list[Event]:
+        message = self.message
+        kind = message.get("type")
+        role = message.get("role", message.get("from"))
+        if role is None and isinstance(kind, str):
+            if kind in ITEM_TYPES or _is_hosted(kind):
+                return self._item(kind)
+            role = kind
+        known = ROLES.get(role.lower().replace("-", "_")) if isinstance(role, str) else None
+        if known == "system":
+            return []
+        if known is None:
+            return self._unknown(role)
+        self._check_keys()
+        if known == "assistant":
+            return self._spoken(item="message" if kind == "message" else None)
+        if known == "call":
+            content = object_in(_first(message, ("content", "value", "parts")))
+            return [Spoken(None, self._calls(content), has_ids=False)]
+        return self._results() if known == "tool" else self._heard()
+
+    def _unknown(self, role: Any) -> list[Event]:
+        """Pass over a message of nobody's, unless it holds a call or a result."""
+        name = "message without a role" if role is None else f"unknown role {role!r:.40}"
+        if looks_like_call(self.message):
+            self._lost.append(f"a call or a result in a {name.replace('unknown', 'message of')}")
+        else:
+            self._notes[name] += 1
+        return []
+
+    def _check_keys(self) -> None:
+        for key, value in self.message.items():
+            if key not in KEYS and looks_like_call(value):
+                self._lost.append(f"a call or a result under the unknown key '{key:.40}'")
+
+    def _spoken(self, item: str | None) -> list[Event]:
+        message = self.message
+        content, blocks = self._content()
+        beside = self._structured()
+        calls, results = [*beside], list[Result]()
+        for event in self._blocks(blocks):
+            if isinstance(event, Result):
+                results.append(event)
+            elif not any(_same(event, call) for call in beside):  # LangChain records both
+                calls.append(event)
+        legacy = not calls and bool(message.get("function_call"))
+        if legacy:
+            calls = self._calls(message["function_call"])
+        spoken = Spoken(
+            content,
+            calls,
+            n_tokens=_tokens(message),
+            stops_for_call=self._stops_for_call(),
+            item=item,
+            has_ids=not legacy and "parts" not in message,  # Gemini's calls need none
+            legacy=legacy,
+        )
+        return [spoken, *results]
+
+    def _structured(self) -> list[Written]:
+        """Read the calls beside the content."""
+        places = [self.message, _mapping(self.message.get("additional_kwargs"))]
+        given = (place[key] for place in places for key in CALL_KEYS if place.get(key))
+        calls = self._calls(next(given, None))
+        calls += self._calls(self.message.get("invalid_tool_calls"))  # LangChain: broken arguments
+        if not calls and places[1].get("function_call"):
+            calls = self._calls(places[1]["function_call"])
+        return calls
+
+    def _calls(self, entries: Any) -> list[Written]:
+        """Read calls from a list, from an object, or from JSON text of either."""
+        entries = object_in(entries)
+        if not entries:
+            return []
+        if isinstance(entries, Mapping):
+            whole = any(key in entries for key in (*WRAPPERS, "name", "tool_name", "toolName"))
+            entries = [entries] if whole else list(entries.values())
+        if not isinstance(entries, list):
+            self._lost.append(f"calls that are no list ({entries!r:.40})")
+            return []
+        return [call for entry in entries for call in self._call(entry)]
+
+    def _call(self, entry: Any) -> list[Written]:
+        try:
+            return [read_call(entry)]
+        except UnreadableCallError as error:
+            self._lost.append(str(error))
+            return []
+
+    def _stops_for_call(self) -> bool:
+        places = (self.message, _mapping(self.message.get("response_metadata")))
+        keys = ("finish_reason", "stop_reason", "stopReason")
+        reasons = {str(place.get(key)).lower() for place in places for key in keys}
+        return not reasons.isdisjoint(STOPS_FOR_CALLS)
+
+    def _content(self) -> tuple[Any, list[Any]]:
+        """Return the content, or the text in it, and its blocks."""
+        content = _first(self.message, ("content", "value", "parts", "text", "message"))
+        blocks = [content] if isinstance(content, Mapping) else content
+        if not isinstance(blocks, list):
+            return content, []
+        texts = [block for block in blocks if isinstance(block, str) or not _speaks_not(block)]
+        return text_of(texts), [block for block in blocks if not isinstance(block, str)]
+
+    def _heard(self) -> list[Event]:
+        content, blocks = self._content()
+        calls = self._structured()
+        results = list[Event]()
+        for event in self._blocks(blocks):
+            if isinstance(event, Result):
+                results.append(event)
+            else:
+                self._lost.append(f"a call of '{event.name:.40}' in a message of the user")
+        if results and not text_of(content).strip():
+            return results
+        return [*results, Heard(content, calls)]
+
+    def _results(self) -> list[Event]:
+        """Read a tool's message: one result, or one for each block that is a result."""
+        content = _first(self.message, RESULT_KEYS)
+        if isinstance(content, list):
+            results = [result for block in content if (result := self._result_block(block))]
+            if results:
+                return list(results)
+        return [self._result(self.message, content)]
+
+    def _blocks(self, blocks: list[Any]) -> Iterator[Written | Result]:
+        for block in blocks:
+            if not isinstance(block, Mapping):
+                if looks_like_call(block):
+                    self._lost.append("a call in content that can't be read")
+                continue
+            if (result := self._result_block(block)) is not None:
+                yield result
+            elif _is_call_block(block):
+                kind = block.get("type")
+                yield from (
+                    self._calls(block["value"]) if kind == "tool_calls" else self._call(block)
+                )
+            else:
+                self._check_block(block)
+
+    def _result_block(self, block: Any) -> Result | None:
+        """Return the result that a block holds; None where it holds none."""
+        if not isinstance(block, Mapping):
+            return None
+        kind = _kind(block)
+        wrapped = next((block[key] for key in RESULT_WRAPPERS if block.get(key)), None)
+        if isinstance(wrapped, Mapping):
+            return self._result(wrapped, _first(wrapped, RESULT_KEYS))
+        if kind in RESULT_TYPES or kind.endswith("_tool_result"):
+            return self._result(block, _first(block, RESULT_KEYS))
+        return None
+
+    def _result(
+        self, result: Mapping[str, Any], content: Any, call_id: str | None = None
+    ) -> Result:
+        text = text_of(_answer(content))
+        if not any(key in result for key in RESULT_KEYS) or (content and not text):
+            self._notes["result without content"] += 1
+        for key in result.keys() - KEYS:
+            if any(part in key.lower() for part in ("err", "fail", "status")):
+                self._notes[f"unknown flag '{key:.40}' of a result"] += 1
+        names = (result.get(key) for key in ("name", "tool_name", "toolName"))
+        return Result(
+            text,
+            call_id or stated_id(result),
+            next((name for name in names if isinstance(name, str)), None),
+            flag_of(result),
+            result.get("requestor") == "user",
+        )
+
+    def _check_block(self, block: Mapping[str, Any]) -> None:
+        kind = block.get("type")
+        if isinstance(kind, str) and kind in SILENT_TYPES:
+            return
+        if looks_like_call(block) or (isinstance(kind, str) and _is_hosted(kind)):
+            self._lost.append(f"a content block of the unknown type {kind!r:.40}")
+        elif kind is not None:
+            self._notes[f"unknown content block {kind!r:.40}"] += 1
+
+    def _item(self, kind: str) -> list[Event]:
+        """Read an item of the Responses API."""
+        if kind in RESULT_TYPES:
+            return [self._result(self.message, _first(self.message, RESULT_KEYS))]
+        if kind in CALL_TYPES:
+            calls = self._call(self.message)
+            events: list[Event] = [Spoken(None, calls, item="call")]
+            if kind == "mcp_call" and calls and self.message.get("output") is not None:
+                events.append(self._result(self.message, self.message["output"], calls[0].id))
+            return events
+        if _is_hosted(kind):
+            self._lost.append(f"a call of the kind '{kind:.40}'")
+        return []
+
+
+def _is_hosted(kind: str) -> bool:
+    """Whether a type is that of a call that names no tool, as web_search_call."""
+    return kind.endswith(("_call", "-call", "_call_output")) and kind not in CALL_TYPES
+
+
+def _first(message: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((message[key] for key in keys if message.get(key) is not None), None)
+
+
+def _tokens(message: Mapping[str, Any]) -> Any:
+    usages = ((message.get("usage"), "completion_tokens"), (message.get("usage"), "output_tokens"))
+    if "n_tokens" in message:
+        return message["n_tokens"]
+    counts = (_mapping(usage).get(key) for usage, key in usages)
+    return next((count for count in counts if count is not None), None)
+
+
+def _same(one: Written, other: Written) -> bool:
+    if one.id and other.id:
+        return one.id == other.id
+    return one.name == other.name and one.arguments == other.arguments
+
+
+def _kind(block: Mapping[str, Any]) -> str:
+    kind = block.get("type")
+    return kind.replace("-", "_").lower() if isinstance(kind, str) else ""
+
+
+def _speaks_not(block: Any) -> bool:
+    """Whether a block is anything but text for the reader."""
+    if not isinstance(block, Mapping):
+        return True
+    return _kind(block) not in ("", "text", "output_text", "input_text") or "text" not in block
+
+
+def _is_call_block(block: Mapping[str, Any]) -> bool:
+    kind = _kind(block)
+    if kind == "tool_calls":
+        return "value" in block
+    return kind in CALL_TYPES or (not kind and any(block.get(key) for key in WRAPPERS))
+
+
+def _answer(content: Any) -> Any:
+    """Return what a tool answered, without the envelope that Gemini and the AI SDK put it in."""
+    if isinstance(content, Mapping):
+        if set(content) in ({"result"}, {"output"}):
+            return next(iter(content.values()))
+        if set(content) == {"type", "value"}:
+            return content["value"]
+    if isinstance(content, list) and len(content) == 1 and set(_mapping(content[0])) == {"json"}:
+        return content[0]["json"]  # Bedrock
+    return content

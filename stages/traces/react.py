@@ -1,0 +1,69 @@
+"""tau-bench's `act` and `react` strategies: a call is text, `Action:` and JSON below it.
+
+Read as tau-bench itself does (`ChatReActAgent.generate_next_step`): what follows the last
+`Action:` is the action if it is JSON, and else speech. `respond` is speech, too. The answer of a
+tool comes back in a message of the user.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from stages.traces.calls import UnreadableCallError, Written
+
+ACTION = "Action:"
+ANSWER = "API output: "
+RESPOND = "respond"
+# Anything else that may stand after "Action:" is prose.
+OPENING = re.compile(r"(?:^|\n)\s*Action:\s*(?:```(?:json)?\s*)?\{")
+OTHER_REACT = re.compile(r"(?:^|\n)\s*Action:[^\n]+\n\s*Action Input:")
+
+
+class Step(NamedTuple):
+    """What an assistant message of these strategies does: it calls a tool, or it speaks."""
+
+    call: Written | None
+    speech: str | None = None
+
+
+def is_react(messages: Sequence[Any]) -> bool:
+    """Whether a conversation is of these strategies; one with calls of its own kind is not."""
+    signs = False
+    for message in messages:
+        if not isinstance(message, Mapping):
+            continue
+        if message.get("tool_calls"):
+            return False
+        content = message.get("content")
+        if type(content) is not str:
+            continue
+        if message.get("role") == "assistant":
+            signs = signs or (ACTION in content and OPENING.search(content) is not None)
+        elif message.get("role") == "user":
+            signs = signs or content.startswith(ANSWER)
+    return signs
+
+
+def read_step(text: str) -> Step:
+    """Read one assistant message.
+
+    Raises:
+        UnreadableCallError: the action lacks its name or its arguments, where tau-bench stops.
+    """
+    written = text.split(ACTION)[-1].strip()
+    try:
+        action = json.loads(written)
+    except (ValueError, RecursionError):
+        return Step(None, written)
+    if not isinstance(action, dict):
+        return Step(None, written)
+    if not isinstance(action.get("name"), str) or "arguments" not in action:
+        raise UnreadableCallError("an action without a name or without arguments")
+    arguments = action["arguments"]
+    if action["name"] == RESPOND:
+        said = arguments.get("content") if isinstance(arguments, dict) else arguments
+        return Step(None, said if isinstance(said, str) else written)
+    return Step(Written(action["name"], arguments, None))
