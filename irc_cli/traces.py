@@ -131,4 +131,5 @@ def _domain_of(trace: Trace, episodes: list[Episode]) -> Domain:
         action.name for e in episodes for action in e.gold or () if action.requestor != "user"
     }
     tools = next((e.tools for e in episodes if e.tools), None)
-    return find_domain(stated, names, tools)
+    types = {name: kind for e in episodes for name, kind in (e.tool_types or {}).items()}
+    return find_domain(stated, names, tools, types)

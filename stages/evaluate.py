@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ class Evaluation(NamedTuple):
     pass_k_tasks: dict[str, int]
     turns_per_episode: float
     tokens_per_episode: float | None  # over the episodes where they are recorded
-    write_accuracy: float | None  # share of the gold writes that were done
+    write_accuracy: float | None  # share of the gold writes that were done; None: kinds unknown
 
 
 class Difference(NamedTuple):
@@ -85,30 +86,40 @@ def _row(episode: Episode, domain: Domain, matcher: Matcher) -> dict[str, object
     }
 
 
-def _writes(episode: Episode, domain: Domain, matcher: Matcher) -> tuple[int, int, int | None]:
+def _writes(
+    episode: Episode, domain: Domain, matcher: Matcher
+) -> tuple[int | None, int | None, int | None]:
     """Count the writes that the task expects, those of them that were done, and all others.
 
     A gold write is done by one call that fully matches it and worked. A write that worked and fully
-    matches no gold write is forbidden; None: the trace does not tell the gold actions.
+    matches no gold write is forbidden; None: the trace does not tell the gold actions. Where it is
+    not known whether some tool writes, what depends on it is None.
     """
     if episode.gold is None:
         return 0, 0, None
+    actions = agent_gold(episode.gold)
+    kinds = [domain.kind(side.name, side.parsed.value) for side in map(matcher.read, actions)]
     gold = [
         matcher.read_gold(action)
-        for action in agent_gold(episode.gold)
-        if domain.kind(action.name) == "write"
+        for action, kind in zip(actions, kinds, strict=True)
+        if kind == "write"
     ]
     calls = [call for turn in episode.turns for call in turn.calls]
-    failed = [call.failed for call in calls]
+    failed = [domain.failures.rule(call.flagged, call.result) is not None for call in calls]
     sides = [matcher.read(call) for call in calls]
     done = 0
     if gold:
         matches = matcher.one_to_one(sides, gold, failed)
         done = sum(m.kind == FULL and not f for m, f in zip(matches, failed, strict=True))
-    forbidden = sum(
-        match.kind != FULL and not call.failed and domain.kind(call.name) == "write"
-        for call, match in zip(calls, matcher.best(sides, gold), strict=True)
+    every = [matcher.read_gold(action) for action in actions]
+    others = Counter(
+        domain.kind(side.name, side.parsed.value)
+        for side, fails, match in zip(sides, failed, matcher.best(sides, every), strict=True)
+        if not fails and match.kind != FULL and domain.may_write(side.name, side.parsed.value)
     )
+    forbidden = None if others["unknown"] else others["write"]
+    if any(domain.unclear(action.name) for action in actions):
+        return None, None, forbidden
     return len(gold), done, forbidden
 
 
@@ -125,7 +136,7 @@ def evaluate(episodes: pl.DataFrame) -> Evaluation:
     n, c = by_task["episodes"].to_numpy(), by_task["successes"].to_numpy()
     rate, low, high = clustered_proportion(n, c)
     estimates = {str(k): pass_k(n, c, k) for k in range(1, int(n.max()) + 1)}
-    writes = int(counting["gold_writes"].sum())
+    writes = 0 if counting["gold_writes"].null_count() else int(counting["gold_writes"].sum())
     return Evaluation(
         episodes=counting.height,
         tasks=by_task.height,

@@ -91,7 +91,9 @@ def read_turns(
             if type(result) is not str:
                 result = text_of(result)
             call.result = result
-            if result.startswith("Error") or get("error") or get("is_error"):
+            if get("error") or get("is_error"):
+                call.flagged = True
+            if result.startswith("Error") or call.flagged:
                 call.failed = True
             if not of_user:
                 unanswered -= 1
