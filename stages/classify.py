@@ -72,9 +72,7 @@ class Classifier:
             first = last
         return of_turns
 
-    def _judge(
-        self, episode: Episode, notes: Counter[str], failures: Counter[str]
-    ) -> list[Judged]:
+    def _judge(self, episode: Episode, notes: Counter[str], failures: Counter[str]) -> list[Judged]:
         """Return tier and match of every call of the episode, in order."""
         calls = [call for turn in episode.turns for call in turn.calls]
         if not calls:

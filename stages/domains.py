@@ -18,6 +18,7 @@ KINDS = ("read", "write", "terminal", "generic")
 EVERYWHERE = frozenset({"calculate", "get_current_time", "grep", "shell", "think"})  # tell nothing
 RULES = ("ignore", "ordered", "paired", "booleans", "text")
 
+
 @dataclass(frozen=True)
 class Domain:
     """The tools that an agent has.

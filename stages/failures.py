@@ -210,7 +210,8 @@ def _layers(text: str) -> list[Layer]:
     for _ in range(_LAYERS):
         value = _parsed(inside) if isinstance(inside, str) else inside
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-            value = value[0].get("text")  # a list of content parts
+            part = value[0].get("text")  # a list of content parts
+            value = _parsed(part) if isinstance(part, str) else None
         if isinstance(value, str):
             return [*layers, value]
         if not isinstance(value, dict):

@@ -65,7 +65,9 @@ class Scorer:
         self.scored.known_gold |= episode.gold is not None
         counts = self._count(episode)
         notes, failures = (
-            (self.scored.notes, self.scored.failures) if counts else (Counter[str](), Counter[str]())
+            (self.scored.notes, self.scored.failures)
+            if counts
+            else (Counter[str](), Counter[str]())
         )
         turns, columns = classifier.turns(episode, notes, failures), self.scored.columns
         columns["tier"] += [turn.tier for turn in turns]

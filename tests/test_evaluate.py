@@ -160,6 +160,30 @@ def test_forbidden_writes_worked_and_nothing_expects_them(
     assert row(episode(calls, expected=None))["forbidden_writes"] is None
 
 
+def test_figures_that_need_kinds_are_null_where_kinds_are_unknown() -> None:
+    guessed = Domain("guessed", {}, {}, guessed=True)
+    searched = episode([call("buscar", id=1)], expected=[gold("buscar", id=1)])
+    found = row(searched, guessed)
+    figures = ("gold_writes", "gold_writes_done", "forbidden_writes")
+    assert [found[name] for name in figures] == [None, None, 0]
+    bought = episode([call("buy_it"), call("buscar")], expected=[gold("buy_it")], task="u")
+    found = row(bought, guessed)
+    assert [found[name] for name in figures] == [1, 1, None]
+    assert evaluate(measure([searched, bought], guessed)).write_accuracy is None
+    assert evaluate(measure([bought], guessed)).write_accuracy == 1
+    # One that does not exist writes nothing.
+    assert row(episode([call("buscar")]), SHOP)["forbidden_writes"] == 0
+
+
+def test_writes_that_failed_without_saying_error_are_not_done() -> None:
+    failed = [
+        Call("buy", {"id": 1}, '{"success": false}'),
+        Call("buy", {"id": 2}, "x", flagged=True),
+    ]
+    found = row(episode(failed, expected=[gold("buy", id=1)]))
+    assert (found["gold_writes_done"], found["forbidden_writes"]) == (0, 0)
+
+
 def test_gold_writes_follow_the_tools_own_rules() -> None:
     domain = Domain("d", SHOP.kinds, {"buy": ToolRules(ignore=frozenset({"note"}))}, False)
     one = episode([call("buy", id=1, note="x")], expected=[gold("buy", id=1, note="y")])

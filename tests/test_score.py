@@ -177,6 +177,7 @@ def test_guessed_kinds_are_counted() -> None:
     result = scored(episode([call("get_it"), call("book_it")]), domain=guessed)
     what = "calls whose tool kind is guessed from its name"
     assert result.notes == {f"{what}: get_it (read)": 1, f"{what}: book_it (write)": 1}
+    assert tiers_of(result) == ["state_change"]
 
 
 def test_notes_name_only_some_tools() -> None:
@@ -211,7 +212,6 @@ def test_results_taken_for_failures_are_counted_by_rule() -> None:
         "text starts with Error": 1,
         "flag": 1,
     }
-    assert tiers_of(result) == ["state_change"]
 
 
 def test_rules_of_the_tools_are_for_tiers_that_want_them() -> None:

@@ -88,8 +88,12 @@ def test_the_default_tiers_in_hard_cases() -> None:
     assert table[CallFacts("full", "terminal", "ok", repeat=False)] == "handoff"
     assert table[CallFacts("full", "write", "ok", repeat=True)] == "gold_write"
     assert table[CallFacts("full", "read", "ok", repeat=False)] == "gold_read"
-    assert table[CallFacts("none", "unknown", "error", repeat=False, exists=False)] == "unknown_tool"
-    assert table[CallFacts("partial", "unknown", "ok", repeat=False, exists=False)] == "unknown_tool"
+    assert (
+        table[CallFacts("none", "unknown", "error", repeat=False, exists=False)] == "unknown_tool"
+    )
+    assert (
+        table[CallFacts("partial", "unknown", "ok", repeat=False, exists=False)] == "unknown_tool"
+    )
     assert table[CallFacts("full", "unknown", "ok", repeat=False, exists=False)] == "gold_other"
     # A tool that exists is not punished because nobody says what it does.
     assert table[CallFacts("full", "unknown", "ok", repeat=False)] == "gold_other"
