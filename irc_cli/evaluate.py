@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,8 +112,9 @@ def command(
         replayer = Replayer(open_world(env)) if replay and env else None
         reader = TraceReader(traces, domain, skip_bad, quiet)
         reader.check_sidecar(out, force=force)
-        episodes = _measure(reader, replayer)
-    document = _results(episodes, traces)
+        failures = Counter[str]()
+        episodes = _measure(reader, failures, replayer)
+    document = _results(episodes, traces) | {"failures": dict(failures.most_common())}
     if by_task:
         document["by_task"] = task_table(episodes).to_dicts()
     if trained_on:
@@ -180,10 +182,12 @@ def _check_before_playing(env: str, split: str, trained_on: list[str], *, publis
     _check_families(trained_on, sorted(families - {""}))
 
 
-def _measure(reader: TraceReader, replayer: Replayer | None = None) -> pl.DataFrame:
+def _measure(
+    reader: TraceReader, failures: Counter[str] | None = None, replayer: Replayer | None = None
+) -> pl.DataFrame:
     return pl.concat(
         [
-            measure(replayer.watch(episodes) if replayer else episodes, found)
+            measure(replayer.watch(episodes) if replayer else episodes, found, failures)
             for episodes, found in reader
         ]
     )
@@ -296,6 +300,8 @@ def _report(document: dict[str, Any], *, stderr: bool) -> None:
         screen.print(_published_rows(others))
     if "by_task" in document:
         screen.print(_task_rows(document["by_task"]))
+    for rule, results in document["failures"].items():
+        console.note(f"failed tool results, {rule}: {results:,}")
 
 
 def _report_replay(found: Replay, *, stderr: bool) -> None:

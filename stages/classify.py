@@ -111,7 +111,7 @@ class Classifier:
                 repr_read = side.parsed.problem == PYTHON_REPR
                 what = "read as a Python literal" if repr_read else "unparseable, tiered as errors"
                 notes[f"arguments {what}"] += 1
-            if self._domain.guesses(side.name):
+            if self._domain.guessed and self._domain.guesses(side.name):
                 notes[self._guess(side.name, kind)] += 1
 
     def _guess(self, tool: str, kind: str) -> str:

@@ -114,8 +114,11 @@ def find_domain(
         return _shipped(stated)
     defined = definitions(tools or [])
     names = {*tool_names, *defined} - {""}
-    kinds = {tool: _kind_of_type(tool, text) for tool, text in (tool_types or {}).items()}
-    kinds = {tool: kind for tool, kind in kinds.items() if kind}
+    kinds = {
+        tool: kind
+        for tool, text in (tool_types or {}).items()
+        if (kind := _kind_of_type(tool, text))
+    }
     return (
         _best_fit(names)
         or _from_definitions(defined, kinds)

@@ -60,17 +60,38 @@ class Difference(NamedTuple):
     ci_high: float
 
 
-def measure(episodes: Iterable[Episode], domain: Domain) -> pl.DataFrame:
-    """Measure single episodes (episodes -> EPISODES)."""
+def measure(
+    episodes: Iterable[Episode], domain: Domain, failures: Counter[str] | None = None
+) -> pl.DataFrame:
+    """Measure single episodes (episodes -> EPISODES).
+
+    Args:
+        episodes: whose tools are those of the domain.
+        domain: their tools, and which of their results are failures.
+        failures: counts the tool results that were taken for failures, by rule.
+    """
     matcher = Matcher(domain, tool_rules=True)
-    rows = [_row(episode, domain, matcher) for episode in episodes]
+    rows = []
+    for episode in episodes:
+        failed_by = _failed_by(episode, domain)
+        if failures is not None and episode.status != "error":
+            failures.update(filter(None, failed_by))
+        rows.append(_row(episode, domain, matcher, [by is not None for by in failed_by]))
     return EPISODES.frame({name: [row[name] for row in rows] for name in EPISODES.columns})
 
 
-def _row(episode: Episode, domain: Domain, matcher: Matcher) -> dict[str, object]:
+def _failed_by(episode: Episode, domain: Domain) -> list[str | None]:
+    """Return the rule by which each call failed; None: it worked."""
+    calls = (call for turn in episode.turns for call in turn.calls)
+    return [domain.failures.rule(call.flagged, call.result) for call in calls]
+
+
+def _row(
+    episode: Episode, domain: Domain, matcher: Matcher, failed: list[bool]
+) -> dict[str, object]:
     tokens = [turn.n_tokens for turn in episode.turns if turn.n_tokens is not None]
     counts = episode.status != "error" and episode.outcome is not None
-    gold_writes, done, forbidden = _writes(episode, domain, matcher)
+    gold_writes, done, forbidden = _writes(episode, domain, matcher, failed)
     return {
         "source": episode.source,
         "episode_id": episode.episode_id,
@@ -87,7 +108,7 @@ def _row(episode: Episode, domain: Domain, matcher: Matcher) -> dict[str, object
 
 
 def _writes(
-    episode: Episode, domain: Domain, matcher: Matcher
+    episode: Episode, domain: Domain, matcher: Matcher, failed: list[bool]
 ) -> tuple[int | None, int | None, int | None]:
     """Count the writes that the task expects, those of them that were done, and all others.
 
@@ -104,9 +125,7 @@ def _writes(
         for action, kind in zip(actions, kinds, strict=True)
         if kind == "write"
     ]
-    calls = [call for turn in episode.turns for call in turn.calls]
-    failed = [domain.failures.rule(call.flagged, call.result) is not None for call in calls]
-    sides = [matcher.read(call) for call in calls]
+    sides = [matcher.read(call) for turn in episode.turns for call in turn.calls]
     done = 0
     if gold:
         matches = matcher.one_to_one(sides, gold, failed)

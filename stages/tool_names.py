@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 # What the words of a tool's name say about its kind; a verb counts as its first word.
@@ -45,6 +46,7 @@ WORD = re.compile(r"[^\W\d_]+")
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
+@functools.lru_cache(maxsize=10_000)
 def guessed_kind(tool: str) -> str:
     """What a tool's name suggests that it does: read, write, terminal, generic or unknown.
 

@@ -265,7 +265,8 @@ def test_tools_of_the_banking_domain() -> None:
         "made_up": "write",
     }
     assert {name: domain.kind(call, {"agent_tool_name": name}) for name in inner} == inner
-    for arguments in (None, {}, [], {"agent_tool_name": 5}, {"agent_tool_name": {}}):
+    odd: list[Any] = [None, {}, [], {"agent_tool_name": 5}, {"agent_tool_name": {}}]
+    for arguments in odd:
         assert domain.kind(call, arguments) == "write"
     assert domain.kind("KB_search") == "read"
     assert find_domain("banking_knowledge", [], None) is domain

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from math import comb
 from typing import Any
 
@@ -180,8 +181,12 @@ def test_writes_that_failed_without_saying_error_are_not_done() -> None:
         Call("buy", {"id": 1}, '{"success": false}'),
         Call("buy", {"id": 2}, "x", flagged=True),
     ]
-    found = row(episode(failed, expected=[gold("buy", id=1)]))
+    one = episode(failed, expected=[gold("buy", id=1)])
+    crashed = episode(failed, status="error", task="u")
+    failures = Counter[str]()
+    found = measure([one, crashed], SHOP, failures).row(0, named=True)
     assert (found["gold_writes_done"], found["forbidden_writes"]) == (0, 0)
+    assert failures == {"json success false": 1, "flag": 1}
 
 
 def test_gold_writes_follow_the_tools_own_rules() -> None:

@@ -11,8 +11,8 @@ from stages.domains import load_domain
 from stages.errors import InputError
 from stages.failures import default_failures
 
-# The texts are of the forms that frameworks write: tau-bench, the Python and TypeScript SDKs of MCP,
-# LangChain, the OpenAI SDKs, smolagents, inspect, pydantic, requests, shells.
+# The texts are of the forms that frameworks write: tau-bench, both SDKs of MCP, LangChain,
+# the OpenAI SDKs, smolagents, inspect, pydantic, requests, shells.
 FAILED_TEXTS = {
     "text starts with Error": [
         "Error",

@@ -175,8 +175,8 @@ def canonical(arguments: object, rules: ToolRules = NO_RULES) -> str:
     Keys come sorted and lists as sorted multisets; numbers and plain decimal strings read as
     numbers, exactly from 2^53 on and as floats below; other strings fold case and white space.
     Null, "", [] and {} under a key, and ignored keys, are left out. A string that holds the JSON of
-    an object or a list, such as a nested call's arguments, is that object or list. Values of a type that JSON
-    lacks (a date from YAML) compare as their text.
+    an object or a list, such as a nested call's arguments, is that object or list. Values of a type
+    that JSON lacks (a date from YAML) compare as their text.
 
     Raises:
         InputError: the value is nested too deep.
