@@ -271,6 +271,10 @@ def test_tools_of_the_banking_domain() -> None:
     assert domain.kind("KB_search") == "read"
     assert find_domain("banking_knowledge", [], None) is domain
     assert find_domain(None, ["KB_search", call], None) is domain
+    # Its tools return their errors, which tau2-bench does not flag.
+    rule = domain.failures.rule
+    assert rule(False, "Error: Account 'a' not found.") == "text starts with Error"
+    assert rule(False, "Error codes of cards") is None
     # Tools that agents of any kind have tell no domain.
     assert find_domain(None, ["grep", "shell"], None).name == "guessed"
 

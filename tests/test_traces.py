@@ -274,7 +274,8 @@ def test_a_late_result_finds_its_call_by_id() -> None:
 )
 def test_results_of_any_shape(content: Any, more: Json, result: str, failed: bool) -> None:
     turns, notes = turns_of(called(("x", "get", {})), answer("x", content, **more))
-    assert turns[0].calls == [Call("get", {}, result, failed)]
+    flagged = True if any(more.values()) else None
+    assert turns[0].calls == [Call("get", {}, result, failed, flagged)]
     assert notes == {}
 
 
@@ -610,7 +611,7 @@ def test_the_users_own_calls_are_not_the_agents(read: Read) -> None:
     ]
     [episode], trace = read(results(simulation(messages=messages)))
     assert episode.turns == [Turn([Call("get", {}, "1")])]
-    assert episode.user_calls == [Call("toggle", {}, "on", True)]
+    assert episode.user_calls == [Call("toggle", {}, "on", True, True)]
     assert trace.notes == {"call of the user": 1}
 
 
