@@ -48,11 +48,13 @@ class FailureRule:
         name: what the results that it decides are counted under.
         test: whether it applies to a text or an object; None: it is the record's own flag.
         worked: the results that it applies to are no failures.
+        beside: most fields of data that an object has to which it applies.
     """
 
     name: str
     test: Callable[[Layer], bool] | None
     worked: bool = False
+    beside: int = 0
 
 
 class Failures:
@@ -60,6 +62,7 @@ class Failures:
 
     def __init__(self, rules: tuple[FailureRule, ...]) -> None:
         self._rules = rules
+        self._beside = max((rule.beside for rule in rules), default=0)
         self._known: dict[tuple[bool | None, str], str | None] = {}
 
     def rule(self, flagged: bool | None, result: str | None) -> str | None:
@@ -79,7 +82,14 @@ class Failures:
         return name
 
     def _decide(self, flagged: bool | None, text: str) -> str | None:
-        layers = _layers(text)
+        # An object with more data than any rule allows needs no rule; most results are such.
+        layers = [
+            layer
+            for layer in _layers(text)
+            if type(layer) is str or len(_data(layer)) <= self._beside + 1
+        ]
+        if flagged is None and not layers:
+            return None
         for rule in self._rules:
             if rule.test is None:
                 if flagged is not None:
@@ -132,8 +142,10 @@ def _rule(node: Node) -> FailureRule:
         if not _is_true(fields["flag"]) or worked:
             raise node.error("a flag says by itself what happened", "write 'flag: true' alone")
         return FailureRule(fields["rule"].text(), None)
-    test = _text_test(fields["text"]) if "text" in fields else _key_test(fields)
-    return FailureRule(fields["rule"].text(), test, worked)
+    if "text" in fields:
+        return FailureRule(fields["rule"].text(), _text_test(fields["text"]), worked)
+    beside = int(fields["beside"].number()) if "beside" in fields else _BESIDE
+    return FailureRule(fields["rule"].text(), _key_test(fields, beside), worked, beside)
 
 
 def _is_true(node: Node) -> bool:
@@ -151,13 +163,12 @@ def _text_test(node: Node) -> Callable[[Layer], bool]:
     return lambda layer: type(layer) is str and starts(layer) is not None
 
 
-def _key_test(fields: dict[str, Node]) -> Callable[[Layer], bool]:
+def _key_test(fields: dict[str, Node], beside: int) -> Callable[[Layer], bool]:
     """A test of what an object has under one of some keys."""
     keys = [_plain_key(item.text()) for item in fields["key"].items()]
     values = None
     if "values" in fields:
         values = frozenset(_plain_value(item.value) for item in fields["values"].items())
-    beside = int(fields["beside"].number()) if "beside" in fields else _BESIDE
 
     def test(layer: Layer) -> bool:
         return type(layer) is dict and any(
