@@ -86,7 +86,7 @@ class Failures:
         layers = [
             layer
             for layer in _layers(text)
-            if type(layer) is str or len(_data(layer)) <= self._beside + 1
+            if isinstance(layer, str) or len(_data(layer)) <= self._beside + 1
         ]
         if flagged is None and not layers:
             return None
