@@ -115,7 +115,7 @@ def command(
         reader.check_sidecar(out, force=force)
         measured = _measure(reader, replayer)
     episodes = measured.frame(reader.renamed())
-    document = _results(episodes, traces)
+    document = _results(episodes, traces) | {"failures": dict(measured.failures.most_common())}
     document["policies"] = _policies(episodes)
     if by_task:
         document["by_task"] = task_table(episodes).to_dicts()
@@ -330,6 +330,8 @@ def _report(document: dict[str, Any], *, stderr: bool) -> None:
         screen.print(_published_rows(others))
     if "by_task" in document:
         screen.print(_task_rows(document["by_task"]))
+    for rule, results in document["failures"].items():
+        console.note(f"failed tool results, {rule}: {results:,}")
 
 
 def _report_replay(found: Replay, *, stderr: bool) -> None:

@@ -83,6 +83,7 @@ def _summary(scored: Scored, reader: TraceReader) -> dict[str, Any]:
         "turns": sum(scored.tiers().values()),
         "calls": scored.calls,
         "tiers": scored.tiers(),
+        "failures": dict(scored.failures.most_common()),
         "excluded_because": dict(scored.excluded),
         "excluded_without_turns": scored.without_turns,
         "notes": dict(scored.notes + reader.notes),
@@ -103,6 +104,8 @@ def _report(summary: dict[str, Any], tiers: Tiers, unseen: list[str], *, stderr:
     console.console(stderr=stderr).print(table)
     for domain in sorted({name for names in summary["domains"].values() for name in names}):
         console.note(f"tool kinds: {domain}")
+    for rule, results in summary["failures"].items():
+        console.note(f"failed tool results, {rule}: {results:,}")
     for reason, episodes in summary["excluded_because"].items():
         console.note(f"left out, {reason}: {episodes:,}")
     for text, count in summary["notes"].items():

@@ -11,6 +11,7 @@ from stages.domains import Domain
 from stages.matching import NO_MATCH, Match, Matcher, Side, agent_gold
 from stages.traces.episode import Episode, Turn
 
+_NAMED = 5  # tools that notes name, of each sort
 _RESULT = {False: "ok", True: "error"}
 
 Judged = tuple[str, Match]  # tier and match of a call
@@ -32,16 +33,22 @@ class Classifier:
         self._matcher = Matcher(domain, tiers.arguments, tool_rules=tiers.tool_rules)
         self._table = {tuple(facts): tier for facts, tier in tiers.table().items()}
         self._rank = {tier: i for i, tier in enumerate(tiers.rank)}
+        self._named: dict[str, set[str]] = {}  # tools that notes name
         self._tests_repeats = any("repeat" in rule.when for rule in tiers.rules)
 
-    def turns(self, episode: Episode, notes: Counter[str]) -> list[Classed]:
+    def turns(
+        self, episode: Episode, notes: Counter[str], failures: Counter[str] | None = None
+    ) -> list[Classed]:
         """Class every turn of an episode.
 
         Args:
             episode: whose tools are those of the domain.
             notes: counts what was odd about its calls.
+            failures: counts the results that were taken for failures, by rule.
         """
-        turns = self._by_turn(episode.turns, self._judge(episode, notes))
+        if failures is None:
+            failures = Counter()
+        turns = self._by_turn(episode.turns, self._judge(episode, notes, failures))
         if episode.gold is None:
             turns = [(tier, None) for tier, _ in turns]
         rewards = self._tiers.rewards
@@ -65,15 +72,19 @@ class Classifier:
             first = last
         return of_turns
 
-    def _judge(self, episode: Episode, notes: Counter[str]) -> list[Judged]:
+    def _judge(self, episode: Episode, notes: Counter[str], failures: Counter[str]) -> list[Judged]:
         """Return tier and match of every call of the episode, in order."""
         calls = [call for turn in episode.turns for call in turn.calls]
         if not calls:
             return []
         matcher = self._matcher
         sides = [matcher.read(call) for call in calls]
+        rule = self._domain.failures.rule
+        failed_by = [rule(call.flagged, call.result) for call in calls]
+        failures.update(filter(None, failed_by))
         failed = [
-            call.failed or not side.parsed.readable for call, side in zip(calls, sides, strict=True)
+            by is not None or not side.parsed.readable
+            for by, side in zip(failed_by, sides, strict=True)
         ]
         gold = [matcher.read_gold(action) for action in agent_gold(episode.gold)]
         if not gold:
@@ -82,31 +93,44 @@ class Classifier:
             matches = matcher.best(sides, gold)
         else:
             matches = matcher.one_to_one(sides, gold, failed)
-        self._note_calls(sides, notes)
-        kinds = [self._domain.kind(side.name) for side in sides]
-        repeats = _repeats(sides, kinds, failed) if self._tests_repeats else [False] * len(sides)
+        domain = self._domain
+        kinds = [domain.kind(side.name, side.parsed.value) for side in sides]
+        exist = [domain.has(side.name) for side in sides]
+        self._note_calls(sides, kinds, notes)
+        repeats = self._repeats(sides, failed) if self._tests_repeats else [False] * len(sides)
+        results = [_RESULT[fails] for fails in failed]
+        facts = zip(kinds, results, repeats, exist, strict=True)
         return [
-            (self._table[match.kind, kind, _RESULT[fails], repeat], match)
-            for match, kind, fails, repeat in zip(matches, kinds, failed, repeats, strict=True)
+            (self._table[(match.kind, *rest)], match)
+            for match, rest in zip(matches, facts, strict=True)
         ]
 
-    def _note_calls(self, sides: list[Side], notes: Counter[str]) -> None:
-        for side in sides:
+    def _note_calls(self, sides: list[Side], kinds: list[str], notes: Counter[str]) -> None:
+        for side, kind in zip(sides, kinds, strict=True):
             if side.parsed.problem is not None:
                 repr_read = side.parsed.problem == PYTHON_REPR
-                kind = "read as a Python literal" if repr_read else "unparseable, tiered as errors"
-                notes[f"arguments {kind}"] += 1
-        if self._domain.guessed:
-            notes["calls whose tool kind was guessed from its name"] += len(sides)
+                what = "read as a Python literal" if repr_read else "unparseable, tiered as errors"
+                notes[f"arguments {what}"] += 1
+            if self._domain.guessed and self._domain.guesses(side.name):
+                notes[self._guess(side.name, kind)] += 1
 
+    def _guess(self, tool: str, kind: str) -> str:
+        """What to note of a call of a tool whose kind nobody states; names only some tools."""
+        what = "unknown" if kind == "unknown" else "guessed from its name"
+        named = self._named.setdefault(what, set())
+        if tool not in named and len(named) == _NAMED:
+            return f"calls whose tool kind is {what}: other tools"
+        named.add(tool)
+        guess = "" if kind == "unknown" else f" ({kind})"
+        return f"calls whose tool kind is {what}: {tool}{guess}"
 
-def _repeats(sides: list[Side], kinds: list[str], failed: list[bool]) -> list[bool]:
-    """Return which calls repeat an earlier one with no write in between."""
-    repeats, seen = [], set[tuple[str, str]]()
-    for side, kind, fails in zip(sides, kinds, failed, strict=True):
-        call = (side.name, side.key)
-        repeats.append(call in seen)
-        if kind == "write" and not fails:
-            seen.clear()  # the world has changed: to look again is no repetition
-        seen.add(call)
-    return repeats
+    def _repeats(self, sides: list[Side], failed: list[bool]) -> list[bool]:
+        """Return which calls repeat an earlier one with no write in between."""
+        repeats, seen = [], set[tuple[str, str]]()
+        for side, fails in zip(sides, failed, strict=True):
+            call = (side.name, side.key)
+            repeats.append(call in seen)
+            if not fails and self._domain.may_write(side.name, side.parsed.value):
+                seen.clear()  # the world may have changed: to look again is no repetition
+            seen.add(call)
+        return repeats

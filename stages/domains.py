@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Generic, TypeVar
 
 from stages.core.arguments import NO_RULES, ToolRules
+from stages.failures import Failures, default_failures, own_failures
+from stages.tool_names import guessed_kind
 from stages.yamlfile import Node, parse_yaml, read_yaml
 
-SHIPPED = ("airline", "retail", "telecom", "airline-mini")
+SHIPPED = ("airline", "retail", "telecom", "banking_knowledge", "airline-mini")
 KINDS = ("read", "write", "terminal", "generic")
+EVERYWHERE = frozenset({"calculate", "get_current_time", "grep", "shell", "think"})  # tell nothing
 RULES = ("ignore", "ordered", "paired", "booleans", "text")
 _KEPT = 256  # domains of which something is kept, in traces whose records define their own tools
 _T = TypeVar("_T")
-
-# What the words of a tool's name say about its kind; a verb counts as its first word.
-READING = frozenset(
-    {"browse", "check", "count", "describe", "fetch", "find", "get", "is", "list", "lookup"}
-    | {"query", "read", "retrieve", "search", "show", "verify", "view"}
-)
-THINKING = frozenset({"calculate", "calculator", "reason", "think"})
-ESCALATING = frozenset({"escalate", "handoff"})
-PEOPLE = frozenset({"agent", "agents", "human", "humans", "operator", "person", "representative"})
-WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -35,22 +27,61 @@ class Domain:
 
     Attributes:
         name: of the domain; "tool definitions" or "guessed" where it is not a known one.
-        kinds: read, write, terminal or generic, by tool.
+        kinds: read, write, terminal or generic, by tool, where that is stated.
         rules: how arguments are compared, by tool; tools without rules are missing.
-        guessed: some kinds are only guessed from names. Without `kinds`, all are.
+        guessed: kinds that are not stated are guessed from names.
+        tools: that the agent has; None: those of `kinds`, or any at all if guessed.
+        kind_by: argument that names an inner tool, by the tool that calls it.
+        failures: which results of the tools are failures.
     """
 
     name: str
     kinds: Mapping[str, str]
     rules: Mapping[str, ToolRules]
     guessed: bool
+    tools: frozenset[str] | None = None
+    kind_by: Mapping[str, str] = field(default_factory=dict)
+    failures: Failures = field(default_factory=default_failures)
 
-    def kind(self, tool: str) -> str:
-        """The tool's kind; "unknown" for one that the domain lacks, unless all are guessed."""
+    def kind(self, tool: str, arguments: Any = None) -> str:
+        """The tool's kind: stated, else guessed from its name; "unknown" where neither tells.
+
+        A tool that the domain lacks is of unknown kind, too.
+
+        Args:
+            tool: its name.
+            arguments: of the call, as parsed; only those of a tool that calls another count.
+        """
         kind = self.kinds.get(tool)
-        if kind is not None:
-            return kind
-        return guessed_kind(tool) if self.guessed and not self.kinds else "unknown"
+        if kind is None:
+            return guessed_kind(tool) if self.has(tool) else "unknown"
+        if tool in self.kind_by and isinstance(arguments, dict):
+            return self._inner_kind(arguments.get(self.kind_by[tool])) or kind
+        return kind
+
+    def guesses(self, tool: str) -> bool:
+        """Whether the tool's kind is only guessed from its name."""
+        return tool not in self.kinds and self.has(tool)
+
+    def has(self, tool: str) -> bool:
+        """Whether the agent has this tool; where only names are known, it has any."""
+        if self.tools is None:
+            return self.guessed or tool in self.kinds
+        return tool in self.tools
+
+    def may_write(self, tool: str, arguments: Any = None) -> bool:
+        """Whether a call of the tool writes, or may do so for all that is known."""
+        return self.kind(tool, arguments) == "write" or self.unclear(tool)
+
+    def unclear(self, tool: str) -> bool:
+        """Whether the agent has this tool, but nothing tells its kind."""
+        return self.kind(tool) == "unknown" and self.has(tool)
+
+    def _inner_kind(self, inner: Any) -> str | None:
+        """The kind of a tool that another one calls; None: that of the calling tool."""
+        if not isinstance(inner, str):
+            return None
+        return self.kinds.get(inner) or ("read" if guessed_kind(inner) == "read" else None)
 
 
 class PerDomain(Generic[_T]):
@@ -79,7 +110,10 @@ def load_domain(name_or_path: str) -> Domain:
 
 
 def find_domain(
-    stated: str | None, tool_names: Iterable[str], tools: list[dict[str, Any]] | None
+    stated: str | None,
+    tool_names: Iterable[str],
+    tools: list[dict[str, Any]] | None,
+    tool_types: Mapping[str, str] | None = None,
 ) -> Domain:
     """The domain of a trace.
 
@@ -92,29 +126,22 @@ def find_domain(
         stated: name that the trace gives, if any.
         tool_names: of tools called or expected, in any number.
         tools: OpenAI tool definitions of the trace, if any.
+        tool_types: of tools by name, as tau2-bench records them: "read", "write", "generic".
     """
     if stated in SHIPPED:
         return _shipped(stated)
     defined = definitions(tools or [])
     names = {*tool_names, *defined} - {""}
-    return _best_fit(names) or _from_definitions(defined) or Domain("guessed", {}, {}, guessed=True)
-
-
-def guessed_kind(tool: str) -> str:
-    """What a tool's name suggests that it does; anything unclear may be a write.
-
-    `transfer_to_human` ends the conversation, `transfer_money` does not. A prefix that names a
-    server or module ("shop.get_order", "mcp__shop__get_order") says nothing.
-    """
-    words = [word.lower() for word in WORD.findall(tool.rpartition(".")[2].rpartition("__")[2])]
-    if not ESCALATING.isdisjoint(words) or words[:2] == ["hand", "off"]:
-        return "terminal"
-    if "transfer" in words and not PEOPLE.isdisjoint(words):
-        return "terminal"
-    verb = words[0] if words else ""
-    if verb in THINKING:
-        return "generic"
-    return "read" if verb in READING else "write"
+    kinds = {
+        tool: kind
+        for tool, text in (tool_types or {}).items()
+        if (kind := _kind_of_type(tool, text))
+    }
+    return (
+        _best_fit(names)
+        or _from_definitions(defined, kinds)
+        or Domain("guessed", kinds, {}, guessed=True)
+    )
 
 
 def definitions(tools: Iterable[Any]) -> dict[str, dict[str, Any]]:
@@ -138,20 +165,31 @@ def _shipped(name: str) -> Domain:
 
 def _domain(root: Node) -> Domain:
     """A domain from its YAML."""
-    fields = root.fields(("name", "tools"))
+    fields = root.fields(("name", "tools", "failures"))
     for key in ("name", "tools"):
         if key not in fields:
             raise root.error(f"no key '{key}'", "give 'name' and 'tools'")
     kinds: dict[str, str] = {}
     rules: dict[str, ToolRules] = {}
+    kind_by: dict[str, str] = {}
     for tool, node in fields["tools"].fields().items():
-        parts = node.fields(("kind", *RULES))
+        parts = node.fields(("kind", "kind_by", *RULES))
         if "kind" not in parts:
             raise node.error(f"tool '{tool}' has no 'kind'", "give one of " + ", ".join(KINDS))
         kinds[tool] = parts["kind"].one_of(KINDS)
-        if len(parts) > 1:
+        if "kind_by" in parts:
+            kind_by[tool] = parts["kind_by"].text()
+        if not parts.keys().isdisjoint(RULES):
             rules[tool] = _rules(parts)
-    return Domain(fields["name"].text(), kinds, rules, guessed=False)
+    own = fields.get("failures")
+    return Domain(
+        fields["name"].text(),
+        kinds,
+        rules,
+        guessed=False,
+        kind_by=kind_by,
+        failures=own_failures(own) if own else default_failures(),
+    )
 
 
 def _rules(parts: Mapping[str, Node]) -> ToolRules:
@@ -176,6 +214,7 @@ def _rules(parts: Mapping[str, Node]) -> ToolRules:
 @functools.lru_cache(maxsize=4096)
 def fitting(names: frozenset[str]) -> tuple[str, ...]:
     """The shipped domains that know most of the names; none where that is less than half."""
+    names = names - EVERYWHERE
     known = {name: len(names & _shipped(name).kinds.keys()) for name in SHIPPED}
     most = max(known.values())
     if most == 0 or 2 * most < len(names):
@@ -193,25 +232,60 @@ def _best_fit(names: set[str]) -> Domain | None:
     return None if torn else first
 
 
-def _from_definitions(defined: Mapping[str, dict[str, Any]]) -> Domain | None:
+def _from_definitions(
+    defined: Mapping[str, dict[str, Any]], kinds: Mapping[str, str]
+) -> Domain | None:
     """A domain from the tool definitions of a trace; None where there are none."""
     if not defined:
         return None
-    stated = {name: _stated_kind(function) for name, function in defined.items()}
-    kinds = {name: kind or guessed_kind(name) for name, kind in stated.items()}
-    rules = {name: _schema_rules(function.get("parameters")) for name, function in defined.items()}
+    stated = {name: _stated_kind(name, function) for name, function in defined.items()}
+    kinds = {**kinds, **{name: kind for name, kind in stated.items() if kind}}
+    rules = {name: _schema_rules(_schema(function)) for name, function in defined.items()}
     rules = {name: rule for name, rule in rules.items() if rule != NO_RULES}
-    return Domain("tool definitions", kinds, rules, guessed=None in stated.values())
+    tools = frozenset(defined) | kinds.keys()
+    guessed = not tools <= kinds.keys()
+    return Domain("tool definitions", kinds, rules, guessed=guessed, tools=tools)
 
 
-def _stated_kind(function: Mapping[str, Any]) -> str | None:
-    """The kind that a definition gives, ours (`kind`, `x-kind`) or by MCP's `readOnlyHint`."""
-    for key in ("x-kind", "kind"):
-        if function.get(key) in KINDS:
-            return str(function[key])
+def _stated_kind(tool: str, function: Mapping[str, Any]) -> str | None:
+    """The kind that a definition gives: ours, tau2-bench's tool type, or by the hints of MCP.
+
+    That a tool is not destructive says nothing: it may add something, or only read.
+    """
+    for key in ("x-kind", "kind", "tool_type"):
+        if isinstance(text := function.get(key), str) and (kind := _kind_of_type(tool, text)):
+            return kind
+    read_only = _hint(function, "readOnlyHint", "read_only_hint")
+    if read_only is None:
+        return "write" if _hint(function, "destructiveHint", "destructive_hint") else None
+    return "read" if read_only else "write"
+
+
+def _kind_of_type(tool: str, text: str) -> str | None:
+    """The kind that a type of tool names, such as "read" or "ToolType.WRITE".
+
+    The types of tau2-bench have none for a tool that ends the conversation.
+    """
+    kind = text.rpartition(".")[2].lower()
+    if kind == "generic" and guessed_kind(tool) == "terminal":
+        return "terminal"
+    return "generic" if kind == "think" else kind if kind in KINDS else None
+
+
+def _hint(function: Mapping[str, Any], *names: str) -> bool | None:
+    """A hint of MCP, among the annotations or beside them; None where it is not given."""
     annotations = function.get("annotations")
-    hint = annotations.get("readOnlyHint") if isinstance(annotations, dict) else None
-    return {True: "read", False: "write"}.get(hint) if isinstance(hint, bool) else None
+    for place in (annotations if isinstance(annotations, dict) else {}, function):
+        for name in names:
+            if isinstance(place.get(name), bool):
+                return bool(place[name])
+    return None
+
+
+def _schema(function: Mapping[str, Any]) -> Any:
+    """The parameters' schema, as OpenAI, MCP or Anthropic name it."""
+    schemas = (function.get(key) for key in ("parameters", "inputSchema", "input_schema"))
+    return next((schema for schema in schemas if schema), None)
 
 
 def _schema_rules(schema: Any) -> ToolRules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from itertools import product
 from typing import NamedTuple
@@ -49,7 +50,7 @@ class Evaluation(NamedTuple):
     pass_k_tasks: dict[str, int]  # a task that several policies played counts once for each
     turns_per_episode: float
     tokens_per_episode: float | None  # over the episodes where they are recorded
-    write_accuracy: float | None  # share of the gold writes that were done
+    write_accuracy: float | None  # share of the gold writes that were done; None: kinds unknown
 
 
 class Difference(NamedTuple):
@@ -62,9 +63,14 @@ class Difference(NamedTuple):
 
 
 class Measurer:
-    """Measures single episodes (episodes -> EPISODES)."""
+    """Measures single episodes (episodes -> EPISODES).
+
+    Attributes:
+        failures: the tool results that were taken for failures, by rule.
+    """
 
     def __init__(self) -> None:
+        self.failures = Counter[str]()
         self._matchers = PerDomain(lambda domain: Matcher(domain, tool_rules=True))
         self._columns: dict[str, list[object]] = {name: [] for name in EPISODES.columns}
 
@@ -72,7 +78,10 @@ class Measurer:
         """Measure episodes whose tools are those of the domain."""
         matcher = self._matchers.of(domain)
         for episode in episodes:
-            row = _row(episode, domain, matcher)
+            failed_by = _failed_by(episode, domain)
+            if episode.status != "error":
+                self.failures.update(filter(None, failed_by))
+            row = _row(episode, domain, matcher, [rule is not None for rule in failed_by])
             for name, column in self._columns.items():
                 column.append(row[name])
 
@@ -81,10 +90,18 @@ class Measurer:
         return settled(EPISODES.frame(self._columns), renamed)
 
 
-def _row(episode: Episode, domain: Domain, matcher: Matcher) -> dict[str, object]:
+def _failed_by(episode: Episode, domain: Domain) -> list[str | None]:
+    """Return the rule by which each call failed; None: it worked."""
+    calls = (call for turn in episode.turns for call in turn.calls)
+    return [domain.failures.rule(call.flagged, call.result) for call in calls]
+
+
+def _row(
+    episode: Episode, domain: Domain, matcher: Matcher, failed: list[bool]
+) -> dict[str, object]:
     tokens = [turn.n_tokens for turn in episode.turns if turn.n_tokens is not None]
     counts = episode.status != "error" and episode.outcome is not None
-    gold_writes, done, forbidden = _writes(episode, domain, matcher)
+    gold_writes, done, forbidden = _writes(episode, domain, matcher, failed)
     return {
         "source": episode.source,
         "episode_id": episode.episode_id,
@@ -102,30 +119,38 @@ def _row(episode: Episode, domain: Domain, matcher: Matcher) -> dict[str, object
     }
 
 
-def _writes(episode: Episode, domain: Domain, matcher: Matcher) -> tuple[int, int, int | None]:
+def _writes(
+    episode: Episode, domain: Domain, matcher: Matcher, failed: list[bool]
+) -> tuple[int | None, int | None, int | None]:
     """Count the writes that the task expects, those of them that were done, and all others.
 
     A gold write is done by one call that fully matches it and worked. A write that worked and fully
-    matches no gold write is forbidden; None: the trace does not tell the gold actions.
+    matches no gold write is forbidden; None: the trace does not tell the gold actions. Where it is
+    not known whether some tool writes, what depends on it is None.
     """
     if episode.gold is None:
         return 0, 0, None
+    actions = agent_gold(episode.gold)
+    kinds = [domain.kind(side.name, side.parsed.value) for side in map(matcher.read, actions)]
     gold = [
         matcher.read_gold(action)
-        for action in agent_gold(episode.gold)
-        if domain.kind(action.name) == "write"
+        for action, kind in zip(actions, kinds, strict=True)
+        if kind == "write"
     ]
-    calls = [call for turn in episode.turns for call in turn.calls]
-    failed = [call.failed for call in calls]
-    sides = [matcher.read(call) for call in calls]
+    sides = [matcher.read(call) for turn in episode.turns for call in turn.calls]
     done = 0
     if gold:
         matches = matcher.one_to_one(sides, gold, failed)
         done = sum(m.kind == FULL and not f for m, f in zip(matches, failed, strict=True))
-    forbidden = sum(
-        match.kind != FULL and not call.failed and domain.kind(call.name) == "write"
-        for call, match in zip(calls, matcher.best(sides, gold), strict=True)
+    every = [matcher.read_gold(action) for action in actions]
+    others = Counter(
+        domain.kind(side.name, side.parsed.value)
+        for side, fails, match in zip(sides, failed, matcher.best(sides, every), strict=True)
+        if not fails and match.kind != FULL and domain.may_write(side.name, side.parsed.value)
     )
+    forbidden = None if others["unknown"] else others["write"]
+    if any(domain.unclear(action.name) for action in actions):
+        return None, None, forbidden
     return len(gold), done, forbidden
 
 
@@ -142,7 +167,7 @@ def evaluate(episodes: pl.DataFrame) -> Evaluation:
     n, c = by_task["episodes"].to_numpy(), by_task["successes"].to_numpy()
     rate, low, high = clustered_proportion(n, c)
     estimates = _pass_k(counting)
-    writes = int(counting["gold_writes"].sum())
+    writes = 0 if counting["gold_writes"].null_count() else int(counting["gold_writes"].sum())
     return Evaluation(
         episodes=counting.height,
         tasks=by_task.height,

@@ -32,6 +32,7 @@ class Scored:
     without_turns: int = 0  # of those left out: no row tells of them
     calls: int = 0  # of the episodes that count
     notes: Counter[str] = field(default_factory=Counter)  # what was odd, by name
+    failures: Counter[str] = field(default_factory=Counter)  # failed tool results, by rule
     known_gold: bool = False  # an episode's gold actions are known
     renamed: Renamed = field(default_factory=dict)  # tasks that got another name at the end
 
@@ -71,8 +72,13 @@ class Scorer:
 
     def _add_episode(self, episode: Episode, classifier: Classifier) -> None:
         self.scored.known_gold |= episode.gold is not None
-        notes = self.scored.notes if self._count(episode) else Counter[str]()
-        turns, columns = classifier.turns(episode, notes), self.scored.columns
+        counts = self._count(episode)
+        notes, failures = (
+            (self.scored.notes, self.scored.failures)
+            if counts
+            else (Counter[str](), Counter[str]())
+        )
+        turns, columns = classifier.turns(episode, notes, failures), self.scored.columns
         columns["tier"] += [turn.tier for turn in turns]
         columns["match"] += [turn.match and turn.match.kind for turn in turns]
         columns["match_share"] += [turn.match and turn.match.share for turn in turns]

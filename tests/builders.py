@@ -35,7 +35,7 @@ SHOP = Domain(
 
 
 def call(name: str, failed: bool = False, **arguments: Any) -> Call:
-    return Call(name, arguments, "Error: no" if failed else "done", failed)
+    return Call(name, arguments, "Error: no" if failed else "done", failed or None)
 
 
 def written(name: str, arguments: str) -> Call:

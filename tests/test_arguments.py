@@ -56,6 +56,7 @@ SCALARS: list[Any] = [
         "|",
         "[]",
     ),
+    *('{"a": [1, "x"]}', ' ["2", 1]', '{"a": null}', "[1, 2", "{a}", "[x]"),
 ]
 KEYS = ["a", "b", "item_ids", "new_item_ids", "A"]
 values = st.recursive(
@@ -95,6 +96,8 @@ def rewritten(value: Any, draw: random.Random) -> Any:
         return written | draw.choice([{}, {"unset": None}, {"unset": {"deeper": [], "": " "}}])
     if isinstance(value, list):
         return [rewritten(item, draw) for item in draw.sample(value, len(value))]
+    if isinstance(value, str) and value.strip()[:1] in tuple("{["):
+        return draw.choice([value, f" {value}\n"])  # keys have a case
     if isinstance(value, str):
         return draw.choice([value, f" {value}\n", value.swapcase() if value.isascii() else value])
     if type(value) is int:
@@ -114,8 +117,38 @@ def means(value: Any) -> object:
     return Fraction(folded) if re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", folded) else folded
 
 
+def unnested(value: Any) -> Any:
+    """The object or list that a text is, with all that it holds; written independently."""
+    if isinstance(value, dict):
+        return {key: unnested(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [unnested(item) for item in value]
+    if isinstance(value, str):
+        try:
+            inner = json.loads(value)
+        except ValueError:
+            return value
+        return unnested(inner) if isinstance(inner, (dict, list)) else value
+    return value
+
+
+def part_as_text(value: Any, draw: random.Random) -> Any:
+    """The same value, some of its objects and lists written as JSON text."""
+    if isinstance(value, dict):
+        value = {key: part_as_text(item, draw) for key, item in value.items()}
+    elif isinstance(value, list):
+        value = [part_as_text(item, draw) for item in value]
+    if isinstance(value, (dict, list)) and draw.random() < 0.5:
+        try:
+            return json.dumps(value, indent=draw.choice([None, 1]))
+        except TypeError:  # a Decimal
+            pass
+    return value
+
+
 def reference_equal(one: Any, two: Any) -> bool:
     """`deep` without rules, by trying every order of every list."""
+    one, two = unnested(one), unnested(two)
     if isinstance(one, dict) and isinstance(two, dict):
         one, two = ({k: v for k, v in side.items() if not blank(v)} for side in (one, two))
         if one.keys() != two.keys() or not all(reference_equal(one[k], two[k]) for k in one):
@@ -177,7 +210,37 @@ ALIKE: list[tuple[Any, Any]] = [
         {"item_ids": [3, 1, 2], "new_item_ids": [5, 4]},
     ),
 ]
+ALIKE += [
+    ({"arguments": '{"id": "a", "n": 1}'}, {"arguments": '{ "n":1.0,\n"id":"A" }'}),
+    ({"arguments": '{"id": "a"}'}, {"arguments": {"id": "a"}}),
+    ({"arguments": "{}"}, {}),
+    ({"arguments": '{"id": null}'}, {"arguments": ""}),
+    ({"a": "[1, 2]"}, {"a": ["2", 1]}),
+    ({"a": '{"b": "{\\"c\\": [1]}"}'}, {"a": {"b": {"c": "[1]"}}}),
+    ({"a": '{"n": 9007199254740993.0}'}, {"a": '{"n": "9007199254740993"}'}),
+    ({"a": '{"n": 1e400}'}, {"a": f'{{"n": 1{"0" * 400}}}'}),
+    # Lists that are reordered together, one of them or both as text.
+    (
+        {"item_ids": "[1, 2]", "new_item_ids": [3, 4]},
+        {"item_ids": [2, 1], "new_item_ids": "[4, 3]"},
+    ),
+]
 UNLIKE: list[tuple[Any, Any]] = [
+    ({"arguments": '{"id": "1e5"}'}, {"arguments": '{"id": 100000}'}),
+    ({"arguments": '{"id": "007"}'}, {"arguments": '{"id": 7}'}),
+    ({"arguments": '{"id": 1}'}, {"arguments": '{"ID": 1}'}),
+    ({"arguments": '{"id": true}'}, {"arguments": '{"id": 1}'}),
+    ({"arguments": '{"id": 1'}, {"arguments": {"id": 1}}),
+    ({"arguments": "{'id': 1}"}, {"arguments": {"id": 1}}),
+    ({"a": '{"n": 9007199254740993}'}, {"a": '{"n": 9007199254740992}'}),
+    (
+        {"item_ids": "[1, 2]", "new_item_ids": [3, 4]},
+        {"item_ids": [1, 2], "new_item_ids": "[4, 3]"},
+    ),
+    (
+        {"item_ids": "[1, 2]", "new_item_ids": [3, 4]},
+        {"item_ids": "[1, 2]", "new_item_ids": [4, 3]},
+    ),
     ("6634E6", 6634e6),
     ("6634E6", "6634000000"),
     ("429815", "429816"),
@@ -263,6 +326,42 @@ def test_deep_survives_every_trap(one: Any, two: Any, verdict: bool) -> None:
 def test_texts_are_compared_by_what_they_say(one: str, two: str, verdict: bool) -> None:
     assert equal_texts(one, two) is verdict
     assert equal_texts(two, one) is verdict
+
+
+@many
+@given(objects, some_rules, st.randoms(use_true_random=False))
+def test_arguments_as_json_text_are_what_they_hold(
+    value: dict[str, Any], rules: ToolRules, draw: random.Random
+) -> None:
+    inside = {key: part_as_text(item, draw) for key, item in value.items()}
+    assert canonical(value, rules) == canonical(inside, rules)
+    assert equal(value, inside, rules=rules) and equal(inside, value, rules=rules)
+    assert differences(inside, value, rules=rules) == []
+    assert prepare(inside, rules) == prepare(value, rules)
+
+
+@pytest.mark.parametrize("mode", ["exact", "tau2", "bfcl"])
+def test_other_modes_take_nested_arguments_as_text(mode: Mode) -> None:
+    one, two = {"arguments": '{"a": 1, "b": 2}'}, {"arguments": '{"b":2,"a":1}'}
+    expected = bfcl_answer(one) if mode == "bfcl" else one
+    assert not equal(expected, two, mode)
+    assert equal(one, two)
+
+
+def test_differences_within_nested_arguments_have_their_path() -> None:
+    one = {"name": "close", "arguments": '{"account_id": "a1", "lines": [1, 2]}'}
+    two = {"name": "close", "arguments": '{"lines": [2, 3], "account_id": "a2"}'}
+    assert differences(one, two) == [
+        Difference("$.arguments.account_id", "a1", "a2", "string folded"),
+        Difference("$.arguments.lines[0]", 1, 3, "list without order"),
+    ]
+
+
+def test_nested_arguments_may_be_deep() -> None:
+    deep = "[" * 1000 + "{}" + "]" * 1000
+    assert equal({"a": deep}, {"a": f" {deep}"})
+    assert canonical({"a": deep}) == canonical({"a": parse_arguments(deep).value})
+    assert not equal({"a": deep}, {"a": deep.replace("{}", "1")})
 
 
 def test_white_space_and_case_fold_independently() -> None:

@@ -7,12 +7,19 @@ import orjson
 import pytest
 
 from stages.core.arguments import ToolRules
-from stages.domains import SHIPPED, Domain, find_domain, guessed_kind, load_domain
+from stages.domains import SHIPPED, Domain, find_domain, load_domain
 from stages.errors import InputError
+from stages.tool_names import guessed_kind
 from stages.traces import open_trace
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real traces at {SHARED}")
+
+
+WRITE_VERBS = (
+    "create update delete cancel book send modify set add remove exchange return refund pay enable "
+    "disable reset change edit submit order schedule purchase transfer"
+)
 
 
 def function(name: str, **more: Any) -> dict[str, Any]:
@@ -142,6 +149,7 @@ def test_tool_definitions_state_kinds_and_types() -> None:
         "drop": "write",
         "other": "unknown",
     }
+    assert (domain.has("drop"), domain.has("other")) == (True, False)
     assert domain.guessed  # "no function" states no kind
     assert domain.rules == {
         "peek": ToolRules(booleans=frozenset({"urgent"}), text=frozenset({"id", "sku", "tags"}))
@@ -165,14 +173,110 @@ def test_tool_definitions_state_kinds_and_types() -> None:
         ("calculate", "generic"),
         ("think", "generic"),
         ("book_table", "write"),
-        ("getaway_book", "write"),
-        ("", "write"),
-        ("???", "write"),
+        ("getaway_book", "unknown"),
+        ("", "unknown"),
+        ("???", "unknown"),
+        # A verb of another language, or one that says too little, is no write.
+        ("buscar_vuelos", "unknown"),
+        ("listar_pedidos", "unknown"),
+        ("añadir_bolsa", "unknown"),
+        ("track_shipment", "unknown"),
+        ("execute_sql_query", "unknown"),
+        ("run_search", "unknown"),
+        ("getweather", "unknown"),
+        # A reading verb at the end.
+        ("KB_search", "read"),
+        ("order_lookup", "read"),
+        ("knowledge_base_query", "read"),
+        ("orderLookup", "read"),
+        ("KBSearch", "read"),
+        ("look_up_order", "read"),
+        ("get_all_user_accounts_by_user_id_3847", "read"),
+        ("functions.get_order:0", "read"),
+        ("book_search", "read"),
+        ("order_status", "read"),
+        ("return_policy", "read"),
+        ("list_transfer_agents", "read"),
+        *[(f"{verb}_thing", "write") for verb in WRITE_VERBS.split()],
+        *[(f"{verb}Thing", "write") for verb in WRITE_VERBS.split()],
+        ("order_cancel", "write"),
+        ("close_account_42", "write"),
+        ("clear_shopping_list", "write"),
+        ("create_search", "write"),
+        ("shopping_list", "unknown"),
+        ("flight_status", "unknown"),
     ],
 )
 def test_kinds_guessed_from_names(tool: str, kind: str) -> None:
     assert guessed_kind(tool) == kind
     assert Domain("guessed", {}, {}, guessed=True).kind(tool) == kind
+
+
+@pytest.mark.parametrize(
+    ("stated", "kind"),
+    [
+        ({"annotations": {"readOnlyHint": True}}, "read"),
+        ({"annotations": {"readOnlyHint": True, "destructiveHint": True}}, "read"),
+        ({"annotations": {"readOnlyHint": False}}, "write"),
+        ({"annotations": {"read_only_hint": True}}, "read"),
+        ({"readOnlyHint": True}, "read"),
+        ({"read_only_hint": False}, "write"),
+        ({"annotations": {"destructiveHint": True}}, "write"),
+        ({"destructive_hint": True}, "write"),
+        ({"annotations": {"destructiveHint": False}}, None),  # adds, or only reads
+        ({"annotations": {"readOnlyHint": "yes"}}, None),
+        ({"annotations": None}, None),
+        ({"x-kind": "generic"}, "generic"),
+        ({"kind": "WRITE"}, "write"),
+        ({"tool_type": "ToolType.READ"}, "read"),
+        ({"tool_type": "think"}, "generic"),
+        ({"kind": "other"}, None),
+    ],
+)
+def test_kinds_that_definitions_state(stated: dict[str, Any], kind: str | None) -> None:
+    for tools in ([function("tramitar", **stated)], [{"name": "tramitar", **stated}]):
+        domain = find_domain(None, [], tools)
+        assert domain.kind("tramitar") == (kind or "unknown")
+        assert domain.guesses("tramitar") is domain.guessed is (kind is None)
+
+
+def test_types_of_tools_that_tau2_records() -> None:
+    types = {"tramitar": "write", "buscar": "read", "transfer_to_human": "generic", "get": "odd"}
+    for tools in (None, [function("buscar"), function("mirar")]):
+        domain = find_domain(None, ["buscar", "mirar"], tools, types)
+        kinds = {tool: domain.kind(tool) for tool in ("tramitar", "buscar", "transfer_to_human")}
+        assert kinds == {"tramitar": "write", "buscar": "read", "transfer_to_human": "terminal"}
+        assert domain.unclear("mirar") and not domain.unclear("buscar")
+        assert domain.guesses("mirar") and not domain.guesses("buscar")
+    # A shipped domain knows better.
+    assert (
+        find_domain("retail", [], None, {"get_order_details": "write"}).kind("get_order_details")
+        == "read"
+    )
+
+
+def test_tools_of_the_banking_domain() -> None:
+    domain = load_domain("banking_knowledge")
+    call = "call_discoverable_agent_tool"
+    inner = {
+        "get_bank_account_transactions_9173": "read",
+        "close_debit_card_4721": "write",
+        "initial_transfer_to_human_agent_0218": "generic",
+        "made_up": "write",
+    }
+    assert {name: domain.kind(call, {"agent_tool_name": name}) for name in inner} == inner
+    odd: list[Any] = [None, {}, [], {"agent_tool_name": 5}, {"agent_tool_name": {}}]
+    for arguments in odd:
+        assert domain.kind(call, arguments) == "write"
+    assert domain.kind("KB_search") == "read"
+    assert find_domain("banking_knowledge", [], None) is domain
+    assert find_domain(None, ["KB_search", call], None) is domain
+    # Its tools return their errors, which tau2-bench does not flag.
+    rule = domain.failures.rule
+    assert rule(False, "Error: Account 'a' not found.") == "text starts with Error"
+    assert rule(False, "Error codes of cards") is None
+    # Tools that agents of any kind have tell no domain.
+    assert find_domain(None, ["grep", "shell"], None).name == "guessed"
 
 
 def test_a_domain_file(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from stages.artifacts import EPISODES
 from stages.core.arguments import ToolRules
 from stages.domains import Domain, load_domain
 from stages.evaluate import (
+    Measurer,
     by_family,
     by_policy,
     compare,
@@ -165,9 +166,38 @@ def test_forbidden_writes_worked_and_nothing_expects_them(
     expected = [gold("buy", id=1), gold("look", id=9), gold("ship", requestor="user", id=1)]
     assert row(episode(calls, expected=expected))["forbidden_writes"] == forbidden
     # Where the task expects nothing, no write is right; where its gold is unknown, who knows.
-    writes = sum(one.name in ("buy", "ship") and not one.failed for one in calls)
+    writes = sum(one.name in ("buy", "ship") and not one.flagged for one in calls)
     assert row(episode(calls, expected=[]))["forbidden_writes"] == writes
     assert row(episode(calls, expected=None))["forbidden_writes"] is None
+
+
+def test_figures_that_need_kinds_are_null_where_kinds_are_unknown() -> None:
+    guessed = Domain("guessed", {}, {}, guessed=True)
+    searched = episode([call("buscar", id=1)], expected=[gold("buscar", id=1)])
+    found = row(searched, guessed)
+    figures = ("gold_writes", "gold_writes_done", "forbidden_writes")
+    assert [found[name] for name in figures] == [None, None, 0]
+    bought = episode([call("buy_it"), call("buscar")], expected=[gold("buy_it")], task="u")
+    found = row(bought, guessed)
+    assert [found[name] for name in figures] == [1, 1, None]
+    assert evaluate(measured([searched, bought], guessed)).write_accuracy is None
+    assert evaluate(measured([bought], guessed)).write_accuracy == 1
+    # One that does not exist writes nothing.
+    assert row(episode([call("buscar")]), SHOP)["forbidden_writes"] == 0
+
+
+def test_writes_that_failed_without_saying_error_are_not_done() -> None:
+    failed = [
+        Call("buy", {"id": 1}, '{"success": false}'),
+        Call("buy", {"id": 2}, "x", flagged=True),
+    ]
+    one = episode(failed, expected=[gold("buy", id=1)])
+    crashed = episode(failed, status="error", task="u")
+    measurer = Measurer()
+    measurer.add([one, crashed], SHOP)
+    found = measurer.frame().row(0, named=True)
+    assert (found["gold_writes_done"], found["forbidden_writes"]) == (0, 0)
+    assert measurer.failures == {"json success false": 1, "flag": 1}
 
 
 def test_gold_writes_follow_the_tools_own_rules() -> None:

@@ -23,7 +23,7 @@ def best(calls: list[Call], expected: list[GoldAction], mode: Mode = "deep") -> 
 def one_to_one(calls: list[Call], expected: list[GoldAction]) -> list[Match]:
     matcher = Matcher(SHOP)
     sides = [matcher.read(one) for one in calls]
-    failed = [one.failed for one in calls]
+    failed = [bool(call.flagged) for call in calls]
     return matcher.one_to_one(sides, [matcher.read_gold(g) for g in expected], failed)
 
 
@@ -132,7 +132,7 @@ def test_a_call_gives_way_to_one_that_has_no_other_action() -> None:
 
 def test_a_full_match_is_worth_more_than_many_partial_ones() -> None:
     whole = {"a": 1, "b": 1, "c": 1}
-    calls = [Call("buy", whole, failed=True)] * 2 + [call("buy", a=3, b=1, c=1)]
+    calls = [Call("buy", whole, flagged=True)] * 2 + [call("buy", a=3, b=1, c=1)]
     expected = [GoldAction("buy", whole), gold("buy", a=1), gold("buy", a=1)]
     # Without the full match all three actions are met, in 1 + 1 + 2/3 of their arguments.
     found = one_to_one(calls, expected)
@@ -167,7 +167,7 @@ def test_one_to_one_equals_trying_every_pairing(
         return full, worked, shares, place
 
     found = one_to_one(
-        [Call(name, arguments, failed=failed) for name, arguments, failed in calls],
+        [Call(name, arguments, flagged=failed) for name, arguments, failed in calls],
         [GoldAction(name, arguments) for name, arguments in expected],
     )
     pairing = [(i, match.gold) for i, match in enumerate(found) if match.gold is not None]

@@ -179,8 +179,43 @@ def test_what_is_left_out_is_not_counted_among_the_calls() -> None:
 def test_guessed_kinds_are_counted() -> None:
     guessed = Domain("guessed", {}, {}, guessed=True)
     result = scored(episode([call("get_it"), call("book_it")]), domain=guessed)
-    assert result.notes == {"calls whose tool kind was guessed from its name": 2}
+    what = "calls whose tool kind is guessed from its name"
+    assert result.notes == {f"{what}: get_it (read)": 1, f"{what}: book_it (write)": 1}
     assert tiers_of(result) == ["state_change"]
+
+
+def test_notes_name_only_some_tools() -> None:
+    guessed = Domain("guessed", {}, {}, guessed=True)
+    calls = [call(f"buscar_{letter}") for letter in "abcdefgab"]
+    result = scored(episode(calls), domain=guessed)
+    what = "calls whose tool kind is unknown"
+    counts = {f"{what}: buscar_{x}": n for x, n in zip("abcde", (2, 2, 1, 1, 1), strict=True)}
+    assert result.notes == counts | {f"{what}: other tools": 2}
+    assert result.columns["tier"] == ["other"]
+    stated = Domain("guessed", {"buscar_a": "read"}, {}, guessed=True)
+    result = scored(episode([call("buscar_a")], [call("order_x")]), domain=stated)
+    assert result.columns["tier"] == ["read_only", "state_change"]
+    assert list(result.notes) == ["calls whose tool kind is guessed from its name: order_x (write)"]
+
+
+def test_results_taken_for_failures_are_counted_by_rule() -> None:
+    calls = [
+        Call("buy", {"id": 1}, '{"error": "sold out"}'),
+        Call("buy", {"id": 1}, "An error occurred while running the tool."),
+        Call("buy", {"id": 1}, "Error: no"),
+        Call("buy", {"id": 1}, "sold out", flagged=True),
+        Call("buy", {"id": 1}, "Error codes: E1 means low ink", flagged=False),
+    ]
+    turns = [episode([one], expected=[gold("buy", id=1)], trial=i) for i, one in enumerate(calls)]
+    crashed = episode([calls[0]], trial=9, status="error")
+    result = scored(*turns, crashed)
+    assert result.columns["tier"][:5] == ["error"] * 4 + ["gold_write"]
+    assert result.failures == {
+        "json error": 1,
+        "text says that an error occurred": 1,
+        "text starts with Error": 1,
+        "flag": 1,
+    }
 
 
 def test_rules_of_the_tools_are_for_tiers_that_want_them() -> None:

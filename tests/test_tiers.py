@@ -34,7 +34,7 @@ def rules(draw: st.DrawFn) -> Rule:
 
 def test_every_possible_call_is_seen_once() -> None:
     facts = all_facts()
-    assert len(facts) == len(set(facts)) == 3 * 5 * 2 * 2
+    assert len(facts) == len(set(facts)) == 3 * 5 * 2 * 2 * 2
     assert list(CONDITIONS) == list(CallFacts._fields)
 
 

@@ -61,8 +61,9 @@ def test_the_shipped_files() -> None:
     # SPEC section 2: the tiers in the order of their listing, and the paper's naive rewards.
     listed = {
         "paper": "gold soft read_only state_change error duplicate message",
+        # Beside those of the SPEC, two for tools whose kind nobody states.
         "extended": "gold_write gold_read soft read_only state_change handoff error duplicate "
-        "unknown_tool message",
+        "unknown_tool message gold_other other",
         "flat": "gold soft state_change handoff read_only unknown_tool error message",
     }
     assert tuple(listed) == SHIPPED
@@ -86,8 +87,21 @@ def test_the_default_tiers_in_hard_cases() -> None:
     assert table[CallFacts("full", "write", "error", repeat=False)] == "error"
     assert table[CallFacts("full", "terminal", "ok", repeat=False)] == "handoff"
     assert table[CallFacts("full", "write", "ok", repeat=True)] == "gold_write"
-    assert table[CallFacts("full", "unknown", "ok", repeat=False)] == "gold_read"
-    assert table[CallFacts("none", "unknown", "error", repeat=False)] == "unknown_tool"
+    assert table[CallFacts("full", "read", "ok", repeat=False)] == "gold_read"
+    assert (
+        table[CallFacts("none", "unknown", "error", repeat=False, exists=False)] == "unknown_tool"
+    )
+    assert (
+        table[CallFacts("partial", "unknown", "ok", repeat=False, exists=False)] == "unknown_tool"
+    )
+    assert table[CallFacts("full", "unknown", "ok", repeat=False, exists=False)] == "gold_other"
+    # A tool that exists is not punished because nobody says what it does.
+    assert table[CallFacts("full", "unknown", "ok", repeat=False)] == "gold_other"
+    assert table[CallFacts("none", "unknown", "ok", repeat=False)] == "other"
+    assert table[CallFacts("none", "unknown", "error", repeat=False)] == "error"
+    paper = load_tiers("paper").table()
+    assert paper[CallFacts("none", "unknown", "ok", repeat=False)] == "state_change"
+    assert paper[CallFacts("none", "unknown", "ok", repeat=False, exists=False)] == "error"
     assert table[CallFacts("partial", "read", "ok", repeat=True)] == "duplicate"
 
 
@@ -182,7 +196,7 @@ def test_the_flat_tiers_printed_in_the_spec_give_the_same_turns(tmp_path: Path) 
             "  - {tier: other}\n",
             "  - {tier: other, when: {kind: [read, write, terminal, generic]}}\n",
             "t.yaml:3:3: no rule applies to a call with match: partial, kind: unknown, "
-            "result: ok, repeat: false; add one",
+            "result: ok, repeat: false, exists: true; add one",
         ),
         (
             "  - {tier: talk, when: {call: none}}\n",

@@ -92,7 +92,7 @@ def test_a_domain_of_its_own_beside_a_shipped_one_does_not_get_its_tools() -> No
 
 
 def test_a_tool_that_the_model_made_up_does_not_change_the_domain() -> None:
-    made_up = Call("find_everything", {}, "Error: unknown tool", failed=True)
+    made_up = Call("find_everything", {}, "Error: unknown tool")
     confused = episode([made_up, made_up], task="8")
     assert told(played(*AIRLINE), confused)[1] == ("airline", "airline")
 

@@ -96,7 +96,7 @@ def test_broken_actions_are_speech_as_in_tau_bench() -> None:
     broken = {"role": "assistant", "content": 'Action:\n{"name": "get", '}
     answer = {"role": "user", "content": "API output: Error: no"}
     turns, _ = read_turns([act, answer, broken], Counter())
-    assert turns[0].calls == [Call("get", {"a": 1}, "Error: no", True)]
+    assert turns[0].calls == [Call("get", {"a": 1}, "Error: no")]
     assert turns[1].calls == []
 
 

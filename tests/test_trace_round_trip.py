@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from stages.errors import InputError
-from stages.traces import Episode, open_trace
+from stages.failures import default_failures
+from stages.traces import Call, Episode, open_trace
 from tests import trace_writers
 from tests.trace_writers import FLAGGED, FORMS, Json, Talk, talks
 
@@ -36,11 +37,18 @@ def meaning(arguments: Any) -> Any:
     return json.loads(arguments) if isinstance(arguments, str) else arguments
 
 
+def has_failed(call: Call) -> bool:
+    return default_failures().rule(call.flagged, call.result) is not None
+
+
 def content_of(episode: Episode) -> Any:
     """What numbers are made of."""
     return (
         [
-            [(call.name, meaning(call.arguments), call.result, call.failed) for call in turn.calls]
+            [
+                (call.name, meaning(call.arguments), call.result, has_failed(call))
+                for call in turn.calls
+            ]
             for turn in episode.turns
         ],
         episode.outcome,

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.errors import InputError
+from stages.failures import default_failures
 from stages.traces import Call, Episode, GoldAction, Trace, Turn, open_trace
 from stages.traces.fields import BadItemError
 from stages.traces.turns import read_turns
@@ -23,6 +24,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real traces at {SHARED}")
 
 Json = dict[str, Any]
+
+
+def failed(call: Call) -> bool:
+    return default_failures().rule(call.flagged, call.result) is not None
 
 
 class Read(Protocol):
@@ -132,7 +137,7 @@ def test_the_tau_bench_file_has_the_reference_figures() -> None:
     assert Counter(len(turn.calls) for turn in turns) == {0: 1290, 1: 1164}
     assert sum(e.outcome or 0 for e in episodes) / 200 == 0.42
     assert all(call.result is not None for turn in turns for call in turn.calls)
-    assert sum(call.failed for turn in turns for call in turn.calls) == 73  # no error is gold
+    assert sum(failed(call) for turn in turns for call in turn.calls) == 73  # no error is gold
     assert trace.sha256.startswith("e9e6c0297660c537")
     # Counted with a loop of its own over the raw file: ids used again within one conversation.
     assert trace.notes == {"call id repeated": 73}
@@ -171,7 +176,7 @@ def test_the_tau2_files(
         results = {m["id"]: m for m in simulation["messages"] if m["role"] == "tool"}
         calls = [c for m in simulation["messages"] for c in m.get("tool_calls") or []]
         ours = [c for t in episode.turns for c in t.calls] + episode.user_calls
-        assert sorted((c.name, c.result or "", c.failed) for c in ours) == sorted(
+        assert sorted((c.name, c.result or "", failed(c)) for c in ours) == sorted(
             (c["name"], results[c["id"]]["content"], results[c["id"]]["error"]) for c in calls
         )
         assert episode.checks is not None and episode.gold is not None
@@ -201,7 +206,7 @@ def test_text_and_calls_in_one_message_are_one_turn() -> None:
         said("bye", tool_calls=None),
     )
     assert turns == [
-        Turn([Call("get", '{"a": 1}', "Error: no", True), Call("put", {"a": 1}, "done")]),
+        Turn([Call("get", '{"a": 1}', "Error: no"), Call("put", {"a": 1}, "done")]),
         Turn(),
     ]
     assert notes == {}
@@ -262,36 +267,33 @@ def test_a_late_result_finds_its_call_by_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "more", "result", "failed", "flagged"),
+    ("content", "more", "result", "flagged"),
     [
-        ("Error: no", {}, "Error: no", True, None),
-        ("fine", {"error": True}, "fine", True, True),
-        ("fine", {"error": {"type": "timeout", "message": "no"}}, "fine", True, True),
-        ("fine", {"error": None}, "fine", False, None),
-        ("fine", {"is_error": True}, "fine", True, True),
-        ("fine", {"isError": False}, "fine", False, False),
-        ("fine", {"status": "error"}, "fine", True, True),
-        ("fine", {"status": "success"}, "fine", False, False),
-        ("fine", {"status": "completed"}, "fine", False, None),
-        ("fine", {"success": False}, "fine", True, True),
-        ("an Error", {"error": False}, "an Error", False, False),
-        (None, {}, "", False, None),
+        ("Error: no", {}, "Error: no", None),
+        ("fine", {"error": True}, "fine", True),
+        ("fine", {"error": {"type": "timeout", "message": "no"}}, "fine", True),
+        ("fine", {"error": None}, "fine", None),
+        ("fine", {"is_error": True}, "fine", True),
+        ("fine", {"isError": False}, "fine", False),
+        ("fine", {"status": "error"}, "fine", True),
+        ("fine", {"status": "success"}, "fine", False),
+        ("fine", {"status": "completed"}, "fine", None),
+        ("fine", {"success": False}, "fine", True),
+        ("an Error", {"error": False}, "an Error", False),
+        (None, {}, "", None),
         (
             [{"type": "text", "text": "Err"}, {"type": "text", "text": "or"}],
             {},
             "Error",
-            True,
             None,
         ),
-        ([1, {"a": "é"}], {}, '[1, {"a": "é"}]', False, None),
-        ({"ok": None}, {}, '{"ok": null}', False, None),
+        ([1, {"a": "é"}], {}, '[1, {"a": "é"}]', None),
+        ({"ok": None}, {}, '{"ok": null}', None),
     ],
 )
-def test_results_of_any_shape(
-    content: Any, more: Json, result: str, failed: bool, flagged: bool | None
-) -> None:
+def test_results_of_any_shape(content: Any, more: Json, result: str, flagged: bool | None) -> None:
     turns, notes = turns_of(called(("x", "get", {})), answer("x", content, **more))
-    assert turns[0].calls == [Call("get", {}, result, failed, flagged)]
+    assert turns[0].calls == [Call("get", {}, result, flagged)]
     assert notes == {}
 
 
@@ -327,7 +329,7 @@ def test_calls_written_as_text() -> None:
         {"role": "tool", "content": "four"},
     )
     assert turns == [
-        Turn([Call("a", '{"x": 1}', "one"), Call("b", {"y": True}, "Error", True)]),
+        Turn([Call("a", '{"x": 1}', "one"), Call("b", {"y": True}, "Error")]),
         Turn([Call("c", "{}", "four")]),
     ]
     assert notes == {"call read from text": 3}
@@ -622,7 +624,7 @@ def test_the_users_own_calls_are_not_the_agents(read: Read) -> None:
     ]
     [episode], trace = read(results(simulation(messages=messages)))
     assert episode.turns == [Turn([Call("get", {}, "1")])]
-    assert episode.user_calls == [Call("toggle", {}, "on", True, True)]
+    assert episode.user_calls == [Call("toggle", {}, "on", True)]
     assert trace.notes == {
         "call of the user": 1,
         "result paired by position": 1,

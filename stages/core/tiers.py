@@ -15,6 +15,7 @@ CONDITIONS: dict[str, tuple[str | bool, ...]] = {
     "kind": ("read", "write", "terminal", "generic", "unknown"),  # of the tool
     "result": ("ok", "error"),
     "repeat": (True, False),  # of an earlier call, no write in between
+    "exists": (True, False),  # whether the domain has such a tool
 }
 MATCH_RULES = ("any", "one-to-one")
 ARGUMENT_MODES: tuple[Mode, ...] = ("exact", "deep", "tau2")
@@ -27,6 +28,7 @@ class CallFacts(NamedTuple):
     kind: str
     result: str
     repeat: bool
+    exists: bool = True
 
 
 @dataclass(frozen=True)

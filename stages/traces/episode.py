@@ -13,7 +13,6 @@ class Call:
     name: str
     arguments: Any  # as recorded: a string (JSON, Python repr or broken) or an object
     result: str | None = None  # text of the tool's answer; None: no answer was recorded
-    failed: bool = False  # the result is flagged as an error, or its text starts with "Error"
     flagged: bool | None = None  # by the result's own flag; None: it has none
 
 
@@ -62,6 +61,7 @@ class Episode:
     env: str | None = None  # name of the environment that was played, where the trace says
     # tau2-bench: the factors of the outcome by name (DB, COMMUNICATE, NL_ASSERTION, ...)
     factors: dict[str, float] | None = None
+    tool_types: dict[str, str] | None = None  # tau2-bench: read, write or generic, by tool
     # tau2-bench: its recorded verdict for each gold action, as (action, matched)
     checks: list[tuple[GoldAction, bool]] | None = None
 

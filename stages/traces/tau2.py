@@ -165,6 +165,7 @@ def reader(
             required_info=_required_info(item),
             factors=_factors(item),
             checks=checks,
+            tool_types=_tool_types(item),
         )
 
     return read
@@ -204,6 +205,16 @@ def _factors(item: dict[str, Any]) -> dict[str, float] | None:
         return None
     numbers = {name: value for name, value in recorded.items() if isinstance(value, (int, float))}
     return numbers or None
+
+
+def _tool_types(item: dict[str, Any]) -> dict[str, str] | None:
+    """The type of each tool that a check names; None where none is recorded."""
+    types: dict[str, str] = {}
+    for check in object_of(item, "reward_info").get("action_checks") or []:
+        name, tool_type = object_of(check, "action").get("name"), check.get("tool_type")
+        if isinstance(name, str) and isinstance(tool_type, str):
+            types[name] = tool_type
+    return types or None
 
 
 def _checks(item: dict[str, Any]) -> list[tuple[GoldAction, bool]] | None:

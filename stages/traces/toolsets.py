@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from stages.domains import SHIPPED, Domain, definitions, find_domain, fitting, load_domain
+from stages.failures import default_failures
 from stages.traces.episode import Episode, GoldAction
 
 LOOK_AHEAD = 256  # episodes that are met before one is told its domain
@@ -39,8 +40,9 @@ class Toolsets:
         self._fitted: dict[str, set[str]] = {}  # ... by the shipped domain that fits
         self._foreign: list[set[str]] = []  # ... of episodes that none fits, those that share one
         self._tasks: dict[str, dict[str, Gold]] = {}  # gold actions by task id and domain
+        self._types: dict[str | None, dict[str, str]] = {}  # tools' types by stated domain
         self._tools: list[dict[str, Any]] | None = None  # the first definitions of the trace
-        self._domains: dict[tuple[Names, bytes], Domain] = {}
+        self._domains: dict[tuple[Names, frozenset[tuple[str, str]], bytes], Domain] = {}
 
     def assign(self, episodes: Iterable[Episode]) -> Iterator[tuple[Episode, Domain]]:
         """Yield each episode, its `domain` filled in where it is known, with its tools."""
@@ -58,6 +60,8 @@ class Toolsets:
         if self._tools is None:
             self._tools = episode.tools
         names = names_of(episode)
+        if episode.tool_types:
+            self._types.setdefault(episode.domain, {}).update(episode.tool_types)
         if domain := episode.domain:
             self._named.setdefault(domain, set()).update(names)
         elif domain := _fit(names):
@@ -140,11 +144,12 @@ class Toolsets:
         tools = episode.tools or self._tools or []
         if not episode.tools and names.isdisjoint(definitions(tools)):
             tools = []  # another episode's, which says nothing of these
-        key = names, _text(tools)
+        types = self._types.get(name, {})
+        key = names, frozenset(types.items()), _text(tools)
         if key not in self._domains:
             if len(self._domains) >= _KEPT:
                 self._domains.clear()
-            self._domains[key] = find_domain(None, names, tools)
+            self._domains[key] = find_domain(None, names, tools, types)
         return self._domains[key]
 
 
@@ -153,7 +158,9 @@ def names_of(episode: Episode) -> Names:
 
     A call that fails may name a tool that the model made up.
     """
-    names = {call.name for turn in episode.turns for call in turn.calls if not call.failed}
+    failed = default_failures().rule
+    calls = (call for turn in episode.turns for call in turn.calls)
+    names = {call.name for call in calls if not failed(call.flagged, call.result)}
     names |= {action.name for action in episode.gold or () if action.requestor != "user"}
     if episode.tools:
         names.update(definitions(episode.tools))

@@ -315,8 +315,6 @@ class _Conversation:
             call = (named or still_open)[0]
             self._note_pairing(call_id, guessed=len(still_open) > 1 and not named)
         call.result, call.flagged = text, flag
-        if flag or text.startswith("Error"):
-            call.failed = True
 
     def _note_pairing(self, call_id: Any, *, guessed: bool) -> None:
         """Note that a result went to its call by position although an id or name was to tell."""
@@ -334,7 +332,7 @@ class _Conversation:
             return
         still_open = _open(self._latest)
         for call, result in zip(still_open, results, strict=False):
-            call.result, call.failed = result, result.startswith("Error")
+            call.result = result
         for _ in results[len(still_open) :]:
             self.lose("a result without its call")
 

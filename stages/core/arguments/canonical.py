@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from stages.core.arguments.depth import at_any_depth
-from stages.core.arguments.reading import EXACT, exact_number
+from stages.core.arguments.reading import EXACT, exact_number, opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class ToolRules:
 NO_RULES = ToolRules()
 
 EMPTY = frozenset({"null", "''", "[]", "{}"})
+OPENING = frozenset("{[")  # how the JSON of an object or a list starts
 NUMERIC = frozenset("-0123456789")
 plain_decimal = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?").fullmatch
 
@@ -68,6 +69,8 @@ def string_text(value: str, rules: ToolRules, key: str | None) -> str:
     if numeric and value.isdigit() and len(value) < 16 and value[0] != "0" and value.isascii():
         return value  # the common id: short whole numbers are their own canonical text
     folded = " ".join(value.split()).casefold()
+    if folded[:1] in OPENING and (inner := opened(value)) is not value:
+        return text_of(inner, rules, key)
     if numeric and folded[:1] in NUMERIC and plain_decimal(folded):
         return _number(exact_number(folded))
     return folded if key in rules.booleans and folded in ("true", "false") else repr(folded)
@@ -100,13 +103,22 @@ def item_texts(value: dict[str, Any], rules: ToolRules) -> dict[str, str]:
 
 def _join(value: dict[str, Any], items: dict[str, str], rules: ToolRules) -> str:
     entries = [f"{key!r}:{form}" for key, form in items.items()]
-    for keys in paired_groups(value, items, rules):
+    if sum(form[0] == "[" for form in items.values()) > 1:
+        value = {key: opened(value[key]) for key in items}
+        entries += _paired_entries(value, rules)
+    entries.sort()
+    return f"{{{','.join(entries)}}}"
+
+
+def _paired_entries(value: dict[str, Any], rules: ToolRules) -> list[str]:
+    """What the canonical text says of lists that may only be reordered together."""
+    entries = []
+    for keys in paired_groups(value, value, rules):
         rows = ["|".join(row) for row in paired_rows(value, keys, rules)]
         if rules.ordered.isdisjoint(keys):
             rows.sort()
         entries.append(f"{'|'.join(map(repr, keys))}:[{','.join(rows)}]")
-    entries.sort()
-    return f"{{{','.join(entries)}}}"
+    return entries
 
 
 def paired_rows(value: dict[str, Any], keys: list[str], rules: ToolRules) -> list[list[str]]:
@@ -118,7 +130,7 @@ def paired_rows(value: dict[str, Any], keys: list[str], rules: ToolRules) -> lis
 def is_empty(value: object, rules: ToolRules) -> bool:
     """Whether the canonical text is that of an empty value; stops at the first part that is not."""
     queue = [value]
-    for item in queue:  # grows as it is read
+    for item in map(opened, queue):  # grows as it is read
         if isinstance(item, dict):
             queue.extend(part for key, part in item.items() if key not in rules.ignore)
         elif isinstance(item, str):
@@ -162,8 +174,9 @@ def canonical(arguments: object, rules: ToolRules = NO_RULES) -> str:
 
     Keys come sorted and lists as sorted multisets; numbers and plain decimal strings read as
     numbers, exactly from 2^53 on and as floats below; other strings fold case and white space.
-    Null, "", [] and {} under a key, and ignored keys, are left out. Values of a type that JSON
-    lacks (a date from YAML) compare as their text.
+    Null, "", [] and {} under a key, and ignored keys, are left out. A string that holds the JSON of
+    an object or a list, such as a nested call's arguments, is that object or list. Values of a type
+    that JSON lacks (a date from YAML) compare as their text.
 
     Raises:
         InputError: the value is nested too deep.

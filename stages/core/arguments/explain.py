@@ -21,6 +21,7 @@ from stages.core.arguments.depth import at_any_depth
 from stages.core.arguments.difference import Difference, at
 from stages.core.arguments.modes import MODES, Mode
 from stages.core.arguments.plain import exactly_equal, plainly_equal, tau2_sides
+from stages.core.arguments.reading import opened
 
 _MAX_PAIRED_UP = 64  # longer remainders of lists are paired in order: the assignment is cubic
 
@@ -99,6 +100,7 @@ class _Explanation:
     def value(
         self, path: str, one: Any, two: Any, key: str | None = None, rule: str | None = None
     ) -> None:
+        one, two = opened(one), opened(two)
         if isinstance(one, dict) and isinstance(two, dict):
             self.objects(path, one, two)
         elif isinstance(one, list) and isinstance(two, list):
@@ -110,6 +112,7 @@ class _Explanation:
                 self.found.append(Difference(path, one, two, rule))
 
     def objects(self, path: str, one: dict[str, Any], two: dict[str, Any]) -> None:
+        one, two = ({key: opened(item) for key, item in side.items()} for side in (one, two))
         left, right = self.kept(one), self.kept(two)
         # Where only one side pairs its lists their lengths differ, which each list shows by itself.
         others = paired_groups(two, right, self.rules)
@@ -170,6 +173,7 @@ class _Explanation:
 
     def parts(self, value: object, key: str | None) -> frozenset[object]:
         """What a value is made of: the more two values share the more alike they are."""
+        value = opened(value)
         if isinstance(value, dict):
             return frozenset(item_texts(value, self.rules).items())
         if isinstance(value, list):

@@ -10,13 +10,14 @@ import orjson
 from stages.core.arguments.canonical import (
     NO_RULES,
     NUMERIC,
+    OPENING,
     canonical,
     is_empty,
     plain_decimal,
     string_text,
     text_of,
 )
-from stages.core.arguments.reading import EXACT, has_rounded, parse_arguments
+from stages.core.arguments.reading import EXACT, has_rounded, opened, parse_arguments
 
 
 class RoundedError(Exception):
@@ -50,9 +51,16 @@ def _same(one: Any, two: Any) -> bool:
     return _form_as_read(one) == _form_as_read(two)
 
 
+def may_open(value: Any) -> bool:
+    """Whether a value may be a string that holds the JSON of an object or a list."""
+    return type(value) is str and value.lstrip()[:1] in OPENING
+
+
 def _same_text(one: str, two: str) -> bool:
     if one.isdigit() and two.isdigit():
         return one == two  # distinct digits: distinct numbers, or with leading zeros distinct ids
+    if may_open(one) or may_open(two):
+        return string_text(one, NO_RULES, None) == string_text(two, NO_RULES, None)
     one, two = one.casefold(), two.casefold()
     if one == two:
         return True
@@ -97,6 +105,8 @@ def same_objects(one: dict[str, Any], two: dict[str, Any]) -> bool:
         kind = type(item)
         if (kind is str and item == other) or (item is other is not None):
             continue
+        if may_open(item) or may_open(other):
+            return _form_as_read(one) == _form_as_read(two)
         if kind is list and type(other) is list:
             if len(item) != len(other):
                 return False
@@ -118,7 +128,7 @@ def same_objects(one: dict[str, Any], two: dict[str, Any]) -> bool:
 
 
 def _lists(value: dict[str, Any]) -> dict[str, list[Any]]:
-    return {key: item for key, item in value.items() if type(item) is list}
+    return {key: part for key, item in value.items() if type(part := opened(item)) is list}
 
 
 def _same_lists(one: dict[str, list[Any]], two: dict[str, list[Any]]) -> bool:

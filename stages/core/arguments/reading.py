@@ -15,6 +15,8 @@ from stages.core.arguments.depth import with_frames
 PYTHON_REPR = "python repr"  # the problem of arguments recorded as Python, not as JSON
 _JSON_FRAMES = 2_000  # one a level in the C scanner, some 200 bytes of C stack each
 
+_BRACKETS = frozenset({"{}", "[]"})  # first and last character of an object's or a list's JSON
+
 EXACT = 2**53  # from here on a float does not hold every integer
 
 
@@ -58,6 +60,22 @@ def has_rounded(value: object) -> bool:
         elif kind is float and not -EXACT < item < EXACT:
             return True
     return False
+
+
+def opened(value: Any) -> Any:
+    """The object or list whose JSON a string holds; any other value as it is."""
+    if type(value) is not str or not (text := value.strip()) or text[0] + text[-1] not in _BRACKETS:
+        return value
+    try:
+        inner = orjson.loads(text)
+        if not has_rounded(inner):
+            return inner
+    except ValueError:
+        pass
+    try:
+        return with_frames(_JSON_FRAMES, lambda: _EXACT_JSON.decode(text))
+    except (ValueError, RecursionError):
+        return value
 
 
 def _as_json(value: object) -> Any:

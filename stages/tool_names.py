@@ -1,0 +1,90 @@
+"""What a tool's name says about what the tool does."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+# What the words of a tool's name say about its kind; a verb counts as its first word.
+READING = frozenset(
+    {"browse", "check", "compare", "count", "describe", "display", "fetch", "find", "get", "has"}
+    | {"inspect", "is", "list", "lookup", "preview", "query", "read", "retrieve", "search", "show"}
+    | {"verify", "view"}
+)
+WRITING = frozenset(
+    {"accept", "activate", "add", "adjust", "append", "apply", "approve", "archive", "assign"}
+    | {"ban", "block", "buy", "cancel", "change", "clear", "close", "commit", "create"}
+    | {"deactivate", "decrease", "delete", "deploy", "destroy", "disable", "dispatch", "downgrade"}
+    | {"edit", "enable", "erase", "extend", "freeze", "grant", "increase", "insert", "install"}
+    | {"invite", "lock", "mark", "modify", "move", "notify", "pause", "pay", "publish", "push"}
+    | {"put", "reactivate", "rebook", "redeem", "refuel", "register", "reject", "remove", "rename"}
+    | {"renew", "reopen", "replace", "reply", "reschedule", "reset", "restart", "restore"}
+    | {"resume", "revoke", "save", "sell", "send", "set", "submit", "subscribe", "suspend", "swap"}
+    | {"terminate", "toggle", "unassign", "unblock", "unfreeze", "uninstall", "unlock"}
+    | {"unregister", "unsubscribe", "update", "upgrade", "upload", "void", "waive", "withdraw"}
+    | {"write"}
+)
+# Verbs that are nouns too: `order_pizza` writes, `order_lookup` and `order_status` read.
+BOTH = frozenset(
+    {"book", "charge", "checkout", "copy", "credit", "debit", "deposit", "dispute", "exchange"}
+    | {"file", "issue", "log", "make", "order", "patch", "place", "post", "purchase", "record"}
+    | {"refund", "release", "report", "request", "reserve", "return", "schedule", "ship", "store"}
+    | {"transfer"}
+)
+READING_ENDS = frozenset({"fetch", "find", "get", "lookup", "query", "read", "retrieve", "search"})
+WRITING_ENDS = frozenset(
+    {"cancel", "create", "delete", "edit", "insert", "modify", "remove", "update"}
+)
+READ_NOUNS = frozenset({"detail", "details", "history", "info", "information", "policy", "status"})
+OPAQUE = frozenset({"call", "do", "exec", "execute", "handle", "invoke", "perform", "run"})
+THINKING = frozenset({"calculate", "calculator", "compute", "reason", "think"})
+ESCALATING = frozenset({"escalate", "handoff"})
+PEOPLE = frozenset({"agent", "agents", "human", "humans", "operator", "person", "representative"})
+
+PREFIX = re.compile(r"[.:/]|__")
+WORD = re.compile(r"[^\W\d_]+")
+CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+@functools.lru_cache(maxsize=10_000)
+def guessed_kind(tool: str) -> str:
+    """What a tool's name suggests that it does: read, write, terminal, generic or unknown.
+
+    `transfer_to_human` ends the conversation, `transfer_money` does not. A verb may also stand at
+    the end: `KB_search`. A prefix that names a server or module ("shop.get_order",
+    "mcp__shop__get_order") says nothing, nor does a number at the end.
+    """
+    words = _words(tool)
+    if not words:
+        return "unknown"
+    first, last = words[0], words[-1]
+    if first in READING or words[:2] == ["look", "up"]:
+        return "read"
+    if _hands_over(words):
+        return "terminal"
+    if first in THINKING:
+        return "generic"
+    if first in WRITING:
+        return "write"
+    if first in OPAQUE:
+        return "unknown"
+    if last in READING_ENDS or words[-2:] == ["look", "up"]:
+        return "read"
+    if first in BOTH:
+        return "read" if last in READ_NOUNS else "write"
+    return "write" if last in WRITING_ENDS else "unknown"
+
+
+def _hands_over(words: list[str]) -> bool:
+    """Whether a tool of this name hands the conversation to a person."""
+    if not ESCALATING.isdisjoint(words) or words[:2] == ["hand", "off"]:
+        return True
+    return "transfer" in words and not PEOPLE.isdisjoint(words)
+
+
+def _words(tool: str) -> list[str]:
+    """The words of the name's last part that has any, in lower case."""
+    for part in reversed(PREFIX.split(tool)):
+        if words := [word for run in WORD.findall(part) for word in CAMEL.split(run)]:
+            return [word.lower() for word in words]
+    return []
