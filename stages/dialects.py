@@ -26,8 +26,8 @@ THOUGHTS = {
 }
 # What ends a message. A harness that decodes special tokens leaves it in the text.
 MESSAGE_END = re.compile(
-    r"(?:\s*(?:<\|(?:im_end|eom_id|eot_id|eot|endoftext|end_of_text|end_of_role|return|user"
-    r"|observation)\|>|</s>|<｜end▁of▁sentence｜>|<end_of_turn>|<eos>|\[e~\[))+\s*\Z"
+    r"(?:<\|(?:im_end|eom_id|eot_id|eot|endoftext|end_of_text|end_of_role|return|user"
+    r"|observation)\|>|</s>|<｜end▁of▁sentence｜>|<end_of_turn>|<eos>|\[e~\[)\Z"
 )
 # Every text with a call has one of these, and hardly any other text has.
 FIRST_BRACKET = re.compile(r"\s*[\[{]|\s*```")
@@ -120,9 +120,16 @@ def recorded_calls(text: str, tools: Tools = ()) -> list[TextCall]:
         return []
     begun = any(end in text.partition(begin)[0] for begin, end in THOUGHTS.items())
     _, rest = _split_thoughts(text, begun)
-    rest = unfenced(MESSAGE_END.sub("", rest))
+    rest = unfenced(_without_end(rest))
     calls, _, _ = _scan(rest, any_grammar(), tools, quotes=True)
     return calls or bare_calls(rest, definitions(tools))
+
+
+def _without_end(text: str) -> str:
+    text = text.rstrip()
+    while end := MESSAGE_END.search(text, max(0, len(text) - 40)):  # longer than any such token
+        text = text[: end.start()].rstrip()
+    return text
 
 
 def _scan(

@@ -118,3 +118,16 @@ def test_episodes_do_not_mix_and_may_begin_again() -> None:
     other = {"role": "assistant", "content": "no"}
     chat.answer("a", tokenizer.encode("yes" + END), [])
     assert not chat.prompt("a", [say("hello."), other, say("no.")], []).appended
+
+
+def test_special_tokens_that_calls_begin_with_are_read() -> None:
+    _, tokenizer = chat_of()
+    tokenizer.add_special_tokens({"extra_special_tokens": ["[TOOL_CALLS]", "<frame>"]})
+    tokenizer.chat_template = tokenizer.chat_template + "{# [TOOL_CALLS] #}"
+    chat = Chat(tokenizer)
+    chat.prompt("a", [{"role": "user", "content": "hi"}], [])
+    sampled = tokenizer.encode('<frame>[TOOL_CALLS][{"name": "get_user", "arguments": {}}]' + END)
+    answer = chat.answer("a", sampled, [])
+    assert answer["content"] is None
+    function = {"name": "get_user", "arguments": "{}"}
+    assert [call["function"] for call in answer["tool_calls"]] == [function]

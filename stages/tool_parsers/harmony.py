@@ -13,7 +13,7 @@ from stages.tool_parsers.calls import (
     decode,
 )
 
-OPENING = r"(?:<\|start\|>(?:assistant)?)?[ ]*(?:to=[^\s<]+[ ]*)?<\|channel\|>"
+OPENING = r"(?:<\|start\|>(?:assistant)?[ ]*)?(?:to=[^\s<]{1,99} ?)?<\|channel\|>"
 HEADER = re.compile(
     r"(?P<before>(?:<\|start\|>(?:assistant)?)?[^<]*)<\|channel\|>"
     r"(?P<after>[^<]*(?:<\|constrain\|>[^<]*)?)(?P<message><\|message\|>)?"

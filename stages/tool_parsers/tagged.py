@@ -104,7 +104,8 @@ def read_function(text: str, opening: re.Match[str], tools: Tools) -> Reading | 
 
 def is_mention(text: str, at: int, close: str) -> bool:
     """Tell whether a text only speaks of a tag: it goes on with words and never closes the tag."""
-    return text[after_space(text, at) :][:1] not in {"", "<"} and close not in text[at:]
+    place = after_space(text, at)
+    return text[place : place + 1] not in {"", "<"} and text.find(close, at) < 0
 
 
 def read_glm(text: str, opening: re.Match[str], tools: Tools) -> Reading | None:
@@ -169,5 +170,6 @@ def _read_tool_name(text: str, opening: re.Match[str], tools: Tools) -> Reading 
     if named := TOOL_NAME.match(text, opening.start()):
         pairs = ELEMENT.findall(named[2] or "")
         return Reading(named.end(), [typed_call(named[1].strip(), pairs, tools)])
-    follows = text[after_space(text, opening.end()) :][:1]
-    return broken_until(text, opening.start(), "") if follows in {"", "<", "="} else None
+    place = after_space(text, opening.end())
+    is_mentioned = text[place : place + 1] not in {"", "<", "="}
+    return None if is_mentioned else broken_until(text, opening.start(), "")
