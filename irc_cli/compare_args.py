@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from irc_cli import console, options
+from irc_cli.notes import Strict, tell
 from irc_cli.traces import DomainOption, SkipBad, TraceReader, given_domain
 from stages.core.arguments import (
     MODES,
@@ -21,6 +22,7 @@ from stages.core.arguments import (
     parse_arguments,
 )
 from stages.errors import InputError
+from stages.yamlfile import nearest
 
 
 def command(
@@ -53,6 +55,7 @@ def command(
     skip_bad: SkipBad = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
+    strict: Strict = False,
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -79,14 +82,16 @@ def command(
         raise typer.Exit(1 if found else 0)
     from stages.artifacts import PAIRS, write_table  # two values do without polars
     from stages.compare_args import Comparison
+    from stages.notes import watched
 
     options.check_outputs([out], as_json=as_json, force=force)
     reader = TraceReader(traces or [], domain, skip_bad, quiet)
     reader.check_sidecar(out, force=force)
     comparison = Comparison(tool_rules=tool_rules)
     for episodes, found_domain in reader:
-        comparison.add(episodes, found_domain)
-    summary = comparison.summary()
+        comparison.add(watched(episodes, reader.notes), found_domain)
+    notes = tell(reader.notes + comparison.notes, strict=strict, quiet=quiet or as_json)
+    summary = comparison.summary() | {"notes": notes}
     if out:
         settings = {"tool_rules": tool_rules, "domain": domain}
         made_by = console.made_by("compare-args", settings, seed, reader.digests)
@@ -112,7 +117,7 @@ def _rules(tool: str | None, domain: str | None) -> ToolRules:
         raise InputError("--tool", "names a tool of no domain", "add --domain")
     known = given_domain(domain)
     if tool not in known.kinds:
-        raise InputError("--tool", f"'{tool}' is no tool of '{domain}'", "check the name")
+        raise InputError("--tool", f"'{tool}' is no tool of '{domain}'", nearest(tool, known.kinds))
     return known.rules.get(tool, NO_RULES)
 
 

@@ -15,6 +15,7 @@ from stages.domains import Domain
 from stages.matching import FULL, Match, Matcher, Side, agent_gold
 from stages.traces.episode import Episode
 
+READ_AS_PYTHON, UNPARSEABLE = "arguments read as a Python literal", "arguments unparseable"
 _EXAMPLES = 3  # of each change between modes
 _SHOWN = 300  # characters of the arguments in an example
 
@@ -40,6 +41,12 @@ class Comparison:
                 self.episodes += 1
                 self._add_episode(episode, matchers)
                 self._check_recorded(episode, matchers["tau2"])
+
+    @property
+    def notes(self) -> Counter[str]:
+        """What was repaired or guessed."""
+        counts = {READ_AS_PYTHON: self.python_repr, UNPARSEABLE: self.unparseable}
+        return Counter({text: count for text, count in counts.items() if count})
 
     def frame(self) -> pl.DataFrame:
         """Return every call beside its best gold action (PAIRS)."""

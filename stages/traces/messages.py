@@ -10,6 +10,7 @@ import orjson
 
 from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError, Names, gold_of, outcome_of
+from stages.traces.near import WITHOUT_TURN, messages_seen
 from stages.traces.turns import read_turns
 
 STATUSES = frozenset({"ok", "truncated", "error"})
@@ -47,7 +48,7 @@ def reader(
         domain, family, env = (_name(item.get(key)) for key in ("domain", "family", "env"))
         turns, user_calls = read_turns(messages, notes, tools)
         if not turns:
-            notes["conversation without a turn"] += 1
+            notes[f"{WITHOUT_TURN}: {messages_seen(messages)}"] += 1
         episode_id, task_id, trial, group_id = names.give(
             item.get("task_id"),
             None if ignore_trial else item.get("trial"),
