@@ -16,7 +16,7 @@ from rich.live import Live
 
 from irc_cli import console, estimator, options
 from irc_cli.extras import LEARNING, PLANNING, needs
-from irc_cli.notes import Strict
+from irc_cli.notes import Strict, tell
 from stages.artifacts import TURNS, read_table
 from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError

@@ -13,9 +13,9 @@ from stages.artifacts import PAIRS
 from stages.core.arguments import MODES, PYTHON_REPR, Mode, canonical
 from stages.domains import Domain
 from stages.matching import FULL, Match, Matcher, Side, agent_gold
+from stages.notes import READ_AS_PYTHON, UNPARSEABLE
 from stages.traces.episode import Episode
 
-READ_AS_PYTHON, UNPARSEABLE = "arguments read as a Python literal", "arguments unparseable"
 _EXAMPLES = 3  # of each change between modes
 _SHOWN = 300  # characters of the arguments in an example
 

@@ -20,6 +20,7 @@ INFORMATION = (
 )
 CRASHED = "crashed or cut by infrastructure"
 NO_OUTCOME = "no outcome"
+READ_AS_PYTHON, UNPARSEABLE = "arguments read as a Python literal", "arguments unparseable"
 _LEFT_OUT = "left out, "
 
 
