@@ -13,7 +13,7 @@ import typer
 
 from irc_cli import console, estimator, options
 from irc_cli.calibrate_report import print_online, print_report
-from irc_cli.notes import Strict, tell
+from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.plots import check_figures, write_figures
 from stages.artifacts import (
     ADVANTAGES,
@@ -227,9 +227,8 @@ def command(
     else:
         summed, turns = _sum_turns(inputs, settings.measure)
     notes = left_out({"crashed or without an outcome": summed.excluded})
-    told = quiet or as_json
     if partial:
-        tell(notes, strict=strict, quiet=told)
+        check_notes(notes, strict=strict)
         recorded = summary(summed, settings.measure)
         write_table(SUMS, summed.sums, str(out), origin | {"summary": recorded}, force=force)
         if as_json:
@@ -237,6 +236,7 @@ def command(
         elif not quiet:
             text = f"sums of {recorded['episodes']:,} episodes of {recorded['tasks']:,} tasks"
             console.heading(f"{text}; {recorded['excluded']:,} left out", stderr=out == "-")
+            show_notes(notes)
         return
 
     rng = np.random.default_rng(seed)
@@ -263,7 +263,7 @@ def command(
             changes = changes_since(read_previous(previous), result, turns, judged_by)
     if settings.correlation == "auto" and result.correlation == "pooled":
         notes["tasks pooled, for too few have mixed outcomes"] = result.tasks
-    tell(notes, strict=strict, quiet=told)
+    check_notes(notes, strict=strict)
     following = state.document() if state else None
     if out:
         write_calibration(result, out, origin, following, force=force)
@@ -287,6 +287,7 @@ def command(
             print_online(state, stderr=out == "-")
         both = judged and (judged.before, judged.after)
         print_report(result, both, changes, settings, stderr=out == "-")
+        show_notes(notes)
     if check and found:
         for objection in found:
             console.note(f"check failed: {objection}")

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from irc_cli import console, options
-from irc_cli.notes import Strict, tell
+from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.traces import DomainOption, SkipBad, TraceReader, given_domain
 from stages.core.arguments import (
     MODES,
@@ -95,13 +95,14 @@ def command(
         chosen = cast(Mode, options.one_of("mode", mode, MODES))
         rules = _rules(tool, domain)
         sides = _sides(expected, actual, raw=raw)
-        python = Counter({READ_AS_PYTHON: sum(side.repaired for side in sides)})
-        notes = tell(+python, strict=strict, quiet=quiet or as_json)
+        notes = +Counter({READ_AS_PYTHON: sum(side.repaired for side in sides)})
+        check_notes(notes, strict=strict)
         found = _compare_values(*sides, chosen, rules)
         if as_json:
             _print_values(found, chosen, sides, notes)
         elif not quiet:
             _report_values(found, chosen, sides, explain=explain)
+            show_notes(notes)
         raise typer.Exit(1 if found else 0)
     from stages.artifacts import PAIRS, write_table  # two values do without polars
     from stages.compare_args import Comparison
@@ -112,8 +113,9 @@ def command(
     comparison = Comparison(tool_rules=tool_rules)
     for episodes, found_domain in reader:
         comparison.add(watched(episodes, reader.notes), found_domain)
-    notes = tell(reader.notes + comparison.notes, strict=strict, quiet=quiet or as_json)
-    summary = comparison.summary() | {"notes": notes}
+    notes = reader.notes + comparison.notes
+    check_notes(notes, strict=strict)
+    summary = comparison.summary() | {"notes": dict(notes)}
     if out:
         settings = {"tool_rules": tool_rules, "domain": domain}
         made_by = console.made_by("compare-args", settings, seed, reader.digests)
@@ -123,6 +125,7 @@ def command(
         console.print_json(summary)
     elif not quiet:
         _report_traces(summary, explain=explain, stderr=out == "-")
+        show_notes(notes)
 
 
 def _refuse(given: dict[str, Any], values: bool) -> None:
@@ -208,10 +211,11 @@ def _value(option: str, given: str) -> Parsed:
 
 
 def _print_values(
-    found: list[Difference], mode: Mode, sides: tuple[_Side, _Side], notes: dict[str, int]
+    found: list[Difference], mode: Mode, sides: tuple[_Side, _Side], notes: Counter[str]
 ) -> None:
     rows = [difference._asdict() for difference in found]
-    document = {"equal": not found, "mode": mode, "differences": rows, "notes": notes}
+    document = {"equal": not found, "mode": mode, "differences": rows}
+    document["notes"] = dict(notes)
     if forms := _forms(sides):
         document["unwrapped"] = forms
     console.print_json(document)

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from irc_cli import console, options
-from irc_cli.notes import Strict, tell
+from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.playing import played, refuse_play_options, with_play_options
 from irc_cli.traces import DomainOption, OptionalPaths, SkipBad, TraceReader
 from stages.errors import InputError, few
@@ -136,8 +136,9 @@ def command(
         document["difference"] = _compare(episodes, other_episodes, against)._asdict()
         digests |= other.digests
         reader.bad += other.bad
-    tell(reader.notes + other.notes, strict=strict, quiet=quiet or as_json)
-    document["notes"] = dict(notes + reader.notes + other.notes)
+    read = reader.notes + other.notes
+    check_notes(read, strict=strict)
+    document["notes"] = dict(notes + read)
     if out:
         if policy and not rollouts:  # a temporary path tells nothing
             digests = {Path(path).name: digest for path, digest in digests.items()}
@@ -148,6 +149,7 @@ def command(
         console.print_json(document)
     elif not quiet:
         _report(document, stderr=out == "-")
+        show_notes(read)  # `rollout` has shown its own
     if found:
         if not (as_json or quiet):
             _report_replay(found, stderr=out == "-")

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from irc_cli import console, options
 from irc_cli.extras import LEARNING, needs
-from irc_cli.notes import Strict, tell
+from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.plots import write_figures
 from stages import loop as stage
 from stages.calibration_file import read_previous
@@ -146,13 +146,13 @@ def command(
             _draw(folder, start, standings)
             show("")
     rows = [standing._asdict() for standing in standings]
-    tell(run.notes, strict=strict, quiet=quiet or as_json)
     document = {"out": out, "policy": standings[-1].policy, "start": start, "iterations": rows}
     document["notes"] = dict(run.notes)
     if as_json:
         console.print_json(document)
     elif not quiet:
         _report(out, start, standings)
+        show_notes(run.notes)
 
 
 class Runner:
@@ -177,7 +177,9 @@ class Runner:
                 file.write(text)
             records.add(step)
         document = dict(orjson.loads(printed.read_bytes()))
-        self.notes.update(document.get("notes", {}))
+        notes = document.get("notes", {})
+        check_notes(notes, strict=self._strict)  # also of what was done before, without --strict
+        self.notes.update(notes)
         return document
 
 

@@ -19,15 +19,12 @@ Strict = Annotated[
 ]
 
 
-def tell(notes: Mapping[str, int], *, strict: bool, quiet: bool) -> dict[str, int]:
-    """Print notes on standard error, a line each; return them for `--json`.
-
-    To be called before anything is written.
+def check_notes(notes: Mapping[str, int], *, strict: bool) -> None:
+    """Refuse, before anything is written, what is more than information.
 
     Args:
         notes: how often by text.
-        strict: refuse what is more than information.
-        quiet: print nothing.
+        strict: whether to refuse at all.
 
     Raises:
         InputError: with `strict`, if anything was repaired, guessed or left out.
@@ -35,6 +32,9 @@ def tell(notes: Mapping[str, int], *, strict: bool, quiet: bool) -> dict[str, in
     if strict and (refused := serious(notes)):
         what = few(f"{text}: {count:,}" for text, count in refused.items())
         raise InputError("--strict", what, "mend the input, or drop --strict")
+
+
+def show_notes(notes: Mapping[str, int]) -> None:
+    """Print notes on standard error, a line each."""
     for text, count in notes.items():
-        note(f"{text}: {count:,}", quiet=quiet)
-    return dict(notes)
+        note(f"{text}: {count:,}")

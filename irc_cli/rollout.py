@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from irc_cli import console, options
-from irc_cli.notes import Strict, tell
+from irc_cli.notes import Strict, check_notes, show_notes
 from stages.artifacts import RolloutRow
 from stages.errors import InputError
 from stages.files import alone, digest, refuse_existing
@@ -213,8 +213,7 @@ def command(
     )
     player = open_policy(policy, policy_options)
     notes += getattr(player, "notes", {})  # on what it was read from
-    told = quiet or as_json
-    tell(notes, strict=strict, quiet=told)
+    check_notes(notes, strict=strict)
     with _files(out) as files:
         journal = open_journal(files, made_by | {"engine": engine}, resume=resume, force=force)
         with closing(journal):
@@ -240,7 +239,7 @@ def command(
                     console.note(f"interrupted: {text}")
                 raise
             failed = left_out(tally.failures)
-            tell(failed, strict=strict, quiet=told or not strict)  # the report tells them, too
+            check_notes(failed, strict=strict)
             journal.finish([pair.key for pair in pairs], world.tools)
         if out == "-":
             sys.stdout.buffer.write(Path(files.out).read_bytes())
@@ -248,6 +247,7 @@ def command(
         console.print_json(tally.document() | {"notes": dict(notes + failed)})
     elif not quiet:
         _report(tally, stderr=out == "-")
+        show_notes(notes)  # the report tells what failed
     return notes
 
 

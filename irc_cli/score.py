@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from irc_cli import console, options
-from irc_cli.notes import Strict, tell
+from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.traces import DomainOption, Paths, SkipBad, TraceReader
 from stages.artifacts import TURNS, write_table
 from stages.core.tiers import Tiers
@@ -59,7 +59,7 @@ def command(
     notes = scored.notes + reader.notes + left_out(scored.excluded) + _unrewarded(scored, unseen)
     _check(scored, traces, notes)
     _check_ids(scored, reader.sources)
-    tell(notes, strict=strict, quiet=quiet or as_json)
+    check_notes(notes, strict=strict)
     summary = _summary(scored, reader, notes)
     if out:
         settings = {"tiers": tiers, "rank": tier_set.rank, "rewards": rewards, "domain": domain}
@@ -70,6 +70,7 @@ def command(
         console.print_json(summary)
     elif not quiet:
         _report(summary, tier_set, stderr=out == "-")
+        show_notes(notes)
 
 
 def _unrewarded(scored: Scored, unseen: list[str]) -> Counter[str]:

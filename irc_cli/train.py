@@ -16,7 +16,7 @@ from rich.live import Live
 
 from irc_cli import console, estimator, options
 from irc_cli.extras import LEARNING, PLANNING, needs
-from irc_cli.notes import Strict, tell
+from irc_cli.notes import Strict, check_notes, show_notes
 from stages.artifacts import TURNS, read_table
 from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
@@ -279,7 +279,7 @@ def command(
     held_out = read_conversations(dev, notes) if dev else []
     if played and scored is not None:
         notes += other_turns(played, scored)
-    tell(notes, strict=strict, quiet=quiet or as_json)
+    check_notes(notes, strict=strict)
     moments = optimizer_of(model) if keep_optimizer else None
     record = console.made_by(
         "train",
@@ -306,8 +306,10 @@ def command(
         vocabulary = policy.get_input_embeddings().weight.shape[0]
         check((one.sequence for one in lesson.examples), vocabulary, given[0])
         dev_set = _supervised(held_out, str(dev), chat).examples if dev else []
-        tell(lesson.notes, strict=strict, quiet=True)  # the line below tells them
-        console.note(lesson.told, quiet=quiet)
+        check_notes(lesson.notes, strict=strict)
+        console.note(lesson.told, quiet=quiet)  # with the notes of the lesson
+        if not (quiet or as_json):
+            show_notes(notes)
 
         fits = packable(policy)
         model_to_train = learner(

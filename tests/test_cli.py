@@ -339,7 +339,9 @@ def test_merged_shards_equal_one_run(
         Path(f"{i}.jsonl").write_bytes(b"".join(episodes[i::3]))
         run("score", f"{i}.jsonl", "-o", f"{i}.parquet", "--quiet")
         result = run("calibrate", f"{i}.parquet", "--partial", "-o", f"sums{i}", "--json")
-        assert result.json() == provenance(Path(f"sums{i}"))["summary"]
+        recorded = provenance(Path(f"sums{i}"))["summary"]
+        notes = {"left out, crashed or without an outcome": recorded["excluded"]}
+        assert result.json() == recorded | {"notes": {t: n for t, n in notes.items() if n}}
     shards = ["sums0", "sums1", "sums2"]
     assert pl.read_parquet("sums0").schema == SUMS.columns
     assert run("calibrate", "--merge", *shards, "-o", "merged.yaml", "--quiet").code == 0
@@ -355,7 +357,9 @@ def test_merged_shards_equal_one_run(
 
 def test_sums_on_a_pipe(run: Cli, turns: Path, calibration: Path) -> None:
     sums = run("calibrate", turns, "--partial", "-o", "-")
-    assert sums.err == "sums of 192 episodes of 24 tasks; 3 left out\n"
+    assert sums.err == (
+        "sums of 192 episodes of 24 tasks; 3 left out\nleft out, crashed or without an outcome: 3\n"
+    )
     assert run("calibrate", "-", "--merge", "-o", "merged.yaml", stdin=sums.out).code == 0
     assert tiers_section(Path("merged.yaml")) == tiers_section(calibration)
 
@@ -456,9 +460,9 @@ def test_online_follows_iteration_after_iteration(run: Cli, example: Path) -> No
     few = pl.read_parquet("0.parquet").filter(pl.col("episode_id").rle_id() % 3 == 0)
     few.unique("task_id", maintain_order=True).write_parquet("lone.parquet")
     lone = run("calibrate", "--online", "other", "lone.parquet", "--json")
-    assert lone.err == (
-        "no task has two episodes here: such turns tell --online nothing of the tiers\n"
-    )
+    text = "tasks of one episode, which tell --online nothing of the tiers"
+    assert lone.json()["notes"] == {text: pl.read_parquet("lone.parquet").height}
+    assert lone.err == ""
     # Until the state is written the command may be run again, and ends the same.
     Path("state").write_bytes(state)
     written = Path("1.yaml").read_bytes()
@@ -527,7 +531,7 @@ def test_two_values_that_mean_the_same(run: Cli) -> None:
     assert run(*TWO, '{"to": " oslo", "bags": "2.0"}') == (0, b"equal (deep)\n", "")
     result = run(*TWO, '{"to": " oslo", "bags": "2.0"}', "--mode", "exact", "--json")
     assert result.code == 1
-    assert result.json().keys() == {"equal", "mode", "differences"}
+    assert result.json().keys() == {"equal", "mode", "differences", "notes"}
     assert (result.json()["equal"], result.json()["mode"]) == (False, "exact")
     assert [row["path"] for row in result.json()["differences"]] == ["$.bags", "$.to"]
     assert all(

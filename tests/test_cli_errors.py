@@ -76,7 +76,8 @@ SCORE = [
     ),
     (
         "crashed.jsonl",
-        "crashed.jsonl: no episode that counts; give traces with finished episodes",
+        "crashed.jsonl: no episode that counts: 8 crashed or cut by infrastructure; "
+        "give traces with finished episodes",
     ),
     (
         "few.jsonl --tiers extend",
@@ -227,8 +228,8 @@ CALIBRATE = [
     ),
     (
         "few.parquet --merge",
-        "few.parquet: not a sums table: no column 'episodes', 'successes', 'turns', "
-        "'turns_in_successes', 'x', 'xx', 'xo'; rerun irc-cli calibrate --partial",
+        "few.parquet: not a sums table but a turns table; "
+        "make one with 'irc-cli calibrate --partial few.parquet -o sums.parquet'",
     ),
     ("sums.parquet sums.parquet --merge", "sums.parquet: given twice; name each file once"),
     *(
@@ -302,7 +303,8 @@ CALIBRATE = [
 EVAL = [
     (
         "crashed.jsonl",
-        "crashed.jsonl: no episode with an outcome; give traces with finished episodes",
+        "crashed.jsonl: no episode with an outcome: 8 crashed or cut by infrastructure; "
+        "give traces with finished episodes",
     ),
     ("few.jsonl --against missing.json", "missing.json: no such file; check the path"),
     (
@@ -336,7 +338,9 @@ COMPARE_ARGS = [
     ),
     (
         "--expected {} --actual {} --tool ponder --domain airline",
-        "--tool: 'ponder' is no tool of 'airline'; check the name",
+        "--tool: 'ponder' is no tool of 'airline'; use 'get_user_details' or "
+        "'get_reservation_details' or 'get_flight_status' or 'list_all_airports' or "
+        "'search_direct_flight' or 'search_onestop_flight' or 9 others",
     ),
     (
         "--expected {} --actual {} --tool think --domain airlin",

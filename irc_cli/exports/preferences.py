@@ -11,7 +11,7 @@ import typer
 
 from irc_cli import console, estimator, options
 from irc_cli.exports import writing
-from irc_cli.notes import Strict, tell
+from irc_cli.notes import Strict, check_notes
 from stages.artifacts import TURNS, read_table
 from stages.errors import InputError
 from stages.exports.preferences import Prefix, preferences
@@ -66,7 +66,7 @@ def command(
         todo = "play more episodes of a task" + (" or pass --prefix calls" * (same == "exact"))
         raise InputError(rollouts, what, todo)
     settings = {"prefix": same, "min_gap": gap, "calibration": calibration}
-    tell(notes, strict=strict, quiet=quiet or as_json)
+    check_notes(notes, strict=strict)
     made_by = console.made_by(
         "export preferences",
         settings | {"advantage": asdict(chosen)},
@@ -76,4 +76,4 @@ def command(
     writing.write_lines(rows, out, made_by, force=force)
     document = {"rows": len(rows), "episodes": len(played.episodes)}
     line = f"{len(rows):,} pairs of turns, from {len(played.episodes):,} episodes"
-    writing.report(document | {"notes": dict(notes)}, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)

@@ -9,7 +9,7 @@ import typer
 
 from irc_cli import console, options
 from irc_cli.exports import writing
-from irc_cli.notes import Strict, tell
+from irc_cli.notes import Strict, check_notes
 from stages.errors import InputError, few
 from stages.exports.conversations import conversations
 from stages.exports.sft import sft
@@ -41,9 +41,9 @@ def command(
     if not rows:
         what = f"none of {len(found):,} conversations has an outcome of {least:g} or more"
         raise InputError(few(files), what, "lower --min-outcome or give other files")
-    tell(notes, strict=strict, quiet=quiet or as_json)
+    check_notes(notes, strict=strict)
     made_by = console.made_by("export sft", {"min_outcome": least}, seed, writing.digests(files))
     writing.write_lines(rows, out, made_by, force=force)
     document = {"rows": len(rows), "conversations": len(found)}
     line = f"{len(rows):,} of {len(found):,} conversations have an outcome of {least:g} or more"
-    writing.report(document | {"notes": dict(notes)}, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)

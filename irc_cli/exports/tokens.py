@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from irc_cli import console, estimator, options
 from irc_cli.exports import writing
-from irc_cli.notes import Strict, tell
+from irc_cli.notes import Strict, check_notes
 from stages.artifacts import SEQUENCES, TURNS, read_table, write_table
 from stages.errors import InputError
 from stages.exports.tokens import token_advantages
@@ -51,7 +51,7 @@ def command(
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, None, rollouts)
     groups = {row["episode_id"]: row["group_id"] for row in played.episodes}
     frame = token_advantages(lesson.examples, groups)
-    tell(notes, strict=strict, quiet=quiet or as_json)
+    check_notes(notes, strict=strict)
     made_by = console.made_by(
         "export tokens",
         {"calibration": calibration, "advantage": asdict(chosen)},
@@ -65,4 +65,4 @@ def command(
     line = f"{frame.height:,} sequences, {written:,} tokens with an advantage"
     if lesson.dropped_groups:
         line += f"; {lesson.dropped_groups:,} groups without any left out"
-    writing.report(document | {"notes": dict(notes)}, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)

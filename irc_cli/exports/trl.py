@@ -6,7 +6,7 @@ from collections import Counter
 
 from irc_cli import console, options
 from irc_cli.exports import writing
-from irc_cli.notes import Strict, tell
+from irc_cli.notes import Strict, check_notes
 from stages.errors import InputError, few
 from stages.exports.conversations import conversations, opening
 from stages.exports.trl import trl
@@ -40,10 +40,10 @@ def command(
     if all(row["gold_actions"] is None for row in rows):
         todo = "add 'gold_actions' to the conversations: the reward compares calls with them"
         raise InputError(few(files), "no gold actions anywhere", todo)
-    tell(notes, strict=strict, quiet=quiet or as_json)
+    check_notes(notes, strict=strict)
     made_by = console.made_by("export trl", {}, seed, writing.digests(files))
     writing.write_lines(rows, out, made_by, force=force)
     tasks = len({row["task_id"] for row in rows})
     document = {"rows": len(rows), "conversations": len(found), "tasks": tasks}
     line = f"{len(rows):,} openings of {tasks:,} tasks, from {len(found):,} conversations"
-    writing.report(document | {"notes": dict(notes)}, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)
