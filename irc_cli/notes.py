@@ -30,7 +30,7 @@ def check_notes(notes: Mapping[str, int], *, strict: bool) -> None:
         InputError: with `strict`, if anything was repaired, guessed or left out.
     """
     if strict and (refused := serious(notes)):
-        what = few(f"{text}: {count:,}" for text, count in refused.items())
+        what = few(f"'{text}': {count:,}" for text, count in refused.items())
         raise InputError("--strict", what, "mend the input, or drop --strict")
 
 
