@@ -444,16 +444,24 @@ def _json_lines(table: Table, data: bytes, where: str) -> pl.DataFrame:
     try:
         frame = pl.read_ndjson(data, schema=table.columns)
     except _UNREADABLE:
-        from stages.recognise import of_json, wrong_kind
-
-        kind = of_json(data)
-        if kind and kind.key != table.name:
-            raise InputError(where, *wrong_kind(table, kind, where)) from None
-        raise _bad_line(table, data, where) from None
+        raise _wrong_kind(table, data, where) or _bad_line(table, data, where) from None
     # polars reads a column that no line has as nulls.
     first = next(line for line in io.BytesIO(data) if line.strip())
-    table.check_columns(pl.read_ndjson(first).columns, where)
+    columns = pl.read_ndjson(first).columns
+    if table.columns.keys() - columns and (error := _wrong_kind(table, data, where)):
+        raise error
+    table.check_columns(columns, where)
     return frame
+
+
+def _wrong_kind(table: Table, data: bytes, where: str) -> InputError | None:
+    """Return the error for JSON of a kind that is known, and not this table."""
+    from stages.recognise import of_json, wrong_kind
+
+    kind = of_json(data)
+    if kind is None or kind.key == table.name:
+        return None
+    return InputError(where, *wrong_kind(table, kind, where))
 
 
 def _bad_line(table: Table, data: bytes, where: str) -> InputError:

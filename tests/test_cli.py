@@ -23,6 +23,7 @@ import yaml
 
 from irc_cli import __version__
 from irc_cli.app import COMMANDS
+from irc_cli.export import FORMATS
 from stages.artifacts import PAIRS, SUMS, TURNS
 from tests.builders import AIRLINE, SHARED, needs_shared
 from tests.conftest import Cli
@@ -849,6 +850,71 @@ def test_help_imports_nothing_heavy() -> None:
     heavy = {"polars", "numpy", "scipy", "orjson", "yaml", "torch", "transformers"}
     assert "typer" in loaded
     assert not loaded & heavy
+
+
+EXTRAS = (
+    *("torch", "transformers", "safetensors", "tokenizers", "accelerate", "peft", "tensorboard"),
+    *("matplotlib", "openai", "inspect_evals", "inspect_ai", "vllm", "ray", "verl", "jinja2"),
+)
+
+
+def without_extras(*commands: str) -> list[tuple[int, str, str]]:
+    """Run commands, in one process, as on an install without extras: code, output, errors."""
+    code = (
+        "import io, json, sys\n"
+        "from contextlib import redirect_stderr, redirect_stdout\n"
+        f"sys.modules.update(dict.fromkeys({EXTRAS}))\n"
+        "from irc_cli.app import app\n"
+        "for command in sys.argv[1:]:\n"
+        "    out, err = io.StringIO(), io.StringIO()\n"
+        "    try:\n"
+        "        with redirect_stdout(out), redirect_stderr(err):\n"
+        "            app(command.split(), prog_name='irc-cli')\n"
+        "    except SystemExit as ended:\n"
+        "        print(json.dumps([ended.code, out.getvalue(), err.getvalue()]))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *commands],
+        env=IN_SUBPROCESS,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return [tuple(json.loads(line)) for line in ended.stdout.splitlines()]
+
+
+def test_help_of_every_command_needs_no_extra() -> None:
+    commands = ["", *COMMANDS, *(f"export {name}" for name in FORMATS)]
+    for command, (code, out, err) in zip(
+        commands, without_extras(*(f"{name} --help" for name in commands)), strict=True
+    ):
+        assert (code, err) == (0, ""), command
+        assert "Usage: irc-cli" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("train --model m --sft s -o out", "irc-cli train: needs the package 'torch'; train"),
+        ("train --model m --plan", "irc-cli train --plan: needs the package 'torch'; transformers"),
+        ("loop -o out", "irc-cli loop: needs the package 'matplotlib'; train"),
+        ("loop -o out --env airlinemini", "--env: no environment 'airlinemini'; did you mean"),
+        (
+            "rollout --env airline-mini",
+            "--policy transformers: needs the package 'torch'; transformers",
+        ),
+        (
+            "rollout --env airline-mini --policy openai --model m --base-url http://localhost:1",
+            "--policy openai: needs the package 'openai'; openai",
+        ),
+    ],
+)
+def test_a_missing_extra_is_named_with_its_command(command: str, line: str) -> None:
+    [(code, out, err)] = without_extras(command)
+    what, _, extra = line.rpartition("; ")
+    todo = f"pip install 'irc-cli[{extra}]'" if " " not in extra else f"{extra} 'airline-mini'?"
+    assert (code, out, err) == (2, "", f"error: {what}; {todo}\n")
 
 
 def test_scipy_is_imported_only_where_it_is_needed(example: Path) -> None:

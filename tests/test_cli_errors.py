@@ -283,6 +283,14 @@ CALIBRATE = [
         "--normalise: unknown value 'all'; use turn | group | batch",
     ),
     (
+        "few.parquet --advantage mtgrpo",
+        "--advantage: unknown value 'mtgrpo'; did you mean 'mt-grpo'?",
+    ),
+    (
+        "few.parquet --zero gold_wrote",
+        "--zero: no turn is of tier 'gold_wrote'; did you mean 'gold_write'?",
+    ),
+    (
         "few.parquet --measure size",
         "--measure: unknown value 'size'; use presence | count | share",
     ),
@@ -300,7 +308,48 @@ CALIBRATE = [
     ("few.parquet --eta 2", "--eta: 2 is out of range; use a number from -1 to 1"),
 ]
 
+TASK_NAMES = [f"train-{name}" for name in ("book-0", "multi-1", "certificate-2")]
+TASK_NAMES += [f"train-{name}" for name in ("passengers-3", "bags-4", "lookup-5")]
+
+ROLLOUT = [
+    (
+        "--env airlinemini",
+        "--env: no environment 'airlinemini'; did you mean 'airline-mini'?",
+    ),
+    (
+        "--env AIRLINE-MINI --policy expert",
+        "--env: no environment 'AIRLINE-MINI'; did you mean 'airline-mini'?",
+    ),
+    (
+        "--env airline-mini --policy expert --tasks 3",
+        "--tasks: no task '3' in split 'train' of airline-mini; use "
+        + " or ".join(f"'{name}'" for name in TASK_NAMES)
+        + " or 1,994 others",
+    ),
+    (
+        "--env airline-mini --policy expert --tasks train-book-0x",
+        "--tasks: no task 'train-book-0x' in split 'train' of airline-mini; "
+        "did you mean 'train-book-0'?",
+    ),
+    (
+        "--env airline-mini --policy exprt",
+        "--policy: unknown value 'exprt'; did you mean 'expert'?",
+    ),
+    (
+        "--env airline-mini --policy expert --user scrpted",
+        "--user: unknown value 'scrpted'; did you mean 'scripted'?",
+    ),
+    (
+        "--env airline-mini --policy expert --split trian",
+        "airline-mini: no split 'trian'; did you mean 'train'?",
+    ),
+]
+
 EVAL = [
+    (
+        "few.jsonl --replay --env airlinemini",
+        "--env: no environment 'airlinemini'; did you mean 'airline-mini'?",
+    ),
     (
         "crashed.jsonl",
         "crashed.jsonl: no episode with an outcome: 8 crashed or cut by infrastructure; "
@@ -395,6 +444,7 @@ CASES = [
     *((f"calibrate {args}", line) for args, line in CALIBRATE),
     *((f"eval {args}", line) for args, line in EVAL),
     *((f"compare-args {args}", line) for args, line in COMPARE_ARGS),
+    *((f"rollout {args}", line) for args, line in ROLLOUT),
     *USAGE,
 ]
 

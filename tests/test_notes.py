@@ -44,9 +44,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory, example: Path) -> Path:
     odd = orjson.loads(orjson.dumps(good))
     odd.append(good[0] | {"episode_id": "crashed", "trial": 99, "status": "error"})
     repaired = next(row for row in odd if texts(row))
-    for call in calls_of(repaired)[:1]:
-        said = call.get("function", call)
-        said["arguments"] = repr(orjson.loads(said["arguments"]))
+    said = calls_of(repaired)[0]["function"]
+    said["arguments"] = repr(orjson.loads(said["arguments"]))
     write(desk / "good.jsonl", good)
     write(desk / "odd.jsonl", odd)
     score = ("score", str(desk / "odd.jsonl"), "-o", str(desk / "odd.parquet"), "--quiet")
@@ -67,7 +66,7 @@ def calls_of(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def texts(row: dict[str, Any]) -> list[str]:
     """The arguments of calls."""
-    return [call.get("function", call)["arguments"] for call in calls_of(row)]
+    return [entry["function"]["arguments"] for entry in calls_of(row)]
 
 
 def is_json(text: str) -> bool:
