@@ -214,7 +214,7 @@ def _print_values(
     found: list[Difference], mode: Mode, sides: tuple[_Side, _Side], notes: Counter[str]
 ) -> None:
     rows = [difference._asdict() for difference in found]
-    document = {"equal": not found, "mode": mode, "differences": rows}
+    document: dict[str, Any] = {"equal": not found, "mode": mode, "differences": rows}
     document["notes"] = dict(notes)
     if forms := _forms(sides):
         document["unwrapped"] = forms

@@ -7,7 +7,7 @@ A value is a call only where its keys leave no doubt; what merely has a key `nam
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from stages.core.arguments import PYTHON_REPR, parse_arguments
 
@@ -52,8 +52,8 @@ def _calls(value: Any) -> Iterator[Pasted]:
         if call := _call(value):
             yield call
         elif value.get("role") in _SPEAKERS:
-            entries = next((value[k] for k in _WRAPPERS if isinstance(value.get(k), list)), [])
-            yield from filter(None, map(_call, entries))
+            lists = (value[key] for key in _WRAPPERS if isinstance(value.get(key), list))
+            yield from filter(None, map(_call, next(lists, ())))
         elif value.keys() == {"tool_calls"} and isinstance(value["tool_calls"], list):
             yield from _calls(value["tool_calls"])
 
@@ -90,8 +90,8 @@ def _flat(value: dict[str, Any]) -> Pasted | None:
     return _read("langchain" if given == ["args"] else "flat", value, given[0])
 
 
-def _named(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("name"), str)
+def _named(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict) and isinstance(value.get("name"), str)
 
 
 def _read(form: str, call: Mapping[str, Any], key: str, *, optional: bool = False) -> Pasted:

@@ -23,8 +23,8 @@ def test_every_table_is_told_by_its_columns() -> None:
 
 
 def test_traces_and_formats_are_told_by_a_record() -> None:
-    for record in ({"messages": []}, {"traj": []}, {"simulations": []}):
-        for document in (record, [record]):
+    for key in ("messages", "traj", "simulations"):
+        for document in ({key: []}, [{key: []}]):
             found = of_record(document)
             assert found == ("a trace", "trace")
             assert of_json(orjson.dumps(document, option=orjson.OPT_INDENT_2)) == found
