@@ -117,7 +117,7 @@ def test_a_known_format_is_named(run: Cli, name: str, ending: str) -> None:
 
 
 def test_voice_simulations_are_named(run: Cli) -> None:
-    simulation = {"id": "1", "task_id": "1", "ticks": [{"t": 0}], "messages": []}
+    simulation: dict[str, Any] = {"id": "1", "task_id": "1", "ticks": [{"t": 0}], "messages": []}
     simulation |= {"termination_reason": "user_stop", "reward_info": {"reward": 1.0}}
     Path("v.json").write_bytes(orjson.dumps({"info": {}, "tasks": [], "simulations": [simulation]}))
     line = "error: v.json:simulation 1: is a voice simulation, which is not read; "

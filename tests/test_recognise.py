@@ -24,7 +24,8 @@ def test_every_table_is_told_by_its_columns() -> None:
 
 def test_traces_and_formats_are_told_by_a_record() -> None:
     for key in ("messages", "traj", "simulations"):
-        for document in ({key: []}, [{key: []}]):
+        documents: list[Any] = [{key: []}, [{key: []}]]
+        for document in documents:
             found = of_record(document)
             assert found == ("a trace", "trace")
             assert of_json(orjson.dumps(document, option=orjson.OPT_INDENT_2)) == found

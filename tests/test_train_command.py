@@ -110,6 +110,7 @@ def test_what_a_run_writes(run: Cli, files: Played) -> None:
         "dropped_groups": 0,
         "retokenised_episodes": 0,
         "last_step": lines[-1],
+        "notes": {},
     }
     assert lines[0].keys() == {
         *("step", "loss", "lr", "grad_norm", "effective_step", "tokens_per_s", "memory_gb"),
@@ -687,3 +688,24 @@ def test_help(run: Cli) -> None:
     assert shown.code == 0
     assert b"Train a policy on its own episodes, or on messages." in shown.out
     assert b"Example: irc-cli train --model MODEL" in shown.out
+
+
+def test_strict_refuses_what_would_be_left_out(run: Cli, files: Played) -> None:
+    rollouts = next(path for path in map(Path, files.args) if path.name.endswith(".jsonl"))
+    lines = rollouts.read_bytes().splitlines(keepends=True)
+    failed = orjson.dumps(orjson.loads(lines[0]) | {"episode_id": "x", "status": "error"})
+    odd = rollouts.with_name("odd.jsonl")
+    odd.write_bytes(b"".join(lines) + failed + b"\n")
+    for path in rollouts.parent.glob(f"{rollouts.stem}.*"):
+        if path != rollouts:
+            shutil.copy(path, path.with_name(path.name.replace(rollouts.stem, "odd", 1)))
+    args = [str(odd) if arg == str(rollouts) else arg for arg in files.args]
+    text = "left out, crashed or cut by infrastructure"
+    assert run(*args, "-o", "out", "--strict") == (
+        2,
+        b"",
+        f"error: --strict: '{text}': 1; mend the input, or drop --strict\n",
+    )
+    assert not Path("out").exists()
+    result = run(*args, "-o", "out", "--json")
+    assert (result.code, result.json()["notes"]) == (0, {text: 1})
