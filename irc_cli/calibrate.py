@@ -13,6 +13,7 @@ import typer
 
 from irc_cli import console, estimator, options
 from irc_cli.calibrate_report import print_online, print_report
+from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.plots import check_figures, write_figures
 from stages.artifacts import (
     ADVANTAGES,
@@ -25,7 +26,7 @@ from stages.artifacts import (
 from stages.calibrate import CORRELATIONS, CalibrateConfig, Calibration, calibrate
 from stages.calibration_file import read_previous, write_calibration
 from stages.core.forgetting import GateConfig
-from stages.errors import InputError
+from stages.errors import InputError, few
 from stages.files import digest, refuse_existing
 from stages.judge import (
     Changes,
@@ -39,10 +40,12 @@ from stages.judge import (
     objections,
     turn_arrays,
 )
+from stages.notes import left_out
 from stages.online import HALF_LIFE, Online, add, read_online, write_online
 from stages.places import files_of, remote
 from stages.shards import add_up, read_sums, sum_file, summary, unseen
 from stages.sums import UNITS, Summed, lay_out, sum_turns
+from stages.yamlfile import nearest
 
 _C = CalibrateConfig
 FIGURES = ("tiers", "advantages", "gradient-mass")  # of calibration_figures
@@ -157,6 +160,7 @@ def command(
     ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
+    strict: Strict = False,
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -222,22 +226,26 @@ def command(
         summed = add_up(read_one(path, settings.measure) for path in inputs)
     else:
         summed, turns = _sum_turns(inputs, settings.measure)
+    notes = left_out({"crashed or without an outcome": summed.excluded})
     if partial:
+        check_notes(notes, strict=strict)
         recorded = summary(summed, settings.measure)
         write_table(SUMS, summed.sums, str(out), origin | {"summary": recorded}, force=force)
         if as_json:
-            console.print_json(recorded)
+            console.print_json(recorded | {"notes": dict(notes)})
         elif not quiet:
             text = f"sums of {recorded['episodes']:,} episodes of {recorded['tasks']:,} tasks"
             console.heading(f"{text}; {recorded['excluded']:,} left out", stderr=out == "-")
+            show_notes(notes)
         return
 
     rng = np.random.default_rng(seed)
     _check_outcomes(summed, inputs, any_will_do=state is not None)
+    _check_tiers(zero or [], summed)
     if state:
-        if summed.sums.filter(pl.col("tier").is_null())["episodes"].max() == 1:
-            text = "no task has two episodes here: such turns tell --online nothing of the tiers"
-            console.note(text, quiet=quiet)
+        totals = summed.sums.filter(pl.col("tier").is_null())
+        if totals["episodes"].max() == 1:
+            notes["tasks of one episode, which tell --online nothing of the tiers"] = totals.height
         added = {path: str(digests[path]) for path in inputs}
         state, result = add(state, summed, added, settings, gate, rng)
     else:
@@ -253,6 +261,9 @@ def command(
         )
         if previous:
             changes = changes_since(read_previous(previous), result, turns, judged_by)
+    if settings.correlation == "auto" and result.correlation == "pooled":
+        notes["tasks pooled, for too few have mixed outcomes"] = result.tasks
+    check_notes(notes, strict=strict)
     following = state.document() if state else None
     if out:
         write_calibration(result, out, origin, following, force=force)
@@ -269,12 +280,14 @@ def command(
     found = objections(result, judged.chosen, settings) if judged else []
     if as_json:
         document = _document(result, judged, changes, settings, found)
-        console.print_json(document | ({"online": following} if following else {}))
+        document |= {"online": following} if following else {}
+        console.print_json(document | {"notes": dict(notes)})
     elif not quiet:
         if state:
             print_online(state, stderr=out == "-")
         both = judged and (judged.before, judged.after)
         print_report(result, both, changes, settings, stderr=out == "-")
+        show_notes(notes)
     if check and found:
         for objection in found:
             console.note(f"check failed: {objection}")
@@ -288,14 +301,14 @@ def _beside(out: str | None) -> str | None:
 def _sum_turns(inputs: list[str], measure: str) -> tuple[Summed, TurnArrays | None]:
     """Sum turns, and lay them out; None: no episode counts."""
     frame, without_rows = _read_turns(inputs)
-    summed = sum_turns(frame.lazy(), measure, ", ".join(inputs))
+    summed = sum_turns(frame.lazy(), measure, few(inputs))
     summed = summed._replace(excluded=summed.excluded + without_rows)
     return summed, turn_arrays(frame) if summed.sums.height else None
 
 
 def _read_turns(inputs: list[str]) -> tuple[pl.DataFrame, int]:
     """Read turns in the order of their episodes, and count the episodes without rows."""
-    where = ", ".join(inputs)
+    where = few(inputs)
     frame = pl.concat([read_table(TURNS, path) for path in inputs])
     if len(inputs) > 1:
         TURNS.check_rows(frame, where)
@@ -325,7 +338,7 @@ def _open_online(path: str, measure: str, half_life: float | None) -> Online:
 
 def _check_outcomes(summed: Summed, inputs: list[str], *, any_will_do: bool) -> None:
     """Raise InputError where no calibration is possible."""
-    where = ", ".join(inputs)
+    where = few(inputs)
     totals = summed.sums.filter(pl.col("tier").is_null())
     episodes, successes = int(totals["episodes"].sum()), int(totals["successes"].sum())
     if episodes < 2:
@@ -335,6 +348,14 @@ def _check_outcomes(summed: Summed, inputs: list[str], *, any_will_do: bool) -> 
         found = "failures" if successes == 0 else "successes"
         todo = "collect episodes of both kinds: nothing tells them apart yet"
         raise InputError(where, f"all {episodes:,} episodes are {found}", todo)
+
+
+def _check_tiers(zero: list[str], summed: Summed) -> None:
+    """Raise InputError for a tier of --zero that no turn is of."""
+    known = summed.sums["tier"].drop_nulls().unique().sort().to_list()
+    for tier in zero:
+        if tier not in known:
+            raise InputError("--zero", f"no turn is of tier '{tier}'", nearest(tier, known))
 
 
 def _document(

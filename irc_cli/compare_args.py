@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import typer
 from rich.markup import escape
 
 from irc_cli import console, options
+from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.traces import DomainOption, SkipBad, TraceReader, given_domain
 from stages.core.arguments import (
     MODES,
     NO_RULES,
+    PYTHON_REPR,
     Difference,
     Mode,
+    Parsed,
     ToolRules,
     differences,
     parse_arguments,
 )
 from stages.errors import InputError
+from stages.notes import READ_AS_PYTHON, note_left_out
+from stages.pasted import UnreadableCallError, unwrapped
+from stages.yamlfile import nearest
 
 
 def command(
     traces: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TRACES...]", help="Traces, in the place of two values."),
+        typer.Argument(metavar="[TRACES...]", help="Traces; or two values, if they are JSON."),
     ] = None,
     expected: Annotated[
         str | None, typer.Option(metavar="JSON|@FILE|-", help="The expected arguments or call.")
@@ -48,34 +55,54 @@ def command(
         bool,
         typer.Option("--tool-rules", help="Traces: apply the domain's rules for each tool."),
     ] = False,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Two values: compare them as they are, calls with all keys."),
+    ] = False,
     domain: DomainOption = None,
     out: options.Out = None,
     skip_bad: SkipBad = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
+    strict: Strict = False,
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
     """Compare tool-call arguments by what they mean, and explain each difference.
 
-    Two values exit with 1 if they differ.
+    Two values exit with 1 if they differ. Each is arguments, or a call as APIs write it: OpenAI,
+    Anthropic ('type': 'tool_use'), Gemini, LangChain, MCP, or 'name' and 'arguments' with nothing
+    beside them but ids. Of two calls names and arguments are compared, of a call and arguments the
+    arguments. Any other object is arguments, even if it has a key 'name'.
 
     Example: irc-cli compare-args --expected '{"bags": 2}' --actual '{"bags": "2.0"}' --explain
     """
+    if traces and len(traces) == 2 and all(map(_is_json, traces)):
+        (expected, actual), traces = traces, None
     values = expected is not None or actual is not None
     if values == bool(traces):
         todo = "give --expected and --actual, or traces"
         raise InputError("compare-args", "wants two values or traces", todo)
-    _refuse({"--out": out, "--tool-rules": tool_rules} if values else {"--tool": tool}, values)
+    _refuse(
+        {"--out": out, "--tool-rules": tool_rules} if values else {"--tool": tool, "--raw": raw},
+        values,
+    )
     if values:
         if expected is None or actual is None:
             missing = "--expected" if expected is None else "--actual"
             raise InputError(missing, "is missing", "give both values")
         chosen = cast(Mode, options.one_of("mode", mode, MODES))
         rules = _rules(tool, domain)
-        found = _compare_values(expected, actual, chosen, rules)
-        _report_values(found, chosen, explain=explain, as_json=as_json, quiet=quiet)
+        sides = _sides(expected, actual, raw=raw)
+        notes = +Counter({READ_AS_PYTHON: sum(side.repaired for side in sides)})
+        check_notes(notes, strict=strict)
+        found = _compare_values(*sides, chosen, rules)
+        if as_json:
+            _print_values(found, chosen, sides, notes)
+        elif not quiet:
+            _report_values(found, chosen, sides, explain=explain)
+            show_notes(notes)
         raise typer.Exit(1 if found else 0)
     from stages.artifacts import PAIRS, write_table  # two values do without polars
     from stages.compare_args import Comparison
@@ -85,9 +112,12 @@ def command(
     reader.check_sidecar(out, force=force)
     comparison = Comparison(tool_rules=tool_rules)
     for episode, found_domain in reader:
+        note_left_out(episode, reader.notes)
         comparison.add([episode], found_domain)
     renamed = reader.renamed()
-    summary = comparison.summary()
+    notes = reader.notes + comparison.notes
+    check_notes(notes, strict=strict)
+    summary = comparison.summary() | {"notes": dict(notes)}
     if out:
         settings = {"tool_rules": tool_rules, "domain": domain}
         made_by = console.made_by("compare-args", settings, seed, reader.digests)
@@ -97,6 +127,7 @@ def command(
         console.print_json(summary)
     elif not quiet:
         _report_traces(summary, explain=explain, stderr=out == "-")
+        show_notes(notes)
 
 
 def _refuse(given: dict[str, Any], values: bool) -> None:
@@ -113,22 +144,56 @@ def _rules(tool: str | None, domain: str | None) -> ToolRules:
         raise InputError("--tool", "names a tool of no domain", "add --domain")
     known = given_domain(domain)
     if tool not in known.kinds:
-        raise InputError("--tool", f"'{tool}' is no tool of '{domain}'", "check the name")
+        raise InputError("--tool", f"'{tool}' is no tool of '{domain}'", nearest(tool, known.kinds))
     return known.rules.get(tool, NO_RULES)
 
 
-def _compare_values(expected: str, actual: str, mode: Mode, rules: ToolRules) -> list[Difference]:
+class _Side(NamedTuple):
+    """One of two values."""
+
+    value: Any  # of a call: its arguments
+    repaired: bool  # read as a Python literal
+    name: str | None = None  # of a call
+    form: str | None = None  # in which the call was written
+
+
+def _is_json(text: str) -> bool:
+    """Whether an argument is a value, and no path."""
+    return text.lstrip().startswith(("{", "[")) and not Path(text).exists()
+
+
+def _sides(expected: str, actual: str, *, raw: bool) -> tuple[_Side, _Side]:
     if expected == actual == "-":
         raise InputError("--actual", "standard input is taken by --expected", "give a file")
-    one, two = _value("--expected", expected), _value("--actual", actual)
-    if _is_call(one) and _is_call(two):
-        if one["name"] != two["name"]:
-            return [Difference("$.name", one["name"], two["name"], "names equal")]
-        one, two = _arguments("--expected", one), _arguments("--actual", two)
-    return differences(one, two, mode, rules=rules)
+    return _side("--expected", expected, raw=raw), _side("--actual", actual, raw=raw)
 
 
-def _value(option: str, given: str) -> Any:
+def _side(option: str, given: str, *, raw: bool) -> _Side:
+    """Read a value, and take a call out of what APIs write around it."""
+    parsed = _value(option, given)
+    repaired = parsed.problem == PYTHON_REPR
+    if raw:
+        return _Side(parsed.value, repaired)
+    try:
+        call = unwrapped(parsed.value)
+    except UnreadableCallError as error:
+        raise InputError(option, str(error), "give one call in JSON, or pass --raw") from None
+    if call is None:
+        return _Side(parsed.value, repaired)
+    return _Side(call.arguments, repaired or call.repaired, call.name, call.form)
+
+
+def _compare_values(
+    expected: _Side, actual: _Side, mode: Mode, rules: ToolRules
+) -> list[Difference]:
+    """Compare two calls by name and arguments; otherwise, arguments alone."""
+    names = expected.name, actual.name
+    if None not in names and names[0] != names[1]:
+        return [Difference("$.name", *names, "names equal")]
+    return differences(expected.value, actual.value, mode, rules=rules)
+
+
+def _value(option: str, given: str) -> Parsed:
     where, text = option, given
     try:
         if given == "-":
@@ -144,36 +209,36 @@ def _value(option: str, given: str) -> Any:
     parsed = parse_arguments(text)
     if not parsed.readable:
         raise InputError(where, str(parsed.problem), "give JSON; text needs quotes of its own")
-    return parsed.value
+    return parsed
 
 
-def _is_call(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("name"), str)
-        and ("arguments" in value or "kwargs" in value)
-    )
+def _print_values(
+    found: list[Difference], mode: Mode, sides: tuple[_Side, _Side], notes: Counter[str]
+) -> None:
+    rows = [difference._asdict() for difference in found]
+    document: dict[str, Any] = {"equal": not found, "mode": mode, "differences": rows}
+    document["notes"] = dict(notes)
+    if forms := _forms(sides):
+        document["unwrapped"] = forms
+    console.print_json(document)
 
 
-def _arguments(option: str, call: dict[str, Any]) -> Any:
-    parsed = parse_arguments(call.get("arguments", call.get("kwargs")))
-    if not parsed.readable:
-        raise InputError(option, f"arguments {parsed.problem}", "give JSON")
-    return parsed.value
+def _forms(sides: tuple[_Side, _Side]) -> dict[str, str | None]:
+    """Return whose form each side's call was written in; None: arguments. Empty without a call."""
+    forms = {name: side.form for name, side in zip(("expected", "actual"), sides, strict=True)}
+    return forms if any(forms.values()) else {}
 
 
 def _report_values(
-    found: list[Difference], mode: Mode, *, explain: bool, as_json: bool, quiet: bool
+    found: list[Difference], mode: Mode, sides: tuple[_Side, _Side], *, explain: bool
 ) -> None:
-    if as_json:
-        rows = [difference._asdict() for difference in found]
-        console.print_json({"equal": not found, "mode": mode, "differences": rows})
-        return
-    if quiet:
-        return
     screen = console.console()
     verdict, style = ("different", "red") if found else ("equal", "green")
     screen.print(f"{verdict} ({mode})", style=style)
+    if forms := _forms(sides):
+        told = ", ".join(f"{side} {form or 'arguments'}" for side, form in forms.items())
+        compared = "names and arguments" if all(forms.values()) else "arguments only"
+        screen.print(f"calls unwrapped: {told}; {compared} compared")
     if explain and found:
         table = console.table("path", "expected", "actual", "rule", left=(0, 1, 2, 3))
         for path, one, two, rule in found:

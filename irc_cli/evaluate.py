@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +13,10 @@ import typer
 from rich.markup import escape
 
 from irc_cli import console, options
+from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.playing import played, refuse_play_options, with_play_options
 from irc_cli.traces import DomainOption, OptionalPaths, SkipBad, TraceReader
-from stages.errors import InputError
+from stages.errors import InputError, few
 from stages.evaluate import (
     PUBLISHED,
     PUBLISHED_ENV,
@@ -30,6 +32,7 @@ from stages.evaluate import (
     under_pressure,
 )
 from stages.files import whole_file
+from stages.notes import note_left_out, why_none
 from stages.policies.registry import POLICIES
 from stages.replay import Replay, Replayer
 from stages.score import SUCCESS
@@ -83,6 +86,7 @@ def command(
     skip_bad: SkipBad = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
+    strict: Strict = False,
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -102,12 +106,13 @@ def command(
     settings |= {"env": env, "trained_on": trained_on, "published": published}
     other = TraceReader(against or [], domain, skip_bad, quiet)
     other_measured = _measure(other) if against else None  # a mistake shows before all is played
+    notes = Counter[str]()
     with ExitStack() as stack:
         if policy and env:
             _check_before_playing(env, play["split"], trained_on or [], published=published)
-            options_given = {"quiet": quiet, "force": force, "seed": seed}
+            options_given = {"quiet": quiet, "strict": strict, "force": force, "seed": seed}
             episodes_of = played(env, policy, rollouts, play, **options_given)
-            path, made_with = stack.enter_context(episodes_of)
+            path, made_with, notes = stack.enter_context(episodes_of)
             traces, settings["rollout"] = [path], made_with
         assert traces  # by _check_use
         replayer = Replayer(open_world(env)) if replay and env else None
@@ -115,7 +120,8 @@ def command(
         reader.check_sidecar(out, force=force)
         measured = _measure(reader, replayer)
     episodes = measured.frame(reader.renamed())
-    document = _results(episodes, traces) | {"failures": dict(measured.failures.most_common())}
+    document = _results(episodes, traces, reader.notes)
+    document |= {"failures": dict(measured.failures.most_common())}
     document["policies"] = _policies(episodes)
     if by_task:
         document["by_task"] = task_table(episodes).to_dicts()
@@ -132,12 +138,15 @@ def command(
     digests = dict(reader.digests)
     if against and other_measured is not None:
         other_episodes = other_measured.frame(other.renamed())
-        document["against"] = _results(other_episodes, against)
+        document["against"] = _results(other_episodes, against, other.notes)
         document["against"]["policies"] = _policies(other_episodes)
         document["difference"] = _compare(episodes, other_episodes, against)._asdict()
         document["differences"] = _differences(episodes, other_episodes)
         digests |= other.digests
         reader.bad += other.bad
+    read = reader.notes + other.notes
+    check_notes(read, strict=strict)
+    document["notes"] = dict(notes + read)
     if out:
         if policy and not rollouts:  # a temporary path tells nothing
             digests = {Path(path).name: digest for path, digest in digests.items()}
@@ -148,6 +157,7 @@ def command(
         console.print_json(document)
     elif not quiet:
         _report(document, stderr=out == "-")
+        show_notes(read)  # `rollout` has shown its own
     if found:
         if not (as_json or quiet):
             _report_replay(found, stderr=out == "-")
@@ -190,16 +200,17 @@ def _check_before_playing(env: str, split: str, trained_on: list[str], *, publis
 def _measure(reader: TraceReader, replayer: Replayer | None = None) -> Measurer:
     measurer = Measurer()
     for episode, tools in reader:
+        note_left_out(episode, reader.notes, outcome=True)
         measurer.add(replayer.watch([episode]) if replayer else [episode], tools)
     return measurer
 
 
-def _results(episodes: pl.DataFrame, traces: list[str]) -> dict[str, Any]:
+def _results(episodes: pl.DataFrame, traces: list[str], notes: Counter[str]) -> dict[str, Any]:
     try:
         return _figures(episodes)
     except ValueError as error:
         todo = "give traces with finished episodes"
-        raise InputError(", ".join(traces), str(error), todo) from None
+        raise InputError(few(traces), f"{error}{why_none(notes)}", todo) from None
 
 
 def _policies(episodes: pl.DataFrame) -> list[dict[str, Any]]:
@@ -254,7 +265,7 @@ def _check_families(wanted: list[str], known: list[str]) -> None:
 
 def _check_published(envs: set[str | None]) -> None:
     if envs != {PUBLISHED_ENV}:
-        found = ", ".join(sorted(env or "an unknown environment" for env in envs))
+        found = few(sorted(env or "an unknown environment" for env in envs))
         what = f"the published figures are of {PUBLISHED_ENV}, and this is {found}"
         raise InputError("--published", what, "leave it out")
 
@@ -275,7 +286,7 @@ def _compare(one: pl.DataFrame, two: pl.DataFrame, against: list[str]) -> Differ
         return compare(one, two)
     except ValueError:
         todo = "compare traces of the same tasks"
-        raise InputError(", ".join(against), "no task is shared", todo) from None
+        raise InputError(few(against), "no task is shared", todo) from None
 
 
 def _write(document: dict[str, Any], out: str, *, force: bool) -> None:

@@ -6,11 +6,12 @@ import io
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args
 
 import orjson
 import typer
@@ -18,6 +19,8 @@ from rich.live import Live
 from rich.table import Table
 
 from irc_cli import console, options
+from irc_cli.extras import LEARNING, needs
+from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.plots import write_figures
 from stages import loop as stage
 from stages.calibration_file import read_previous
@@ -27,13 +30,11 @@ from stages.loop import LoopConfig, Places, Rewards, Step
 from stages.loop_files import Records, check_settings
 from stages.online import Event
 from stages.policies.registry import SEED_POLICY
+from stages.worlds.registry import check_world
 from stages.yamlfile import parse_yaml
 
-try:
-    from stages.plots import Rate, gates_figure, pass_rate_figure, values_figure
-except ModuleNotFoundError as error:
-    _WHAT = f"needs the package '{error.name}'"
-    raise InputError("irc-cli loop", _WHAT, "pip install 'irc-cli[train]'") from None
+if TYPE_CHECKING:
+    from stages.plots import Rate
 
 _C = LoopConfig
 _REWARDS = get_args(Rewards)
@@ -104,6 +105,7 @@ def command(
     ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
+    strict: Strict = False,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
@@ -111,6 +113,7 @@ def command(
 
     Example: irc-cli loop --iterations 20 --set train.lr=3e-4 -o first
     """
+    check_world(env)
     settings = LoopConfig(
         env=env,
         model=model,
@@ -129,10 +132,11 @@ def command(
         options=_stage_options(setting or []),
     )
     folder = Path(out)
+    needs("irc-cli loop", "train", "matplotlib", *LEARNING)
     check_settings(folder, asdict(settings))
     standings: list[Standing] = []
     with _view(settings, standings, quiet=quiet) as show:
-        run = Runner(show)
+        run = Runner(show, strict=strict)
         start = _evaluated(settings, Places(folder, stage.START), model, run)
         for standing in _iterations(settings, folder, start, run):
             standings.append(standing)
@@ -143,17 +147,20 @@ def command(
             show("")
     rows = [standing._asdict() for standing in standings]
     document = {"out": out, "policy": standings[-1].policy, "start": start, "iterations": rows}
+    document["notes"] = dict(run.notes)
     if as_json:
         console.print_json(document)
     elif not quiet:
         _report(out, start, standings)
+        show_notes(run.notes)
 
 
 class Runner:
     """Runs steps in this process, so that libraries are loaded once."""
 
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self._show = show
+    def __init__(self, show: Callable[[str], None], *, strict: bool = False) -> None:
+        self._show, self._strict = show, strict
+        self.notes = Counter[str]()  # of all steps
 
     def __call__(self, step: Step, folder: Path) -> dict[str, Any]:
         """Run a step unless it is done; return what it printed with --json."""
@@ -164,11 +171,16 @@ class Runner:
             again = _again(step)
             if step.renew:
                 _renew(*step.renew)
-            text = _call([*step.args, "--json", "--quiet", *again], step)
+            strict = ["--strict"] if self._strict else []
+            text = _call([*step.args, "--json", "--quiet", *strict, *again], step)
             with whole_file(str(printed), force=True) as file:
                 file.write(text)
             records.add(step)
-        return dict(orjson.loads(printed.read_bytes()))
+        document = dict(orjson.loads(printed.read_bytes()))
+        notes = document.get("notes", {})
+        check_notes(notes, strict=self._strict)  # also of what was done before, without --strict
+        self.notes.update(notes)
+        return document
 
 
 def _call(args: Sequence[str], step: Step) -> bytes:
@@ -288,6 +300,8 @@ def _evaluated(config: LoopConfig, at: Places, policy: str, run: Runner) -> dict
 
 def _draw(out: Path, start: dict[str, Any] | None, standings: Sequence[Standing]) -> None:
     """Write figures of the iterations so far."""
+    from stages.plots import gates_figure, pass_rate_figure, values_figure
+
     held_out = [_interval(start), *(_interval(one.evaluation) for one in standings)]
     figures = {}
     if any(held_out):
@@ -302,6 +316,8 @@ def _draw(out: Path, start: dict[str, Any] | None, standings: Sequence[Standing]
 
 
 def _interval(found: dict[str, Any] | None) -> Rate | None:
+    from stages.plots import Rate
+
     return Rate(found["pass_rate"], found["ci_low"], found["ci_high"]) if found else None
 
 

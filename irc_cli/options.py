@@ -58,7 +58,7 @@ Out = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print no report and no notes.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and no notes.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of whatever is drawn at random.")]
 
@@ -93,7 +93,10 @@ def name_or_file(option: str, value: str, names: tuple[str, ...]) -> str:
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
     """Return the value, or raise InputError naming what is allowed."""
     if value not in allowed:
-        raise InputError(f"--{option}", f"unknown value '{value}'", f"use {' | '.join(allowed)}")
+        todo = nearest(value, allowed)
+        if not todo.startswith("did you mean"):
+            todo = f"use {' | '.join(allowed)}"
+        raise InputError(f"--{option}", f"unknown value '{value}'", todo)
     return value
 
 

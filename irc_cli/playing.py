@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from copy import copy
@@ -19,7 +20,7 @@ from stages.rollout_files import RunFiles
 
 PANEL = "Playing, as in irc-cli rollout"
 # What `eval` declares itself, or has no use for.
-OWN = {"env", "policy", "out", "dry_run", "as_json", "quiet", "force", "seed", "config"}
+OWN = {"env", "policy", "out", "dry_run", "as_json", "quiet", "strict", "force", "seed", "config"}
 
 
 def _options() -> dict[str, Parameter]:
@@ -57,20 +58,20 @@ def refuse_play_options(play: Mapping[str, Any]) -> None:
 @contextmanager
 def played(
     env: str, policy: str, kept: str | None, play: Mapping[str, Any], **options: Any
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Play episodes; yield the path of their rollouts, and what made them.
+) -> Iterator[tuple[str, dict[str, Any], Counter[str]]]:
+    """Play episodes; yield the path of their rollouts, what made them, and notes on the playing.
 
     Args:
         env: the environment.
         policy: the policy.
         kept: where the rollouts stay; None: nowhere.
         play: options of `rollout`, by the names of its parameters.
-        options: quiet, force and seed.
+        options: quiet, strict, force and seed.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = kept or str(Path(folder, "rollouts.jsonl"))
         with redirect_stdout(sys.stderr):  # where the results of `eval` alone belong
-            rollout.command(env=env, policy=policy, out=path, **options, **play)
+            notes = rollout.command(env=env, policy=policy, out=path, **options, **play)
         *_, meta = RunFiles(path).sidecars
         made_by = orjson.loads(Path(meta).read_bytes())
-        yield path, {name: made_by[name] for name in ("settings", "inputs")}
+        yield path, {name: made_by[name] for name in ("settings", "inputs")}, notes

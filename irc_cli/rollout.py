@@ -19,18 +19,20 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from irc_cli import console, options
+from irc_cli.notes import Strict, check_notes, show_notes
 from stages.artifacts import RolloutRow
 from stages.errors import InputError
 from stages.files import alone, digest, refuse_existing
 from stages.fleet import addresses
 from stages.fleet import load_weights as load
+from stages.notes import left_out
 from stages.policies.policy import Sampling
 from stages.policies.registry import POLICIES, SEED_POLICY, PolicyOptions, open_policy
 from stages.rollout import Config, Pair, Run, plan, rollout
 from stages.rollout_files import Journal, RunFiles, open_journal, run_id
 from stages.score import SUCCESS
 from stages.worlds.llm_user import Budget, LlmUsers, is_local
-from stages.worlds.registry import WORLDS, open_world
+from stages.worlds.registry import WORLDS, check_world, open_world
 from stages.worlds.world import Task, World
 from stages.yamlfile import nearest
 
@@ -149,14 +151,16 @@ def command(
     ] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
+    strict: Strict = False,
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
-) -> None:
+) -> Counter[str]:
     """Play a policy against an environment's users, in groups of episodes per task.
 
     Example: irc-cli rollout --env airline-mini --policy expert --noise 0.2 -o rollouts.jsonl
     """
+    check_world(env)
     options.one_of("policy", policy, POLICIES)
     options.one_of("user", user, USERS)
     if policy == "expert" and env != "airline-mini":
@@ -177,7 +181,7 @@ def command(
     settings |= {"group_size": group_size, "max_turns": max_turns} | asdict(playing.sampling)
     if dry_run:
         _show_plan(chosen, playing, settings | {"seed": seed}, as_json=as_json)
-        return
+        return Counter()
     # What the episodes do not follow from: a run may be resumed with other values.
     engine: dict[str, Any] = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
     base_urls = addresses(base_url or ())
@@ -190,8 +194,9 @@ def command(
     budget = Budget.of(user_tokens, user_cost, user_price)
     if user == "scripted":
         world.reset(chosen[0], 0)  # refuses now where the world has no user of its own
+    notes = Counter[str]()
     if load_weights:
-        base_urls = _load_weights(base_urls, model, restart_command, quiet=quiet)
+        base_urls = _load_weights(base_urls, model, restart_command, notes)
     policy_options = PolicyOptions(
         model=model,
         served_model_name=served_model_name,
@@ -206,6 +211,9 @@ def command(
         noise=noise,
         recording=recording,
     )
+    player = open_policy(policy, policy_options)
+    notes += getattr(player, "notes", {})  # on what it was read from
+    check_notes(notes, strict=strict)
     with _files(out) as files:
         journal = open_journal(files, made_by | {"engine": engine}, resume=resume, force=force)
         with closing(journal):
@@ -215,7 +223,7 @@ def command(
             run = Run(
                 run_id(made_by),
                 world,
-                open_policy(policy, policy_options),
+                player,
                 playing,
                 policy_name=model or policy,
                 user_name=user_model or user,
@@ -230,13 +238,17 @@ def command(
                     text = f"{kept:,} of {len(pairs):,} episodes are kept; go on with --resume"
                     console.note(f"interrupted: {text}")
                 raise
+            failed = left_out(tally.failures)
+            check_notes(failed, strict=strict)
             journal.finish([pair.key for pair in pairs], world.tools)
         if out == "-":
             sys.stdout.buffer.write(Path(files.out).read_bytes())
     if as_json:
-        console.print_json(tally.document())
+        console.print_json(tally.document() | {"notes": dict(notes + failed)})
     elif not quiet:
         _report(tally, stderr=out == "-")
+        show_notes(notes)  # the report tells what failed
+    return notes
 
 
 @dataclass
@@ -355,7 +367,10 @@ def _headline(tally: Tally) -> str:
 
 
 def _load_weights(
-    base_urls: tuple[str, ...], model: str | None, restart_command: str | None, *, quiet: bool
+    base_urls: tuple[str, ...],
+    model: str | None,
+    restart_command: str | None,
+    notes: Counter[str],
 ) -> tuple[str, ...]:
     """Have the servers load the policy; return those that did."""
     if model is None or not Path(model).is_dir():
@@ -363,10 +378,7 @@ def _load_weights(
     if not base_urls:
         raise InputError("--load-weights", "there are no servers", "give '--base-url URL'")
     loaded = asyncio.run(load(base_urls, model, restart_command))
-    if not quiet:
-        for url in base_urls:
-            if url not in loaded:
-                console.note(f"{url}: does not answer, and is left out")
+    notes.update(f"left out, {url} does not answer" for url in base_urls if url not in loaded)
     return loaded
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
 
 from irc_cli import console, options
+from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.traces import DomainOption, Paths, SkipBad, TraceReader
 from stages.artifacts import TURNS, write_table
 from stages.core.tiers import Tiers
-from stages.errors import InputError
+from stages.errors import InputError, few
 from stages.files import digest
+from stages.notes import left_out, why_none
 from stages.score import Scored, Scorer
 from stages.tiersfile import SHIPPED, load_tiers, use_rewards
 
@@ -31,6 +34,7 @@ def command(
     skip_bad: SkipBad = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
+    strict: Strict = False,
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -52,9 +56,12 @@ def command(
     for episode, found in reader:
         scorer.add([episode], found)
     scored = scorer.scored
-    _check(scored, traces)
     scored.renamed = reader.renamed()
-    summary = _summary(scored, reader)
+    reader.note_groups()
+    notes = scored.notes + reader.notes + left_out(scored.excluded) + _unrewarded(scored, unseen)
+    _check(scored, traces, notes)
+    check_notes(notes, strict=strict)
+    summary = _summary(scored, reader, notes)
     if out:
         settings = {"tiers": tiers, "rank": tier_set.rank, "rewards": rewards, "domain": domain}
         made_by = console.made_by("score", settings, seed, inputs | reader.digests)
@@ -63,19 +70,27 @@ def command(
     if as_json:
         console.print_json(summary)
     elif not quiet:
-        _report(summary, tier_set, unseen, stderr=out == "-")
+        _report(summary, tier_set, stderr=out == "-")
+        show_notes(notes)
 
 
-def _check(scored: Scored, traces: list[str]) -> None:
-    where = ", ".join(traces)
+def _unrewarded(scored: Scored, unseen: list[str]) -> Counter[str]:
+    """Note the turns of tiers that the calibration never met: their reward is 0."""
+    turns = scored.tiers()
+    return Counter({f"no calibrated reward, so 0: {t}": turns[t] for t in unseen if t in turns})
+
+
+def _check(scored: Scored, traces: list[str], notes: Counter[str]) -> None:
+    where = few(traces)
     if not scored.episodes:
-        raise InputError(where, "no episode that counts", "give traces with finished episodes")
+        what = f"no episode that counts{why_none(notes)}"
+        raise InputError(where, what, "give traces with finished episodes")
     if not scored.known_gold:
         todo = "add 'gold_actions' to the episodes: tiers compare calls with them"
         raise InputError(where, "no gold actions anywhere", todo)
 
 
-def _summary(scored: Scored, reader: TraceReader) -> dict[str, Any]:
+def _summary(scored: Scored, reader: TraceReader, notes: Counter[str]) -> dict[str, Any]:
     return {
         "episodes": scored.episodes,
         "tasks": scored.tasks(),
@@ -86,12 +101,12 @@ def _summary(scored: Scored, reader: TraceReader) -> dict[str, Any]:
         "failures": dict(scored.failures.most_common()),
         "excluded_because": dict(scored.excluded),
         "excluded_without_turns": scored.without_turns,
-        "notes": dict(scored.notes + reader.notes),
+        "notes": dict(notes),
         "domains": reader.domains,
     }
 
 
-def _report(summary: dict[str, Any], tiers: Tiers, unseen: list[str], *, stderr: bool) -> None:
+def _report(summary: dict[str, Any], tiers: Tiers, *, stderr: bool) -> None:
     console.heading(
         f"{summary['episodes']:,} episodes, {summary['turns']:,} turns, "
         f"{summary['calls']:,} calls; {summary['excluded']:,} episodes left out",
@@ -106,9 +121,3 @@ def _report(summary: dict[str, Any], tiers: Tiers, unseen: list[str], *, stderr:
         console.note(f"tool kinds: {domain}")
     for rule, results in summary["failures"].items():
         console.note(f"failed tool results, {rule}: {results:,}")
-    for reason, episodes in summary["excluded_because"].items():
-        console.note(f"left out, {reason}: {episodes:,}")
-    for text, count in summary["notes"].items():
-        console.note(f"{text}: {count:,}")
-    if unseen:
-        console.note(f"no calibrated reward, so 0: {', '.join(unseen)}")

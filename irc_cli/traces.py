@@ -86,10 +86,16 @@ class TraceReader:
     def renamed(self) -> Renamed:
         """Return the tasks that got another name once all traces were read, and note them."""
         renamed = self.identities.renamed(self.sources)
-        self.notes[SPLIT_TASKS] += len(set(renamed.values()))
-        self.notes[SPLIT_GROUPS] += self.identities.split_groups()
-        self.notes = +self.notes  # without zeros
+        self._note(SPLIT_TASKS, len(set(renamed.values())))
         return renamed
+
+    def note_groups(self) -> None:
+        """Note the groups that had to be split; only figures that compare groups need to know."""
+        self._note(SPLIT_GROUPS, self.identities.split_groups())
+
+    def _note(self, text: str, count: int) -> None:
+        if count:
+            self.notes[text] += count
 
     @property
     def sources(self) -> dict[str, str]:

@@ -4,70 +4,48 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.util import find_spec
-from typing import Annotated, Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args
 
 import polars as pl
 import typer
 from rich.live import Live
 
 from irc_cli import console, estimator, options
+from irc_cli.extras import LEARNING, PLANNING, needs
+from irc_cli.notes import Strict, check_notes, show_notes
 from stages.artifacts import TURNS, read_table
 from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.files import digest
+from stages.policies.chat import Chat
+from stages.training.config import (
+    Aggregation,
+    LossConfig,
+    Old,
+    Scale,
+    Schedule,
+    TrainConfig,
+)
+from stages.training.examples import Conversation, focused, reinforced, supervised
+from stages.training.inputs import (
+    Rollouts,
+    check_lineage,
+    other_turns,
+    played_advantages,
+    read_conversations,
+    read_rollouts,
+    read_values,
+    recorded_tools,
+)
+from stages.training.sequences import Example, check
 
-try:
-    for _name in ("accelerate", "peft", "tensorboard"):  # which are imported when they are needed
-        if find_spec(_name) is None:
-            raise ModuleNotFoundError(name=_name)
-
-    import torch
-
-    from irc_cli.train_plan import show_plan
-    from stages.policies.chat import Chat
-    from stages.train import (
-        DivergedError,
-        Known,
-        Old,
-        Scale,
-        Schedule,
-        Step,
-        Tiers,
-        TrainConfig,
-        Trainer,
-        dev_loss,
-        known_logprobs,
-        train,
-    )
-    from stages.training.checkpoint import set_optimizer_state
-    from stages.training.examples import Conversation, focused, reinforced, supervised
-    from stages.training.folder import (
-        RunFolder,
-        optimizer_of,
-        refuse_existing_run,
-        result_of,
-    )
-    from stages.training.inputs import (
-        Rollouts,
-        check_lineage,
-        played_advantages,
-        read_conversations,
-        read_rollouts,
-        read_values,
-        recorded_tools,
-    )
-    from stages.training.loss import Aggregation, LossConfig
-    from stages.training.model import chat_of, learner, load_model, packable, weights_of
-    from stages.training.plan import Setup
-    from stages.training.sequences import Example, check
-except ModuleNotFoundError as error:
-    _WHAT = f"needs the package '{error.name}'"
-    raise InputError("irc-cli train", _WHAT, "pip install 'irc-cli[train]'") from None
+if TYPE_CHECKING:
+    from stages.train import Known, Step, Tiers, Trainer
+    from stages.training.folder import RunFolder
 
 _T, _L = TrainConfig, LossConfig
 _SCHEDULES, _SCALES, _OLD = get_args(Schedule), get_args(Scale), get_args(Old)
@@ -214,6 +192,7 @@ def command(
     ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
+    strict: Strict = False,
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -252,6 +231,12 @@ def command(
     )
     advantages = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
     if plan:
+        needs("irc-cli train --plan", "transformers", *PLANNING)
+        if lora_rank:
+            needs("--lora-rank", "train", "peft")
+        from irc_cli.train_plan import show_plan
+        from stages.training.plan import Setup
+
         setup = Setup(
             settings.pack_tokens,
             bf16,
@@ -274,15 +259,27 @@ def command(
         raise InputError("--calibration", "needs --rollouts", "leave it out")
     if dev and not sft:
         raise InputError("--dev", "needs --sft", "leave it out")
+    needs("irc-cli train", "train", *LEARNING)
+    import torch
+
+    from stages.train import DivergedError, Trainer, known_logprobs
+    from stages.training.checkpoint import set_optimizer_state
+    from stages.training.folder import RunFolder, optimizer_of, refuse_existing_run, result_of
+    from stages.training.model import chat_of, learner, load_model, packable, weights_of
+
     given = [path for path in (rollouts, turns, calibration, sft, dev) if path]
     refuse_existing_run(out, [model, reference or model, *given], resume=resume, force=force)
-    played = read_rollouts(rollouts) if rollouts else None
+    notes = Counter[str]()
+    played = read_rollouts(rollouts, notes) if rollouts else None
     if played and not off_policy:
         check_lineage(played, model)
     values = read_values(calibration, turns) if turns else None
     scored = read_table(TURNS, turns) if turns else None
-    talks = read_conversations(sft) if sft else []
-    held_out = read_conversations(dev) if dev else []
+    talks = read_conversations(sft, notes) if sft else []
+    held_out = read_conversations(dev, notes) if dev else []
+    if played and scored is not None:
+        notes += other_turns(played, scored)
+    check_notes(notes, strict=strict)
     moments = optimizer_of(model) if keep_optimizer else None
     record = console.made_by(
         "train",
@@ -309,7 +306,10 @@ def command(
         vocabulary = policy.get_input_embeddings().weight.shape[0]
         check((one.sequence for one in lesson.examples), vocabulary, given[0])
         dev_set = _supervised(held_out, str(dev), chat).examples if dev else []
-        console.note(lesson.told, quiet=quiet)
+        check_notes(lesson.notes, strict=strict)
+        console.note(lesson.told, quiet=quiet)  # with the notes of the lesson
+        if not (quiet or as_json):
+            show_notes(notes)
 
         fits = packable(policy)
         model_to_train = learner(
@@ -332,7 +332,7 @@ def command(
             what = f"{error}; the run stopped before it, and the batch is in '{where}'"
             raise InputError(out, what, "look at the batch, or lower --lr") from None
         document = {"out": out, "examples": len(lesson.examples), **lesson.counts}
-        document["last_step"] = last
+        document |= {"last_step": last, "notes": dict(notes + lesson.notes)}
         if dev_set:
             folder.take_best(trainer, last["dev_loss"])
         folder.finish(trainer, tokenizer, document)
@@ -355,6 +355,16 @@ class Lesson(NamedTuple):
         parts = [f"{len(self.examples):,} sequences, {tokens:,} tokens to learn"]
         parts += [f"{count:,} {name.replace('_', ' ')}" for name, count in self.counts.items()]
         return "; ".join(parts)
+
+    @property
+    def notes(self) -> Counter[str]:
+        """What was left out, or guessed."""
+        texts = {
+            "dropped_groups": "groups without advantages",
+            "retokenised_episodes": "episodes tokenized again, for their tokens are unknown",
+        }
+        counts = {text: self.counts.get(name, 0) for name, text in texts.items()}
+        return Counter({text: count for text, count in counts.items() if count})
 
     def focused(self, values: dict[str, float]) -> Lesson:
         """Return what is left where only turns count whose tier is worth something.
@@ -384,6 +394,8 @@ def _reinforced(
     turns: str,
 ) -> Lesson:
     """Give each token of the rollouts the advantage of its turn."""
+    from stages.train import Tiers
+
     table = played_advantages(played, scored, values, advantages, turns)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, chat, played.path)
     counts = {
@@ -395,6 +407,8 @@ def _reinforced(
 
 
 def _supervised(records: list[dict[str, Any]], path: str, chat: Chat | None) -> Lesson:
+    from stages.train import Tiers
+
     assert chat is not None
     tools = recorded_tools(path)
     talks = [
@@ -415,6 +429,9 @@ def _referee(
     """Load the reference of the KL; None: there is no KL, or it is the starting policy."""
     if reference is None or not config.loss.kl:
         return None
+    from stages.train import Trainer
+    from stages.training.model import learner, load_model, packable
+
     other, _ = load_model(reference)
     vocabulary = other.get_input_embeddings().weight.shape[0]
     check((one.sequence for one in lesson.examples), vocabulary, reference)
@@ -435,6 +452,8 @@ def _run(
     quiet: bool,
 ) -> dict[str, Any]:
     """Take the steps that are left; return what the last one logged."""
+    from stages.train import dev_loss, train
+
     last: dict[str, Any] = {}
     with _live(quiet=quiet or not folder.main) as show:
         for step in train(trainer, lesson.examples, known, lesson.tiers, config, done):
@@ -453,6 +472,8 @@ def _run(
 @contextmanager
 def _told_if_out_of_memory() -> Iterator[None]:
     """Say which knobs to turn where memory does not suffice."""
+    import torch
+
     try:
         yield
     except RuntimeError as error:  # torch's own OutOfMemoryError is one, too

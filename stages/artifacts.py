@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar
@@ -18,7 +18,7 @@ import orjson
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from stages.errors import InputError
+from stages.errors import InputError, few
 from stages.files import head, standard_input, whole_file
 from stages.places import remote, unreadable
 
@@ -37,6 +37,7 @@ class Table:
     columns: dict[str, pl.DataType]
     key: tuple[str, ...]
     made_by: str  # the command that writes it, named in errors
+    made_from: str = ""  # "trace", or the table that the command reads
     rules: dict[str, pl.Expr] = field(default_factory=dict)  # name that users read -> condition
 
     def frame(self, columns: Mapping[str, list[Any] | pl.Series]) -> pl.DataFrame:
@@ -58,10 +59,14 @@ class Table:
         self.check_rows(frame, where)
         return frame
 
-    def check_columns(self, found: Container[str], where: str) -> None:
+    def check_columns(self, found: Collection[str], where: str) -> None:
         """Raise InputError unless every column of this table is among those found."""
         if missing := [name for name in self.columns if name not in found]:
-            names = ", ".join(f"'{name}'" for name in missing)
+            from stages.recognise import of_columns, wrong_kind
+
+            if kind := of_columns(found):
+                raise InputError(where, *wrong_kind(self, kind, where))
+            names = few(f"'{name}'" for name in missing)
             raise InputError(where, f"not a {self.name} table: no column {names}", self._todo())
 
     def check_rows(self, frame: pl.DataFrame, where: str) -> None:
@@ -110,6 +115,7 @@ TURNS = Table(
     },
     key=("episode_id", "turn"),
     made_by="irc-cli score",
+    made_from="trace",
     rules={
         f"{name} not null": pl.col(name).is_not_null()
         for name in ("episode_id", "task_id", "group_id", "turn", "tier", "reward", "status")
@@ -138,6 +144,7 @@ ADVANTAGES = Table(
     },
     key=("episode_id", "turn"),
     made_by="irc-cli calibrate",
+    made_from="turns",
     rules={"advantage finite": pl.col("advantage").is_finite()},
 )
 
@@ -158,6 +165,7 @@ SUMS = Table(
     },
     key=("task_id", "tier"),
     made_by="irc-cli calibrate --partial",
+    made_from="turns",
     rules={"successes at most episodes": pl.col("successes") <= pl.col("episodes")},
 )
 
@@ -440,11 +448,24 @@ def _json_lines(table: Table, data: bytes, where: str) -> pl.DataFrame:
     try:
         frame = pl.read_ndjson(data, schema=table.columns)
     except _UNREADABLE:
-        raise _bad_line(table, data, where) from None
+        raise _wrong_kind(table, data, where) or _bad_line(table, data, where) from None
     # polars reads a column that no line has as nulls.
     first = next(line for line in io.BytesIO(data) if line.strip())
-    table.check_columns(pl.read_ndjson(first).columns, where)
+    columns = pl.read_ndjson(first).columns
+    if table.columns.keys() - columns and (error := _wrong_kind(table, data, where)):
+        raise error
+    table.check_columns(columns, where)
     return frame
+
+
+def _wrong_kind(table: Table, data: bytes, where: str) -> InputError | None:
+    """Return the error for JSON of a kind that is known, and not this table."""
+    from stages.recognise import of_json, wrong_kind
+
+    kind = of_json(data)
+    if kind is None or kind.key == table.name:
+        return None
+    return InputError(where, *wrong_kind(table, kind, where))
 
 
 def _bad_line(table: Table, data: bytes, where: str) -> InputError:

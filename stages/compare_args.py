@@ -13,6 +13,7 @@ from stages.artifacts import PAIRS
 from stages.core.arguments import MODES, PYTHON_REPR, Mode, canonical
 from stages.domains import Domain, PerDomain
 from stages.matching import FULL, Match, Matcher, Side, agent_gold
+from stages.notes import READ_AS_PYTHON, UNPARSEABLE
 from stages.traces.episode import Episode
 from stages.traces.identity import Renamed, settled
 
@@ -43,6 +44,12 @@ class Comparison:
                 self.episodes += 1
                 self._add_episode(episode, matchers)
                 self._check_recorded(episode, matchers["tau2"])
+
+    @property
+    def notes(self) -> Counter[str]:
+        """What was repaired or guessed."""
+        counts = {READ_AS_PYTHON: self.python_repr, UNPARSEABLE: self.unparseable}
+        return Counter({text: count for text, count in counts.items() if count})
 
     def frame(self, renamed: Renamed | None = None) -> pl.DataFrame:
         """Return every call beside its best gold action (PAIRS), tasks by their final names."""

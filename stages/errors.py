@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+SHOWN = 8  # names in one line
+
 
 class InputError(ValueError):
     """Bad input: where it is, what is wrong with it, and what to do.
@@ -16,3 +20,11 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}; {self.todo}"
+
+
+def few(names: Iterable[str], joint: str = ", ") -> str:
+    """Join names for an error; of more than a handful, the first ones and how many others."""
+    known = list(names)
+    if len(known) <= SHOWN:
+        return joint.join(known)
+    return joint.join([*known[: SHOWN - 2], f"{len(known) - SHOWN + 2:,} others"])

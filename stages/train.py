@@ -18,9 +18,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,42 +28,13 @@ import torch
 from stages.core.direction import DEAD
 from stages.errors import InputError
 from stages.training.batches import Pack, passes, steps
+from stages.training.config import LossConfig, TrainConfig
 from stages.training.logprobs import TokenLogprobs
-from stages.training.loss import METRICS, LossConfig, TokenBatch, policy_loss, token_weights
+from stages.training.loss import METRICS, TokenBatch, policy_loss, token_weights
 from stages.training.sequences import NO_TIER, Example
-
-Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
-Scale: TypeAlias = Literal["none", "rms"]
-Old: TypeAlias = Literal["trainer", "engine"]
 
 HISTORY = 50  # steps whose median is the usual gradient norm
 SETTLING = 10  # steps before one can be told from a spike
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a policy is trained. Equal settings make equal weights, on one CPU bit for bit."""
-
-    lr: float = 1e-6
-    schedule: Schedule = "constant"
-    warmup: int = 0  # steps in which the learning rate rises
-    weight_decay: float = 0.01
-    beta2: float = 0.999  # of AdamW: how long it remembers the size of gradients
-    max_grad_norm: float = 1.0
-    epochs: int = 1
-    batch_size: int = 32  # episodes of an optimizer step
-    pack_tokens: int = 16_384  # of a pass; a longer episode has one for itself
-    advantage_scale: Scale = "none"  # rms: each step's advantages get a root mean square of 1
-    old_logprobs: Old = "trainer"  # engine: what was sampled with, instead of one more pass
-    spike: float = 100.0  # a gradient norm so many times the usual ends the run
-    seed: int = 0
-    loss: LossConfig = field(default_factory=LossConfig)
-
-    def __post_init__(self) -> None:
-        kinds = {"schedule": Schedule, "advantage_scale": Scale, "old_logprobs": Old}
-        for name, kind in kinds.items():
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"unknown {name} '{getattr(self, name)}'")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.errors import InputError
+from stages.errors import InputError, few
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +107,13 @@ def unknown_key(where: str, key: str, allowed: Iterable[str]) -> InputError:
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """What to do about a word that is none of the allowed: the nearest one, else all of them."""
+    """What to do about a word that is none of the allowed: the nearest one, else a few of them."""
     allowed = list(allowed)
-    close = difflib.get_close_matches(word, allowed, n=1)
+    by_lower = {choice.lower(): choice for choice in reversed(allowed)}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
     if close:
-        return f"did you mean '{close[0]}'?"
-    return "use " + " or ".join(f"'{choice}'" for choice in allowed)
+        return f"did you mean '{by_lower[close[0]]}'?"
+    return "use " + few([f"'{choice}'" for choice in allowed], " or ")
 
 
 def read_yaml(path: str) -> Node:

@@ -15,7 +15,8 @@ import yaml
 from stages.artifacts import TOKENS, TURNS, write_table
 from stages.files import digest
 from stages.tiny_model import Size, make_tiny_model, tiny_model
-from stages.train import TrainConfig, Trainer
+from stages.train import Trainer
+from stages.training.config import TrainConfig
 from stages.training.model import learner, packable
 from stages.training.sequences import PROMPT, Example, Sequence
 from tests.builders import Tiered, turn_frame

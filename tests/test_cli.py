@@ -23,6 +23,7 @@ import yaml
 
 from irc_cli import __version__
 from irc_cli.app import COMMANDS
+from irc_cli.export import FORMATS
 from stages.artifacts import PAIRS, SUMS, TURNS
 from tests.builders import AIRLINE, SHARED, needs_shared
 from tests.conftest import Cli
@@ -351,7 +352,9 @@ def test_merged_shards_equal_one_run(
         Path(f"{i}.jsonl").write_bytes(b"".join(episodes[i::3]))
         run("score", f"{i}.jsonl", "-o", f"{i}.parquet", "--quiet")
         result = run("calibrate", f"{i}.parquet", "--partial", "-o", f"sums{i}", "--json")
-        assert result.json() == provenance(Path(f"sums{i}"))["summary"]
+        recorded = provenance(Path(f"sums{i}"))["summary"]
+        notes = {"left out, crashed or without an outcome": recorded["excluded"]}
+        assert result.json() == recorded | {"notes": {t: n for t, n in notes.items() if n}}
     shards = ["sums0", "sums1", "sums2"]
     assert pl.read_parquet("sums0").schema == SUMS.columns
     assert run("calibrate", "--merge", *shards, "-o", "merged.yaml", "--quiet").code == 0
@@ -367,7 +370,9 @@ def test_merged_shards_equal_one_run(
 
 def test_sums_on_a_pipe(run: Cli, turns: Path, calibration: Path) -> None:
     sums = run("calibrate", turns, "--partial", "-o", "-")
-    assert sums.err == "sums of 192 episodes of 24 tasks; 3 left out\n"
+    assert sums.err == (
+        "sums of 192 episodes of 24 tasks; 3 left out\nleft out, crashed or without an outcome: 3\n"
+    )
     assert run("calibrate", "-", "--merge", "-o", "merged.yaml", stdin=sums.out).code == 0
     assert tiers_section(Path("merged.yaml")) == tiers_section(calibration)
 
@@ -468,9 +473,9 @@ def test_online_follows_iteration_after_iteration(run: Cli, example: Path) -> No
     few = pl.read_parquet("0.parquet").filter(pl.col("episode_id").rle_id() % 3 == 0)
     few.unique("task_id", maintain_order=True).write_parquet("lone.parquet")
     lone = run("calibrate", "--online", "other", "lone.parquet", "--json")
-    assert lone.err == (
-        "no task has two episodes here: such turns tell --online nothing of the tiers\n"
-    )
+    text = "tasks of one episode, which tell --online nothing of the tiers"
+    assert lone.json()["notes"] == {text: pl.read_parquet("lone.parquet").height}
+    assert lone.err == ""
     # Until the state is written the command may be run again, and ends the same.
     Path("state").write_bytes(state)
     written = Path("1.yaml").read_bytes()
@@ -625,7 +630,7 @@ def test_two_values_that_mean_the_same(run: Cli) -> None:
     assert run(*TWO, '{"to": " oslo", "bags": "2.0"}') == (0, b"equal (deep)\n", "")
     result = run(*TWO, '{"to": " oslo", "bags": "2.0"}', "--mode", "exact", "--json")
     assert result.code == 1
-    assert result.json().keys() == {"equal", "mode", "differences"}
+    assert result.json().keys() == {"equal", "mode", "differences", "notes"}
     assert (result.json()["equal"], result.json()["mode"]) == (False, "exact")
     assert [row["path"] for row in result.json()["differences"]] == ["$.bags", "$.to"]
     assert all(
@@ -943,6 +948,63 @@ def test_help_imports_nothing_heavy() -> None:
     heavy = {"polars", "numpy", "scipy", "orjson", "yaml", "torch", "transformers"}
     assert "typer" in loaded
     assert not loaded & heavy
+
+
+EXTRAS = (
+    *("torch", "transformers", "safetensors", "tokenizers", "accelerate", "peft", "tensorboard"),
+    *("matplotlib", "openai", "inspect_evals", "inspect_ai", "vllm", "ray", "verl", "jinja2"),
+)
+
+
+def without_extras(*commands: str) -> list[tuple[int, str, str]]:
+    """Run commands, in one process, as on an install without extras: code, output, errors."""
+    code = (
+        "import io, json, sys\n"
+        "from contextlib import redirect_stderr, redirect_stdout\n"
+        f"sys.modules.update(dict.fromkeys({EXTRAS}))\n"
+        "from irc_cli.app import app\n"
+        "for command in sys.argv[1:]:\n"
+        "    out, err = io.StringIO(), io.StringIO()\n"
+        "    try:\n"
+        "        with redirect_stdout(out), redirect_stderr(err):\n"
+        "            app(command.split(), prog_name='irc-cli')\n"
+        "    except SystemExit as ended:\n"
+        "        print(json.dumps([ended.code, out.getvalue(), err.getvalue()]))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *commands],
+        env=IN_SUBPROCESS,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return [tuple(json.loads(line)) for line in ended.stdout.splitlines()]
+
+
+def test_help_of_every_command_needs_no_extra() -> None:
+    commands = ["", *COMMANDS, *(f"export {name}" for name in FORMATS)]
+    for command, (code, out, err) in zip(
+        commands, without_extras(*(f"{name} --help" for name in commands)), strict=True
+    ):
+        assert (code, err) == (0, ""), command
+        assert "Usage: irc-cli" in out
+
+
+def test_a_missing_extra_is_named_with_its_command() -> None:
+    play = "rollout --env airline-mini"
+    lines = {
+        "train --model m --sft s -o out": ("irc-cli train", "torch", "train"),
+        "train --model m --plan": ("irc-cli train --plan", "torch", "transformers"),
+        "loop -o out": ("irc-cli loop", "matplotlib", "train"),
+        play: ("--policy transformers", "torch", "transformers"),
+        f"{play} --policy openai --model m --base-url http://localhost:1": (
+            *("--policy openai", "openai", "openai"),
+        ),
+    }
+    for (where, package, extra), ended in zip(lines.values(), without_extras(*lines), strict=True):
+        line = f"error: {where}: needs the package '{package}'; pip install 'irc-cli[{extra}]'\n"
+        assert ended == (2, "", line)
 
 
 def test_scipy_is_imported_only_where_it_is_needed(example: Path) -> None:

@@ -81,7 +81,8 @@ SCORE = [
     ),
     (
         "crashed.jsonl",
-        "crashed.jsonl: no episode that counts; give traces with finished episodes",
+        "crashed.jsonl: no episode that counts: 8 crashed or cut by infrastructure; "
+        "give traces with finished episodes",
     ),
     (
         "few.jsonl --tiers extend",
@@ -231,8 +232,8 @@ CALIBRATE = [
     ),
     (
         "few.parquet --merge",
-        "few.parquet: not a sums table: no column 'episodes', 'successes', 'turns', "
-        "'turns_in_successes', 'x', 'xx', 'xo'; rerun irc-cli calibrate --partial",
+        "few.parquet: not a sums table but a turns table; "
+        "make one with 'irc-cli calibrate --partial few.parquet -o sums.parquet'",
     ),
     ("sums.parquet sums.parquet --merge", "sums.parquet: given twice; name each file once"),
     *(
@@ -286,6 +287,14 @@ CALIBRATE = [
         "--normalise: unknown value 'all'; use turn | group | batch",
     ),
     (
+        "few.parquet --advantage mtgrpo",
+        "--advantage: unknown value 'mtgrpo'; did you mean 'mt-grpo'?",
+    ),
+    (
+        "few.parquet --zero gold_wrote",
+        "--zero: no turn is of tier 'gold_wrote'; did you mean 'gold_write'?",
+    ),
+    (
         "few.parquet --measure size",
         "--measure: unknown value 'size'; use presence | count | share",
     ),
@@ -303,10 +312,52 @@ CALIBRATE = [
     ("few.parquet --eta 2", "--eta: 2 is out of range; use a number from -1 to 1"),
 ]
 
+TASK_NAMES = [f"train-{name}" for name in ("book-0", "multi-1", "certificate-2")]
+TASK_NAMES += [f"train-{name}" for name in ("passengers-3", "bags-4", "lookup-5")]
+
+ROLLOUT = [
+    (
+        "--env airlinemini",
+        "--env: no environment 'airlinemini'; did you mean 'airline-mini'?",
+    ),
+    (
+        "--env AIRLINE-MINI --policy expert",
+        "--env: no environment 'AIRLINE-MINI'; did you mean 'airline-mini'?",
+    ),
+    (
+        "--env airline-mini --policy expert --tasks 3",
+        "--tasks: no task '3' in split 'train' of airline-mini; use "
+        + " or ".join(f"'{name}'" for name in TASK_NAMES)
+        + " or 1,994 others",
+    ),
+    (
+        "--env airline-mini --policy expert --tasks train-book-0x",
+        "--tasks: no task 'train-book-0x' in split 'train' of airline-mini; "
+        "did you mean 'train-book-0'?",
+    ),
+    (
+        "--env airline-mini --policy exprt",
+        "--policy: unknown value 'exprt'; did you mean 'expert'?",
+    ),
+    (
+        "--env airline-mini --policy expert --user scrpted",
+        "--user: unknown value 'scrpted'; did you mean 'scripted'?",
+    ),
+    (
+        "--env airline-mini --policy expert --split trian",
+        "airline-mini: no split 'trian'; did you mean 'train'?",
+    ),
+]
+
 EVAL = [
     (
+        "few.jsonl --replay --env airlinemini",
+        "--env: no environment 'airlinemini'; did you mean 'airline-mini'?",
+    ),
+    (
         "crashed.jsonl",
-        "crashed.jsonl: no episode with an outcome; give traces with finished episodes",
+        "crashed.jsonl: no episode with an outcome: 8 crashed or cut by infrastructure; "
+        "give traces with finished episodes",
     ),
     ("few.jsonl --against missing.json", "missing.json: no such file; check the path"),
     (
@@ -340,7 +391,9 @@ COMPARE_ARGS = [
     ),
     (
         "--expected {} --actual {} --tool ponder --domain airline",
-        "--tool: 'ponder' is no tool of 'airline'; check the name",
+        "--tool: 'ponder' is no tool of 'airline'; use 'get_user_details' or "
+        "'get_reservation_details' or 'get_flight_status' or 'list_all_airports' or "
+        "'search_direct_flight' or 'search_onestop_flight' or 9 others",
     ),
     (
         "--expected {} --actual {} --tool think --domain airlin",
@@ -397,6 +450,7 @@ CASES = [
     ("eval few.jsonl won.jsonl", SAME_ID),
     ("compare-args few.jsonl won.jsonl -o pairs.parquet", SAME_ID),
     *((f"compare-args {args}", line) for args, line in COMPARE_ARGS),
+    *((f"rollout {args}", line) for args, line in ROLLOUT),
     *USAGE,
 ]
 

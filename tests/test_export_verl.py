@@ -23,7 +23,7 @@ def test_a_folder_for_verl(run: Cli, calibration: Path, tmp_path: Path) -> None:
     result = run(*EXPORT, *SMALL, *estimator, "--calibration", calibration, "--json")
     folder = tmp_path / "out"
     launch = f"python -m verl.trainer.main_ppo --config-path {folder} --config-name irc"
-    assert result.json() == {"train": 4, "val": 4, "launch": launch}
+    assert result.json() == {"train": 4, "val": 4, "launch": launch, "notes": {}}
 
     train = read_table(DATASET, str(folder / "train.parquet"))
     tasks = airline_mini().tasks("train")[:4]

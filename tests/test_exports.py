@@ -138,7 +138,11 @@ def test_lines_go_to_standard_output(run: Cli, example: Path) -> None:
 def test_sft_has_the_conversations_that_succeeded(run: Cli, example: Path) -> None:
     ended = run("export", "sft", example, "-o", "sft.jsonl", "--json")
     passed = [row for row in lines(example) if row["status"] == "ok" and row["outcome"] == 1]
-    assert ended.json() == {"rows": len(passed), "conversations": 192}
+    assert ended.json() == {
+        "rows": len(passed),
+        "conversations": 192,
+        "notes": {"left out, crashed or cut by infrastructure": 3},
+    }
     made = lines("sft.jsonl")
     assert [[m["role"] for m in row["messages"]] for row in made] == [
         [m["role"] for m in row["messages"]] for row in passed
@@ -206,6 +210,7 @@ def test_sft_takes_a_lower_outcome_and_never_an_unknown_one(run: Cli) -> None:
     talk = [user("hi"), says("hello")]
     rows: list[dict[str, Any]] = [{"messages": talk, "outcome": o} for o in (1, 0.5, 0.4, None)]
     assert run("export", "sft", write(rows), "--min-outcome", "0.5", "--json").json() == {
+        "notes": {"left out, no outcome": 1},
         "rows": 2,
         "conversations": 4,
     }
@@ -240,7 +245,12 @@ def test_trl_has_a_row_for_each_opening_of_a_task(run: Cli) -> None:
     rows = [talk("a", "hi", 0.0), talk("a", "hi", 1.0, "best"), talk("a", "hi", 1.0)]
     rows += [talk("a", "hello", 0.0), talk("b", "hi", 1.0), {"messages": [user("hi")]}]
     ended = run("export", "trl", write(rows), "-o", "trl.jsonl", "--json")
-    assert ended.json() == {"rows": 3, "conversations": 6, "tasks": 2}
+    assert ended.json() == {
+        "rows": 3,
+        "conversations": 6,
+        "tasks": 2,
+        "notes": {"left out, no answer of the assistant": 1},
+    }
     made = lines("trl.jsonl")
     assert [(row["task_id"], row["prompt"][-1]["content"]) for row in made] == [
         ("a", "hi"),
@@ -406,7 +416,7 @@ def test_preferences_of_rollouts(run: Cli, airline: Files) -> None:
     given = ("export", "preferences", airline.rollouts, "--turns", airline.turns)
     ended = run(*given, "--prefix", "calls", "-o", "pairs.jsonl", "--json")
     pairs = lines("pairs.jsonl")
-    assert ended.json() == {"rows": len(pairs), "episodes": 24}
+    assert ended.json() == {"rows": len(pairs), "episodes": 24, "notes": {}}
     assert len(pairs) > 10
     assert all(row["chosen_tier"] != row["rejected_tier"] for row in pairs)
     assert all(row["prompt"][-1]["role"] in ("user", "tool") for row in pairs)
@@ -467,7 +477,7 @@ def tokens(run: Cli) -> Files:
 
 def test_tokens_have_the_advantage_of_their_turn(run: Cli, tokens: Files) -> None:
     ended = run(*tokens.export, "-o", "o.parquet", "--json")
-    assert ended.json() == {"rows": 3, "tokens": 4, "dropped_groups": 0}
+    assert ended.json() == {"rows": 3, "tokens": 4, "dropped_groups": 0, "notes": {}}
     calibrated = ("calibrate", tokens.turns, "-o", "c.yaml", "--keep-rewards", "--quiet")
     assert run(*calibrated).code == 0
     expected = {

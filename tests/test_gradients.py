@@ -25,7 +25,8 @@ from data.study.gradients import (
 )
 from stages.artifacts import TURNS, read_table
 from stages.judge import turn_arrays
-from stages.train import TrainConfig, accumulate
+from stages.train import accumulate
+from stages.training.config import TrainConfig
 from stages.training.inputs import read_rollouts
 from stages.training.sequences import sequences
 from tests.builders import Tiered, turn_frame

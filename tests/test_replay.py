@@ -297,6 +297,5 @@ def test_unknown_environment_is_one_line(run: Cli, example: Path) -> None:
     found = run("eval", example, "--replay", "--env", "tau2-space")
     assert found.code == 2
     assert found.err == (
-        "error: --env: no environment 'tau2-space'; "
-        "give one of airline-mini, tau2-airline, tau2-retail, tau2-telecom\n"
+        "error: --env: no environment 'tau2-space'; did you mean 'tau2-airline'?\n"
     )

@@ -260,6 +260,7 @@ def test_json_is_one_document(run: Cli) -> None:
         "tokens": None,
         "restarts": 0,
         "failures": {},
+        "notes": {},
     }
     assert list(Path().iterdir()) == []
 
@@ -312,7 +313,10 @@ def test_replay_of_what_was_not_recorded_is_an_error(run: Cli) -> None:
     [
         (("--tasks", "dev-bag-0"), "--tasks: no task 'dev-bag-0' in split 'dev' of airline-mini; "),
         (("--split", "base"), "airline-mini: no split 'base'; use "),
-        (("--env", "mars", "--policy", "openai"), "--env: no environment 'mars'; give one of airl"),
+        (
+            ("--env", "mars", "--policy", "openai"),
+            "--env: no environment 'mars'; use 'airline-mini' or ",
+        ),
         (("--env", "tau2-retail"), "--policy: the expert does not know tau2-retail; choose an"),
         (
             ("--policy", "mars"),

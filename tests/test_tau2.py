@@ -187,7 +187,7 @@ def test_world_offers_tools_with_kinds_and_splits(name: str) -> None:
     assert not train & test
     assert train | test == {task.task_id for task in world.tasks("base")}
     assert "policy" in world.policy
-    with pytest.raises(InputError, match=f"^{name}: no split 'dev'; give one of "):
+    with pytest.raises(InputError, match=f"^{name}: no split 'dev'; use '"):
         world.tasks("dev")
     with pytest.raises(InputError, match=f"^{name}: has no scripted user; choose the user 'llm'$"):
         world.reset(world.tasks("test")[0], 0)
@@ -196,7 +196,7 @@ def test_world_offers_tools_with_kinds_and_splits(name: str) -> None:
 def test_unknown_environment_is_an_error() -> None:
     with pytest.raises(InputError) as error:
         open_world("tau2")
-    given = "give one of airline-mini, tau2-airline, tau2-retail, tau2-telecom"
+    given = "use 'airline-mini' or 'tau2-airline' or 'tau2-retail' or 'tau2-telecom'"
     assert str(error.value) == f"--env: no environment 'tau2'; {given}"
 
 

@@ -806,7 +806,7 @@ def test_odd_fields_of_a_conversation_are_noted(read: Read) -> None:
     assert trace.notes == {
         "unknown status 'finished'": 1,
         "tools not a list": 1,
-        "conversation without a turn": 1,
+        "conversation without a turn: no messages": 1,
         "no task id": 1,
         "no trial": 1,
         "no outcome, reward or success": 1,

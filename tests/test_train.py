@@ -22,7 +22,6 @@ from stages.train import (
     Known,
     Step,
     Tiers,
-    TrainConfig,
     Trainer,
     accumulate,
     advantage_log,
@@ -33,8 +32,8 @@ from stages.train import (
     token_logprobs,
     train,
 )
+from stages.training.config import LossConfig, TrainConfig
 from stages.training.examples import reinforced
-from stages.training.loss import LossConfig
 from stages.training.sequences import Example
 from tests.builders import Tiered, line_of, turn_frame
 from tests.learning import VOCABULARY, example, small_model, some_examples, trainer_of

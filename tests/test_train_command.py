@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from importlib import util
 from pathlib import Path
@@ -22,7 +21,6 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from irc_cli import train as command
 from irc_cli.app import app
 from stages.artifacts import TURNS, read_table, write_table
 from tests.conftest import Cli
@@ -112,6 +110,7 @@ def test_what_a_run_writes(run: Cli, files: Played) -> None:
         "dropped_groups": 0,
         "retokenised_episodes": 0,
         "last_step": lines[-1],
+        "notes": {},
     }
     assert lines[0].keys() == {
         *("step", "loss", "lr", "grad_norm", "effective_step", "tokens_per_s", "memory_gb"),
@@ -445,7 +444,7 @@ BROKEN: dict[str, tuple[Callable[[Played], Any], str, str]] = {
     "only failures of the user": (
         rows_with(lambda rows: [row.update(status="error") for row in rows]),
         "",
-        "{rollouts}: no episode that counts; roll out again",
+        "{rollouts}: no episode that counts: 16 crashed or cut by infrastructure; roll out again",
     ),
     "twice": (
         rows_with(lambda rows: rows.append(rows[2])),
@@ -592,14 +591,16 @@ CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't 
 
 
 @pytest.mark.parametrize("error", [RuntimeError(CPU), torch.OutOfMemoryError("CUDA out of memory")])
-@pytest.mark.parametrize("where", ["train", "known_logprobs", "load_model"])
+@pytest.mark.parametrize(
+    "where", ["train.train", "train.known_logprobs", "training.model.load_model"]
+)
 def test_out_of_memory_says_what_to_do(
     run: Cli, files: Played, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
 ) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(command, where, fail)
+    monkeypatch.setattr(f"stages.{where}", fail)
     ended = run(*files.args, "-o", "out", "--quiet")
     assert (ended.code, ended.err) == (
         2,
@@ -630,7 +631,7 @@ def test_other_failures_are_ours(
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(command, "load_model", fail)
+    monkeypatch.setattr("stages.training.model.load_model", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         app([*files.args, "-o", "out"], prog_name="irc-cli")
 
@@ -650,10 +651,10 @@ def test_divergence_keeps_the_batch(run: Cli, files: Played) -> None:
 
 
 def test_a_package_of_the_extra_is_missing(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "irc_cli.train")
     found = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name: None if name == "peft" else found(name))
-    assert run("train", "--help").err == (
+    assert run("train", "--help").code == 0
+    assert run("train", "--model", "m", "--sft", "s", "-o", "out").err == (
         "error: irc-cli train: needs the package 'peft'; pip install 'irc-cli[train]'\n"
     )
 
@@ -687,3 +688,18 @@ def test_help(run: Cli) -> None:
     assert shown.code == 0
     assert b"Train a policy on its own episodes, or on messages." in shown.out
     assert b"Example: irc-cli train --model MODEL" in shown.out
+
+
+def test_strict_refuses_what_would_be_left_out(run: Cli, copied: Played) -> None:
+    lines = Path(copied.rollouts).read_bytes()
+    failed = orjson.loads(lines.splitlines()[0]) | {"episode_id": "x", "status": "error"}
+    Path(copied.rollouts).write_bytes(lines + orjson.dumps(failed) + b"\n")
+    text = "left out, crashed or cut by infrastructure"
+    assert run(*copied.args, "-o", "out", "--strict") == (
+        2,
+        b"",
+        f"error: --strict: '{text}': 1; mend the input, or drop --strict\n",
+    )
+    assert not Path("out").exists()
+    result = run(*copied.args, "-o", "out", "--json")
+    assert (result.code, result.json()["notes"]) == (0, {text: 1})

@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import load_file
 
 from stages.errors import InputError
-from stages.train import Known, Tiers, TrainConfig, train
+from stages.train import Known, Tiers, train
 from stages.training import checkpoint
+from stages.training.config import TrainConfig
 from stages.training.folder import RunFolder
 from tests import slow_train
 from tests.builders import line_of

@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.training.loss import LossConfig, TokenBatch, policy_loss, token_weights
+from stages.training.config import LossConfig
+from stages.training.loss import TokenBatch, policy_loss, token_weights
 
 OFF = LossConfig(tis_cap=None)
 

@@ -15,7 +15,8 @@ import transformers
 
 from stages.errors import InputError
 from stages.tiny_model import tiny_tokenizer
-from stages.train import Known, Tiers, TrainConfig, token_logprobs, train
+from stages.train import Known, Tiers, token_logprobs, train
+from stages.training.config import TrainConfig
 from stages.training.folder import RunFolder
 from stages.training.model import learner, load_model, packable, trained
 from tests.builders import line_of

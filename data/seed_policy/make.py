@@ -29,8 +29,9 @@ from stages.policies.expert import Expert
 from stages.policies.registry import RulePolicy
 from stages.rollout import Config, Run, plan, rollout
 from stages.tiny_model import make_tiny_model
-from stages.train import Tiers, TrainConfig, Trainer, train
+from stages.train import Tiers, Trainer, train
 from stages.training.batches import Pack
+from stages.training.config import TrainConfig
 from stages.training.examples import Conversation, supervised
 from stages.training.model import chat_of, learner, load_model, whole_weights, write_policy
 from stages.training.sequences import NO_TIER, PROMPT, Example

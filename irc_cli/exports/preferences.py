@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import asdict
 from typing import Annotated, cast, get_args
 
@@ -10,10 +11,11 @@ import typer
 
 from irc_cli import console, estimator, options
 from irc_cli.exports import writing
+from irc_cli.notes import Strict, check_notes
 from stages.artifacts import TURNS, read_table
 from stages.errors import InputError
 from stages.exports.preferences import Prefix, preferences
-from stages.training.inputs import played_advantages, read_rollouts, read_values
+from stages.training.inputs import other_turns, played_advantages, read_rollouts, read_values
 
 _PREFIXES = get_args(Prefix)
 _SAME = {"exact": "messages", "calls": "calls and results"}
@@ -39,6 +41,7 @@ def command(
     last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
+    strict: Strict = False,
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -51,15 +54,19 @@ def command(
     same = cast(Prefix, options.one_of("prefix", prefix, _PREFIXES))
     gap = options.within("min-gap", min_gap, 0, sys.float_info.max)
     chosen = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
-    played = read_rollouts(rollouts)
+    notes = Counter[str]()
+    played = read_rollouts(rollouts, notes)
     values = read_values(calibration, turns)
-    table = played_advantages(played, read_table(TURNS, turns), values, chosen, turns)
+    scored = read_table(TURNS, turns)
+    table = played_advantages(played, scored, values, chosen, turns)
+    notes += other_turns(played, scored)
     rows = list(preferences(played.episodes, table, played.tools, same, gap))
     if not rows:
         what = f"no two turns of a group, after the same {_SAME[same]}, of which one is better"
         todo = "play more episodes of a task" + (" or pass --prefix calls" * (same == "exact"))
         raise InputError(rollouts, what, todo)
     settings = {"prefix": same, "min_gap": gap, "calibration": calibration}
+    check_notes(notes, strict=strict)
     made_by = console.made_by(
         "export preferences",
         settings | {"advantage": asdict(chosen)},
@@ -69,4 +76,4 @@ def command(
     writing.write_lines(rows, out, made_by, force=force)
     document = {"rows": len(rows), "episodes": len(played.episodes)}
     line = f"{len(rows):,} pairs of turns, from {len(played.episodes):,} episodes"
-    writing.report(document, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 import typer
 
 from irc_cli import console, options
 from irc_cli.exports import writing
-from stages.errors import InputError
+from irc_cli.notes import Strict, check_notes
+from stages.errors import InputError, few
 from stages.exports.conversations import conversations
 from stages.exports.sft import sft
+from stages.notes import NO_OUTCOME, left_out
 
 
 def command(
@@ -19,6 +22,7 @@ def command(
     min_outcome: Annotated[float, typer.Option(help="Least outcome of a conversation.")] = 1.0,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
+    strict: Strict = False,
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -30,13 +34,16 @@ def command(
     writing.check_lines(out, as_json=as_json, force=force)
     least = options.within("min-outcome", min_outcome, 0, 1)
     options.refuse_twice(files)
-    found = list(conversations(files))
+    notes = Counter[str]()
+    found = list(conversations(files, notes))
+    notes += left_out({NO_OUTCOME: sum(one.outcome is None for one in found)})
     rows = list(sft(found, least))
     if not rows:
         what = f"none of {len(found):,} conversations has an outcome of {least:g} or more"
-        raise InputError(", ".join(files), what, "lower --min-outcome or give other files")
+        raise InputError(few(files), what, "lower --min-outcome or give other files")
+    check_notes(notes, strict=strict)
     made_by = console.made_by("export sft", {"min_outcome": least}, seed, writing.digests(files))
     writing.write_lines(rows, out, made_by, force=force)
     document = {"rows": len(rows), "conversations": len(found)}
     line = f"{len(rows):,} of {len(found):,} conversations have an outcome of {least:g} or more"
-    writing.report(document, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)

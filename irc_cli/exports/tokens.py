@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 
 from irc_cli import console, estimator, options
 from irc_cli.exports import writing
+from irc_cli.notes import Strict, check_notes
 from stages.artifacts import SEQUENCES, TURNS, read_table, write_table
 from stages.errors import InputError
 from stages.exports.tokens import token_advantages
 from stages.rollout_files import RunFiles
 from stages.training.examples import reinforced
-from stages.training.inputs import played_advantages, read_rollouts, read_values
+from stages.training.inputs import other_turns, played_advantages, read_rollouts, read_values
 
 
 def command(
@@ -26,6 +28,7 @@ def command(
     last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
+    strict: Strict = False,
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -36,15 +39,19 @@ def command(
     """
     options.check_outputs([out], as_json=as_json, force=force)
     chosen = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
-    played = read_rollouts(rollouts)
+    notes = Counter[str]()
+    played = read_rollouts(rollouts, notes)
     if missing := sum(not row["tokens_recorded"] for row in played.episodes):
         what = f"{missing:,} of {len(played.episodes):,} episodes have no recorded tokens"
         raise InputError(rollouts, what, "play them with an engine that tells what it sampled")
     values = read_values(calibration, turns)
-    table = played_advantages(played, read_table(TURNS, turns), values, chosen, turns)
+    scored = read_table(TURNS, turns)
+    table = played_advantages(played, scored, values, chosen, turns)
+    notes += other_turns(played, scored)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, None, rollouts)
     groups = {row["episode_id"]: row["group_id"] for row in played.episodes}
     frame = token_advantages(lesson.examples, groups)
+    check_notes(notes, strict=strict)
     made_by = console.made_by(
         "export tokens",
         {"calibration": calibration, "advantage": asdict(chosen)},
@@ -58,4 +65,4 @@ def command(
     line = f"{frame.height:,} sequences, {written:,} tokens with an advantage"
     if lesson.dropped_groups:
         line += f"; {lesson.dropped_groups:,} groups without any left out"
-    writing.report(document, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from irc_cli import console, options
 from irc_cli.exports import writing
-from stages.errors import InputError
-from stages.exports.conversations import conversations
+from irc_cli.notes import Strict, check_notes
+from stages.errors import InputError, few
+from stages.exports.conversations import conversations, opening
 from stages.exports.trl import trl
+from stages.notes import left_out
 
 
 def command(
@@ -14,6 +18,7 @@ def command(
     out: options.Out = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
+    strict: Strict = False,
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -24,17 +29,21 @@ def command(
     """
     writing.check_lines(out, as_json=as_json, force=force)
     options.refuse_twice(files)
-    found = list(conversations(files))
+    notes = Counter[str]()
+    found = list(conversations(files, notes))
+    silent = sum(opening(one.messages) == len(one.messages) for one in found)
+    notes += left_out({"no answer of the assistant": silent})
     rows = trl(found)
     if not rows:
         what = f"none of {len(found):,} conversations has an answer of the assistant to a user"
-        raise InputError(", ".join(files), what, "give other files")
+        raise InputError(few(files), what, "give other files")
     if all(row["gold_actions"] is None for row in rows):
         todo = "add 'gold_actions' to the conversations: the reward compares calls with them"
-        raise InputError(", ".join(files), "no gold actions anywhere", todo)
+        raise InputError(few(files), "no gold actions anywhere", todo)
+    check_notes(notes, strict=strict)
     made_by = console.made_by("export trl", {}, seed, writing.digests(files))
     writing.write_lines(rows, out, made_by, force=force)
     tasks = len({row["task_id"] for row in rows})
     document = {"rows": len(rows), "conversations": len(found), "tasks": tasks}
     line = f"{len(rows):,} openings of {tasks:,} tasks, from {len(found):,} conversations"
-    writing.report(document, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)

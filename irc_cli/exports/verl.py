@@ -102,7 +102,7 @@ def command(
     launch = f"python -m verl.trainer.main_ppo --config-path {folder} --config-name {NAME}"
     rows = {name: frame.height for name, frame in tasks.items()}
     line = f"{rows['train']:,} tasks to train on, {rows['val']:,} held out; launch with:\n{launch}"
-    writing.report(rows | {"launch": launch}, line, out, as_json=as_json, quiet=quiet)
+    writing.report(rows | {"launch": launch}, {}, line, out, as_json=as_json, quiet=quiet)
 
 
 def _check_folder(folder: Path, files: list[str], *, force: bool) -> None:

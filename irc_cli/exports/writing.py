@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from irc_cli import console, options
+from irc_cli.notes import show_notes
 from stages.artifacts import made_by_path, write_rows
 from stages.files import digest, refuse_existing
 
@@ -46,10 +47,17 @@ def write_lines(
 
 
 def report(
-    document: dict[str, Any], line: str, out: str | None, *, as_json: bool, quiet: bool
+    document: dict[str, Any],
+    notes: Mapping[str, int],
+    line: str,
+    out: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    """Print the counts of an export, as a document or as a line."""
+    """Print the counts of an export and the notes, as a document or as lines."""
     if as_json:
-        console.print_json(document)
+        console.print_json(document | {"notes": dict(notes)})
     elif not quiet:
         console.heading(line, stderr=out == "-")
+        show_notes(notes)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from stages.artifacts import OF_ROLLOUT
 from stages.errors import InputError
+from stages.notes import CRASHED, left_out
 from stages.policies.chat import shown
 from stages.traces.fields import BadItemError
 from stages.traces.messages import stated_outcome
@@ -25,16 +27,21 @@ class Conversation(NamedTuple):
     outcome: float | None
 
 
-def conversations(paths: Iterable[str]) -> Iterator[Conversation]:
+def conversations(paths: Iterable[str], notes: Counter[str]) -> Iterator[Conversation]:
     """Read rollouts, or other JSON lines with `messages`; episodes that crashed are left out.
+
+    Args:
+        paths: of the files.
+        notes: gets what is left out or guessed.
 
     Raises:
         InputError: a file is missing or broken.
     """
     for path in paths:
         tools = recorded_tools(path)  # without kinds, which no policy saw
-        for number, record in enumerate(read_conversations(path), 1):
+        for number, record in enumerate(read_conversations(path, notes), 1):
             if record.get("status") == "error":
+                notes += left_out({CRASHED: 1})
                 continue
             try:
                 outcome = stated_outcome(record)

@@ -12,6 +12,7 @@ from stages.errors import InputError
 from stages.policies.policy import Action, Policy, Sampling
 from stages.worlds.users import Rng
 from stages.worlds.world import Message
+from stages.yamlfile import nearest
 
 # Shipped with the package: a tiny model that plays airline-mini.
 SEED_POLICY = str(files("data") / "seed_policy")
@@ -82,7 +83,7 @@ def open_policy(name: str, options: PolicyOptions) -> Policy:
             engine = _engine(name)
             player: Policy = engine.load(model, rows=options.concurrency, context=options.context)
             return player
-    raise InputError("--policy", f"no policy '{name}'", "give one of " + ", ".join(POLICIES))
+    raise InputError("--policy", f"no policy '{name}'", nearest(name, POLICIES))
 
 
 class RulePolicy:

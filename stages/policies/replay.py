@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ from stages.worlds.world import Message
 
 
 class Replay:
-    """Plays each (task, trial) as it was recorded; how the tokens were sampled is not repeated."""
+    """Plays each (task, trial) as it was recorded; how the tokens were sampled is not repeated.
+
+    Attributes:
+        notes: what of the recording was left out.
+    """
 
     def __init__(self, path: str) -> None:
         """Read the recording.
@@ -27,7 +32,8 @@ class Replay:
             InputError: the file is missing, or a line is no episode.
         """
         self._path = path
-        self._episodes = _read(path)
+        self.notes = Counter[str]()
+        self._episodes = _read(path, self.notes)
 
     async def act(
         self,
@@ -61,19 +67,22 @@ class Replay:
         """Nothing to let go of."""
 
 
-def _read(path: str) -> dict[str, tuple[str, list[Message]]]:
+def _read(path: str, notes: Counter[str]) -> dict[str, tuple[str, list[Message]]]:
     """Status and assistant messages, by task/trial as in an episode's id."""
     try:
         lines = Path(path).read_bytes().splitlines()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(path, reason, "give a rollouts file") from None
-    episodes = {}
+    episodes: dict[str, tuple[str, list[Message]]] = {}
     for number, line in enumerate(lines, 1):
         try:
             row = orjson.loads(line)
             said = [message for message in row["messages"] if message["role"] == "assistant"]
-            episodes[f"{row['task_id']}/{row['trial']}"] = row["status"], said
+            key = f"{row['task_id']}/{row['trial']}"
+            if key in episodes:
+                notes["left out, recorded again later"] += 1
+            episodes[key] = row["status"], said
         except (ValueError, KeyError, TypeError):
             where = f"{path}:{number}"
             raise InputError(where, "not an episode", "give a rollouts file") from None

@@ -17,6 +17,7 @@ from stages.files import reachable
 from stages.traces import messages, parquet, tau2, tau_bench
 from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError
+from stages.traces.near import description, near_format
 from stages.traces.stream import NOT_STANDARD, BrokenJsonError, Stream, parse, parse_document
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 KNOWN = "give tau-bench results, tau2-bench results, or OpenAI-style messages"
 SKIPPED = "bad record left out"
 REPAIR = "repair the line or pass --skip-bad"
-SHOWN_KEYS = 6  # of an unknown document, in its error
 HEADER = "results.json"  # in a tau2-bench folder: everything but the simulations
 
 SkipBad = Callable[[int, bytes, str], None]
@@ -250,7 +250,7 @@ def _read_simulation(data: bytes, where: str, read: Read, notes: Counter[str]) -
     if not isinstance(simulation, dict) or not tau2.accepts(simulation):
         raise InputError(
             where,
-            f"is not one tau2-bench simulation: {_description(simulation)}",
+            f"is not one tau2-bench simulation: {description(simulation)}",
             "give a results folder, or a single results file by its own name",
         )
     try:
@@ -274,7 +274,7 @@ def _header(
     """Domain, policy and gold actions from what tau2-bench results say beside simulations."""
     try:
         if not isinstance(document, dict):
-            raise BadItemError(f"is no results header: {_description(document)}", KNOWN)
+            raise BadItemError(f"is no results header: {description(document)}", KNOWN)
         domain, gold = tau2.domain_of(document), tau2.gold_of_tasks(document, notes)
         policy = tau2.policy_of(document)
     except BadItemError as bad:
@@ -363,7 +363,15 @@ def _is_results(document: Any) -> bool:
 
 def _unknown(document: Any, where: str) -> InputError:
     """The error for JSON that is no trace, to be raised."""
-    return InputError(where, f"is no known trace: {_description(document)}", KNOWN)
+    from stages.recognise import of_columns  # imports polars
+
+    record = document[0] if isinstance(document, list) and document else document
+    if isinstance(record, dict) and (kind := of_columns(record)):
+        return InputError(where, f"not a trace but {kind.name}", "give the traces themselves")
+    if near := near_format(document):
+        several = "a list that begins with " if isinstance(document, list) else ""
+        return InputError(where, f"is {several}{near.name}, which is not read", near.todo)
+    return InputError(where, f"is no known trace: {description(document)}", KNOWN)
 
 
 def _record_or_none(line: bytes) -> dict[str, Any] | None:
@@ -379,13 +387,3 @@ def _stated_domain(record: Any) -> str | None:
     """The domain of a trace whose records name one each: that of the first."""
     domain = record.get("domain") if isinstance(record, dict) else None
     return domain if isinstance(domain, str) else None
-
-
-def _description(document: Any) -> str:
-    """What a JSON document is, in a few words."""
-    if isinstance(document, list):
-        return f"a list of {_description(document[0])}" if document else "an empty list"
-    if isinstance(document, dict):
-        keys = ", ".join(f"'{key:.20}'" for key in list(document)[:SHOWN_KEYS])
-        return f"an object with the keys {keys}" if keys else "an empty object"
-    return type(document).__name__

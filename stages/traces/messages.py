@@ -19,6 +19,7 @@ from stages.traces.fields import (
     opening_of,
     outcome_of,
 )
+from stages.traces.near import WITHOUT_TURN, messages_seen
 from stages.traces.turns import read_turns
 
 FIELDS = [
@@ -79,7 +80,7 @@ def reader(
         turns, user_calls = read_turns(messages, notes, tools)
         gaps.note(item)
         if not turns:
-            notes["conversation without a turn"] += 1
+            notes[f"{WITHOUT_TURN}: {messages_seen(messages)}"] += 1
         episode_id, task_id, trial, group_id = names.give(
             item.get("task_id"),
             None if ignore_trial else item.get("trial"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from stages.errors import InputError
+from stages.errors import InputError, few
 from stages.traces.calls import ARGUMENTS
 
 MAGIC = b"PAR1"
@@ -27,7 +27,11 @@ def read_rows(data: bytes, where: str) -> list[dict[str, Any]]:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         raise InputError(where, "is broken Parquet", "copy or write the file again") from None
     if "messages" not in frame.columns:
-        columns = ", ".join(f"'{name}'" for name in frame.columns)
+        from stages.recognise import of_columns
+
+        if kind := of_columns(frame.columns):
+            raise InputError(where, f"not a trace but {kind.name}", "give the traces themselves")
+        columns = few(f"'{name}'" for name in frame.columns)
         raise InputError(
             where,
             f"has no column 'messages' (columns: {columns})",

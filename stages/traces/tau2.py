@@ -121,6 +121,8 @@ def reader(
         messages = item.get("messages") or []
         if not isinstance(messages, list):
             raise BadItemError("'messages' is not a list", "give a tau2-bench results file")
+        if not messages and item.get("ticks"):
+            raise BadItemError("is a voice simulation, which is not read", "give text simulations")
         checks = _checks(item)
         if checks is None:
             notes["no recorded action checks"] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +10,13 @@ from typing import Any, NamedTuple
 import orjson
 import polars as pl
 
-from stages.artifacts import TOKENS, RolloutRow, made_by, read_table
+from stages.artifacts import PARQUET_MAGIC, TOKENS, RolloutRow, made_by, read_table
 from stages.calibration_file import read_previous
 from stages.core.advantages import AdvantageConfig
-from stages.errors import InputError
+from stages.errors import InputError, few
 from stages.files import digest
 from stages.judge import advantage_frame, tier_rewards, turn_advantages, turn_arrays
+from stages.notes import CRASHED, left_out, why_none
 from stages.rollout import without_kind
 from stages.rollout_files import RunFiles
 from stages.traces.stream import Stream
@@ -33,13 +35,18 @@ class Rollouts(NamedTuple):
     weights: set[str]  # sha256 of the policy's weights; empty: unknown
 
 
-def read_rollouts(path: str) -> Rollouts:
+def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
     """Read rollouts.jsonl and what lies beside it.
+
+    Args:
+        path: of the rollouts.
+        notes: gets the episodes that are left out.
 
     Raises:
         InputError: a file is missing or broken, or no episode counts.
     """
     episodes: dict[str, Any] = {}
+    failed = 0
     for number, row in _objects(path):
         if missing := [name for name in REQUIRED if name not in row]:
             what = f"not an episode of irc-cli rollout: no '{missing[0]}'"
@@ -49,8 +56,13 @@ def read_rollouts(path: str) -> Rollouts:
             raise InputError(f"{path}:{number}", what, "give each episode once")
         if row["status"] != "error":
             episodes[row["episode_id"]] = row
+        else:
+            failed += 1
+    reasons = left_out({CRASHED: failed})
     if not episodes:
-        raise InputError(path, "no episode that counts", "roll out again")
+        raise InputError(path, f"no episode that counts{why_none(reasons)}", "roll out again")
+    if notes is not None:
+        notes += reasons
     files = RunFiles(path)
     tokens, _, meta = files.sidecars
     about = _meta(Path(meta))
@@ -76,7 +88,7 @@ def _check_logprobs(tokens: pl.DataFrame, path: str) -> None:
 def check_lineage(rollouts: Rollouts, model: str) -> None:
     """Raise InputError if another policy than this one played the rollouts."""
     if len(names := sorted({str(row.get("policy")) for row in rollouts.episodes})) > 1:
-        what = f"was played by several policies: {', '.join(names)}"
+        what = f"was played by several policies: {few(names)}"
         raise InputError(rollouts.path, what, "give one policy's rollouts, or pass --off-policy")
     mine = {digest(str(path)) for path in Path(model).glob("*.safetensors")}
     if rollouts.weights and rollouts.weights != mine:
@@ -85,10 +97,14 @@ def check_lineage(rollouts: Rollouts, model: str) -> None:
         raise InputError(rollouts.path, what, todo)
 
 
-def read_conversations(path: str) -> list[dict[str, Any]]:
+def read_conversations(path: str, notes: Counter[str] | None = None) -> list[dict[str, Any]]:
     """Read the records with `messages` of JSON lines; rollouts are such records.
 
     Calls that are flat, as {id, name, arguments}, come in OpenAI's form.
+
+    Args:
+        path: of the conversations.
+        notes: gets what was guessed.
 
     Raises:
         InputError: the file is missing or broken, or a line has no messages as templates take them.
@@ -99,6 +115,8 @@ def read_conversations(path: str) -> list[dict[str, Any]]:
         if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
             raise InputError(where, "has no list of 'messages'", "give one conversation a line")
         told = [_message(message, place, where) for place, message in enumerate(messages, 1)]
+        if notes is not None and (guessed := _without_arguments(messages)):
+            notes["call without arguments, read as {}"] += guessed
         records.append(record | {"messages": told})
     if not records:
         raise InputError(path, "no conversation", "give one conversation a line")
@@ -132,6 +150,14 @@ def played_advantages(
         raise InputError(turns, what, f"rerun irc-cli score {played.path}")
     reward = arrays.frame["reward"].to_numpy() if values is None else tier_rewards(arrays, values)
     return advantage_frame(arrays, reward, turn_advantages(arrays, reward, config))
+
+
+def other_turns(played: Rollouts, scored: pl.DataFrame) -> Counter[str]:
+    """Return a note on the turns (TURNS) of episodes that are not among the rollouts."""
+    ids = [row["episode_id"] for row in played.episodes]
+    others = ~pl.col("episode_id").is_in(ids) & (pl.col("status") != "error")
+    number = scored.filter(others)["episode_id"].n_unique()
+    return left_out({"turns of episodes that the rollouts lack": number})
 
 
 def read_values(calibration: str | None, turns: str) -> dict[str, float] | None:
@@ -172,6 +198,11 @@ def _message(message: dict[str, Any], place: int, where: str) -> dict[str, Any]:
         raise InputError(where, what, "give {id, function: {name, arguments}}") from None
 
 
+def _without_arguments(messages: list[dict[str, Any]]) -> int:
+    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    return sum((call.get("function") or call).get("arguments") is None for call in calls)
+
+
 def _call(call: Any) -> dict[str, Any]:
     """Return a call as {id, function: {name, arguments}}, or raise where it can't be one."""
     if not call.get("function"):  # flat
@@ -190,6 +221,9 @@ def _objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
+            if line.startswith(PARQUET_MAGIC):
+                what = "is Parquet, not JSON lines"
+                raise InputError(path, what, "give a rollouts.jsonl, or 'messages'") from None
             raise InputError(
                 f"{path}:{number}", f"not JSON: {error.msg}", "mend the line"
             ) from None

@@ -17,33 +17,12 @@ https://fengyao.notion.site/off-policy-rl.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-Aggregation: TypeAlias = Literal["token-mean", "sequence-mean", "constant"]
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The choices that change the loss."""
-
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    dual_clip: float | None = None  # > 1; None: without
-    kl: float = 0.0  # weight of k3
-    entropy: float = 0.0  # weight of the entropy bonus
-    tis_cap: float | None = 2.0  # None: no importance weights between engine and trainer
-    aggregation: Aggregation = "token-mean"
-    constant_length: int = 1024  # tokens that `constant` divides every episode by
-
-    def __post_init__(self) -> None:
-        if self.aggregation not in get_args(Aggregation):
-            raise ValueError(f"unknown aggregation '{self.aggregation}'")
-        if self.dual_clip is not None and self.dual_clip <= 1:
-            raise ValueError(f"dual_clip {self.dual_clip} is not above 1")
+from stages.training.config import LossConfig
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from stages.errors import InputError
 from stages.worlds.world import World
+from stages.yamlfile import nearest
 
 WORLDS = ("airline-mini", "tau2-airline", "tau2-retail", "tau2-telecom")
+
+
+def check_world(name: str) -> None:
+    """Raise InputError unless there is a world of this name."""
+    if name not in WORLDS:
+        raise InputError("--env", f"no environment '{name}'", nearest(name, WORLDS))
 
 
 def open_world(name: str) -> World:
@@ -17,8 +24,7 @@ def open_world(name: str) -> World:
     Raises:
         InputError: there is no such world, or a package that it needs is missing.
     """
-    if name not in WORLDS:
-        raise InputError("--env", f"no environment '{name}'", "give one of " + ", ".join(WORLDS))
+    check_world(name)
     # Only here, since whoever asks for a world's name should not wait for its modules.
     if name == "airline-mini":
         from stages.worlds.airline_mini import airline_mini

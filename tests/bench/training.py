@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from stages.tiny_model import Size, tiny_model, tiny_tokenizer
-from stages.train import Known, Tiers, TrainConfig, Trainer, train
+from stages.train import Known, Tiers, Trainer, train
+from stages.training.config import TrainConfig
 from stages.training.logprobs import TokenLogprobs
 from stages.training.model import learner
 from stages.training.sequences import Example, Sequence

@@ -18,6 +18,7 @@ from stages.worlds.tau2.database import State
 from stages.worlds.tau2.environment import Environment
 from stages.worlds.tau2.package import NAMES, PREFIX, Package, load_package
 from stages.worlds.world import OUT_OF_SCOPE, STOP, TRANSFER, Message, Outcome, Task, User
+from stages.yamlfile import nearest
 
 GoldState = dict[str, State]
 
@@ -50,7 +51,7 @@ class Tau2World:
             InputError: there is no such domain, or the package inspect-evals is missing.
         """
         if name not in WORLDS:
-            raise InputError("--env", f"no domain '{name}'", "give one of " + ", ".join(WORLDS))
+            raise InputError("--env", f"no domain '{name}'", nearest(name, WORLDS))
         self._package = load_package(name.removeprefix(PREFIX))
         self.name = name
         self.tools = self._package.agent.tools
@@ -65,9 +66,7 @@ class Tau2World:
             InputError: there is no such split.
         """
         if split not in self.splits:
-            raise InputError(
-                self.name, f"no split '{split}'", "give one of " + ", ".join(self.splits)
-            )
+            raise InputError(self.name, f"no split '{split}'", nearest(split, self.splits))
         members = set(self._package.splits[split])
         return [self.task(key, split) for key in self._package.records if key in members]
 

@@ -1,0 +1,130 @@
+"""Formats that are no traces of ours, told by the keys of a record: what a refusal says of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from stages.errors import few
+
+WITHOUT_TURN = "conversation without a turn"  # opens a note that goes on with what was seen
+SHOWN_KEYS = 6  # of an unknown document
+CONVERT = "write each episode as one JSON line: task_id, trial, messages, gold_actions, outcome"
+_AS_MESSAGES = "write its messages as OpenAI-style 'messages', one episode a JSON line"
+
+
+class Near(NamedTuple):
+    """A known format that is not read."""
+
+    name: str
+    keys: tuple[str, ...]  # that its records have; "a.b": key b of a, or of the list a's first item
+    todo: str = CONVERT
+    value: str | None = None  # of the first key
+
+
+# The first whose keys are all there is the name. Layouts: the formats' own documentation.
+NEAR = (
+    Near("tau2-bench voice simulations", ("simulations.ticks",), "give text simulations"),
+    Near("a tau2-bench voice simulation", ("ticks",), "give text simulations"),
+    Near("an inspect log", ("eval", "plan", "samples")),
+    Near("an inspect log", ("eval", "status", "version")),
+    Near("a sample of an inspect log", ("epoch", "input", "scores")),
+    Near("an ATIF trajectory", ("schema_version", "steps", "agent")),
+    Near("a result of Harbor, beside an ATIF trajectory", ("trial_name", "verifier_result")),
+    Near("a NeMo Gym rollout", ("responses_create_params", "response")),
+    Near("a NeMo Gym rollout", ("responses_create_params",)),
+    Near("a verifiers episode", ("traces.nodes",)),
+    Near("a verifiers trace", ("nodes", "task")),
+    Near("a verifiers result", ("prompt", "completion")),
+    Near("a LangSmith run", ("run_type", "inputs")),
+    Near("a LangSmith run", ("dotted_order",)),
+    Near("a serialised LangChain object", ("lc", "kwargs"), _AS_MESSAGES),
+    Near("a LangChain message", ("type", "content"), _AS_MESSAGES, "human"),
+    Near("a LangChain message", ("type", "content"), _AS_MESSAGES, "ai"),
+    Near("a LangChain message", ("type", "data.content"), _AS_MESSAGES),
+    Near("a Langfuse trace", ("observations", "projectId")),
+    Near("a Langfuse observation", ("traceId", "startTime")),
+    Near("a Langfuse observation", ("trace_id", "start_time", "type")),
+    Near("OpenTelemetry spans", ("resourceSpans",)),
+    Near("OpenTelemetry spans", ("resource_spans",)),
+    Near("an OpenTelemetry span", ("attributes", "context.trace_id")),
+    Near("an OpenTelemetry span", ("attributes", "traceId")),
+    Near("an OpenTelemetry span", ("attributes", "trace_id")),
+    Near("OpenTelemetry GenAI messages", ("gen_ai.input.messages",)),
+    Near("OpenTelemetry GenAI messages", ("gen_ai.output.messages",)),
+    Near("a span of the OpenAI Agents SDK", ("span_data", "trace_id")),
+    Near("a trace of the OpenAI Agents SDK", ("workflow_name",)),
+    Near("an OpenAI Responses object", ("object", "output"), _AS_MESSAGES),
+    Near("an item of the OpenAI Responses API", ("type", "call_id"), _AS_MESSAGES),
+    Near("an OpenAI chat completion", ("choices", "object"), _AS_MESSAGES),
+    Near("an OpenAI chat completion", ("choices.message",), _AS_MESSAGES),
+    Near("an Anthropic response", ("content", "stop_reason"), _AS_MESSAGES),
+    Near("a Gemini content", ("role", "parts"), _AS_MESSAGES),
+    Near("a Gemini request", ("contents",), _AS_MESSAGES),
+    Near("a Gemini response", ("candidates",), _AS_MESSAGES),
+    Near("a single chat message", ("role", "content"), _AS_MESSAGES),
+    Near("a single chat message", ("role", "tool_calls"), _AS_MESSAGES),
+    Near("a ShareGPT conversation", ("conversations.from",), _AS_MESSAGES),
+    Near("a ShareGPT conversation", ("conversations",), _AS_MESSAGES),
+    Near("a single ShareGPT message", ("from", "value"), _AS_MESSAGES),
+    Near("an Alpaca example", ("instruction", "output"), _AS_MESSAGES),
+    Near("a Claude Code session", ("sessionId", "parentUuid")),
+    Near("a record of TRL preferences", ("chosen", "rejected"), "give the episodes themselves"),
+    Near("a record of TRL completions", ("prompt", "completions")),
+    Near("a row of a verl dataset", ("data_source", "prompt"), "give the episodes themselves"),
+    Near("a generation dump of verl", ("input", "output", "score")),
+    Near("a BFCL result", ("id", "result", "model_name")),
+    Near("a BFCL result", ("id", "result", "input_token_count")),
+    Near("a prime-rl or verifiers prompt", ("prompt", "answer")),
+    Near("tool definitions", ("type", "function.parameters"), "give the episodes themselves"),
+)
+
+
+def near_format(document: Any) -> Near | None:
+    """Return the known format that a document, or the first record of a list, is of."""
+    record = document[0] if isinstance(document, list) and document else document
+    if not isinstance(record, dict):
+        return None
+    return next((near for near in NEAR if _is(record, near)), None)
+
+
+def description(document: Any) -> str:
+    """Return what a JSON document is, in a few words."""
+    if isinstance(document, list):
+        return f"a list of {description(document[0])}" if document else "an empty list"
+    if isinstance(document, dict):
+        keys = ", ".join(f"'{key:.20}'" for key in list(document)[:SHOWN_KEYS])
+        return f"an object with the keys {keys}" if keys else "an empty object"
+    return type(document).__name__
+
+
+def messages_seen(messages: Iterable[Any]) -> str:
+    """Return what the messages of a conversation without a turn look like: roles, else keys."""
+    records = [message for message in messages if isinstance(message, dict)]
+    if not records:
+        return "no messages"
+    roles = Counter(repr(message["role"]) for message in records if "role" in message)
+    if roles:
+        return f"messages of role {few(f'{role:.40}' for role in roles)}"
+    keys = dict.fromkeys(f"'{key:.20}'" for message in records for key in message)
+    return f"messages without a role, with the keys {few(keys)}"
+
+
+def _is(record: dict[str, Any], near: Near) -> bool:
+    values = [_at(record, key) for key in near.keys]
+    if any(value is None for value in values):
+        return False
+    return near.value is None or _at(record, near.keys[0]) == near.value
+
+
+def _at(record: Any, path: str) -> Any:
+    """The value at a key, or at a.b within it or within its first item; None: nothing is there."""
+    if isinstance(record, list):
+        record = record[0] if record else None
+    if not isinstance(record, dict):
+        return None
+    if path in record:  # such as 'gen_ai.input.messages', whose own name has dots
+        return True if record[path] is None else record[path]
+    key, dot, rest = path.partition(".")
+    return _at(record.get(key), rest) if dot else None
