@@ -24,7 +24,7 @@ from stages.errors import InputError
 from stages.files import alone, digest, refuse_existing
 from stages.fleet import addresses
 from stages.fleet import load_weights as load
-from stages.policies.policy import Sampling
+from stages.policies.policy import Prompts, Sampling, Told
 from stages.policies.registry import POLICIES, SEED_POLICY, PolicyOptions, open_policy
 from stages.rollout import Config, Pair, Run, plan, rollout
 from stages.rollout_files import Journal, RunFiles, open_journal, run_id
@@ -221,6 +221,9 @@ def command(
                 user_name=user_model or user,
                 new_user=users.new if users else None,
             )
+            told = _told(run)
+            for text in told.notes:
+                console.note(f"note: {text}", quiet=quiet)
             pairs = plan(chosen, group_size)
             try:
                 tally = _complete(run, pairs, journal, concurrency, users, quiet=quiet)
@@ -230,13 +233,18 @@ def command(
                     text = f"{kept:,} of {len(pairs):,} episodes are kept; go on with --resume"
                     console.note(f"interrupted: {text}")
                 raise
-            journal.finish([pair.key for pair in pairs], world.tools)
+            journal.finish([pair.key for pair in pairs], world.tools, told.record)
         if out == "-":
             sys.stdout.buffer.write(Path(files.out).read_bytes())
     if as_json:
-        console.print_json(tally.document())
+        console.print_json(tally.document() | {"notes": told.notes})
     elif not quiet:
         _report(tally, stderr=out == "-")
+
+
+def _told(run: Run) -> Told:
+    """How the run's policy is told of its tools."""
+    return run.policy.told(run.tools) if isinstance(run.policy, Prompts) else Told({}, [])
 
 
 @dataclass

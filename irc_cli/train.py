@@ -62,7 +62,7 @@ try:
         recorded_tools,
     )
     from stages.training.loss import Aggregation, LossConfig
-    from stages.training.model import chat_of, learner, load_model, packable, weights_of
+    from stages.training.model import learner, load_model, packable, weights_of
     from stages.training.plan import Setup
     from stages.training.sequences import Example, check
 except ModuleNotFoundError as error:
@@ -299,7 +299,9 @@ def command(
     with _told_if_out_of_memory():
         torch.manual_seed(seed)  # of adapters, and of dropout where a model has it
         policy, tokenizer = load_model(model)
-        chat = chat_of(tokenizer, model) if sft or allow_retokenised else None
+        chat = Chat(tokenizer) if sft or allow_retokenised else None
+        if chat:
+            _tell(chat, played, [*talks, *held_out], recorded_tools(str(sft or rollouts)), quiet)
         if played and scored is not None:
             lesson = _reinforced(played, scored, values, advantages, chat, str(turns))
             if only_valued and values is not None:
@@ -373,6 +375,27 @@ class Every(NamedTuple):
 
     steps: int | None
     keep: int
+
+
+def _tell(
+    chat: Chat,
+    played: Rollouts | None,
+    talks: list[dict[str, Any]],
+    tools: list[dict[str, Any]],
+    quiet: bool,
+) -> None:
+    """Say how messages that are to be tokenized tell the model of its tools.
+
+    Raises:
+        InputError: the policy that played was told otherwise.
+    """
+    told = chat.template.told(next((talk["tools"] for talk in talks if talk.get("tools")), tools))
+    if played and played.prompt.get("tools") not in (None, "server", told.record["tools"]):
+        what = f"the tools stood in the {played.prompt['tools']}, and would now stand in the "
+        todo = "give the chat template that it was played with"
+        raise InputError(played.path, what + told.record["tools"], todo)
+    for text in told.notes:
+        console.note(f"note: {text}", quiet=quiet)
 
 
 def _reinforced(

@@ -260,6 +260,7 @@ def test_json_is_one_document(run: Cli) -> None:
         "tokens": None,
         "restarts": 0,
         "failures": {},
+        "notes": [],
     }
     assert list(Path().iterdir()) == []
 

@@ -54,7 +54,7 @@ def command(
     played = read_rollouts(rollouts)
     values = read_values(calibration, turns)
     table = played_advantages(played, read_table(TURNS, turns), values, chosen, turns)
-    rows = list(preferences(played.episodes, table, played.tools, same, gap))
+    rows = list(preferences(played.episodes, table, played.tools, same, gap, played.prompt))
     if not rows:
         what = f"no two turns of a group, after the same {_SAME[same]}, of which one is better"
         todo = "play more episodes of a task" + (" or pass --prefix calls" * (same == "exact"))
