@@ -41,6 +41,7 @@ try:
         TrainConfig,
         Trainer,
         dev_loss,
+        engine_measures_otherwise,
         known_logprobs,
         train,
     )
@@ -64,7 +65,7 @@ try:
     from stages.training.loss import Aggregation, LossConfig
     from stages.training.model import learner, load_model, packable, weights_of
     from stages.training.plan import Setup
-    from stages.training.sequences import Example, check
+    from stages.training.sequences import Example, check, without_engine
 except ModuleNotFoundError as error:
     _WHAT = f"needs the package '{error.name}'"
     raise InputError("irc-cli train", _WHAT, "pip install 'irc-cli[train]'") from None
@@ -320,6 +321,7 @@ def command(
         trainer = Trainer.of(model_to_train, settings, packable=fits, bf16=bf16)
         known = None
         if played:
+            lesson = _comparable(trainer, lesson, settings, quiet=quiet)
             referee = _referee(reference, lesson, trainer, settings)
             known = known_logprobs(trainer, lesson.examples, referee, settings)
         folder = RunFolder(out, main=trainer.accelerator.is_main_process)
@@ -430,6 +432,24 @@ def _supervised(records: list[dict[str, Any]], path: str, chat: Chat | None) -> 
         what = "nothing to learn: no message of an assistant"
         raise InputError(path, what, "give other messages")
     return Lesson(examples, Tiers([], {}), {"conversations": len(records)})
+
+
+def _comparable(trainer: Trainer, lesson: Lesson, config: TrainConfig, *, quiet: bool) -> Lesson:
+    """Return the lesson without the engine's logprobs where they are not of what was sampled.
+
+    Raises:
+        InputError: they are not, and ratios were to start from them.
+    """
+    reading = engine_measures_otherwise(trainer, lesson.examples, config)
+    if reading is None:
+        return lesson
+    what = f"the engine's logprobs are those of {reading}, not of what was sampled"
+    if config.old_logprobs == "engine":
+        todo = "use trainer, or serve with '--logprobs-mode processed_logprobs'"
+        raise InputError("--old-logprobs", what, todo)
+    if config.loss.tis_cap:
+        console.note(f"note: {what}; left out, as are importance weights", quiet=quiet)
+    return lesson._replace(examples=[without_engine(one) for one in lesson.examples])
 
 
 def _referee(
