@@ -158,7 +158,7 @@ def _chunk(
 ) -> tuple[torch.Tensor, torch.Tensor, Nuclei | None]:
     """Log-probabilities and entropies of targets [C], given hidden states [C, width].
 
-    The limit is nuclei, or the top_p of each target, [C], whose nuclei are returned; None: no limit.
+    The limit is nuclei, or the top_p of each target, [C], whose nuclei are returned, too.
     """
     logits = head(hidden).float() / temperature[:, None]  # [C, V]
     found = limit if isinstance(limit, Nuclei) else None
