@@ -396,6 +396,35 @@ def test_the_same_calls_may_do_for_the_same_messages() -> None:
     assert (pair["turn"], pair["rejected_advantage"]) == (1, -1.0)
 
 
+def test_pairs_tell_the_tools_as_the_policy_was_told() -> None:
+    episodes = [rollout("a", HI, *LOOKED, says("yes")), rollout("b", HI, *LOOKED, *LOOKED)]
+    table = advantages(
+        *(("a", 0, "read", 0.0, 0.0), ("a", 1, "message", 1.0, 1.0)),
+        *(("b", 0, "read", 0.0, 0.0), ("b", 1, "read", 0.0, 0.0)),
+    )
+    told = {"tools": "messages", "system": "user"}
+    [pair] = preferences(episodes, table, [TOOL], told=told)
+    assert pair["tools"] == []
+    assert [message["role"] for message in pair["prompt"]] == ["user", "assistant", "user"]
+    assert pair["prompt"][0]["content"].startswith("# Tools\n")
+    assert pair["prompt"][0]["content"].endswith("\n\nhi")
+    assert pair["prompt"][2]["content"] == "<tool_response>\nseven\n</tool_response>"
+    assert pair["chosen"][0]["content"] == "yes"
+    assert pair["rejected"][0]["content"].startswith("<tool_call>\n")
+    assert "tool_calls" not in pair["rejected"][0]
+
+
+def test_trl_prompts_tell_the_tools_as_the_policy_was_told(run: Cli) -> None:
+    row = {"task_id": "t", "messages": [HI, says("yes")], "outcome": 1.0, "gold_actions": []}
+    write([row], "r.jsonl")
+    meta = {"tools": [TOOL], "prompt": {"tools": "messages", "system": "system"}}
+    Path("r.meta.json").write_bytes(orjson.dumps(meta))
+    assert run("export", "trl", "r.jsonl", "-o", "trl.jsonl").code == 0
+    [row] = lines("trl.jsonl")
+    assert [message["role"] for message in row["prompt"]] == ["system", "user"]
+    assert TOOL["function"]["name"] in row["prompt"][0]["content"] and row["tools"] == []
+
+
 def test_a_greeting_is_no_choice() -> None:
     episodes = [rollout("a", says("good day"), HI), rollout("b", says("hey"), HI)]
     table = advantages(("a", 0, "message", 1.0, 1.0), ("b", 0, "message", 0.0, 0.0))
@@ -489,6 +518,15 @@ def test_tokens_have_the_advantage_of_their_turn(run: Cli, tokens: Files) -> Non
     assert expected["good", 0] > 0.5
     inputs = orjson.loads(pl.read_parquet_metadata("o.parquet")["irc-cli"])["inputs"]
     assert [one["path"] for one in inputs] == ["r.jsonl", "t.parquet", "r.tokens.parquet"]
+
+
+def test_logprobs_within_a_nucleus_are_noted(run: Cli, tokens: Files) -> None:
+    text = Path("r.jsonl").read_text()
+    Path("r.jsonl").write_text(text.replace('"temperature":0.5', '"temperature":0.5,"top_p":0.7'))
+    ended = run(*tokens.export, "-o", "o.parquet")
+    assert ended.err.splitlines()[0] == (
+        "note: r.jsonl: sampled with top_p below 1: logprobs are of the truncated distributions"
+    )
 
 
 def test_unknown_logprobs_are_null(run: Cli, tokens: Files) -> None:

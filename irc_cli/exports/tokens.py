@@ -58,4 +58,7 @@ def command(
     line = f"{frame.height:,} sequences, {written:,} tokens with an advantage"
     if lesson.dropped_groups:
         line += f"; {lesson.dropped_groups:,} groups without any left out"
+    if any(one.top_p < 1 for one in lesson.examples):
+        text = "sampled with top_p below 1: logprobs are of the truncated distributions"
+        console.note(f"note: {rollouts}: {text}", quiet=quiet)
     writing.report(document, line, out, as_json=as_json, quiet=quiet)

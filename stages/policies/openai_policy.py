@@ -34,7 +34,9 @@ from stages.worlds.world import Message
 # What we ask for beyond the text; a server that knows one of them not is not asked again.
 # `return_token_ids` is vLLM's: it gives the ids of the prompt and of what was sampled.
 EXTRAS = {"return_token_ids": True, "logprobs": True}
-EXTRAS_OF_IDS = {**EXTRAS, "logprobs": 0}  # of no token but the sampled one
+# Logprobs of no token but the sampled one. vLLM would take top_k and min_p from the model's own
+# settings (20 with Qwen3), and `train` knows of no truncation but top_p.
+EXTRAS_OF_IDS = {**EXTRAS, "logprobs": 0, "top_k": -1, "min_p": 0.0}
 TOO_LONG = re.compile(
     r"context.{0,20}length|maximum context|too long|context window", re.IGNORECASE
 )
