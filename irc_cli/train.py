@@ -393,9 +393,9 @@ def _tell(
     """
     told = chat.template.told(next((talk["tools"] for talk in talks if talk.get("tools")), tools))
     if played and played.prompt.get("tools") not in (None, "server", told.record["tools"]):
-        what = f"the tools stood in the {played.prompt['tools']}, and would now stand in the "
-        todo = "give the chat template that it was played with"
-        raise InputError(played.path, what + told.record["tools"], todo)
+        what = f"the policy was told of its tools by the {played.prompt['tools']}, now it would be"
+        what += f" by the {told.record['tools']}"
+        raise InputError(played.path, what, "give the chat template that it was played with")
     for text in told.notes:
         console.note(f"note: {text}", quiet=quiet)
 

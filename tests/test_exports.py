@@ -20,6 +20,7 @@ from irc_cli.trl_reward import reward_function
 from stages.artifacts import ADVANTAGES, SEQUENCES, TOKENS, TURNS, read_table, write_table
 from stages.exports.preferences import preferences
 from stages.files import digest
+from stages.rollout import without_kind
 from tests.builders import Tiered, turn_frame
 from tests.conftest import Cli, exit_code
 
@@ -420,9 +421,10 @@ def test_trl_prompts_tell_the_tools_as_the_policy_was_told(run: Cli) -> None:
     meta = {"tools": [TOOL], "prompt": {"tools": "messages", "system": "system"}}
     Path("r.meta.json").write_bytes(orjson.dumps(meta))
     assert run("export", "trl", "r.jsonl", "-o", "trl.jsonl").code == 0
-    [row] = lines("trl.jsonl")
-    assert [message["role"] for message in row["prompt"]] == ["system", "user"]
-    assert TOOL["function"]["name"] in row["prompt"][0]["content"] and row["tools"] == []
+    [made] = lines("trl.jsonl")
+    assert [message["role"] for message in made["prompt"]] == ["system", "user"]
+    tool = orjson.loads(made["prompt"][0]["content"].split("<tools>\n")[1].split("\n")[0])
+    assert (tool, made["tools"]) == (without_kind(TOOL), [])
 
 
 def test_a_greeting_is_no_choice() -> None:

@@ -448,6 +448,17 @@ def test_rollouts_training_and_exports_share_a_prompt(run: Cli, unaware: Path) -
         assert row["tools"] == [] and first["prompt_ids"] in seen.values()
     learnt = run("train", "--model", str(unaware), "--sft", "sft.jsonl", "-o", "out")
     assert learnt.code == 0, learnt.err
+    # A policy that was told of its tools otherwise did not write these messages to this prompt.
+    assert run("score", "r.jsonl", "-o", "t.parquet", "--quiet").code == 0
+    told = {"prompt": {"tools": "template", "system": "system"}}
+    Path("r.meta.json").write_bytes(orjson.dumps(meta | told))
+    given = ("--rollouts", "r.jsonl", "--turns", "t.parquet", "--allow-retokenised")
+    refused = run("train", "--model", str(unaware), *given, "-o", "again")
+    assert (refused.code, refused.err) == (
+        2,
+        "error: r.jsonl: the policy was told of its tools by the template, now it would be by the "
+        "messages; give the chat template that it was played with\n",
+    )
 
 
 def tools_of(meta: dict[str, Any]) -> list[dict[str, Any]]:
