@@ -26,9 +26,9 @@ from stages.files import alone, digest, refuse_existing
 from stages.fleet import addresses
 from stages.fleet import load_weights as load
 from stages.notes import left_out
-from stages.policies.policy import Sampling
+from stages.policies.policy import Policy, Prompts, Sampling, Told
 from stages.policies.registry import POLICIES, SEED_POLICY, PolicyOptions, open_policy
-from stages.rollout import Config, Pair, Run, plan, rollout
+from stages.rollout import Config, Pair, Run, plan, rollout, seen_tools
 from stages.rollout_files import Journal, RunFiles, open_journal, run_id
 from stages.score import SUCCESS
 from stages.worlds.llm_user import Budget, LlmUsers, is_local
@@ -213,6 +213,8 @@ def command(
     )
     player = open_policy(policy, policy_options)
     notes += getattr(player, "notes", {})  # on what it was read from
+    told = _told(player, world)
+    notes.update(told.notes)
     check_notes(notes, strict=strict)
     with _files(out) as files:
         journal = open_journal(files, made_by | {"engine": engine}, resume=resume, force=force)
@@ -240,7 +242,7 @@ def command(
                 raise
             failed = left_out(tally.failures)
             check_notes(failed, strict=strict)
-            journal.finish([pair.key for pair in pairs], world.tools)
+            journal.finish([pair.key for pair in pairs], world.tools, told.record)
         if out == "-":
             sys.stdout.buffer.write(Path(files.out).read_bytes())
     if as_json:
@@ -249,6 +251,11 @@ def command(
         _report(tally, stderr=out == "-")
         show_notes(notes)  # the report tells what failed
     return notes
+
+
+def _told(policy: Policy, world: World) -> Told:
+    """How the policy is told its tools."""
+    return policy.told(seen_tools(world)) if isinstance(policy, Prompts) else Told({}, [])
 
 
 @dataclass

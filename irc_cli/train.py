@@ -265,7 +265,7 @@ def command(
     from stages.train import DivergedError, Trainer, known_logprobs
     from stages.training.checkpoint import set_optimizer_state
     from stages.training.folder import RunFolder, optimizer_of, refuse_existing_run, result_of
-    from stages.training.model import chat_of, learner, load_model, packable, weights_of
+    from stages.training.model import learner, load_model, packable, weights_of
 
     given = [path for path in (rollouts, turns, calibration, sft, dev) if path]
     refuse_existing_run(out, [model, reference or model, *given], resume=resume, force=force)
@@ -296,7 +296,10 @@ def command(
     with _told_if_out_of_memory():
         torch.manual_seed(seed)  # of adapters, and of dropout where a model has it
         policy, tokenizer = load_model(model)
-        chat = chat_of(tokenizer, model) if sft or allow_retokenised else None
+        chat = Chat(tokenizer) if sft or allow_retokenised else None
+        if chat:
+            tools = recorded_tools(str(sft or rollouts))
+            notes.update(_told(chat, played, [*talks, *held_out], tools))
         if played and scored is not None:
             lesson = _reinforced(played, scored, values, advantages, chat, str(turns))
             if only_valued and values is not None:
@@ -306,10 +309,7 @@ def command(
         vocabulary = policy.get_input_embeddings().weight.shape[0]
         check((one.sequence for one in lesson.examples), vocabulary, given[0])
         dev_set = _supervised(held_out, str(dev), chat).examples if dev else []
-        check_notes(lesson.notes, strict=strict)
         console.note(lesson.told, quiet=quiet)  # with the notes of the lesson
-        if not (quiet or as_json):
-            show_notes(notes)
 
         fits = packable(policy)
         model_to_train = learner(
@@ -317,6 +317,11 @@ def command(
         )
         trainer = Trainer.of(model_to_train, settings, packable=fits, bf16=bf16)
         known = None
+        if played:
+            lesson = _comparable(trainer, lesson, settings, notes)
+        check_notes(notes + lesson.notes, strict=strict)
+        if not (quiet or as_json):
+            show_notes(notes)
         if played:
             referee = _referee(reference, lesson, trainer, settings)
             known = known_logprobs(trainer, lesson.examples, referee, settings)
@@ -385,6 +390,25 @@ class Every(NamedTuple):
     keep: int
 
 
+def _told(
+    chat: Chat,
+    played: Rollouts | None,
+    talks: list[dict[str, Any]],
+    tools: list[dict[str, Any]],
+) -> list[str]:
+    """Return notes on how messages that are to be tokenized tell the model its tools.
+
+    Raises:
+        InputError: the policy that played was told otherwise.
+    """
+    told = chat.template.told(next((talk["tools"] for talk in talks if talk.get("tools")), tools))
+    if played and played.prompt.get("tools") not in (None, "server", told.record["tools"]):
+        what = f"the policy was told of its tools by the {played.prompt['tools']}, now it would be"
+        what += f" by the {told.record['tools']}"
+        raise InputError(played.path, what, "give the chat template that it was played with")
+    return told.notes
+
+
 def _reinforced(
     played: Rollouts,
     scored: pl.DataFrame,
@@ -421,6 +445,29 @@ def _supervised(records: list[dict[str, Any]], path: str, chat: Chat | None) -> 
         what = "nothing to learn: no message of an assistant"
         raise InputError(path, what, "give other messages")
     return Lesson(examples, Tiers([], {}), {"conversations": len(records)})
+
+
+def _comparable(
+    trainer: Trainer, lesson: Lesson, config: TrainConfig, notes: Counter[str]
+) -> Lesson:
+    """Return the lesson without the engine's logprobs where they are not of what was sampled.
+
+    Raises:
+        InputError: they are not, and ratios were to start from them.
+    """
+    from stages.train import engine_measures_otherwise
+    from stages.training.sequences import without_engine
+
+    reading = engine_measures_otherwise(trainer, lesson.examples, config)
+    if reading is None:
+        return lesson
+    what = f"the engine's logprobs are those of {reading}, not of what was sampled"
+    if config.old_logprobs == "engine":
+        todo = "use trainer, or serve with '--logprobs-mode processed_logprobs'"
+        raise InputError("--old-logprobs", what, todo)
+    if config.loss.tis_cap:
+        notes[f"{what}; left out, as are importance weights"] += 1
+    return lesson._replace(examples=[without_engine(one) for one in lesson.examples])
 
 
 def _referee(

@@ -16,6 +16,7 @@ INFORMATION = (
     "content in parts",
     "groups without advantages",
     "legacy function_call",
+    "sequences sampled with top_p below 1",
     "task never run",
 )
 CRASHED = "crashed or cut by infrastructure"

@@ -88,7 +88,7 @@ class Run:
     @cached_property
     def tools(self) -> list[dict[str, Any]]:
         """What the policy sees of the tools: their kinds are not for it."""
-        return [without_kind(tool) for tool in self.world.tools]
+        return seen_tools(self.world)
 
     def first(self, pair: Pair) -> tuple[Task, int, User | None]:
         """What the world needs to begin an episode."""
@@ -231,6 +231,11 @@ def token_rows(episode_id: str, actions: Sequence[Action]) -> list[dict[str, Any
 def n_tokens(action: Action) -> int | None:
     """Return how many tokens the policy wrote; None: unknown."""
     return action.n_tokens if action.token_ids is None else len(action.token_ids)
+
+
+def seen_tools(world: World) -> list[dict[str, Any]]:
+    """What a policy sees of a world's tools: their kinds are not for it."""
+    return [without_kind(tool) for tool in world.tools]
 
 
 def without_kind(tool: dict[str, Any]) -> dict[str, Any]:

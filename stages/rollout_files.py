@@ -6,7 +6,8 @@ that were live. The complete run is written in the order of its plan, OUT last:
     rollouts.jsonl            an episode a line (RolloutRow)
     rollouts.tokens.parquet   token ids and logprobs as sampled (TOKENS)
     rollouts.timing.jsonl     seconds of each episode and turn: all that depends on the clock
-    rollouts.meta.json        what made them (JSON lines have no header), and the tools
+    rollouts.meta.json        what made them (JSON lines have no header), the tools, and
+                              how the policy was told of them
 """
 
 from __future__ import annotations
@@ -101,8 +102,19 @@ class Journal:
             raise InputError(self._files.out, what, "free space, then pass --resume") from None
         self._note(_key(played.row), place, played.row["status"])
 
-    def finish(self, order: Iterable[Key], tools: Sequence[dict[str, Any]]) -> None:
-        """Write the artifacts, in this order of pairs, and drop the journal."""
+    def finish(
+        self,
+        order: Iterable[Key],
+        tools: Sequence[dict[str, Any]],
+        prompt: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write the artifacts, in this order of pairs, and drop the journal.
+
+        Args:
+            order: of the episodes.
+            tools: that the policy saw.
+            prompt: how it was told of them (the record of Told); None: unknown.
+        """
         tokens, timing, meta = self._files.sidecars
         keys = list(order)
         with (
@@ -116,7 +128,9 @@ class Journal:
             # Without what else is known of the run: equal episodes make equal bytes.
             spec = {name: self._made_by[name] for name in SPEC}
             write_blocks(TOKENS, _blocks(self._played(keys)), tokens, spec)
-            about.write(orjson.dumps({**self._made_by, "tools": tools}, option=orjson.OPT_INDENT_2))
+            told = {"prompt": dict(prompt)} if prompt else {}
+            document = {**self._made_by, "tools": tools, **told}
+            about.write(orjson.dumps(document, option=orjson.OPT_INDENT_2))
         self._places.clear()
         self.close()
 

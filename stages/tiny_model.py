@@ -31,6 +31,7 @@ BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 # tools, which a model of one domain holds in its weights; and it only ever appends, so that an
 # episode is one growing sequence.
 TEMPLATE = """\
+{#- irc-cli: the tools are in the weights -#}
 {%- for message in messages -%}
 {%- if message.role == "user" -%}
 {{- "<|im_start|>user\\n" + message.content + "<|im_end|>" -}}

@@ -16,11 +16,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -29,12 +29,15 @@ from stages.core.direction import DEAD
 from stages.errors import InputError
 from stages.training.batches import Pack, passes, steps
 from stages.training.config import LossConfig, TrainConfig
-from stages.training.logprobs import TokenLogprobs
+from stages.training.logprobs import Nuclei, TokenLogprobs
 from stages.training.loss import METRICS, TokenBatch, policy_loss, token_weights
 from stages.training.sequences import NO_TIER, Example
 
+T = TypeVar("T")
+
 HISTORY = 50  # steps whose median is the usual gradient norm
 SETTLING = 10  # steps before one can be told from a spike
+TRIED = 16  # examples that tell what an engine's logprobs are of
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ class Known(NamedTuple):
 
     old: list[torch.Tensor | None]  # None: of the step that it is learnt from, whose ratio is 1
     reference: list[torch.Tensor] | None
+    nuclei: list[Nuclei] | None = None  # None: all were drawn from all words
 
 
 class DivergedError(Exception):
@@ -203,7 +207,11 @@ def accumulate(
 
     for chosen, counts in trainer.passes(batch, config):
         pack = Pack.of([batch[i] for i in chosen], device)
-        values = trainer.model(*pack, entropy_gradient=config.loss.entropy != 0)
+        nuclei = None
+        if known and known.nuclei:
+            nuclei = Nuclei.cat([known.nuclei[i] for i in chosen]).to(device)
+        bonus = config.loss.entropy != 0
+        values = trainer.model(*pack, entropy_gradient=bonus, nuclei=nuclei)
         weight = tensor([weights[i] for i in chosen]) * counts
         found = {"entropy": values.entropy.sum().item()}
         if known is None:
@@ -245,15 +253,21 @@ def known_logprobs(
         InputError: the engine's log-probabilities are wanted, and not all are known.
     """
     reference: list[torch.Tensor] | None = None
+    nuclei: list[Nuclei] | None = None
+    own: list[torch.Tensor] = []  # logprobs by the trainer, where they are known by now
+    if any(one.top_p < 1 for one in examples):
+        own, nuclei = found_nuclei(trainer, examples, config)
     if config.loss.kl:
-        reference = token_logprobs(referee or trainer, examples, config)
+        reference = token_logprobs(referee or trainer, examples, config, nuclei)
     if config.old_logprobs == "engine":
         if unknown := [one.episode_id for one in examples if np.isnan(one.engine).any()]:
             what = f"episode '{unknown[0]}' has tokens whose logprobs were not recorded"
             raise InputError("--old-logprobs", what, "use trainer")
-        return Known([torch.from_numpy(one.engine) for one in examples], reference)
+        return Known([torch.from_numpy(one.engine) for one in examples], reference, nuclei)
     if reference and not referee:
-        return Known([*reference], reference)
+        own = reference
+    if own:
+        return Known([*own], reference, nuclei)
     # The first step begins with these weights, so that its pass gives them itself.
     plan = steps(examples, config.batch_size, config.epochs, config.seed)
     first = set(plan[0]) if config.epochs == 1 else set()
@@ -264,23 +278,108 @@ def known_logprobs(
 
 
 def token_logprobs(
-    trainer: Trainer, examples: List[Example], config: TrainConfig
+    trainer: Trainer,
+    examples: List[Example],
+    config: TrainConfig,
+    nuclei: List[Nuclei] | None = None,
 ) -> list[torch.Tensor]:
-    """Return the model's log-probabilities of what the policy wrote, [M] for each example."""
-    found: dict[int, torch.Tensor] = {}
+    """Return the model's log-probabilities of what the policy wrote, [M] for each example.
+
+    Args:
+        trainer: holds the model.
+        examples: what was written.
+        config: the settings.
+        nuclei: that each example's tokens are known to be drawn from; None: all words.
+    """
+    device = trainer.accelerator.device
+
+    def measure(parts: List[Example], chosen: List[int]) -> list[torch.Tensor]:
+        limit = Nuclei.cat([nuclei[i] for i in chosen]).to(device) if nuclei else None
+        values = trainer.model(*Pack.of(parts, device), nuclei=limit)
+        return list(values.logprobs.cpu().split([len(one.at) for one in parts]))
+
+    return _measured(trainer, examples, config, measure)
+
+
+def found_nuclei(
+    trainer: Trainer, examples: List[Example], config: TrainConfig
+) -> tuple[list[torch.Tensor], list[Nuclei]]:
+    """Return log-probabilities within the nuclei that the model now has, and the nuclei."""
+    device = trainer.accelerator.device
+
+    def measure(parts: List[Example], _: List[int]) -> list[tuple[torch.Tensor, Nuclei]]:
+        sizes = [len(one.at) for one in parts]
+        top_p = torch.tensor([one.top_p for one in parts], device=device)
+        top_p = top_p.repeat_interleave(torch.tensor(sizes, device=device))  # [M]
+        values = trainer.model(*Pack.of(parts, device), top_p=top_p)
+        nuclei = values.nuclei.to(torch.device("cpu")).split(sizes)
+        return list(zip(values.logprobs.cpu().split(sizes), nuclei, strict=True))
+
+    found = _measured(trainer, examples, config, measure)
+    return [logprobs for logprobs, _ in found], [nuclei for _, nuclei in found]
+
+
+def _measured(
+    trainer: Trainer,
+    examples: List[Example],
+    config: TrainConfig,
+    measure: Callable[[List[Example], List[int]], list[T]],
+) -> list[T]:
+    """Measure something of each example, spread over passes and processes, without gradients.
+
+    Args:
+        trainer: holds the model.
+        examples: all of them.
+        config: the settings.
+        measure: of the examples that share a pass, given also their places among all.
+    """
+    found: dict[int, T] = {}
     trainer.model.eval()
     with torch.no_grad():
         for chosen, counts in trainer.passes(examples, config):
-            parts = [examples[i] for i in chosen]
-            values = trainer.model(*Pack.of(parts, trainer.accelerator.device)).logprobs.cpu()
+            pieces = measure([examples[i] for i in chosen], chosen)
             if counts:
-                pieces = values.split([len(one.at) for one in parts])
                 found |= dict(zip(chosen, pieces, strict=True))
     if trainer.accelerator.num_processes > 1:
         from accelerate.utils import gather_object
 
         found = dict(gather_object(list(found.items())))
     return [found[place] for place in range(len(examples))]
+
+
+def engine_measures_otherwise(
+    trainer: Trainer, examples: List[Example], config: TrainConfig
+) -> str | None:
+    """Return what the engine's log-probabilities are of, if not of what it sampled from.
+
+    Servers differ: vLLM's default is temperature 1 and all words, others have the temperature but
+    not top_p. Which it is shows in the numbers: the trainer's own are closest under that reading.
+
+    Args:
+        trainer: with the weights that played.
+        examples: some of which were sampled otherwise than at temperature 1 from all words.
+        config: the settings.
+
+    Returns:
+        The reading, such as "temperature 1, top_p 1"; None: they are as they should be.
+    """
+    some = [one for one in examples if np.isfinite(one.engine).all()]
+    some = [one for one in some if one.top_p < 1 or one.temperature != 1][:TRIED]
+    if not some:
+        return None
+    engine = torch.from_numpy(np.concatenate([one.engine for one in some]))
+
+    def distance(parts: List[Example]) -> float:
+        own = torch.cat(found_nuclei(trainer, parts, config)[0])
+        return float((own - engine).abs().median())
+
+    readings = {
+        None: some,
+        f"temperature {some[0].temperature:g}, top_p 1": [replace(one, top_p=1.0) for one in some],
+        "temperature 1, top_p 1": [replace(one, top_p=1.0, temperature=1.0) for one in some],
+    }
+    far = {reading: distance(parts) for reading, parts in readings.items()}
+    return min(far, key=lambda reading: far[reading])  # the first of equals
 
 
 def dev_loss(trainer: Trainer, examples: List[Example], config: TrainConfig) -> float:
@@ -319,6 +418,7 @@ def _of(known: Known | None, places: List[int]) -> Known | None:
     return Known(
         [known.old[place] for place in places],
         reference and [reference[place] for place in places],
+        known.nuclei and [known.nuclei[place] for place in places],
     )
 
 

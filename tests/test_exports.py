@@ -20,6 +20,7 @@ from irc_cli.trl_reward import reward_function
 from stages.artifacts import ADVANTAGES, SEQUENCES, TOKENS, TURNS, read_table, write_table
 from stages.exports.preferences import preferences
 from stages.files import digest
+from stages.rollout import without_kind
 from tests.builders import Tiered, turn_frame
 from tests.conftest import Cli, exit_code
 
@@ -406,6 +407,36 @@ def test_the_same_calls_may_do_for_the_same_messages() -> None:
     assert (pair["turn"], pair["rejected_advantage"]) == (1, -1.0)
 
 
+def test_pairs_tell_the_tools_as_the_policy_was_told() -> None:
+    episodes = [rollout("a", HI, *LOOKED, says("yes")), rollout("b", HI, *LOOKED, *LOOKED)]
+    table = advantages(
+        *(("a", 0, "read", 0.0, 0.0), ("a", 1, "message", 1.0, 1.0)),
+        *(("b", 0, "read", 0.0, 0.0), ("b", 1, "read", 0.0, 0.0)),
+    )
+    told = {"tools": "messages", "system": "user"}
+    [pair] = preferences(episodes, table, [TOOL], told=told)
+    assert pair["tools"] == []
+    assert [message["role"] for message in pair["prompt"]] == ["user", "assistant", "user"]
+    assert pair["prompt"][0]["content"].startswith("# Tools\n")
+    assert pair["prompt"][0]["content"].endswith("\n\nhi")
+    assert pair["prompt"][2]["content"] == "<tool_response>\nseven\n</tool_response>"
+    assert pair["chosen"][0]["content"] == "yes"
+    assert pair["rejected"][0]["content"].startswith("<tool_call>\n")
+    assert "tool_calls" not in pair["rejected"][0]
+
+
+def test_trl_prompts_tell_the_tools_as_the_policy_was_told(run: Cli) -> None:
+    row = {"task_id": "t", "messages": [HI, says("yes")], "outcome": 1.0, "gold_actions": []}
+    write([row], "r.jsonl")
+    meta = {"tools": [TOOL], "prompt": {"tools": "messages", "system": "system"}}
+    Path("r.meta.json").write_bytes(orjson.dumps(meta))
+    assert run("export", "trl", "r.jsonl", "-o", "trl.jsonl").code == 0
+    [made] = lines("trl.jsonl")
+    assert [message["role"] for message in made["prompt"]] == ["system", "user"]
+    tool = orjson.loads(made["prompt"][0]["content"].split("<tools>\n")[1].split("\n")[0])
+    assert (tool, made["tools"]) == (without_kind(TOOL), [])
+
+
 def test_a_greeting_is_no_choice() -> None:
     episodes = [rollout("a", says("good day"), HI), rollout("b", says("hey"), HI)]
     table = advantages(("a", 0, "message", 1.0, 1.0), ("b", 0, "message", 0.0, 0.0))
@@ -499,6 +530,14 @@ def test_tokens_have_the_advantage_of_their_turn(run: Cli, tokens: Files) -> Non
     assert expected["good", 0] > 0.5
     inputs = orjson.loads(pl.read_parquet_metadata("o.parquet")["irc-cli"])["inputs"]
     assert [one["path"] for one in inputs] == ["r.jsonl", "t.parquet", "r.tokens.parquet"]
+
+
+def test_logprobs_within_a_nucleus_are_noted(run: Cli, tokens: Files) -> None:
+    text = Path("r.jsonl").read_text()
+    Path("r.jsonl").write_text(text.replace('"temperature":0.5', '"temperature":0.5,"top_p":0.7'))
+    ended = run(*tokens.export, "-o", "o.parquet")
+    note = "sequences sampled with top_p below 1: logprobs within the nucleus: 3"
+    assert note in ended.err.splitlines()
 
 
 def test_unknown_logprobs_are_null(run: Cli, tokens: Files) -> None:

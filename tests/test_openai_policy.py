@@ -380,6 +380,27 @@ def test_logprobs_that_a_server_does_not_tell(tokenizer: Any) -> None:
 OPENAI = ("rollout", "--env", "airline-mini", "--policy", "openai", "--model", "m")
 
 
+def test_a_server_that_makes_the_prompt_may_leave_out_tools(tokenizer: Any) -> None:
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    alone = OpenAIPolicy("m", ["http://127.0.0.1:9/v1"])
+    assert alone.told([tool]) == (
+        {"tools": "server", "system": "server"},
+        [
+            "--policy openai: the server makes the prompt, and may leave out tools that its chat "
+            "template ignores; give --tokenizer to make it here"
+        ],
+    )
+    assert alone.told([]).notes == []
+    ours = OpenAIPolicy("m", ["http://127.0.0.1:9/v1"], tokenizer=tokenizer)
+    assert ours.told([tool]) == ({"tools": "weights", "system": "system"}, [])
+
+
+def test_prompts_of_ids_are_sampled_without_the_models_own_truncation(tokenizer: Any) -> None:
+    with MockServer(lambda body, number: sampled([5, 1])) as server:
+        play(server, tokenizer=tokenizer)
+    assert {(body["top_k"], body["min_p"]) for body in server.requests} == {(-1, 0)}
+
+
 def test_a_folder_without_a_tokenizer(run: Cli, tokenizer: Any) -> None:
     Path("empty").mkdir()
     found = run(*OPENAI, "--base-url", "http://127.0.0.1:9/v1", "--tokenizer", "empty")

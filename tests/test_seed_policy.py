@@ -23,14 +23,15 @@ def test_it_is_small_and_says_how_it_was_made() -> None:
 def test_it_copies_every_kind_of_entity() -> None:
     pytest.importorskip("accelerate", reason="needs irc-cli[train]")
     from data.seed_policy.make import Copied, copy_accuracy, expert_episodes
+    from stages.policies.chat import Chat
     from stages.training.examples import supervised
-    from stages.training.model import chat_of, learner, load_model
+    from stages.training.model import learner, load_model
 
     model, tokenizer = load_model(SEED_POLICY)
     learner(model)
     # Tasks and random choices that its making did not look at.
     episodes = expert_episodes("test", 1, 0.0, seed=1)[::2]
-    examples = supervised(episodes, chat_of(tokenizer, SEED_POLICY))
+    examples = supervised(episodes, Chat(tokenizer))
     found = copy_accuracy(model.eval(), examples, Copied(tokenizer))
     assert {kind: share for kind, share in found.items() if share < 0.9} == {}
 

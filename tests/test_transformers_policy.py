@@ -16,7 +16,8 @@ import torch
 import transformers
 
 from stages.errors import InputError
-from stages.policies.batch_decoder import BatchDecoder, Request, nucleus, sample
+from stages.policies.batch_decoder import BatchDecoder, Request, sample
+from stages.policies.nucleus import nucleus
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 from stages.policies.transformers_policy import TransformersPolicy
 from stages.tiny_model import Size, tiny_model, tiny_tokenizer

@@ -25,6 +25,7 @@ import torch
 
 from data.seed_policy.induction import add_induction
 from irc_cli import __version__
+from stages.policies.chat import Chat
 from stages.policies.expert import Expert
 from stages.policies.registry import RulePolicy
 from stages.rollout import Config, Run, plan, rollout
@@ -33,7 +34,7 @@ from stages.train import Tiers, Trainer, train
 from stages.training.batches import Pack
 from stages.training.config import TrainConfig
 from stages.training.examples import Conversation, supervised
-from stages.training.model import chat_of, learner, load_model, whole_weights, write_policy
+from stages.training.model import learner, load_model, whole_weights, write_policy
 from stages.training.sequences import NO_TIER, PROMPT, Example
 from stages.worlds.airline_mini import airline_mini
 from stages.worlds.airline_mini.vocabulary import vocabulary
@@ -167,7 +168,7 @@ def make(out: Path, seed: int, trials: int) -> None:
     make_tiny_model(out, [piece for group in vocabulary().values() for piece in group], seed)
     model, tokenizer = load_model(str(out))
     add_induction(model, seed)
-    chat, copied = chat_of(tokenizer, str(out)), Copied(tokenizer)
+    chat, copied = Chat(tokenizer), Copied(tokenizer)
     written = supervised(expert_episodes("train", trials, NOISE, seed), chat)
     checked = supervised(expert_episodes("dev", 1, 0.0, seed), chat)
     config = replace(TRAINING, seed=seed)

@@ -60,7 +60,7 @@ def command(
     scored = read_table(TURNS, turns)
     table = played_advantages(played, scored, values, chosen, turns)
     notes += other_turns(played, scored)
-    rows = list(preferences(played.episodes, table, played.tools, same, gap))
+    rows = list(preferences(played.episodes, table, played.tools, same, gap, played.prompt))
     if not rows:
         what = f"no two turns of a group, after the same {_SAME[same]}, of which one is better"
         todo = "play more episodes of a task" + (" or pass --prefix calls" * (same == "exact"))

@@ -65,4 +65,6 @@ def command(
     line = f"{frame.height:,} sequences, {written:,} tokens with an advantage"
     if lesson.dropped_groups:
         line += f"; {lesson.dropped_groups:,} groups without any left out"
+    if truncated := sum(example.top_p < 1 for example in lesson.examples):
+        notes["sequences sampled with top_p below 1: logprobs within the nucleus"] = truncated
     writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from stages.artifacts import OF_ROLLOUT
 from stages.errors import InputError
 from stages.notes import CRASHED, left_out
-from stages.policies.chat import shown
+from stages.policies.template import Form, formed, shown
 from stages.traces.fields import BadItemError
 from stages.traces.messages import stated_outcome
-from stages.training.inputs import read_conversations, recorded_tools
+from stages.training.inputs import read_conversations, recorded_prompt, recorded_tools
 from stages.worlds.world import Message
 
 
@@ -25,6 +25,7 @@ class Conversation(NamedTuple):
     tools: list[dict[str, Any]]  # as the policy saw them; empty: unknown
     gold_actions: list[dict[str, Any]] | None
     outcome: float | None
+    prompt: Mapping[str, str]  # how the policy was told of its tools; empty: unknown
 
 
 def conversations(paths: Iterable[str], notes: Counter[str]) -> Iterator[Conversation]:
@@ -39,6 +40,7 @@ def conversations(paths: Iterable[str], notes: Counter[str]) -> Iterator[Convers
     """
     for path in paths:
         tools = recorded_tools(path)  # without kinds, which no policy saw
+        prompt = recorded_prompt(path)
         for number, record in enumerate(read_conversations(path, notes), 1):
             if record.get("status") == "error":
                 notes += left_out({CRASHED: 1})
@@ -54,6 +56,7 @@ def conversations(paths: Iterable[str], notes: Counter[str]) -> Iterator[Convers
                 tools or record.get("tools") or [],
                 record.get("gold_actions"),
                 outcome,
+                prompt,
             )
 
 
@@ -66,6 +69,24 @@ def portable(messages: Iterable[Message]) -> list[Message]:
         shown({key: value for key, value in message.items() if key not in OF_ROLLOUT})
         for message in messages
     ]
+
+
+def as_told(
+    messages: list[Message], tools: list[dict[str, Any]], prompt: Mapping[str, str]
+) -> tuple[list[Message], list[dict[str, Any]]]:
+    """Return messages and tools for a template that leaves to messages what it left to ours.
+
+    Where the policy was told of its tools by text in the messages, so is who learns from them; no
+    tools are left then.
+
+    Args:
+        messages: in OpenAI's form.
+        tools: that the policy saw.
+        prompt: how it was told of them (the record of Told); empty: unknown.
+    """
+    native = prompt.get("tools") != "messages"
+    form = Form(native=native, folded=prompt.get("system") == "user")
+    return formed(form, messages, tools), tools if native else []
 
 
 def opening(messages: list[Message]) -> int:

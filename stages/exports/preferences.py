@@ -22,7 +22,7 @@ import orjson
 import polars as pl
 
 from stages.artifacts import RolloutRow
-from stages.exports.conversations import opening, portable
+from stages.exports.conversations import as_told, opening, portable
 from stages.worlds.world import Message
 
 Prefix = Literal["exact", "calls"]
@@ -57,6 +57,7 @@ def preferences(
     tools: list[dict[str, Any]],
     prefix: Prefix = "exact",
     min_gap: float = 0.0,
+    told: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield every pair of turns of which one is better, with `prompt`, `chosen` and `rejected`.
 
@@ -66,6 +67,7 @@ def preferences(
         tools: that the policy saw.
         prefix: what must be the same before two turns: all messages, or calls and results.
         min_gap: by how much the chosen one's advantage is greater, at least.
+        told: how the policy was told of its tools (the record of Told); None: unknown.
     """
     columns = ("episode_id", "turn", "tier", "reward", "advantage")
     worth: dict[tuple[str, int], Worth] = {
@@ -75,11 +77,13 @@ def preferences(
         for chosen, rejected in permutations(choices.values(), 2):
             gap = chosen.advantage - rejected.advantage
             if chosen.reward > rejected.reward and gap > 0 and gap >= min_gap:
+                good, shown = as_told([*chosen.prompt, chosen.message], tools, told or {})
+                bad, _ = as_told([*chosen.prompt, rejected.message], tools, told or {})
                 yield {
-                    "prompt": chosen.prompt,
-                    "chosen": [chosen.message],
-                    "rejected": [rejected.message],
-                    "tools": tools,
+                    "prompt": good[:-1],
+                    "chosen": good[-1:],
+                    "rejected": bad[-1:],
+                    "tools": shown,
                     "group_id": group,
                     "turn": turn,
                     "chosen_tier": chosen.tier,

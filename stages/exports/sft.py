@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from stages.exports.conversations import Conversation
+from stages.exports.conversations import Conversation, as_told
 from stages.score import SUCCESS
 
 
@@ -19,4 +19,5 @@ def sft(talks: Iterable[Conversation], min_outcome: float) -> Iterator[dict[str,
     least = min_outcome - (1 - SUCCESS)
     for talk in talks:
         if talk.outcome is not None and talk.outcome >= least:
-            yield {"messages": talk.messages, "tools": talk.tools}
+            messages, tools = as_told(talk.messages, talk.tools, talk.prompt)
+            yield {"messages": messages, "tools": tools}

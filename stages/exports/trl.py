@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from stages.exports.conversations import Conversation, opening
+from stages.exports.conversations import Conversation, as_told, opening
 
 
 def trl(talks: Iterable[Conversation]) -> list[dict[str, Any]]:
@@ -24,18 +24,21 @@ def trl(talks: Iterable[Conversation]) -> list[dict[str, Any]]:
         key = orjson.dumps([talk.task_id, talk.messages[:begins]])
         if key not in best or _known(talk.outcome) > _known(best[key].outcome):
             best[key] = talk
-    return [
-        {
-            "prompt": talk.messages[: opening(talk.messages)],
-            "messages": talk.messages,
-            "tools": talk.tools,
-            "gold_actions": talk.gold_actions,
-            "outcome": talk.outcome,
-            "task_id": talk.task_id,
-            "domain": talk.domain,
-        }
-        for talk in best.values()
-    ]
+    return [_row(talk) for talk in best.values()]
+
+
+def _row(talk: Conversation) -> dict[str, Any]:
+    begins = opening(talk.messages)
+    prompt, tools = as_told(talk.messages[:begins], talk.tools, talk.prompt)
+    return {
+        "prompt": prompt,
+        "messages": talk.messages,
+        "tools": tools,
+        "gold_actions": talk.gold_actions,
+        "outcome": talk.outcome,
+        "task_id": talk.task_id,
+        "domain": talk.domain,
+    }
 
 
 def _known(outcome: float | None) -> float:

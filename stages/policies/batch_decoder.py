@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from transformers import AttentionInterface
 
+from stages.policies.nucleus import nucleus
 from stages.policies.policy import Sampling
 
 # Shapes of a pass over prompts, as (tokens, rows); a prompt takes the longest that it fills.
@@ -245,25 +246,6 @@ def sample(
     token_ids = torch.where(greedy, logits.argmax(-1), token_ids)
     chosen = logprobs.gather(1, token_ids[:, None])[:, 0]
     return token_ids.tolist(), chosen.tolist()
-
-
-def nucleus(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Cut each distribution to the fewest likeliest tokens with at least `top_p` of the mass.
-
-    Args:
-        logprobs: [B, V].
-        top_p: in (0, 1], [B].
-
-    Returns:
-        Log-probabilities that add up to 1 again, -inf outside the nucleus.
-
-    Source: Holtzman et al. (2020), arXiv 1904.09751.
-    """
-    ordered, places = logprobs.sort(dim=-1, descending=True, stable=True)
-    mass = ordered.exp()
-    outside = mass.cumsum(-1) - mass >= top_p[:, None]
-    cut = ordered.masked_fill(outside, -torch.inf)
-    return torch.log_softmax(torch.empty_like(cut).scatter_(1, places, cut), -1)
 
 
 def grouped_attention(

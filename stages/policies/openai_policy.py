@@ -27,13 +27,16 @@ from stages.policies.policy import (
     LostError,
     PolicyError,
     Sampling,
+    Told,
 )
 from stages.worlds.world import Message
 
 # What we ask for beyond the text; a server that knows one of them not is not asked again.
 # `return_token_ids` is vLLM's: it gives the ids of the prompt and of what was sampled.
 EXTRAS = {"return_token_ids": True, "logprobs": True}
-EXTRAS_OF_IDS = {**EXTRAS, "logprobs": 0}  # of no token but the sampled one
+# Logprobs of no token but the sampled one. vLLM would take top_k and min_p from the model's own
+# settings (20 with Qwen3), and `train` knows of no truncation but top_p.
+EXTRAS_OF_IDS = {**EXTRAS, "logprobs": 0, "top_k": -1, "min_p": 0.0}
 TOO_LONG = re.compile(
     r"context.{0,20}length|maximum context|too long|context window", re.IGNORECASE
 )
@@ -105,10 +108,12 @@ class OpenAIPolicy:
             InputError: the package openai or an API key is missing.
         """
         self._model = model
+        urls = tuple(base_urls)
+        self._own = bool(urls)  # not OpenAI's servers, which show tools
         self._extras = dict(EXTRAS_OF_IDS if tokenizer else EXTRAS)
         self._servers = [
             Server(Endpoint(url, timeout_s, retries, "--policy openai", first_wait_s, rate_limit))
-            for url in tuple(base_urls) or (None,)
+            for url in urls or (None,)
         ]
         self._places: dict[str, Place] = {}
         self._chat = Chat(tokenizer) if tokenizer else None
@@ -116,6 +121,16 @@ class OpenAIPolicy:
         self._watches: set[asyncio.Task[None]] = set()
         # A server alone is asked in any case.
         self._checked, self._checking = len(self._servers) == 1, asyncio.Lock()
+
+    def told(self, tools: list[dict[str, Any]]) -> Told:
+        """Return how the model is told of its tools; see `Prompts`."""
+        if self._chat:
+            return self._chat.template.told(tools)
+        record = {"tools": "server", "system": "server"}
+        if not (tools and self._own):
+            return Told(record, [])
+        what = "the server makes the prompt, and may leave out tools that its chat template ignores"
+        return Told(record, [f"--policy openai: {what}; give --tokenizer to make it here"])
 
     async def act(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from stages.worlds.world import Message
 
@@ -48,6 +48,25 @@ class Remembers(Protocol):
 
     def forget(self, episode_id: str) -> None:
         """Let go of an episode that has ended."""
+
+
+class Told(NamedTuple):
+    """How a model is told its tools and the system message."""
+
+    record: dict[str, str]  # "tools": template, messages, weights or server; "system": see Template
+    notes: list[str]  # what a user should know of it
+
+
+@runtime_checkable
+class Prompts(Protocol):
+    """A policy whose model reads a prompt."""
+
+    def told(self, tools: list[dict[str, Any]]) -> Told:
+        """Return how the model is told of these tools.
+
+        Raises:
+            InputError: the model's chat template can't tell it.
+        """
 
 
 class Policy(Protocol):

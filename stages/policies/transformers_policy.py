@@ -17,7 +17,7 @@ from transformers.utils import logging
 from stages.errors import InputError
 from stages.policies.batch_decoder import BatchDecoder, Request
 from stages.policies.chat import Chat
-from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
+from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling, Told
 from stages.threads import limit_threads
 from stages.worlds.world import Message
 
@@ -63,7 +63,9 @@ class TransformersPolicy:
         _check(model.config.get_text_config())
         self._chat = Chat(tokenizer)
         self._context = context or model.config.get_text_config().max_position_embeddings
-        self._decoder = BatchDecoder(model, rows, self._context, _stops(model, tokenizer))
+        self._decoder = BatchDecoder(
+            model, rows, self._context, _stops(model, tokenizer, self._chat.end_id)
+        )
         self._queue: SimpleQueue[_Job | str | None] = SimpleQueue()  # str: an episode's end
         self._closed = False
         self._jobs: dict[int, _Job] = {}  # in the worker, by the identity of their requests
@@ -102,6 +104,10 @@ class TransformersPolicy:
         if device == "cpu":
             limit_threads(model)
         return cls(model.to(device), tokenizer, rows, context)
+
+    def told(self, tools: list[dict[str, Any]]) -> Told:
+        """Return how the model is told of its tools; see `Prompts`."""
+        return self._chat.template.told(tools)
 
     async def act(
         self,
@@ -183,7 +189,8 @@ def _check(config: Any) -> None:
         )
 
 
-def _stops(model: Any, tokenizer: Any) -> list[int]:
-    """Return the ids that end a message: those of the model's own settings, and the tokenizer's."""
+def _stops(model: Any, tokenizer: Any, end: int) -> list[int]:
+    """Return the ids that end a message: the template's, the tokenizer's, the model's own."""
     ends = model.generation_config.eos_token_id
-    return [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends] if ends else [])]
+    ends = ends if isinstance(ends, list) else [ends] if ends else []
+    return [end, *(one for one in (tokenizer.eos_token_id, *ends) if one is not None)]

@@ -21,7 +21,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from stages.errors import InputError
 from stages.policies.chat import Chat
-from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
+from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling, Told
 from stages.worlds.world import Message
 
 
@@ -41,7 +41,8 @@ class VLLMPolicy:
         self._engine = engine
         self._chat = Chat(tokenizer)
         self._context: int = engine.model_config.max_model_len
-        self._end: int = tokenizer.eos_token_id  # the engine knows the model's own ends
+        # The engine knows the model's own ends.
+        self._ends = [id for id in {tokenizer.eos_token_id, self._chat.end_id} if id is not None]
         self._numbers = count()
 
     @classmethod
@@ -83,6 +84,10 @@ class VLLMPolicy:
             raise InputError(str(folder), what, "give a folder that holds a model") from error
         return cls(started, tokenizer)
 
+    def told(self, tools: list[dict[str, Any]]) -> Told:
+        """Return how the model is told of its tools; see `Prompts`."""
+        return self._chat.template.told(tools)
+
     async def act(
         self,
         episode_id: str,
@@ -101,7 +106,7 @@ class VLLMPolicy:
             max_tokens=min(sampling.max_tokens, self._context - len(prompt)),
             seed=seed,
             logprobs=0,  # of the sampled token alone
-            stop_token_ids=[self._end],
+            stop_token_ids=self._ends,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

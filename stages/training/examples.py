@@ -17,6 +17,9 @@ from stages.policies.chat import Chat
 from stages.training.sequences import NO_TIER, Example, Sequence, retokenised, sequences
 from stages.worlds.world import Message
 
+# Other ways to truncate a distribution, and the values that leave it whole.
+UNTRUNCATED = {"top_k": (0, -1), "min_p": (0,), "typical_p": (1,), "repetition_penalty": (1,)}
+
 
 class Conversation(NamedTuple):
     """Messages to be learnt from as they stand."""
@@ -86,11 +89,11 @@ def reinforced(
     rows = pl.concat([recorded, _table(made)])
     _check_turns(rows, advantages, wanted, where)
     live = _live(advantages)
-    temperature = {row["episode_id"]: _temperature(row) for row in episodes}
+    sampled = {row["episode_id"]: _sampled(row, where) for row in episodes}
     tiers = advantages["tier"].unique().sort().to_list()
     turns = _by_turn(advantages, tiers)
     examples = [
-        _example(one, turns, temperature[one.episode_id])
+        _example(one, turns, *sampled[one.episode_id])
         for one in sequences(rows.filter(pl.col("episode_id").is_in(list(live))))
     ]
     groups = advantages["group_id"].n_unique()
@@ -145,9 +148,15 @@ def _live(advantages: pl.DataFrame) -> set[str]:
     return set(advantages.filter(moves)["episode_id"])
 
 
-def _temperature(row: RolloutRow) -> float:
+def _sampled(row: RolloutRow, where: str) -> tuple[float, float]:
+    """Return the temperature and the top_p that an episode was sampled with."""
+    sampling = row["sampling"]
+    for name, off in UNTRUNCATED.items():
+        if sampling.get(name) not in (None, *off):
+            what = f"episode '{row['episode_id']}' was sampled with {name} {sampling[name]}"
+            raise InputError(where, what, "sample without it: train knows temperature and top_p")
     # Greedy decoding records log-probabilities at temperature 1.
-    return float(row["sampling"].get("temperature") or 1.0)
+    return float(sampling.get("temperature") or 1.0), float(sampling.get("top_p") or 1.0)
 
 
 Turns = Mapping[tuple[str, int], tuple[float, int]]  # episode and turn: advantage, code of the tier
@@ -159,7 +168,7 @@ def _by_turn(advantages: pl.DataFrame, tiers: list[str]) -> Turns:
     return {(episode, turn): (value, code[tier]) for episode, turn, value, tier in rows}
 
 
-def _example(one: Sequence, turns: Turns, temperature: float) -> Example:
+def _example(one: Sequence, turns: Turns, temperature: float, top_p: float) -> Example:
     turn = one.turn[one.written]
     of = [turns[one.episode_id, number] for number in turn.tolist()]
     return Example(
@@ -168,6 +177,7 @@ def _example(one: Sequence, turns: Turns, temperature: float) -> Example:
         tier=np.array([tier for _, tier in of], np.int32),
         weight=np.ones(len(turn), np.float32),
         temperature=temperature,
+        top_p=top_p,
     )
 
 

@@ -33,6 +33,7 @@ class Rollouts(NamedTuple):
     tokens: pl.DataFrame  # TOKENS
     tools: list[dict[str, Any]]  # that the policy saw
     weights: set[str]  # sha256 of the policy's weights; empty: unknown
+    prompt: dict[str, str]  # how it was told of its tools (the record of Told); empty: unknown
 
 
 def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
@@ -72,7 +73,9 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
         one["sha256"] for one in about.get("inputs", []) if one["path"].endswith(".safetensors")
     }
     tools = [without_kind(tool) for tool in about.get("tools", [])]
-    return Rollouts(path, list(episodes.values()), found, tools, weights)
+    return Rollouts(
+        path, list(episodes.values()), found, tools, weights, dict(about.get("prompt", {}))
+    )
 
 
 def _check_logprobs(tokens: pl.DataFrame, path: str) -> None:
@@ -182,6 +185,11 @@ def recorded_tools(path: str) -> list[dict[str, Any]]:
     """Return the tools that a policy saw, where they are recorded beside rollouts."""
     about = _meta(Path(RunFiles(path).sidecars[-1]))
     return [without_kind(tool) for tool in about.get("tools", [])]
+
+
+def recorded_prompt(path: str) -> dict[str, str]:
+    """Return how a policy was told of its tools, where that is recorded beside rollouts."""
+    return dict(_meta(Path(RunFiles(path).sidecars[-1])).get("prompt", {}))
 
 
 def _message(message: dict[str, Any], place: int, where: str) -> dict[str, Any]:

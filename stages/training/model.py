@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from stages.errors import InputError
-from stages.policies.chat import Chat
 from stages.threads import limit_threads
 from stages.training.logprobs import TokenLogprobs
 from stages.training.packing import PACKED
@@ -65,14 +64,6 @@ def check_model(folder: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
     if len(tokenizer) > known:
         what = f"the tokenizer has {len(tokenizer):,} tokens, the model {known:,}"
         raise InputError(folder, what, "give the tokenizer that the model was trained with")
-
-
-def chat_of(tokenizer: PreTrainedTokenizerBase, folder: str) -> Chat:
-    """Return what makes tokens from messages; raise InputError if the tokenizer can't."""
-    if not tokenizer.chat_template or tokenizer.eos_token is None:
-        what = "its tokenizer has no chat template, or no token that ends a message"
-        raise InputError(folder, what, "give a model that was made for conversations")
-    return Chat(tokenizer)
 
 
 def refuse_pickle(folder: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as List
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -60,6 +60,7 @@ class Example:
         tier: code of the tier of each token's turn, or NO_TIER.
         weight: of each token, relative to the others.
         temperature: that it was sampled with.
+        top_p: that it was sampled with.
     """
 
     sequence: Sequence
@@ -67,6 +68,7 @@ class Example:
     tier: npt.NDArray[np.int32]
     weight: npt.NDArray[np.float32]
     temperature: float = 1.0
+    top_p: float = 1.0
 
     @cached_property
     def at(self) -> npt.NDArray[np.int64]:
@@ -82,6 +84,12 @@ class Example:
     def episode_id(self) -> str:
         """Of the episode that it is a part of."""
         return self.sequence.episode_id
+
+
+def without_engine(one: Example) -> Example:
+    """Return an example whose log-probabilities when it was sampled are unknown."""
+    unknown = np.full_like(one.sequence.logprobs, np.nan)
+    return replace(one, sequence=replace(one.sequence, logprobs=unknown))
 
 
 def sequences(tokens: pl.DataFrame) -> list[Sequence]:

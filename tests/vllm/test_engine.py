@@ -58,7 +58,7 @@ def test_the_log_leaves_standard_output_to_results() -> None:
 def test_logprobs_in_a_nucleus_are_of_the_nucleus(
     engine: VLLMPolicy, model: Any, loop: asyncio.AbstractEventLoop
 ) -> None:
-    from stages.policies.batch_decoder import nucleus
+    from stages.policies.nucleus import nucleus
 
     recorder = Recorder(engine)
     loop.run_until_complete(play(recorder, pairs(2, 1), Sampling(1.0, 0.5, 16)))
