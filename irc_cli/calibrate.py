@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import polars as pl
 import typer
 
-from irc_cli import console, estimator, options
+from irc_cli import console, estimator, method, options
 from irc_cli.calibrate_report import print_online, print_report
 from irc_cli.plots import check_figures, write_figures
 from stages.artifacts import (
@@ -22,7 +22,14 @@ from stages.artifacts import (
     read_table,
     write_table,
 )
-from stages.calibrate import CORRELATIONS, CalibrateConfig, Calibration, calibrate
+from stages.calibrate import (
+    CORRELATIONS,
+    PAYMENTS,
+    CalibrateConfig,
+    Calibration,
+    Payment,
+    calibrate,
+)
 from stages.calibration_file import read_previous, write_calibration
 from stages.core.forgetting import GateConfig
 from stages.errors import InputError
@@ -43,6 +50,7 @@ from stages.online import HALF_LIFE, Online, add, read_online, write_online
 from stages.places import files_of, remote
 from stages.shards import add_up, read_sums, sum_file, summary, unseen
 from stages.sums import UNITS, Summed, lay_out, sum_turns
+from stages.tiersfile import load_tiers
 
 _C = CalibrateConfig
 FIGURES = ("tiers", "advantages", "gradient-mass")  # of calibration_figures
@@ -50,6 +58,7 @@ _MEASURES = tuple(UNITS)
 
 
 def command(
+    ctx: typer.Context,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -91,6 +100,15 @@ def command(
         list[str] | None,
         typer.Option(metavar="TIER", help="Worth nothing whatever it tells; may be repeated."),
     ] = None,
+    pay: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(PAYMENTS),
+            help="Which turns earn a tier's value: every one, or the first in an episode; auto: "
+            "once where presence is measured.",
+        ),
+    ] = _C.pay,
+    method_name: method.Method = None,
     resamples: Annotated[
         int, typer.Option(min=100, help="Bootstrap resamples, and permutations.")
     ] = _C.resamples,
@@ -109,10 +127,11 @@ def command(
         bool, typer.Option("--keep-rewards", help="Judge the rewards in the turns as they are.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 if misaligned or not converged.")
+        bool, typer.Option("--check", help="Exit with 1 if misaligned, not converged or farmable.")
     ] = False,
     eta: Annotated[
-        float, typer.Option(help="Converged: mean reward and outcome correlate by more.")
+        float,
+        typer.Option(help="Converged: mean reward and outcome surely correlate by more."),
     ] = _C.eta,
     min_tasks: Annotated[int, typer.Option(help="Fewer tasks never pass --check.")] = _C.min_tasks,
     previous: Annotated[
@@ -165,6 +184,7 @@ def command(
 
     Example: irc-cli calibrate turns.parquet -o calibration.yaml
     """
+    method.check_method(ctx, method_name)
     settings = CalibrateConfig(
         options.one_of("measure", measure, _MEASURES),
         options.one_of("correlation", correlation, CORRELATIONS),
@@ -177,6 +197,7 @@ def command(
         options.within("eta", eta, -1, 1),
         min_tasks,
         tuple(zero or ()),
+        cast(Payment, options.one_of("pay", pay, PAYMENTS)),
     )
     judged_by = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
     gate = GateConfig(
@@ -184,6 +205,9 @@ def command(
     )
     if half_life is not None and not online:
         raise InputError("--half-life", "does nothing by itself", "give --online STATE")
+    if online and method_name:
+        what = f"follows the correlation within tasks, --method {method_name} the pooled one"
+        raise InputError("--online", what, "drop one of them")
     if online and correlation == "pooled":
         raise InputError("--online", "follows the correlation within tasks", "drop --correlation")
     modes = {"--partial": partial, "--merge": merge_shards, "--stream": stream}
@@ -275,6 +299,8 @@ def command(
             print_online(state, stderr=out == "-")
         both = judged and (judged.before, judged.after)
         print_report(result, both, changes, settings, stderr=out == "-")
+    if method_name == method.PAPER_TIERS:
+        _note_other_tiers(result, quiet=quiet)
     if check and found:
         for objection in found:
             console.note(f"check failed: {objection}")
@@ -337,6 +363,14 @@ def _check_outcomes(summed: Summed, inputs: list[str], *, any_will_do: bool) -> 
         raise InputError(where, f"all {episodes:,} episodes are {found}", todo)
 
 
+def _note_other_tiers(result: Calibration, *, quiet: bool) -> None:
+    """Say if the turns were not scored with the paper's tiers."""
+    ranked = load_tiers(method.PAPER_TIERS).rank
+    if strange := [tier.tier for tier in result.tiers if tier.tier not in ranked]:
+        text = f"the paper has no tier '{strange[0]}'; score with --tiers {method.PAPER_TIERS}"
+        console.note(text, quiet=quiet)
+
+
 def _document(
     result: Calibration,
     judged: Judged | None,
@@ -361,4 +395,5 @@ def _document(
 
 def _judgement(judgement: Judgement) -> dict[str, Any]:
     rows = [row._asdict() for row in judgement.direction]
-    return judgement._asdict() | {"direction": rows}
+    farmability = judgement.farmability._asdict()
+    return judgement._asdict() | {"direction": rows, "farmability": farmability}

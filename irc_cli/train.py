@@ -18,6 +18,7 @@ from rich.live import Live
 from irc_cli import console, estimator, options
 from stages.artifacts import TURNS, read_table
 from stages.core.advantages import AdvantageConfig
+from stages.core.payment import Values
 from stages.errors import InputError
 from stages.files import digest
 
@@ -378,7 +379,7 @@ class Every(NamedTuple):
 def _reinforced(
     played: Rollouts,
     scored: pl.DataFrame,
-    values: dict[str, float] | None,
+    values: Values | None,
     advantages: AdvantageConfig,
     chat: Chat | None,
     turns: str,

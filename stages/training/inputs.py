@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import polars as pl
 from stages.artifacts import TOKENS, RolloutRow, made_by, read_table
 from stages.calibration_file import read_previous
 from stages.core.advantages import AdvantageConfig
+from stages.core.payment import Values
 from stages.errors import InputError
 from stages.files import digest
 from stages.judge import advantage_frame, tier_rewards, turn_advantages, turn_arrays
@@ -108,7 +109,7 @@ def read_conversations(path: str) -> list[dict[str, Any]]:
 def played_advantages(
     played: Rollouts,
     scored: pl.DataFrame,
-    values: Mapping[str, float] | None,
+    values: Values | None,
     config: AdvantageConfig,
     turns: str,
 ) -> pl.DataFrame:
@@ -117,7 +118,7 @@ def played_advantages(
     Args:
         played: the episodes.
         scored: their turns (TURNS), and maybe others.
-        values: what each tier is worth; None: the rewards in the turns count.
+        values: what each tier is worth, and how it is paid; None: the rewards in the turns count.
         config: the estimator.
         turns: name of the turns in errors.
 
@@ -134,7 +135,7 @@ def played_advantages(
     return advantage_frame(arrays, reward, turn_advantages(arrays, reward, config))
 
 
-def read_values(calibration: str | None, turns: str) -> dict[str, float] | None:
+def read_values(calibration: str | None, turns: str) -> Values | None:
     """Return what a calibration says that the tiers of turns are worth; None: none is given.
 
     A tier that the calibration never met has shown nothing, and is worth nothing.
