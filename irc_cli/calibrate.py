@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import polars as pl
 import typer
 
-from irc_cli import console, estimator, options
+from irc_cli import console, estimator, method, options
 from irc_cli.calibrate_report import print_online, print_report
 from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.plots import check_figures, write_figures
@@ -23,7 +24,14 @@ from stages.artifacts import (
     read_table,
     write_table,
 )
-from stages.calibrate import CORRELATIONS, CalibrateConfig, Calibration, calibrate
+from stages.calibrate import (
+    CORRELATIONS,
+    PAYMENTS,
+    CalibrateConfig,
+    Calibration,
+    Payment,
+    calibrate,
+)
 from stages.calibration_file import read_previous, write_calibration
 from stages.core.forgetting import GateConfig
 from stages.errors import InputError, few
@@ -45,6 +53,7 @@ from stages.online import HALF_LIFE, Online, add, read_online, write_online
 from stages.places import files_of, remote
 from stages.shards import add_up, read_sums, sum_file, summary, unseen
 from stages.sums import UNITS, Summed, lay_out, sum_turns
+from stages.tiersfile import load_tiers
 from stages.yamlfile import nearest
 
 _C = CalibrateConfig
@@ -53,6 +62,7 @@ _MEASURES = tuple(UNITS)
 
 
 def command(
+    ctx: typer.Context,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -94,6 +104,15 @@ def command(
         list[str] | None,
         typer.Option(metavar="TIER", help="Worth nothing whatever it tells; may be repeated."),
     ] = None,
+    pay: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(PAYMENTS),
+            help="Which turns earn a tier's value: every one, or the first in an episode; auto: "
+            "once where presence is measured.",
+        ),
+    ] = _C.pay,
+    method_name: method.Method = None,
     resamples: Annotated[
         int, typer.Option(min=100, help="Bootstrap resamples, and permutations.")
     ] = _C.resamples,
@@ -112,10 +131,11 @@ def command(
         bool, typer.Option("--keep-rewards", help="Judge the rewards in the turns as they are.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 if misaligned or not converged.")
+        bool, typer.Option("--check", help="Exit with 1 if misaligned, not converged or farmable.")
     ] = False,
     eta: Annotated[
-        float, typer.Option(help="Converged: mean reward and outcome correlate by more.")
+        float,
+        typer.Option(help="Converged: mean reward and outcome surely correlate by more."),
     ] = _C.eta,
     min_tasks: Annotated[int, typer.Option(help="Fewer tasks never pass --check.")] = _C.min_tasks,
     previous: Annotated[
@@ -169,6 +189,7 @@ def command(
 
     Example: irc-cli calibrate turns.parquet -o calibration.yaml
     """
+    method.check_method(ctx, method_name)
     settings = CalibrateConfig(
         options.one_of("measure", measure, _MEASURES),
         options.one_of("correlation", correlation, CORRELATIONS),
@@ -181,6 +202,7 @@ def command(
         options.within("eta", eta, -1, 1),
         min_tasks,
         tuple(zero or ()),
+        cast(Payment, options.one_of("pay", pay, PAYMENTS)),
     )
     judged_by = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
     gate = GateConfig(
@@ -188,6 +210,9 @@ def command(
     )
     if half_life is not None and not online:
         raise InputError("--half-life", "does nothing by itself", "give --online STATE")
+    if online and method_name:
+        what = f"follows the correlation within tasks, --method {method_name} the pooled one"
+        raise InputError("--online", what, "drop one of them")
     if online and correlation == "pooled":
         raise InputError("--online", "follows the correlation within tasks", "drop --correlation")
     modes = {"--partial": partial, "--merge": merge_shards, "--stream": stream}
@@ -263,6 +288,8 @@ def command(
             changes = changes_since(read_previous(previous), result, turns, judged_by)
     if settings.correlation == "auto" and result.correlation == "pooled":
         notes["tasks pooled, for too few have mixed outcomes"] = result.tasks
+    if method_name == method.PAPER_TIERS:
+        notes += _tiers_of_others(result)
     check_notes(notes, strict=strict)
     following = state.document() if state else None
     if out:
@@ -358,6 +385,19 @@ def _check_tiers(zero: list[str], summed: Summed) -> None:
             raise InputError("--zero", f"no turn is of tier '{tier}'", nearest(tier, known))
 
 
+def _tiers_of_others(result: Calibration) -> Counter[str]:
+    """Return notes on the turns of tiers that the paper does not have."""
+    ranked = load_tiers(method.PAPER_TIERS).rank
+    todo = f"score with --tiers {method.PAPER_TIERS}"
+    return Counter(
+        {
+            f"turns of tier '{tier.tier}', which the paper does not have: {todo}": tier.turns
+            for tier in result.tiers
+            if tier.tier not in ranked
+        }
+    )
+
+
 def _document(
     result: Calibration,
     judged: Judged | None,
@@ -382,4 +422,5 @@ def _document(
 
 def _judgement(judgement: Judgement) -> dict[str, Any]:
     rows = [row._asdict() for row in judgement.direction]
-    return judgement._asdict() | {"direction": rows}
+    farmability = judgement.farmability._asdict()
+    return judgement._asdict() | {"direction": rows, "farmability": farmability}

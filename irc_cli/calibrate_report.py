@@ -49,6 +49,7 @@ def print_report(
             out.print(_summary(name, judgement, settings))
             if idle := _pushed_for_nothing(judgement):
                 out.print(f"  pushed though worth nothing: {', '.join(idle)}", markup=False)
+        out.print(_farming_table(*judged))
         out.print("A mean over a tier is a diagnosis, not proof of causal credit.", style="dim")
     if changes:
         out.print(_changes_table(changes))
@@ -88,6 +89,11 @@ def next_step(
     if after.misaligned:
         tiers = ", ".join(after.misaligned)
         return f"split or drop what is pushed the wrong way even when calibrated: {tiers}."
+    if farmable := after.farmability.farmable():
+        tiers = ", ".join(farmable)
+        return f"pay each value once per episode (--pay once): repeating a tier pays: {tiers}."
+    if after.undecided(settings.eta):
+        return "too few episodes to say if the values follow outcomes; collect more."
     if not after.converged(settings.eta):
         return "the values follow outcomes too weakly; collect more episodes or split the tiers."
     if before.misaligned:
@@ -120,7 +126,10 @@ def _tier_table(result: Calibration, *, wide: bool) -> Any:
             f"{tier.value:+.3f}" if tier.value else "0",
             Text(_status(tier, wide=wide), style=_STATUS_STYLE.get(tier.status, "")),
         )
-    table.caption = f"r with the outcome; 95 % intervals of r {result.correlation}"
+    paid = {"once": "the first turn in an episode earns it", "turn": "every turn earns it"}
+    table.caption = (
+        f"r with the outcome; 95 % intervals of r {result.correlation}; value: {paid[result.pay]}"
+    )
     return table
 
 
@@ -177,13 +186,41 @@ def _cells(row: Direction, *, wide: bool) -> tuple[str, str, Text]:
 
 
 def _summary(name: str, judgement: Judgement, settings: CalibrateConfig) -> Text:
-    r = _signed(judgement.reward_outcome_correlation)
+    r = _with_interval(judgement.reward_outcome_correlation, judgement.ci_low, judgement.ci_high)
     good = judgement.converged(settings.eta)
     text = (
         f"{name}: mean reward and outcome correlate by {r} (want > {settings.eta:g}), "
         f"{judgement.dead_turn_share:.0%} dead turns, advantage RMS {judgement.advantage_rms:.2f}"
     )
+    if not judgement.misaligned and judgement.undecided(settings.eta):
+        return Text(f"{text}: undecided", "yellow")
     return Text(f"{text}: {'converged' if good else 'not converged'}", "green" if good else "red")
+
+
+def _farming_table(before: Judgement, after: Judgement) -> Any:
+    """What failures earn by repeating tiers and by length, under both reward sets."""
+    table = console.table("what rewards pay for", "before", "after", left=(0,))
+    found = (before.farmability, after.farmability)
+    sums = (f"{_signed(one.failure_reward)}, {_signed(one.success_reward)}" for one in found)
+    table.add_row("reward sum: failure, success", *sums)
+    for tier in before.farmability.extra_turns:
+        extra = [one.extra_turns[tier] for one in found]
+        if any(extra) or 0 in extra:
+            cells = ("never" if turns is None else f"{turns:,}" for turns in extra)
+            table.add_row(f"{escape(tier)} repeats to out-earn", *cells)
+    lengths = (_with_interval(one.length_correlation, one.ci_low, one.ci_high) for one in found)
+    table.add_row("r with length, among failures", *map(escape, lengths))
+    shares = ("-" if one.reward_share is None else f"{one.reward_share:.0%}" for one in found)
+    table.add_row("share of the return's variance", *shares)
+    table.caption = (
+        "repeats with which a failure out-earns a success; farmable: at most "
+        f"{before.farmability.slack_turns:,}"
+    )
+    return table
+
+
+def _with_interval(r: float | None, low: float | None, high: float | None) -> str:
+    return _signed(r) + ("" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]")
 
 
 def _pushed_for_nothing(judgement: Judgement) -> list[str]:

@@ -26,10 +26,11 @@ def _use_config(ctx: typer.Context, path: str | None) -> str | None:
         if flag.startswith("--") and parameter.name not in ("config", "help")
     }
     given = read_yaml(path).fields(known)
-    ctx.default_map = {
+    settings = {
         str(known[key].name): _setting(node, several=known[key].multiple)
         for key, node in given.items()
     }
+    ctx.default_map = dict(ctx.default_map or {}) | settings  # --method may have set some
     return path
 
 

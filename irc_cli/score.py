@@ -64,6 +64,7 @@ def command(
     summary = _summary(scored, reader, notes)
     if out:
         settings = {"tiers": tiers, "rank": tier_set.rank, "rewards": rewards, "domain": domain}
+        settings["pay"] = tier_set.pay
         made_by = console.made_by("score", settings, seed, inputs | reader.digests)
         write_table(TURNS, scored.frame(), out, made_by | {"summary": summary}, force=force)
     reader.write_bad(out, force=force)
@@ -117,6 +118,8 @@ def _report(summary: dict[str, Any], tiers: Tiers, *, stderr: bool) -> None:
         share = turns / summary["turns"]
         table.add_row(tier, f"{turns:,}", f"{share:.1%}", str(tiers.rewards[tier]))
     console.console(stderr=stderr).print(table)
+    if tiers.pay == "once":
+        console.note("only the first turn of each tier in an episode earns its reward")
     for domain in sorted({name for names in summary["domains"].values() for name in names}):
         console.note(f"tool kinds: {domain}")
     for rule, results in summary["failures"].items():

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from stages.calibration_file import read_previous
 from stages.classify import Classifier
+from stages.core.payment import Values, pay_of
 from stages.core.tiers import Reward, Tiers
 from stages.domains import find_domain, load_domain
 from stages.errors import InputError
@@ -38,8 +39,11 @@ class Score(NamedTuple):
     turn_tiers: list[str]  # [K]
 
 
-def load_calibration(path: str) -> dict[str, float]:
-    """Return what each tier is worth by a calibration.yaml of `irc-cli calibrate`.
+def load_calibration(path: str) -> Values:
+    """Return the value of each tier in a calibration.yaml of `irc-cli calibrate`.
+
+    It is a dict, and its `pay` says how the values are paid: to every turn of a tier (`turn`), or
+    to the first turn of the tier in a conversation (`once`).
 
     Raises:
         InputError: the file is no calibration.
@@ -69,7 +73,8 @@ def score(
         gold_actions: calls that the task expects, as {name, arguments}, the arguments under any
             name that the field uses (args, input, parameters, kwargs); None: unknown, which
             matches nothing, as no expected call does.
-        calibration: what each tier is worth, 0 where it names none; None: the tiers file's rewards.
+        calibration: the value of each tier, 0 where it names none, paid as `load_calibration` says
+            and to every turn by a plain mapping; None: the tiers file's rewards.
         outcome: of the conversation, in [0, 1]; None: unknown.
         tiers: extended, paper, flat, or a YAML file of tiers.
         domain: airline, retail, telecom, airline-mini or a YAML file; None: found from the tools.
@@ -123,4 +128,5 @@ def _worth(name: str, calibration: Mapping[str, float] | None) -> Tiers:
     if unknown := [tier for tier in calibration if tier not in tiers.rank]:
         what = f"calibration of unknown tier '{unknown[0]}'"
         raise InputError("irc_cli.scorer", what, f"use a tier of '{tiers.name}'")
-    return tiers.worth({tier: Reward(value) for tier, value in calibration.items()})
+    rewards = {tier: Reward(value) for tier, value in calibration.items()}
+    return tiers.worth(rewards, pay_of(calibration))

@@ -19,6 +19,7 @@ from irc_cli.extras import LEARNING, PLANNING, needs
 from irc_cli.notes import Strict, check_notes, show_notes
 from stages.artifacts import TURNS, read_table
 from stages.core.advantages import AdvantageConfig
+from stages.core.payment import Values
 from stages.errors import InputError
 from stages.files import digest
 from stages.policies.chat import Chat
@@ -412,7 +413,7 @@ def _told(
 def _reinforced(
     played: Rollouts,
     scored: pl.DataFrame,
-    values: dict[str, float] | None,
+    values: Values | None,
     advantages: AdvantageConfig,
     chat: Chat | None,
     turns: str,

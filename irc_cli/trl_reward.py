@@ -22,11 +22,13 @@ Column = Sequence[Any] | None  # of the dataset, a value for each completion
 def reward_function(
     calibration: str | None = None, *, tiers: str = "extended", domain: str | None = None
 ) -> Callable[..., list[float | None]]:
-    """Return a function for `reward_funcs`: the mean reward of the turns in each completion.
+    """Return a function for `reward_funcs`: what the turns in each completion earn.
 
-    It is the mean that the direction check holds against outcomes. An outcome is not part of it:
-    TRL adds what the environment's own `get_reward` says. A completion without a turn gets None,
-    which TRL leaves out.
+    Where every turn is paid it is their mean reward, which the direction check holds against
+    outcomes. Where each value is paid once it is their sum: a mean would share a value out over
+    the turns, and so reward short failures. The outcome is not part of it: TRL adds what the
+    environment's own `get_reward` says. A completion without a turn gets None, which TRL
+    leaves out.
 
     Args:
         calibration: a calibration.yaml of `irc-cli calibrate`; None: the tiers file's rewards.
@@ -37,6 +39,7 @@ def reward_function(
         InputError: the calibration is none.
     """
     values = None if calibration is None else load_calibration(calibration)
+    once = values is not None and values.pay == "once"
 
     def turn_reward(
         prompts: Sequence[Messages],
@@ -58,7 +61,7 @@ def reward_function(
             )
             written = sum(message["role"] == "assistant" for message in completion)
             turns = scored.turn_rewards[len(scored.turn_rewards) - written :]
-            rewards.append(sum(turns) / len(turns) if turns else None)
+            rewards.append(sum(turns) / (1 if once else len(turns)) if turns else None)
         return rewards
 
     return turn_reward

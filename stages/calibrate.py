@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,11 +19,14 @@ from stages.core.correlation import (
     sign_reversed,
     within,
 )
+from stages.core.payment import PAYS, Pay, Values
 from stages.core.permutation import pooled_p, within_p
 from stages.core.resampling import bootstrap_interval
 from stages.sums import TierSums
 
 CORRELATIONS = ("auto", "within", "pooled")
+Payment: TypeAlias = Pay | Literal["auto"]
+PAYMENTS: tuple[Payment, ...] = ("auto", *PAYS)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class CalibrateConfig:
     measure: str = "presence"  # presence | count | share of the tier in an episode
     correlation: str = "auto"  # within where two tasks or more have mixed outcomes, else pooled
     delta: float = 0.05  # |r| up to which a tier is worth nothing
-    fdr: float = 0.05  # false discovery rate over the tiers
+    fdr: float = 0.05  # false discovery rate over the tiers; 1: no test
     min_support: int = 20  # episodes with the tier, and, for presence, without it
     effect: float = 0.2  # the smallest |r| that matters: neutral is what rules it out
     alpha: float | None = None  # value = alpha * r; None: the largest |value| is 1
@@ -41,6 +44,14 @@ class CalibrateConfig:
     eta: float = 0.3  # converged: mean reward and outcome correlate by more than this
     min_tasks: int = 2  # fewer tasks never pass a check
     zero: tuple[str, ...] = ()  # tiers that are worth nothing, whatever they tell
+    pay: Payment = "auto"  # turn | once; auto: as often as the measure counts
+
+    @property
+    def payment(self) -> Pay:
+        """How values are paid: presence is measured once per episode, count and share by turns."""
+        if self.pay == "auto":
+            return "once" if self.measure == "presence" else "turn"
+        return self.pay
 
 
 class TierStatistics(NamedTuple):
@@ -72,10 +83,11 @@ class Calibration(NamedTuple):
     pass_rate: float
     correlation: str  # within | pooled
     tiers: list[TierStatistics]
+    pay: Pay = "turn"  # which turns of a tier earn its value: see stages.core.payment
 
-    def values(self) -> dict[str, float]:
-        """Return the calibrated reward of each tier."""
-        return {tier.tier: tier.value for tier in self.tiers}
+    def values(self) -> Values:
+        """Return the calibrated value of each tier, and how it is paid."""
+        return Values({tier.tier: tier.value for tier in self.tiers}, self.pay)
 
 
 class Evidence(NamedTuple):
@@ -114,7 +126,8 @@ def calibrate(
         rarer = np.minimum(rarer, episodes - rarer)
     with np.errstate(invalid="ignore"):
         tells = np.abs(r) > config.delta
-        tells &= (benjamini_hochberg(p) < config.fdr) & (rarer >= config.min_support)
+        tells &= (benjamini_hochberg(p) < config.fdr) | (config.fdr == 1)
+        tells &= rarer >= config.min_support
     evidence = Evidence(which, r, low, high, p, within(tasks), p_within, episodes, rarer, tells)
     return describe(sums, evidence, excluded, config)
 
@@ -171,6 +184,7 @@ def describe(
         pass_rate=float(tasks.successes.sum() / tasks.episodes.sum()),
         correlation=found.which,
         tiers=tiers,
+        pay=config.payment,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from stages.core.payment import PAYS, Pay, Values
 from stages.errors import InputError
 from stages.files import whole_file
-from stages.yamlfile import read_yaml
+from stages.yamlfile import Node, read_yaml
 
 if TYPE_CHECKING:
     from stages.calibrate import Calibration
@@ -17,7 +19,7 @@ _HEADER = "# The rewards are what each tier's turns are worth: irc-cli score --r
 class Previous(NamedTuple):
     """What an earlier calibration said of the tiers."""
 
-    values: dict[str, float]
+    values: Values
     statuses: dict[str, str]
 
 
@@ -38,7 +40,8 @@ def write_calibration(
         "tasks": calibration.tasks,
         "pass_rate": calibration.pass_rate,
         "correlation": calibration.correlation,
-        "rewards": calibration.values(),
+        "pay": calibration.pay,
+        "rewards": dict(calibration.values()),
         "tiers": [tier._asdict() for tier in calibration.tiers],
     }
     if online:
@@ -58,11 +61,20 @@ def read_previous(path: str) -> Previous:
     todo = "give a calibration.yaml of irc-cli calibrate"
     if "rewards" not in fields or "tiers" not in fields:
         raise InputError(path, "has no 'rewards' and 'tiers'", todo)
-    values = {tier: node.number() for tier, node in fields["rewards"].fields().items()}
+    numbers = {tier: node.number() for tier, node in fields["rewards"].fields().items()}
     statuses = {}
     for node in fields["tiers"].items():
         tier = node.fields()
         if "tier" not in tier or "status" not in tier:
             raise node.error("has no 'tier' and 'status'", todo)
         statuses[tier["tier"].text()] = tier["status"].text()
-    return Previous(values, statuses)
+    return Previous(Values(numbers, read_pay(fields)), statuses)
+
+
+def read_pay(fields: Mapping[str, Node]) -> Pay:
+    """Return how a calibration's values are paid; files before there was a choice pay every turn.
+
+    Raises:
+        InputError: a way that does not exist.
+    """
+    return cast(Pay, fields["pay"].one_of(PAYS)) if "pay" in fields else "turn"

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from stages.core.arguments import PYTHON_REPR
+from stages.core.payment import first_turns
 from stages.core.tiers import Tiers
 from stages.domains import Domain
 from stages.matching import NO_MATCH, Match, Matcher, Side, agent_gold
@@ -52,10 +53,11 @@ class Classifier:
         if episode.gold is None:
             turns = [(tier, None) for tier, _ in turns]
         rewards = self._tiers.rewards
-        return [
+        classed = [
             Classed(tier, match, rewards[tier].of(match.share if match else 0))
             for tier, match in turns
         ]
+        return classed if self._tiers.pay == "turn" else _paid_once(classed)
 
     def _by_turn(self, turns: list[Turn], judged: list[Judged]) -> list[tuple[str, Match | None]]:
         """Return tier and match of each turn: of its best-ranked call, of equals the closest."""
@@ -134,3 +136,11 @@ class Classifier:
                 seen.clear()  # the world may have changed: to look again is no repetition
             seen.add(call)
         return repeats
+
+
+def _paid_once(turns: list[Classed]) -> list[Classed]:
+    """Return the turns of an episode with a reward for the first of each tier only."""
+    first = first_turns(turn.tier for turn in turns)
+    return [
+        turn if pays else turn._replace(reward=0.0) for turn, pays in zip(turns, first, strict=True)
+    ]

@@ -16,8 +16,13 @@ from stages.calibrate import CalibrateConfig, Calibration, defined
 from stages.calibration_file import Previous
 from stages.core import direction as directions
 from stages.core.advantages import AdvantageConfig, Advantages, Layout, advantages, turn_layout
-from stages.core.correlation import Floats, Ints
+from stages.core.correlation import Bools, Floats, Ints
+from stages.core.farmability import farmability, first_turns, repeat_rewards, return_spread
+from stages.core.payment import Values, pay_of
 from stages.errors import InputError
+from stages.score import SUCCESS
+
+LENGTH_BOUND = 0.3  # rewards of failures that surely follow length more closely can be farmed
 
 
 class Direction(NamedTuple):
@@ -33,20 +38,56 @@ class Direction(NamedTuple):
     verdict: str  # aligned | misaligned | undecided | neutral
 
 
+class Farming(NamedTuple):
+    """Whether repeating turns pays. Rewards are summed without discount; undefined is None."""
+
+    extra_turns: dict[str, int | None]  # repeats of a tier that let a failure out-earn a success
+    slack_turns: int  # by how many turns a failure could be longer
+    failure_reward: float | None  # mean reward sum of the failures
+    success_reward: float | None
+    length_correlation: float | None  # of reward sum and number of turns, among failures
+    ci_low: float | None
+    ci_high: float | None
+    reward_std: float | None  # within groups, of the discounted rewards in an episode's return
+    outcome_std: float | None  # the same of the discounted outcome
+    reward_share: float | None  # of both variances that the rewards have
+
+    def farmable(self) -> dict[str, int]:
+        """Return the tiers that farm within the slack, by how many extra turns it takes."""
+        return {
+            tier: extra
+            for tier, extra in self.extra_turns.items()
+            if extra is not None and extra <= self.slack_turns
+        }
+
+    def follows_length(self) -> bool:
+        """Return whether repeats pay, and rewards of failures surely grow with length."""
+        pays = any(extra is not None for extra in self.extra_turns.values())
+        return pays and self.ci_low is not None and self.ci_low > LENGTH_BOUND
+
+
 class Judgement(NamedTuple):
     """Whether a set of rewards makes advantages that push as the values intend."""
 
     direction: list[Direction]
     reward_outcome_correlation: float | None
+    ci_low: float | None  # of that correlation
+    ci_high: float | None
     dead_turn_share: float
     advantage_rms: float
     gradient_mass: dict[str, float | None]
     misaligned: list[str]
+    farmability: Farming
 
     def converged(self, eta: float) -> bool:
-        """Return whether no tier is misaligned and rewards follow outcomes closely enough."""
-        r = self.reward_outcome_correlation
-        return not self.misaligned and r is not None and r > eta
+        """Return whether no tier is misaligned and rewards surely follow outcomes by more."""
+        return not self.misaligned and self.ci_low is not None and self.ci_low > eta
+
+    def undecided(self, eta: float) -> bool:
+        """Return whether the interval leaves open if rewards follow outcomes by more."""
+        if self.ci_low is None or self.ci_high is None:
+            return False
+        return self.ci_low <= eta < self.ci_high
 
 
 class TurnArrays(NamedTuple):
@@ -87,9 +128,16 @@ def _codes(names: pl.Series) -> Ints:
 
 
 def tier_rewards(turns: TurnArrays, rewards: Mapping[str, float]) -> Floats:
-    """Return the reward of each turn when a tier's turns all get that tier's reward; [N]."""
+    """Return what each turn earns by its tier, paid as `stages.core.payment` says; [N]."""
     by_tier = np.array([rewards.get(tier, 0.0) for tier in turns.tiers])
-    return by_tier[turns.tier]
+    reward = by_tier[turns.tier]
+    if pay_of(rewards) == "once":
+        reward[~_first_turns(turns)] = 0.0
+    return reward
+
+
+def _first_turns(turns: TurnArrays) -> Bools:
+    return first_turns(turns.tier, turns.layout.episode, len(turns.tiers))
 
 
 def turn_advantages(turns: TurnArrays, reward: Floats, config: AdvantageConfig) -> Advantages:
@@ -103,9 +151,22 @@ def judge(
     judged: Advantages,
     values: Mapping[str, float],
     config: CalibrateConfig,
+    estimator: AdvantageConfig,
     rng: np.random.Generator,
+    repeats: Floats | None = None,
 ) -> Judgement:
-    """Hold advantages against the signs that the calibrated values intend. SPEC section 7."""
+    """Hold advantages against the signs that the calibrated values intend. SPEC section 7.
+
+    Args:
+        turns: the turns that count.
+        reward: of each turn, [N].
+        judged: their advantages.
+        values: the calibrated values.
+        config: how they were calibrated.
+        estimator: of the advantages, whose returns say what rewards weigh against outcomes.
+        rng: source of randomness.
+        repeats: what one more turn of each tier earns, [C]; None: what repeats earn in `reward`.
+    """
     intended = np.sign([values.get(tier, 0.0) for tier in turns.tiers]).astype(np.int64)
     by_tier = directions.direction(judged, turns.tier, turns.task, intended, config.resamples, rng)
     rows = [
@@ -122,14 +183,54 @@ def judge(
         for c, tier in enumerate(turns.tiers)
     ]
     mass = directions.gradient_mass(judged.advantage, turns.tier, len(rows), turns.n_tokens)
-    follows = directions.reward_outcome_correlation(reward, turns.outcome, turns.layout.episode)
+    mean_reward = directions.mean_rewards(reward, turns.layout.episode, turns.outcome.size)
+    follows = directions.clustered_correlation(
+        mean_reward, turns.outcome, turns.task[turns.layout.last], config.resamples, rng
+    )
+    if repeats is None:
+        repeats = repeat_rewards(reward, turns.tier, _first_turns(turns), len(turns.tiers))
     return Judgement(
         direction=rows,
-        reward_outcome_correlation=defined(follows),
+        reward_outcome_correlation=defined(follows.r),
+        ci_low=defined(follows.ci_low),
+        ci_high=defined(follows.ci_high),
         dead_turn_share=directions.dead_turn_share(judged.advantage),
         advantage_rms=directions.rms(judged.advantage),
         gradient_mass={tier: defined(mass[c]) for c, tier in enumerate(turns.tiers)},
         misaligned=[row.tier for row in rows if row.verdict == "misaligned"],
+        farmability=_farming(turns, reward, repeats, estimator, config.resamples, rng),
+    )
+
+
+def _farming(
+    turns: TurnArrays,
+    reward: Floats,
+    repeats: Floats,
+    estimator: AdvantageConfig,
+    resamples: int,
+    rng: np.random.Generator,
+) -> Farming:
+    """Measure whether repeating turns pays, with the rewards that the estimator counts."""
+    episode, last = turns.layout.episode, turns.layout.last
+    if not estimator.last_turn_reward:
+        reward = reward.copy()
+        reward[last] = 0.0
+    success = turns.outcome >= SUCCESS
+    found = farmability(reward, success, episode, turns.task[last], repeats, resamples, rng)
+    gamma = estimator.gamma if estimator.estimator in ("gtpo", "hybrid") else 1.0
+    spread = return_spread(reward, turns.outcome, episode, turns.layout.group, gamma)
+    extra = [int(n) if np.isfinite(n) else None for n in found.extra_turns]
+    return Farming(
+        extra_turns=dict(zip(turns.tiers, extra, strict=True)),
+        slack_turns=found.slack_turns,
+        failure_reward=defined(found.failure_reward),
+        success_reward=defined(found.success_reward),
+        length_correlation=defined(found.length.r),
+        ci_low=defined(found.length.ci_low),
+        ci_high=defined(found.length.ci_high),
+        reward_std=defined(spread.reward_std),
+        outcome_std=defined(spread.outcome_std),
+        reward_share=defined(spread.reward_share),
     )
 
 
@@ -220,30 +321,71 @@ def judge_both(
     """
     values = calibration.values()
     rewards = {"before": turns.frame["reward"].to_numpy(), "after": tier_rewards(turns, values)}
+    repeats = {"before": None, "after": _repeats(turns, values)}
     made = {name: turn_advantages(turns, reward, estimator) for name, reward in rewards.items()}
     chosen = "before" if keep_rewards else "after"
     if given is not None:
         made[chosen] = given
     judged = {
-        name: judge(turns, rewards[name], made[name], values, config, np.random.default_rng(seed))
+        name: judge(
+            turns,
+            rewards[name],
+            made[name],
+            values,
+            config,
+            estimator,
+            np.random.default_rng(seed),
+            repeats[name],
+        )
         for name in rewards
     }
     return Judged(judged["before"], judged["after"], judged[chosen], rewards[chosen], made[chosen])
 
 
+def _repeats(turns: TurnArrays, values: Values) -> Floats:
+    """Return what one more turn of each tier earns under these values; [C]."""
+    paid = values if values.pay == "turn" else {}
+    return np.array([paid.get(tier, 0.0) for tier in turns.tiers])
+
+
 def objections(calibration: Calibration, chosen: Judgement, config: CalibrateConfig) -> list[str]:
     """Return why a check says no; empty if it says yes."""
-    found = []
+    reasons = []
     if chosen.misaligned:
-        found.append(f"misaligned: {', '.join(chosen.misaligned)}")
-    r = chosen.reward_outcome_correlation
-    if r is None:
-        found.append("the mean reward of an episode does not vary with its outcome")
-    elif not r > config.eta:
-        found.append(f"mean reward and outcome correlate by {r:.3f}, not more than {config.eta:g}")
+        reasons.append(f"misaligned: {', '.join(chosen.misaligned)}")
+    if not chosen.converged(config.eta) and (reason := _weak_rewards(chosen, config.eta)):
+        reasons.append(reason)
+    reasons += _farming_objections(chosen.farmability)
     if calibration.tasks < config.min_tasks:
-        found.append(f"{calibration.tasks} tasks, fewer than {config.min_tasks}")
-    return found
+        reasons.append(f"{calibration.tasks} tasks, fewer than {config.min_tasks}")
+    return reasons
+
+
+def _weak_rewards(chosen: Judgement, eta: float) -> str | None:
+    """Return what keeps rewards from surely following outcomes; None: they do."""
+    r, low, high = chosen.reward_outcome_correlation, chosen.ci_low, chosen.ci_high
+    if r is None or low is None or high is None:
+        return "the mean reward of an episode does not vary with its outcome"
+    if low > eta:
+        return None
+    measured = f"mean reward and outcome correlate by {r:.3f} [{low:.3f}, {high:.3f}]"
+    if chosen.undecided(eta):
+        return f"undecided: {measured}, want surely more than {eta:g}; collect more episodes"
+    return f"{measured}, not more than {eta:g}"
+
+
+def _farming_objections(found: Farming) -> list[str]:
+    reasons = []
+    if farmable := found.farmable():
+        fewest_first = sorted(farmable.items(), key=lambda item: item[1])
+        repeats = ", ".join(f"{extra} x {tier}" for tier, extra in fewest_first)
+        reasons.append(f"farmable: a failure out-earns a success by repeating a tier: {repeats}")
+    if found.follows_length():
+        reasons.append(
+            "farmable: the reward sum of failures follows their length, "
+            f"r = {found.length_correlation:.3f} [{found.ci_low:.3f}, {found.ci_high:.3f}]"
+        )
+    return reasons
 
 
 class TierChange(NamedTuple):

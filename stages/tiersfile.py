@@ -7,6 +7,7 @@ from importlib.resources import files
 from math import isfinite
 from typing import Any
 
+from stages.calibration_file import read_pay
 from stages.core.tiers import (
     ARGUMENT_MODES,
     CONDITIONS,
@@ -41,12 +42,15 @@ def load_tiers(name_or_path: str) -> Tiers:
 def use_rewards(tiers: Tiers, path: str) -> tuple[Tiers, list[str]]:
     """Return the tiers with the rewards of a calibration, and the tiers it has none for.
 
-    A tier that the calibration never met has shown nothing: its reward is 0.
+    A tier that the calibration never met has shown nothing: its reward is 0. The rewards are paid
+    as the calibration says.
 
     Raises:
-        InputError: the file has no `rewards`, or has one for a tier that does not exist.
+        InputError: the file has no `rewards`, has one for a tier that does not exist, or pays in an
+            unknown way.
     """
-    node = read_yaml(path).fields().get("rewards")
+    fields = read_yaml(path).fields()
+    node = fields.get("rewards")
     if node is None:
         raise InputError(path, "has no 'rewards'", "give a calibration.yaml of irc-cli calibrate")
     unknown = [tier for tier in node.fields() if tier not in tiers.rank]
@@ -55,7 +59,7 @@ def use_rewards(tiers: Tiers, path: str) -> tuple[Tiers, list[str]]:
         raise InputError(node.keys[unknown[0]], what, f"use a tier of '{tiers.name}'")
     rewards = {tier: _reward(value) for tier, value in node.fields().items()}
     missing = [tier for tier in tiers.rank if tier not in rewards]
-    return tiers.worth(rewards), missing
+    return tiers.worth(rewards, read_pay(fields)), missing
 
 
 def _tiers(name: str, root: Node) -> Tiers:

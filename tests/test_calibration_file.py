@@ -7,6 +7,7 @@ import yaml
 
 from stages.calibrate import Calibration, TierStatistics
 from stages.calibration_file import Previous, read_previous, write_calibration
+from stages.core.payment import Values
 from stages.core.tiers import Reward
 from stages.errors import InputError
 from stages.tiersfile import load_tiers, use_rewards
@@ -49,6 +50,7 @@ def test_the_file_says_all_that_was_found(tmp_path: Path) -> None:
         "tasks": 5,
         "pass_rate": 0.375,
         "correlation": "within",
+        "pay": "turn",
         "rewards": {"gold": 1.0, "soft": -0.1 - 0.2, "no": 0.0},  # every digit
         "tiers": [tier._asdict() for tier in RESULT.tiers],
     }
@@ -58,7 +60,7 @@ def test_the_file_says_all_that_was_found(tmp_path: Path) -> None:
 
 def test_it_is_read_as_the_previous_one(tmp_path: Path) -> None:
     assert read_previous(saved(tmp_path)) == Previous(
-        {"gold": 1.0, "soft": -0.1 - 0.2, "no": 0.0},
+        Values({"gold": 1.0, "soft": -0.1 - 0.2, "no": 0.0}),
         {"gold": "discriminative", "soft": "undecided", "no": "neutral"},
     )
 
@@ -68,6 +70,19 @@ def test_it_sets_the_rewards_of_tiers(tmp_path: Path) -> None:
     tiers, missing = use_rewards(load_tiers("flat"), path)
     assert tiers.rewards["soft"] == Reward(-0.1 - 0.2)
     assert "gold" not in missing and "message" in missing
+
+
+def test_how_values_are_paid_is_kept(tmp_path: Path) -> None:
+    path = saved(tmp_path, RESULT._replace(tiers=[GOLD, SOFT], pay="once"))
+    assert read_previous(path).values.pay == "once"
+    assert use_rewards(load_tiers("flat"), path)[0].pay == "once"
+
+
+def test_a_file_without_a_payment_pays_every_turn(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("rewards: {gold: 1}\ntiers: []\n")
+    assert read_previous(str(path)).values.pay == "turn"
+    assert use_rewards(load_tiers("flat"), str(path))[0].pay == "turn"
 
 
 def test_what_exists_is_not_replaced_unasked(tmp_path: Path) -> None:
@@ -96,6 +111,10 @@ def test_what_exists_is_not_replaced_unasked(tmp_path: Path) -> None:
         (
             "rewards: {gold: 1}\ntiers:\n  - {tier: gold, value: 1}\n",
             "c.yaml:3:5: has no 'tier' and 'status'; give a calibration.yaml of irc-cli calibrate",
+        ),
+        (
+            "pay: ones\nrewards: {gold: 1}\ntiers: []\n",
+            "c.yaml:1:6: unknown value 'ones'; did you mean 'once'?",
         ),
         (
             "rewards: {gold: 1}\ntiers:\n  - {tier: gold, status: 1}\n",

@@ -45,7 +45,10 @@ TIER = {"tier", "turns", "episodes", "r_pooled", "r_within", "ci_low", "ci_high"
     "status",
 }
 JUDGEMENT = {"direction", "reward_outcome_correlation", "dead_turn_share", "gradient_mass"} | {
-    "misaligned"
+    "misaligned",
+    "ci_low",
+    "ci_high",
+    "farmability",
 }
 DIRECTION = {"tier", "mean_advantage", "return_part", "outcome_part", "ci_low", "ci_high"} | {
     "wrong_sign_share",
@@ -292,8 +295,11 @@ def test_calibration_lies_beside_its_advantages(calibration: Path) -> None:
     assert frame.height == 887
     parts = pl.col("return_part") + pl.col("outcome_part") - pl.col("advantage")
     assert frame.select(parts.abs().max()).item() < 1e-6
-    rewards = frame.group_by("tier").agg(pl.col("reward").unique())
+    assert recorded["pay"] == "once"
+    first = pl.struct("episode_id", "tier").is_first_distinct()
+    rewards = frame.filter(first).group_by("tier").agg(pl.col("reward").unique())
     assert {tier: reward for tier, [reward] in rewards.iter_rows()} == recorded["rewards"]
+    assert set(frame.filter(~first)["reward"]) == {0.0}
 
 
 @pytest.mark.parametrize("estimator", ["grpo", "mt-grpo", "gtpo", "hybrid"])
@@ -313,7 +319,12 @@ def test_check_passes_on_the_calibrated_and_fails_on_the_rewards_kept(
     kept = run("calibrate", turns, "--check", "--keep-rewards", "--json")
     assert kept.code == 1
     assert kept.err == (
-        "check failed: mean reward and outcome correlate by 0.268, not more than 0.3\n"
+        "check failed: undecided: mean reward and outcome correlate by 0.268 [0.129, 0.396], "
+        "want surely more than 0.3; collect more episodes\n"
+        "check failed: farmable: a failure out-earns a success by repeating a tier: "
+        "1 x gold_read, 1 x gold_write, 1 x soft, 2 x read_only, 4 x state_change\n"
+        "check failed: farmable: the reward sum of failures follows their length, "
+        "r = 0.792 [0.622, 0.890]\n"
     )
     assert kept.json()["converged"] is False
 
@@ -321,7 +332,20 @@ def test_check_passes_on_the_calibrated_and_fails_on_the_rewards_kept(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("--eta 0.9", "mean reward and outcome correlate by 0.661, not more than 0.9"),
+        (
+            "--eta 0.9",
+            "mean reward and outcome correlate by 0.690 [0.591, 0.769], not more than 0.9",
+        ),
+        (
+            "--eta 0.6",
+            "undecided: mean reward and outcome correlate by 0.690 [0.591, 0.769], want surely "
+            "more than 0.6; collect more episodes",
+        ),
+        (
+            "--pay turn",
+            "farmable: a failure out-earns a success by repeating a tier: "
+            "1 x gold_write, 3 x gold_read",
+        ),
         ("--min-tasks 25", "24 tasks, fewer than 25"),
     ],
 )
@@ -329,6 +353,107 @@ def test_check_says_why_not(run: Cli, turns: Path, options: str, reason: str) ->
     result = run("calibrate", turns, "--check", "--quiet", *options.split())
     assert result == (1, b"", f"check failed: {reason}\n")
     assert run("calibrate", turns, "--quiet", *options.split()).code == 0, "only --check is a gate"
+
+
+def test_payment_follows_the_measure_unless_it_is_chosen(run: Cli, turns: Path) -> None:
+    for options, pay in (
+        ("", "once"),
+        ("--measure count", "turn"),
+        ("--measure share", "turn"),
+        ("--measure count --pay once", "once"),
+        ("--pay turn", "turn"),
+    ):
+        given = ("--resamples", "100", "--json", *options.split())
+        assert run("calibrate", turns, *given).json()["pay"] == pay
+    wrong = run("calibrate", turns, "--pay", "twice")
+    assert (wrong.code, wrong.err) == (
+        2,
+        "error: --pay: unknown value 'twice'; use auto | turn | once\n",
+    )
+
+
+def test_farmability_is_in_the_document_and_the_report(run: Cli, turns: Path) -> None:
+    document = run("calibrate", turns, "--pay", "turn", "--json").json()
+    found = document["after"]["farmability"]
+    assert found["extra_turns"]["gold_write"] == 1 and found["extra_turns"]["gold_read"] == 3
+    assert found["extra_turns"]["soft"] is None, "it costs"
+    assert found["slack_turns"] == 10
+    assert 0 < found["ci_low"] < found["length_correlation"] < found["ci_high"]
+    assert found["failure_reward"] < found["success_reward"]
+    assert found["reward_std"] > found["outcome_std"] > 0
+    report = run("calibrate", turns, "--pay", "turn").out.decode()
+    assert "gold_read repeats to out-earn" in report
+    assert report.splitlines()[-1] == (
+        "Next: pay each value once per episode (--pay once): repeating a tier pays: gold_read, "
+        "gold_write."
+    )
+    assert "message repeats to out-earn" not in report, "they never do"
+
+
+def test_method_paper_is_the_paper_to_the_letter(run: Cli, example: Path) -> None:
+    assert run("score", example, "--tiers", "paper", "-o", "paper.parquet").code == 0
+    assert run("calibrate", "paper.parquet", "--method", "paper", "-o", "c.yaml").code == 0
+    recorded = yaml.safe_load(Path("c.yaml").read_text())
+    assert (recorded["correlation"], recorded["pay"]) == ("pooled", "turn")
+    advantage = recorded["settings"]["advantage"]
+    assert (advantage["estimator"], advantage["gamma"]) == ("hybrid", 0.9)
+    assert (advantage["outcome_weight"], advantage["last_turn_reward"]) == (0.3, False)
+    tiers = recorded["tiers"]
+    known = {tier["tier"]: tier["r_pooled"] for tier in tiers if tier["r_pooled"] is not None}
+    largest = max(map(abs, known.values()))
+    for tier in tiers:  # value = alpha rho where |rho| > delta, whatever its p
+        rho = known.get(tier["tier"], 0.0)
+        assert tier["value"] == pytest.approx(rho / largest if abs(rho) > 0.05 else 0.0)
+    assert any(tier["value"] and tier["q"] > 0.05 for tier in tiers)
+
+
+def test_method_paper_notes_tiers_that_the_paper_has_not(run: Cli, turns: Path) -> None:
+    result = run("calibrate", turns, "--method", "paper", "--json")
+    notes = result.json()["notes"]
+    assert list(notes)[1:] == [
+        f"turns of tier '{tier}', which the paper does not have: score with --tiers paper"
+        for tier in ("gold_read", "gold_write", "handoff", "unknown_tool")
+    ]
+    assert all(turns > 0 for turns in notes.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("--pay once", "--pay: contradicts --method paper; drop one of them"),
+        ("--measure count", "--measure: contradicts --method paper; drop one of them"),
+        ("--correlation within", "--correlation: contradicts --method paper; drop one of them"),
+        ("--lambda 1", "--lambda: contradicts --method paper; drop one of them"),
+        (
+            "--last-turn-reward",
+            "--last-turn-reward: contradicts --method paper; drop one of them",
+        ),
+        ("--config given.yaml", "--gamma: contradicts --method paper; drop one of them"),
+        (
+            "--online state.parquet",
+            "--online: follows the correlation within tasks, --method paper the pooled one; "
+            "drop one of them",
+        ),
+    ],
+)
+def test_what_contradicts_a_method_is_refused(
+    run: Cli, turns: Path, options: str, line: str
+) -> None:
+    Path("given.yaml").write_text("gamma: 0.5\n")
+    for words in (["--method", "paper", *options.split()], [*options.split(), "--method", "paper"]):
+        assert run("calibrate", turns, *words, "-o", "c.yaml") == (2, b"", f"error: {line}\n")
+    assert not Path("c.yaml").exists()
+
+
+def test_a_config_file_may_choose_a_method(run: Cli, turns: Path) -> None:
+    Path("given.yaml").write_text("method: paper\npay: turn\n")
+    document = run("calibrate", turns, "--config", "given.yaml", "--json").json()
+    assert (document["pay"], document["correlation"]) == ("turn", "pooled")
+    wrong = run("calibrate", turns, "--method", "papers")
+    assert (wrong.code, wrong.err) == (
+        2,
+        "error: --method: unknown value 'papers'; did you mean 'paper'?\n",
+    )
 
 
 def test_calibrated_rewards_converge_when_scored_anew(

@@ -17,14 +17,18 @@ from stages.core.advantages import (
     advantages,
     turn_layout,
 )
+from stages.core.correlation import TaskSums, pooled
 from stages.core.direction import (
     TierDirections,
+    clustered_correlation,
     dead_turn_share,
     direction,
     gradient_mass,
+    mean_rewards,
     reward_outcome_correlation,
     rms,
 )
+from stages.core.resampling import bootstrap_interval
 
 
 def of_advantage(advantage: Any, outcome_part: Any = 0.0) -> Advantages:
@@ -250,3 +254,41 @@ def test_errors(call: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
         call()
     assert str(error.value) == message
+
+
+# --- correlations over episodes -------------------------------------------------------------------
+
+
+def test_clustered_correlation_of_presence_is_that_of_tiers() -> None:
+    """A special case: presence and outcome, whose interval `bootstrap_interval` gives."""
+    rng = np.random.default_rng(2)
+    task = np.repeat(np.arange(30), 8)
+    outcome = rng.random(240) < 0.5
+    presence = rng.random(240) < np.where(outcome, 0.7, 0.3)
+    counts = [np.bincount(task, values) for values in (presence, presence & outcome)]
+    x, xo = (count[:, None].astype(np.float64) for count in counts)
+    sums = TaskSums(np.bincount(task), np.bincount(task, outcome), x, x, xo)
+    low, high = bootstrap_interval(sums, "pooled", 500, np.random.default_rng(0))
+    got = clustered_correlation(
+        presence.astype(float), outcome.astype(float), task, 500, np.random.default_rng(0)
+    )
+    assert got.r == pytest.approx(pooled(sums)[0])
+    assert [got.ci_low, got.ci_high] == pytest.approx([low[0], high[0]])
+    assert 0.2 < got.ci_low < got.r < got.ci_high < 0.6
+
+
+def test_clustered_correlation_of_few_tasks_or_constants() -> None:
+    x, y = np.array([1.0, 2.0, 4.0, 3.0]), np.array([0.0, 1.0, 1.0, 0.0])
+    rng = np.random.default_rng(0)
+    got = clustered_correlation(x, y, np.array([5, 5, 9, 9]), 200, rng)
+    assert got.r == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert (got.ci_low, got.ci_high) == (-1, 1)
+    flat = clustered_correlation(np.full(4, 0.1), y, np.arange(4), 200, rng)
+    assert np.isnan([*flat]).all()
+    with pytest.raises(ValueError, match="values with"):
+        clustered_correlation(x, y[:3], np.arange(4), 200, rng)
+
+
+def test_mean_rewards_by_hand() -> None:
+    got = mean_rewards(np.array([1.0, 0.0, 3.0]), np.array([0, 0, 1]), 2)
+    assert got.tolist() == [0.5, 3.0]

@@ -18,6 +18,7 @@ from irc_cli.export import FORMATS
 from irc_cli.scorer import score
 from irc_cli.trl_reward import reward_function
 from stages.artifacts import ADVANTAGES, SEQUENCES, TOKENS, TURNS, read_table, write_table
+from stages.core.payment import PAYS
 from stages.exports.preferences import preferences
 from stages.files import digest
 from stages.rollout import without_kind
@@ -303,6 +304,18 @@ def test_the_reward_follows_a_calibration(tmp_path: Path) -> None:
     assert rewarded(prompts=[[user("hi")]], completions=[[says("a"), says("b")]]) == [0.25]
 
 
+def test_the_reward_is_the_sum_of_values_that_are_paid_once(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.yaml"
+    path.write_text("rewards: {message: 0.25, error: -1}\ntiers: []\npay: once\n")
+    rewarded = reward_function(str(path))
+    talk = [says("a"), says("b"), says("c")]
+    assert rewarded(prompts=[[user("hi")]] * 3, completions=[talk[:1], talk, []]) == [
+        *(0.25, 0.25, None)
+    ]
+    # The prompt's own message has earned the value.
+    assert rewarded(prompts=[[user("hi"), says("yes?")]], completions=[talk]) == [0.0]
+
+
 # --- preferences ----------------------------------------------------------------------------------
 
 
@@ -476,6 +489,32 @@ def test_preferences_without_a_pair_are_refused(run: Cli, airline: Files) -> Non
         "one is better; play more episodes of a task or pass --prefix calls\n",
     )
     assert not Path("pairs.jsonl").exists()
+
+
+# --- payment --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pay", PAYS)
+def test_a_calibration_pays_the_same_in_an_export_as_in_irc_cli_score(
+    run: Cli, airline: Files, pay: str
+) -> None:
+    rollouts, turns = airline
+    given = ("calibrate", turns, "--pay", pay, "--min-support", "1", "--fdr", "1", "--quiet")
+    assert run(*given, "-o", "calibration.yaml").code == 0
+    scoring = ("score", rollouts, "--rewards", "calibration.yaml", "-o", "scored.parquet")
+    assert run(*scoring, "--quiet").code == 0
+    pairs = ("export", "preferences", rollouts, "--prefix", "calls", "--quiet", "-o")
+    valued = ("--turns", turns, "--calibration", "calibration.yaml")
+    assert run(*pairs, "valued.jsonl", *valued).code == 0
+    assert run(*pairs, "scored.jsonl", "--turns", "scored.parquet").code == 0
+    assert lines("valued.jsonl") == lines("scored.jsonl") != []
+    scored = read_table(TURNS, "scored.parquet")
+    columns = ("episode_id", "turn", "reward")
+    judged = read_table(ADVANTAGES, "advantages.parquet").select(columns)
+    assert judged.equals(scored.select(columns))
+    repeats = pl.struct("episode_id", "tier").is_first_distinct().not_()
+    earned = scored.filter(repeats)["reward"].abs().sum()
+    assert (earned == 0) == (pay == "once")
 
 
 # --- tokens ---------------------------------------------------------------------------------------

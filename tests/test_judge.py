@@ -1,24 +1,32 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from stages.artifacts import ADVANTAGES
 from stages.core.advantages import AdvantageConfig, Estimator
+from stages.core.farmability import return_spread
+from stages.core.payment import PAYS, Pay, Values
 from stages.errors import InputError
 from stages.judge import (
+    Farming,
     Judgement,
     TurnArrays,
     advantage_frame,
     flipped,
     given_advantages,
     judge,
+    judge_both,
+    objections,
     tier_rewards,
     turn_advantages,
     turn_arrays,
 )
 from tests.builders import FEW, Tiered, by_tier, calibrated, line_of, turn_frame
+from tests.test_calibration_file import GOLD
 
 # --- judging advantages ---------------------------------------------------------------------------
 
@@ -45,8 +53,9 @@ def judged(
     estimator: Estimator = "hybrid",
 ) -> Judgement:
     reward = tier_rewards(turns, rewards)
-    made = turn_advantages(turns, reward, AdvantageConfig(estimator=estimator))
-    return judge(turns, reward, made, values, FEW, np.random.default_rng(0))
+    config = AdvantageConfig(estimator=estimator)
+    made = turn_advantages(turns, reward, config)
+    return judge(turns, reward, made, values, FEW, config, np.random.default_rng(0))
 
 
 def test_a_naive_reward_is_misaligned_and_the_calibrated_one_is_not() -> None:
@@ -65,7 +74,9 @@ def test_a_naive_reward_is_misaligned_and_the_calibrated_one_is_not() -> None:
         "stop": "neutral",
     }
     assert after.reward_outcome_correlation is not None
-    assert after.reward_outcome_correlation > 0.9
+    assert after.reward_outcome_correlation == pytest.approx(0.8137, abs=1e-4)
+    every_turn = judged(turns, dict(result.values()), result.values(), "gtpo")
+    assert (every_turn.reward_outcome_correlation or 0) > 0.9
     assert after.converged(eta=0.3)
     assert not after.converged(eta=after.reward_outcome_correlation)
     read = next(row for row in before.direction if row.tier == "read")
@@ -76,8 +87,149 @@ def test_a_naive_reward_is_misaligned_and_the_calibrated_one_is_not() -> None:
 def test_converged_needs_a_defined_correlation() -> None:
     turns = turn_arrays(farming())
     flat = judged(turns, dict.fromkeys(NAIVE, 0.5), {})
-    assert flat.reward_outcome_correlation is None
+    assert flat.reward_outcome_correlation is flat.ci_low is flat.ci_high is None
     assert flat.misaligned == [] and not flat.converged(eta=-1.0)
+    assert not flat.undecided(eta=0.3)
+
+
+def test_the_interval_decides_what_has_converged() -> None:
+    turns = turn_arrays(farming())
+    values = calibrated(farming()).values()
+    found = judged(turns, values, values, "gtpo")
+    low, high = found.ci_low, found.ci_high
+    assert low is not None and high is not None and low < high
+    assert low < (found.reward_outcome_correlation or 0) < high
+    below, between, above = (low - 0.01, (low + high) / 2, high)
+    assert [found.converged(eta) for eta in (below, low, between, above)] == [True] + [False] * 3
+    assert [found.undecided(eta) for eta in (below, low, between, above)] == [
+        *(False, True, True, False)
+    ]
+
+
+# --- payment and farming --------------------------------------------------------------------------
+
+
+def padded(messages: int = 0) -> pl.DataFrame:
+    """Like the demo: writes and messages go with success; failures may be padded by messages."""
+    rng = np.random.default_rng(5)
+    episodes = []
+    for t in range(30):
+        for i in range(8):
+            won = i < 4
+            talk = int(rng.integers(2, 6) if won else rng.integers(0, 4) + messages)
+            tiers = ["read"] + ["message"] * talk + (["gold"] if won else ["error"])
+            episodes.append(Tiered(f"{t}", float(won), tiers))
+    return turn_frame(episodes)
+
+
+VALUES = {"gold": 1.0, "message": 0.36, "error": -0.8}
+
+
+@pytest.mark.parametrize("pay", PAYS)
+def test_tier_rewards_equal_the_plain_definition(pay: Pay) -> None:
+    turns = turn_arrays(padded())
+    expected: list[float] = []
+    for _, episode in turns.frame.group_by("episode_id", maintain_order=True):
+        paid: set[str] = set()
+        for tier in episode["tier"]:
+            expected.append(0.0 if pay == "once" and tier in paid else VALUES.get(tier, 0.0))
+            paid.add(tier)
+    assert tier_rewards(turns, Values(VALUES, pay)).tolist() == expected
+
+
+def both_payments(frame: pl.DataFrame) -> dict[str, tuple[Farming, list[str]]]:
+    """What is measured of the demo's values under either payment, and what a check objects to."""
+    turns = turn_arrays(frame)
+    found: dict[str, tuple[Farming, list[str]]] = {}
+    for pay in PAYS:
+        tiers = [
+            GOLD._replace(tier=tier, value=value, status="discriminative")
+            for tier, value in VALUES.items()
+        ]
+        calibration = calibrated(frame)._replace(tiers=tiers, pay=pay)
+        judgement = judge_both(turns, calibration, FEW, AdvantageConfig(), 0).after
+        found[pay] = judgement.farmability, objections(calibration, judgement, FEW)
+    return found
+
+
+def test_messages_farm_when_every_turn_is_paid() -> None:
+    found = both_payments(padded(messages=4))
+    farming, reasons = found["turn"]
+    assert (farming.failure_reward or 0) < (farming.success_reward or 0)
+    gap = (farming.success_reward or 0) - (farming.failure_reward or 0)
+    gold, messages = (next(n for n in range(50) if n * value > gap) for value in (1.0, 0.36))
+    assert farming.extra_turns == {"error": None, "gold": gold, "message": messages, "read": None}
+    assert (farming.ci_low or 0) > 0.8, "the longer a failure, the more it earns"
+    assert [reason.split(":")[0] for reason in reasons] == ["misaligned", "farmable", "farmable"]
+    assert reasons[1] == (
+        "farmable: a failure out-earns a success by repeating a tier: "
+        f"{gold} x gold, {messages} x message"
+    )
+    once, reasons = found["once"]
+    assert once.extra_turns == dict.fromkeys(("error", "gold", "message", "read"))
+    assert reasons == ["misaligned: message"], "padded failures have most messages; none farms"
+
+
+def test_a_tier_farms_only_where_a_failure_has_room_for_its_repeats() -> None:
+    farming, _ = both_payments(padded())["turn"]
+    assert farming.extra_turns == {"error": None, "gold": 3, "message": 8, "read": None}
+    assert farming.farmable() == {"gold": 3, "message": 8}
+    assert farming._replace(slack_turns=7).farmable() == {"gold": 3}
+    assert farming._replace(slack_turns=2).farmable() == {}
+
+
+def test_rewards_kept_are_judged_by_what_their_repeats_earn() -> None:
+    turns = turn_arrays(padded())
+    every, once = (tier_rewards(turns, Values(VALUES, pay)) for pay in ("turn", "once"))
+    made = turn_advantages(turns, every, AdvantageConfig())
+    config = AdvantageConfig()
+    found = [
+        judge(turns, reward, made, {}, FEW, config, np.random.default_rng(0))
+        for reward in (every, once)
+    ]
+    assert found[0].farmability == both_payments(padded())["turn"][0]
+    assert found[1].farmability == both_payments(padded())["once"][0]
+
+
+def test_a_last_turn_without_reward_farms_nothing() -> None:
+    turns = turn_arrays(turn_frame([Tiered("0", 1.0, "ab"), Tiered("0", 0.0, "a")]))
+    reward = np.array([1.0, 5.0, 3.0])
+    config = AdvantageConfig(last_turn_reward=False)
+    made = turn_advantages(turns, reward, config)
+    found = judge(turns, reward, made, {}, FEW, config, np.random.default_rng(0)).farmability
+    assert (found.failure_reward, found.success_reward) == (0.0, 1.0)
+
+
+def test_the_share_of_rewards_in_the_return_takes_the_estimators_discount() -> None:
+    turns = turn_arrays(padded())
+    reward = tier_rewards(turns, VALUES)
+    shares = {}
+    for name in ("mt-grpo", "hybrid"):
+        config = AdvantageConfig(estimator=name)
+        made = turn_advantages(turns, reward, config)
+        found = judge(turns, reward, made, {}, FEW, config, np.random.default_rng(0)).farmability
+        gamma = 1.0 if name == "mt-grpo" else 0.9
+        spread = return_spread(
+            reward, turns.outcome, turns.layout.episode, turns.layout.group, gamma
+        )
+        assert found.reward_share == spread.reward_share
+        shares[name] = found.reward_share
+    assert shares["hybrid"] != shares["mt-grpo"]
+
+
+def test_an_interval_too_wide_to_say_asks_for_more_episodes() -> None:
+    frame = padded()
+    calibration = calibrated(frame)
+    values = calibration.values()
+    found = judged(turn_arrays(frame), values, values)
+    r, low, high = found.reward_outcome_correlation or 0, found.ci_low or 0, found.ci_high or 0
+    says = f"mean reward and outcome correlate by {r:.3f} [{low:.3f}, {high:.3f}]"
+    config = replace(FEW, eta=(low + high) / 2)
+    assert objections(calibration, found, config) == [
+        f"undecided: {says}, want surely more than {config.eta:g}; collect more episodes"
+    ]
+    config = replace(FEW, eta=high)
+    assert objections(calibration, found, config) == [f"{says}, not more than {high:g}"]
 
 
 @pytest.mark.parametrize("estimator", ["grpo", "mt-grpo", "gtpo", "hybrid"])
@@ -85,7 +237,7 @@ def test_parts_add_up_in_every_direction_and_table(estimator: Estimator) -> None
     turns = turn_arrays(farming())
     reward = tier_rewards(turns, NAIVE)
     made = turn_advantages(turns, reward, AdvantageConfig(estimator=estimator))
-    for row in judge(turns, reward, made, {}, FEW, np.random.default_rng(0)).direction:
+    for row in judged(turns, NAIVE, {}, estimator).direction:
         assert row.return_part is not None and row.outcome_part is not None
         assert row.return_part + row.outcome_part == pytest.approx(row.mean_advantage, abs=1e-9)
     frame = advantage_frame(turns, reward, made)
@@ -177,7 +329,8 @@ def test_given_advantages_are_put_to_their_turns() -> None:
 def test_given_advantages_can_be_judged() -> None:
     turns = turn_arrays(TWO)
     found = given_advantages(turns, GIVEN, "a.parquet")
-    result = judge(turns, np.zeros(3), found, {"a": 1.0}, FEW, np.random.default_rng(0))
+    rng, config = np.random.default_rng(0), AdvantageConfig()
+    result = judge(turns, np.zeros(3), found, {"a": 1.0}, FEW, config, rng)
     rows = {row.tier: row for row in result.direction}
     assert rows["a"].mean_advantage == 2.0 and rows["a"].return_part is None
 

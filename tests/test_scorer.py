@@ -12,6 +12,7 @@ import pytest
 
 from data.examples.generate import TRACE
 from irc_cli.scorer import Score, load_calibration, score
+from stages.core.payment import Values
 from stages.domains import load_domain
 from stages.errors import InputError
 from stages.traces import open_trace
@@ -53,6 +54,14 @@ def test_a_calibration_gives_the_rewards_and_zero_to_tiers_that_it_lacks() -> No
     assert score(TALK, TOOLS, GOLD, {"gold_write": 0.7}).turn_rewards == [0.0, 0.7, 0.0]
 
 
+def test_a_value_paid_once_goes_to_the_first_turn_of_its_tier() -> None:
+    talk = [*TALK, *TALK]
+    every, once = (Values({"read_only": 0.25, "message": 0.5}, pay) for pay in ("turn", "once"))
+    assert score(talk, TOOLS, GOLD, every).turn_rewards == [0.25, 0.0, 0.5] * 2
+    assert score(talk, TOOLS, GOLD, once).turn_rewards == [0.25, 0.0, 0.5, 0.0, 0.0, 0.0]
+    assert score(talk, TOOLS, GOLD, dict(once)) == score(talk, TOOLS, GOLD, every)
+
+
 def test_an_outcome_is_given_never_guessed() -> None:
     assert score(TALK, TOOLS, GOLD).outcome is None
     assert score(TALK, TOOLS, GOLD, outcome=0.25).outcome == 0.25
@@ -84,6 +93,9 @@ def test_reads_the_values_of_a_calibration(tmp_path: Path) -> None:
     path = tmp_path / "calibration.yaml"
     path.write_text("rewards: {gold_write: 1.0, soft: -0.5}\ntiers: []\n")
     assert load_calibration(str(path)) == {"gold_write": 1.0, "soft": -0.5}
+    assert load_calibration(str(path)).pay == "turn"
+    path.write_text("rewards: {gold_write: 1.0}\ntiers: []\npay: once\n")
+    assert load_calibration(str(path)).pay == "once"
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,7 @@ def test_rewards_of_a_calibration(tmp_path: Path) -> None:
     assert missing == [tier for tier in tiers.rank if tier not in ("gold", "soft")]
     assert {tiers.rewards[tier] for tier in missing} == {Reward(0.0)}
     assert tiers.rules == load_tiers("flat").rules
+    assert tiers.pay == "turn"
 
 
 @pytest.mark.parametrize(
@@ -277,6 +278,10 @@ def test_rewards_of_a_calibration(tmp_path: Path) -> None:
         (
             "rewards:\n  gold: 1\n  golden: 2\n",
             "c.yaml:3:3: reward for unknown tier 'golden'; use a tier of 'flat'",
+        ),
+        (
+            "rewards: {gold: 1}\npay: often\n",
+            "c.yaml:2:6: unknown value 'often'; use 'turn' or 'once'",
         ),
         (
             "tiers: []\n",

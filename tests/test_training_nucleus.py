@@ -21,7 +21,6 @@ from stages.policies.nucleus import in_nucleus, nucleus
 from stages.policies.policy import Sampling
 from stages.train import (
     Known,
-    TrainConfig,
     Trainer,
     accumulate,
     engine_measures_otherwise,
@@ -31,8 +30,8 @@ from stages.train import (
     train,
 )
 from stages.train import Tiers as Named
+from stages.training.config import LossConfig, TrainConfig
 from stages.training.logprobs import Nuclei
-from stages.training.loss import LossConfig
 from stages.training.sequences import Example
 from tests.conftest import Cli
 from tests.learning import VOCABULARY, Played, metrics, played, small_model, trainer_of

@@ -33,6 +33,7 @@ from data.study.runs import Budget, call
 from stages.artifacts import TURNS, read_table
 from stages.calibrate import CalibrateConfig, calibrate
 from stages.core.advantages import AdvantageConfig
+from stages.core.payment import Values
 from stages.files import whole_file
 from stages.judge import TurnArrays, tier_rewards, turn_advantages, turn_arrays
 from stages.policies.registry import SEED_POLICY
@@ -94,7 +95,7 @@ def example_of(sequence: Sequence) -> Example:
 def weights_of(turns: pl.DataFrame, told: Mapping[str, Any]) -> Weights:
     """Return the advantages that an estimator of gradients.yaml gives to the turns of a batch."""
     arrays = turn_arrays(turns)
-    values = calibrated(turns, told) if told["rewards"] == "calibrated" else {}
+    values = calibrated(turns, told) if told["rewards"] == "calibrated" else Values({})
     reward = tier_rewards(arrays, values)
     if told["rewards"] == "naive":
         reward = arrays.frame["reward"].to_numpy()
@@ -108,16 +109,17 @@ def weights_of(turns: pl.DataFrame, told: Mapping[str, Any]) -> Weights:
     )
     found = turn_advantages(arrays, reward, config).advantage
     if told.get("only-valued"):
-        found = found * (reward != 0)
+        found = found * (tier_rewards(arrays, Values(values, "turn")) != 0)
     keys = arrays.frame.select("episode_id", "turn").iter_rows()
     return dict(zip(keys, found.tolist(), strict=True))
 
 
-def calibrated(turns: pl.DataFrame, told: Mapping[str, Any]) -> dict[str, float]:
+def calibrated(turns: pl.DataFrame, told: Mapping[str, Any]) -> Values:
     """Return what calibration on these turns alone says that the tiers are worth."""
     measure = told.get("measure", CalibrateConfig.measure)
     correlation = told.get("correlation", CalibrateConfig.correlation)
-    settings = CalibrateConfig(measure, correlation, resamples=RESAMPLES)
+    pay = told.get("pay", CalibrateConfig.pay)
+    settings = CalibrateConfig(measure, correlation, resamples=RESAMPLES, pay=pay)
     sums = lay_out(sum_turns(turns.lazy(), measure, "a batch").sums, measure)
     return calibrate(sums, 0, settings, np.random.default_rng(0)).values()
 

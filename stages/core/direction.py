@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.core.advantages import Advantages, Codes, Floats, Ints, as_codes
-from stages.core.resampling import ratio_interval
+from stages.core.resampling import correlation_interval, ratio_interval
 
 DEAD = 1e-8  # an advantage of at most this size moves nothing
 
@@ -136,6 +136,14 @@ def rms(advantage: Floats) -> float:
     return float(np.sqrt(np.mean(advantage**2))) if advantage.size else np.nan
 
 
+class Correlated(NamedTuple):
+    """A correlation with its interval, dimensionless."""
+
+    r: float
+    ci_low: float
+    ci_high: float
+
+
 def reward_outcome_correlation(reward: Floats, outcome: Floats, episode: Ints) -> float:
     """Pearson correlation over episodes of the mean reward of the turns with the outcome.
 
@@ -150,14 +158,59 @@ def reward_outcome_correlation(reward: Floats, outcome: Floats, episode: Ints) -
     Raises:
         ValueError: the shapes differ, or an episode is out of range or without turns.
     """
-    episode = as_codes(episode, outcome.size, "episode")
-    length = np.bincount(episode, minlength=outcome.size)
+    return _correlation(mean_rewards(reward, episode, outcome.size), outcome)
+
+
+def mean_rewards(reward: Floats, episode: Ints, n_episodes: int) -> Floats:
+    """Mean reward of the turns of each episode, shape [E]; ValueError as for the correlation."""
+    episode = as_codes(episode, n_episodes, "episode")
+    length = np.bincount(episode, minlength=n_episodes)
     if reward.shape != episode.shape or not length.all():
         raise ValueError("each turn needs a reward, and each episode a turn")
-    mean_reward = _sums(reward, episode, outcome.size) / length
-    if _constant(mean_reward) or _constant(outcome):
+    return _sums(reward, episode, n_episodes) / length
+
+
+def clustered_correlation(
+    x: Floats, y: Floats, task: Ints, resamples: int, rng: np.random.Generator, level: float = 0.95
+) -> Correlated:
+    """Pearson correlation over episodes, with an interval that resamples tasks.
+
+    Args:
+        x: of each episode, shape [E], any unit.
+        y: of each episode, shape [E], any unit.
+        task: task of each episode, small and >= 0, shape [E].
+        resamples: number of resamples.
+        rng: source of randomness.
+        level: probability that the interval covers the correlation among all such tasks.
+
+    Returns:
+        r and interval in [-1, 1]; all NaN where x or y is constant. The interval is [-1, 1] where
+        there are three tasks or fewer.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Source: symmetric bootstrap-t, see `stages.core.resampling.correlation_interval`.
+    """
+    if not x.shape == y.shape == task.shape:
+        raise ValueError(f"{x.shape} values with {y.shape}, of {task.shape}")
+    r = _correlation(x, y)
+    if np.isnan(r):
+        return Correlated(np.nan, np.nan, np.nan)
+    _, task = np.unique(task, return_inverse=True)
+    x, y = x - x.mean(), y - y.mean()
+    columns = (x * y, x * x, y * y, np.ones_like(x), x, y)
+    n_tasks = int(task.max()) + 1
+    parts = np.stack([_sums(column, task, n_tasks) for column in columns], axis=1)  # [T, 6]
+    low, high = correlation_interval(parts[:, :, None], resamples, rng, level)
+    return Correlated(r, float(low[0]), float(high[0]))
+
+
+def _correlation(x: Floats, y: Floats) -> float:
+    """Pearson's r, NaN where either is constant."""
+    if _constant(x) or _constant(y):
         return np.nan
-    return float(np.corrcoef(mean_reward, outcome)[0, 1])
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _constant(x: Floats) -> bool:

@@ -8,6 +8,7 @@ from itertools import product
 from typing import NamedTuple
 
 from stages.core.arguments import Mode
+from stages.core.payment import Pay
 
 # What the rules can test, and every value it can have. A call is one point of the product of them.
 CONDITIONS: dict[str, tuple[str | bool, ...]] = {
@@ -78,14 +79,16 @@ class Tiers:
     match: str = "any"
     arguments: Mode = "deep"
     tool_rules: bool = False
+    pay: Pay = "turn"  # which turns of a tier earn its reward
 
     def table(self) -> dict[CallFacts, str]:
         """Return the tier of every possible call: the first rule that applies names it."""
         return {facts: self.rules[i].tier for facts, i in first_rules(self.rules).items()}
 
-    def worth(self, rewards: Mapping[str, Reward]) -> Tiers:
-        """Return the tiers with these rewards; a tier that has none of them is worth 0."""
-        return replace(self, rewards={tier: rewards.get(tier, Reward(0.0)) for tier in self.rank})
+    def worth(self, rewards: Mapping[str, Reward], pay: Pay) -> Tiers:
+        """Return the tiers with these rewards, paid so; a tier that has none of them is worth 0."""
+        by_tier = {tier: rewards.get(tier, Reward(0.0)) for tier in self.rank}
+        return replace(self, rewards=by_tier, pay=pay)
 
 
 def all_facts() -> list[CallFacts]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import polars as pl
 from stages.artifacts import PARQUET_MAGIC, TOKENS, RolloutRow, made_by, read_table
 from stages.calibration_file import read_previous
 from stages.core.advantages import AdvantageConfig
+from stages.core.payment import Values
 from stages.errors import InputError, few
 from stages.files import digest
 from stages.judge import advantage_frame, tier_rewards, turn_advantages, turn_arrays
@@ -129,7 +130,7 @@ def read_conversations(path: str, notes: Counter[str] | None = None) -> list[dic
 def played_advantages(
     played: Rollouts,
     scored: pl.DataFrame,
-    values: Mapping[str, float] | None,
+    values: Values | None,
     config: AdvantageConfig,
     turns: str,
 ) -> pl.DataFrame:
@@ -138,7 +139,7 @@ def played_advantages(
     Args:
         played: the episodes.
         scored: their turns (TURNS), and maybe others.
-        values: what each tier is worth; None: the rewards in the turns count.
+        values: what each tier is worth, and how it is paid; None: the rewards in the turns count.
         config: the estimator.
         turns: name of the turns in errors.
 
@@ -163,7 +164,7 @@ def other_turns(played: Rollouts, scored: pl.DataFrame) -> Counter[str]:
     return left_out({"turns of episodes that the rollouts lack": number})
 
 
-def read_values(calibration: str | None, turns: str) -> dict[str, float] | None:
+def read_values(calibration: str | None, turns: str) -> Values | None:
     """Return what a calibration says that the tiers of turns are worth; None: none is given.
 
     A tier that the calibration never met has shown nothing, and is worth nothing.

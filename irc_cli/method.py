@@ -1,0 +1,61 @@
+"""`--method`: the settings of a published method in one word."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from irc_cli import options
+from stages.errors import InputError
+
+# By the names of `calibrate`'s parameters. The paper (arXiv 2604.02869) values a tier by the
+# point-biserial correlation of its presence over all episodes, without a test of significance or a
+# least number of episodes; every turn earns its value, but for the last of an episode.
+METHODS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "measure": "presence",
+        "correlation": "pooled",
+        "fdr": 1.0,
+        "min_support": 0,
+        "pay": "turn",
+        "advantage": "hybrid",
+        "gamma": 0.9,
+        "outcome_weight": 0.3,
+        "normalise": "turn",
+        "last_turn_reward": False,
+    }
+}
+PAPER_TIERS = "paper"  # the tiers that go with the method of this name
+
+
+def _use_method(ctx: typer.Context, name: str | None) -> str | None:
+    """Take the defaults of this command's options from a method."""
+    if name is None or ctx.resilient_parsing:
+        return name
+    settings = METHODS[options.one_of("method", name, tuple(METHODS))]
+    ctx.default_map = settings | dict(ctx.default_map or {})
+    return name
+
+
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="|".join(METHODS),
+        callback=_use_method,
+        is_eager=True,
+        help="Calibrate, pay and judge as a published method does; paper: arXiv 2604.02869.",
+    ),
+]
+
+
+def check_method(ctx: typer.Context, name: str | None) -> None:
+    """Raise InputError if an option says something else than the method."""
+    if name is None:
+        return
+    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    for parameter, value in METHODS[name].items():
+        if ctx.params[parameter] != value:
+            todo = "drop one of them"
+            raise InputError(str(flags[parameter]), f"contradicts --method {name}", todo)

@@ -1,0 +1,45 @@
+"""How the value of a tier is paid to its turns.
+
+turn    every turn of the tier earns the value, as in arXiv 2604.02869.
+once    the first turn of the tier in an episode earns the value, repeats earn nothing.
+
+Presence is measured once per episode. If every turn then earned its value, a failure could out-earn
+a success by repeating a tier. The first turn is where presence becomes true, so it gets the credit;
+this needs no look-ahead and gives an unfinished episode the same rewards.
+
+Importing this loads neither numpy nor polars: `irc_cli.scorer` runs inside other programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Literal, TypeAlias, get_args
+
+Pay: TypeAlias = Literal["turn", "once"]
+PAYS: tuple[Pay, ...] = get_args(Pay)
+
+
+class Values(dict[str, float]):
+    """The value of each tier, 0 for a tier that is missing, and how the values are paid."""
+
+    def __init__(self, values: Mapping[str, float], pay: Pay = "turn") -> None:
+        super().__init__(values)
+        self.pay: Pay = pay
+
+
+def pay_of(values: Mapping[str, float]) -> Pay:
+    """Return how values are paid; a plain mapping pays every turn."""
+    return values.pay if isinstance(values, Values) else "turn"
+
+
+def first_turns(tiers: Iterable[Hashable]) -> list[bool]:
+    """Return which turns of one episode are the first of their tier, shape [K].
+
+    `stages.core.farmability.first_turns` is the same over the arrays of many episodes.
+    """
+    seen: set[Hashable] = set()
+    first = []
+    for tier in tiers:
+        first.append(tier not in seen)
+        seen.add(tier)
+    return first
