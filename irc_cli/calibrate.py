@@ -22,7 +22,7 @@ from stages.artifacts import (
     read_table,
     write_table,
 )
-from stages.calibrate import CORRELATIONS, CalibrateConfig, Calibration, calibrate
+from stages.calibrate import ADJUSTMENTS, CORRELATIONS, CalibrateConfig, Calibration, calibrate
 from stages.calibration_file import read_previous, write_calibration
 from stages.core.forgetting import GateConfig
 from stages.errors import InputError
@@ -73,6 +73,13 @@ def command(
     correlation: Annotated[
         str, typer.Option(metavar="|".join(CORRELATIONS), help="Which one sets the values.")
     ] = _C.correlation,
+    adjust: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(ADJUSTMENTS),
+            help="Value what a tier tells beyond the length of episodes; none: the raw correlation.",
+        ),
+    ] = _C.adjust,
     delta: Annotated[
         float, typer.Option(help="Correlation up to which a tier is worth nothing.")
     ] = _C.delta,
@@ -92,7 +99,7 @@ def command(
         typer.Option(metavar="TIER", help="Worth nothing whatever it tells; may be repeated."),
     ] = None,
     resamples: Annotated[
-        int, typer.Option(min=100, help="Bootstrap resamples, and permutations.")
+        int, typer.Option(min=100, help="Bootstrap resamples of the tasks, at least.")
     ] = _C.resamples,
     advantage: estimator.Advantage = estimator.DEFAULT.estimator,
     gamma: estimator.Gamma = estimator.DEFAULT.gamma,
@@ -168,6 +175,7 @@ def command(
     settings = CalibrateConfig(
         options.one_of("measure", measure, _MEASURES),
         options.one_of("correlation", correlation, CORRELATIONS),
+        options.one_of("adjust", adjust, ADJUSTMENTS),
         options.within("delta", delta, 0, 1),
         options.within("fdr", fdr, 0, 1),
         min_support,
@@ -235,8 +243,8 @@ def command(
     rng = np.random.default_rng(seed)
     _check_outcomes(summed, inputs, any_will_do=state is not None)
     if state:
-        if summed.sums.filter(pl.col("tier").is_null())["episodes"].max() == 1:
-            text = "no task has two episodes here: such turns tell --online nothing of the tiers"
+        if _lone_episodes(summed.sums):
+            text = "no group has two episodes here: such turns tell --online nothing of the tiers"
             console.note(text, quiet=quiet)
         added = {path: str(digests[path]) for path in inputs}
         state, result = add(state, summed, added, settings, gate, rng)
@@ -321,6 +329,12 @@ def _open_online(path: str, measure: str, half_life: float | None) -> Online:
             todo = f"pass --{option} {old}, or begin another state"
             raise InputError(path, f"was begun with --{option} {old}, not {new}", todo)
     return state
+
+
+def _lone_episodes(sums: pl.DataFrame) -> bool:
+    """Return whether each group has a single episode."""
+    totals = sums.filter(pl.col("tier").is_null()).group_by("task_id", "group_id")
+    return totals.agg(pl.col("episodes").sum())["episodes"].max() == 1
 
 
 def _check_outcomes(summed: Summed, inputs: list[str], *, any_will_do: bool) -> None:

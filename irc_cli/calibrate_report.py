@@ -8,13 +8,13 @@ from rich.markup import escape
 from rich.text import Text
 
 from irc_cli import console
-from stages.calibrate import CalibrateConfig, Calibration, TierStatistics
+from stages.calibrate import CalibrateConfig, Calibration, TierStatistics, chosen_r
 from stages.judge import Changes, Direction, Judgement
 from stages.online import Online
 
 # Columns from r = -1 to r = 1; odd, so that 0 has one.
 _FOREST_WIDTH, _NARROW_FOREST_WIDTH = 25, 15
-_WIDE = 114  # columns of the full tables
+_WIDE = 122  # columns of the full tables
 _STATUS_STYLE = {"discriminative": "green", "undecided": "yellow"}
 _VERDICT_STYLE = {"aligned": "green", "misaligned": "red", "undecided": "yellow"}
 
@@ -97,31 +97,43 @@ def next_step(
 
 
 def _tier_table(result: Calibration, *, wide: bool) -> Any:
-    within = result.correlation == "within"
     width = _FOREST_WIDTH if wide else _NARROW_FOREST_WIDTH
     scale = "-1" + "0".center(width - 3) + "1"
     names: tuple[str, ...]
     if wide:
-        names = ("tier", "turns", "episodes", "pooled", "within", scale, "q", "value", "status")
-        table = console.table(*names, left=(0, 5, 8))
+        names = ("tier", "turns", "episodes", "pooled", "within", "excess", scale, "q", "value")
+        table = console.table(*names, "status", left=(0, 6, 9))
     else:
-        names = ("tier", "with it", result.correlation, scale, "q", "value", "status")
+        names = ("tier", "with it", _name_of_r(result), scale, "q", "value", "status")
         table = console.table(*names, left=(0, 3, 6))
-    for tier in sorted(result.tiers, key=lambda tier: -(_chosen(tier, within=within) or 0.0)):
-        r = _chosen(tier, within=within)
-        both = (_signed(tier.r_pooled), _signed(tier.r_within))
+    for tier in sorted(result.tiers, key=lambda tier: -(chosen_r(tier, result) or 0.0)):
+        r = chosen_r(tier, result)
+        all_three = (_signed(tier.r_pooled), _signed(tier.r_within), _signed(tier.excess))
         table.add_row(
             escape(tier.tier),
             *([f"{tier.turns:,}"] if wide else []),
             f"{tier.episodes:,}",
-            *(both if wide else [_signed(r)]),
+            *(all_three if wide else [_signed(r)]),
             forest(r, tier.ci_low, tier.ci_high, width),
             _small(tier.q),
             f"{tier.value:+.3f}" if tier.value else "0",
             Text(_status(tier, wide=wide), style=_STATUS_STYLE.get(tier.status, "")),
         )
-    table.caption = f"r with the outcome; 95 % intervals of r {result.correlation}"
+    table.caption = _caption(result)
     return table
+
+
+def _name_of_r(result: Calibration) -> str:
+    return "excess" if result.adjust == "length" else result.correlation
+
+
+def _caption(result: Calibration) -> str:
+    if result.adjust == "none":
+        return f"r with the outcome; 95 % intervals of r {result.correlation}"
+    return (
+        "r with the outcome; excess: what is left of "
+        f"r {result.correlation} beyond the length of episodes, with its 95 % interval"
+    )
 
 
 def forest(r: float | None, low: float | None, high: float | None, width: int) -> str:
@@ -138,10 +150,6 @@ def forest(r: float | None, low: float | None, high: float | None, width: int) -
                 cells[at] = "─" if cells[at] == " " else "┼"
         cells[column(r)] = "●"
     return "".join(cells)
-
-
-def _chosen(tier: TierStatistics, *, within: bool) -> float | None:
-    return tier.r_within if within else tier.r_pooled
 
 
 def _status(tier: TierStatistics, *, wide: bool) -> str:

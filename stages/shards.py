@@ -57,7 +57,7 @@ def summary(summed: Summed, measure: str) -> dict[str, Any]:
         "measure": measure,
         "episodes": int(totals["episodes"].sum()),
         "excluded": summed.excluded,
-        "tasks": totals.height,
+        "tasks": totals["task_id"].n_unique(),
     }
 
 

@@ -90,6 +90,7 @@ class Tiered(NamedTuple):
     outcome: float | None
     tiers: Sequence[str]
     status: str = "ok"
+    group: str | None = None  # of the task; None: it has one
 
 
 def turn_frame(
@@ -102,7 +103,7 @@ def turn_frame(
             "episode_id": f"e{i}",
             "task_id": one.task,
             "trial": i,
-            "group_id": one.task,
+            "group_id": one.task if one.group is None else f"{one.group}/{one.task}",
             "turn": k,
             "tool_names": [],
             "n_calls": 0,

@@ -21,7 +21,7 @@ from stages.core.correlation import (
     terms,
     within,
 )
-from stages.core.permutation import within_p
+from stages.core.resampling import correlation_inference
 from tests.simulated import Model, alike
 
 AIRLINE = Path(__file__).resolve().parents[2] / "shared/data/tau-bench/gpt-4o-airline.json"
@@ -231,7 +231,8 @@ def test_planted_reversal_is_detected() -> None:
 
 def _reversed(sums: TaskSums) -> bool:
     # One tier a run: q is p.
-    return bool(sign_reversed(pooled(sums), within(sums), within_p(sums))[0])
+    found = correlation_inference(terms(sums, "within"), 500, np.random.default_rng(0))
+    return bool(sign_reversed(pooled(sums), found.r, found.p)[0])
 
 
 def test_small_or_unsure_or_undefined_signs_are_no_reversal() -> None:

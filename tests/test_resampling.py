@@ -5,8 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.core.correlation import TaskSums, pooled, within
-from stages.core.resampling import bootstrap_interval, ratio_interval, task_resamples, unseen_share
+from stages.core.correlation import TaskSums, pooled, terms, within
+from stages.core.resampling import (
+    correlation_interval,
+    ratio_interval,
+    task_resamples,
+    unseen_share,
+)
 from tests.simulated import Model, alike
 
 # Rates above a half need no column of their own: the tier's absence flips the sign of r, no more.
@@ -57,7 +62,7 @@ def test_interval_equals_a_bootstrap_of_episodes_spelled_out(which: Any) -> None
         resampled = z_and_error(np.repeat(np.arange(12), weights.astype(int)))
         far.append(abs(resampled[0] - z) / resampled[1])
     half = np.sort(far)[94] * error  # the 95th of 99
-    low, high = bootstrap_interval(sums, which, 99, np.random.default_rng(3))
+    low, high = correlation_interval(terms(sums, which), 99, np.random.default_rng(3))
     assert low[0] == pytest.approx(np.tanh(z - half), abs=2e-3)
     assert high[0] == pytest.approx(np.tanh(z + half), abs=2e-3)
 
@@ -90,8 +95,8 @@ def test_intervals_cover(episodes: Any, runs: int) -> None:
     rng = np.random.default_rng(11)
     covered = []
     for sums in model.runs(runs, rng):
-        low, high = bootstrap_interval(sums, "within", 300, rng)
-        pooled_low, pooled_high = bootstrap_interval(sums, "pooled", 300, rng)
+        low, high = correlation_interval(terms(sums, "within"), 300, rng)
+        pooled_low, pooled_high = correlation_interval(terms(sums, "pooled"), 300, rng)
         covered.append(
             [
                 (low <= true_within) & (true_within <= high),
@@ -141,7 +146,8 @@ def test_interval_of_constant_and_rare_and_perfect_tiers(which: Any) -> None:
     x[7, 2], xo[7, 2] = 3, 3  # in one task only
     x[:, 3] = xo[:, 3] = s  # in just the successes
     x[:, 4] = n - s  # in just the failures
-    low, high = bootstrap_interval(TaskSums(n, s, x, x, xo), which, 500, np.random.default_rng(0))
+    parts = terms(TaskSums(n, s, x, x, xo), which)
+    low, high = correlation_interval(parts, 500, np.random.default_rng(0))
     unseen = 2 * float(unseen_share(60, 0.95))
     np.testing.assert_allclose(low, np.array([np.nan, np.nan, -1, 1 - unseen, -1]))
     np.testing.assert_allclose(high, np.array([np.nan, np.nan, 1, 1, -1 + unseen]))
@@ -150,7 +156,7 @@ def test_interval_of_constant_and_rare_and_perfect_tiers(which: Any) -> None:
 def test_one_task_says_nothing_about_others() -> None:
     n, x = np.array([40]), np.array([[12.0]])
     sums = TaskSums(n, np.array([20]), x, x, np.array([[9.0]]))
-    low, high = bootstrap_interval(sums, "within", 100, np.random.default_rng(0))
+    low, high = correlation_interval(terms(sums, "within"), 100, np.random.default_rng(0))
     assert (low[0], high[0]) == (-1, 1)
     low, high = ratio_interval(x, x, 100, np.random.default_rng(0))
     assert (low[0], high[0]) == (-np.inf, np.inf)
