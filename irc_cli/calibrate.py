@@ -77,7 +77,7 @@ def command(
         str,
         typer.Option(
             metavar="|".join(ADJUSTMENTS),
-            help="Value what a tier tells beyond the length of episodes; none: the raw correlation.",
+            help="Values come from what a tier tells beyond the length of episodes; none: from all.",
         ),
     ] = _C.adjust,
     delta: Annotated[

@@ -38,6 +38,7 @@ def write_calibration(
         "tasks": calibration.tasks,
         "pass_rate": calibration.pass_rate,
         "correlation": calibration.correlation,
+        "adjust": calibration.adjust,
         "rewards": calibration.values(),
         "tiers": [tier._asdict() for tier in calibration.tiers],
     }

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stages.calibrate import CalibrateConfig, Calibration, calibrate
-from stages.core.correlation import Floats, Ints, TaskSums
+from stages.core.correlation import Ints, TaskSums
 from stages.core.lengths import LengthSums
 from stages.sums import TierSums
 

@@ -146,7 +146,9 @@ def test_a_scan_reads_only_parquet(tmp_path: Path) -> None:
     assert scan_table(TURNS, lines(tmp_path, FRAME.rows(named=True))) is None
     with pytest.raises(InputError) as caught:
         scan_table(SUMS, str(tmp_path / "turns.parquet"))
-    assert "turns.parquet: not a sums table: no column 'episodes', 'successes'" in line_of(caught)
+    assert "turns.parquet: not a sums table: no column 'length', 'episodes', 'succ" in line_of(
+        caught
+    )
 
 
 def test_names_of_files_are_no_patterns(tmp_path: Path) -> None:

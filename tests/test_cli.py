@@ -308,7 +308,7 @@ def test_check_passes_on_the_calibrated_and_fails_on_the_rewards_kept(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("--eta 0.9", "mean reward and outcome correlate by 0.661, not more than 0.9"),
+        ("--eta 0.9", "mean reward and outcome correlate by 0.683, not more than 0.9"),
         ("--min-tasks 25", "24 tasks, fewer than 25"),
     ],
 )
@@ -457,7 +457,7 @@ def test_online_follows_iteration_after_iteration(run: Cli, example: Path) -> No
     few.unique("task_id", maintain_order=True).write_parquet("lone.parquet")
     lone = run("calibrate", "--online", "other", "lone.parquet", "--json")
     assert lone.err == (
-        "no task has two episodes here: such turns tell --online nothing of the tiers\n"
+        "no group has two episodes here: such turns tell --online nothing of the tiers\n"
     )
     # Until the state is written the command may be run again, and ends the same.
     Path("state").write_bytes(state)

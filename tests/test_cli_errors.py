@@ -227,7 +227,7 @@ CALIBRATE = [
     ),
     (
         "few.parquet --merge",
-        "few.parquet: not a sums table: no column 'episodes', 'successes', 'turns', "
+        "few.parquet: not a sums table: no column 'length', 'episodes', 'successes', 'turns', "
         "'turns_in_successes', 'x', 'xx', 'xo'; rerun irc-cli calibrate --partial",
     ),
     ("sums.parquet sums.parquet --merge", "sums.parquet: given twice; name each file once"),

@@ -52,15 +52,13 @@ def expected_measure(length: Ints, tier_turns: Floats, all_turns: Floats, measur
         )
     if measure == "count":
         return np.asarray(length * tier_turns / all_turns, np.float64)
-    from scipy.special import gammaln
+    from scipy.special import betaln
 
     others = all_turns - tier_turns
     fits = others >= length  # else no K turns are without the tier
-    room = np.where(fits, others - length, 0.0)
-    # Pairs of terms are near each other, so that few digits cancel.
-    log_none = (gammaln(others + 1) - gammaln(room + 1)) - (
-        gammaln(all_turns + 1) - gammaln(all_turns - length + 1)
-    )
+    # C(M, K) = 1 / (K B(M-K+1, K)); betaln keeps its digits however large M is.
+    log_all = betaln(all_turns - length + 1, length)
+    log_none = log_all - betaln(np.where(fits, others - length, 0) + 1, length)
     return np.where(fits, -np.expm1(np.minimum(log_none, 0.0)), 1.0)
 
 
