@@ -77,7 +77,7 @@ def command(
         str,
         typer.Option(
             metavar="|".join(ADJUSTMENTS),
-            help="Values come from what a tier tells beyond the length of episodes; none: from all.",
+            help="Value what a tier tells beyond the length of episodes; none: all that it tells.",
         ),
     ] = _C.adjust,
     delta: Annotated[

@@ -154,8 +154,10 @@ def forest(r: float | None, low: float | None, high: float | None, width: int) -
 
 def _status(tier: TierStatistics, *, wide: bool) -> str:
     if tier.status == "undecided" and wide:
-        more = tier.more_episodes
-        return "undecided, in too few tasks" if more is None else f"undecided, {more:,} more"
+        if tier.more_episodes is None:
+            return "undecided, in too few tasks"
+        high = "more" if tier.more_high is None else f"to {tier.more_high:,} more"
+        return f"undecided, {tier.more_low:,} {high}"
     return tier.status
 
 

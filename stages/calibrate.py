@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +60,9 @@ class TierStatistics(NamedTuple):
     q: float | None  # over the tiers: that the tier tells, and with adjust length beyond length
     value: float
     status: str  # discriminative | neutral | undecided | constant
-    more_episodes: int | None  # undecided: how many more would decide at 80 % power, if any number
+    more_episodes: int | None  # undecided: so many more decide at 80 % power; None: no number
+    more_low: int | None  # the same if |r| lies a standard deviation above what is expected
+    more_high: int | None  # and below
     sign_reversed: bool  # Simpson: pooled and within tasks point opposite ways
 
 
@@ -209,7 +210,11 @@ def describe(
         ["constant", "discriminative", "neutral"],
         "undecided",
     )
-    more = _more_episodes(found, config)
+    level = max(config.fdr * (tells.sum() + 1) / max(np.isfinite(r).sum(), 1), 1e-9)
+    plans = [
+        _more_episodes(found, config, min(level, config.fdr), shift) for shift in (0, 1.28, -1.28)
+    ]
+    plans = [np.where(status == "undecided", more, np.inf) for more in plans]
     pays = tells & ~np.isin(sums.tiers, config.zero)
     values = _values(np.where(pays, r, 0.0), config.alpha)
     r_pooled, r_within = pooled(sums.tasks), found.within.r
@@ -231,7 +236,9 @@ def describe(
             q=defined(q[c]),
             value=float(values[c]),
             status=str(status[c]),
-            more_episodes=_whole(more[c]) if status[c] == "undecided" else None,
+            more_episodes=_whole(plans[0][c]),
+            more_low=_whole(min(plans[0][c], plans[1][c])),
+            more_high=_whole(max(plans[0][c], plans[2][c])),
             sign_reversed=bool(reverses[c]),
         )
         for c, tier in enumerate(sums.tiers)
@@ -262,11 +269,21 @@ def _values(r: Floats, alpha: float | None) -> Floats:
     return alpha * r
 
 
-def _more_episodes(found: Evidence, config: CalibrateConfig) -> Floats:
-    """How many more episodes would decide, with enough support; infinite if nothing tells; [C]."""
+def _more_episodes(found: Evidence, config: CalibrateConfig, level: float, shift: float) -> Floats:
+    """How many more episodes would decide, with enough support; infinite if nothing tells; [C].
+
+    level: that Benjamini and Hochberg's procedure asks of one more tier.
+    """
     weaker, episodes = found.weaker, found.episodes
-    error = weaker.standard_error * weaker.quantile / NormalDist().inv_cdf(0.975)
-    for_power = episodes_to_decide(weaker.r, error, episodes, config.effect)
+    for_power = episodes_to_decide(
+        weaker.r,
+        weaker.standard_error,
+        weaker.quantile,
+        episodes,
+        config.effect,
+        level,
+        shift=shift,
+    )
     needed = episodes * config.min_support / np.maximum(found.rarer, 1)
     return np.maximum(np.maximum(for_power, np.ceil(needed) - episodes), 1)
 

@@ -107,6 +107,14 @@ def planted(rng: Rng, r: float, tasks: int, trials: int = 8, tiers: int = 10) ->
     return Design(task, group, success, np.hstack([present, fillers]).astype(np.int64))
 
 
+def joined(one: Design, other: Design) -> Design:
+    """The episodes of both, which share no task."""
+    shifted = other._replace(
+        task=other.task + one.task[-1] + 1, group=other.group + one.group[-1] + 1
+    )
+    return Design(*(np.concatenate(parts) for parts in zip(one, shifted, strict=True)))
+
+
 def runs(count: int, seed: int) -> Iterator[Rng]:
     """Generators of independent runs."""
     return (np.random.default_rng([seed, run]) for run in range(count))

@@ -28,6 +28,8 @@ GOLD = TierStatistics(
     value=1.0,
     status="discriminative",
     more_episodes=None,
+    more_low=None,
+    more_high=None,
     sign_reversed=False,
 )
 SOFT = GOLD._replace(tier="soft", value=-0.1 - 0.2, status="undecided", more_episodes=12)

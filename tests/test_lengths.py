@@ -174,7 +174,7 @@ def test_rows_add_up_by_number() -> None:
     np.testing.assert_array_equal(add_by(values, np.array([0, 0, 1])), [[4, 6], [5, 6]])
 
 
-# --- what is valued: small versions of `make validate` ----------------------------------------------
+# --- what is valued: small versions of `make validate` --------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3])
