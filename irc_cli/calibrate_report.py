@@ -153,6 +153,8 @@ def forest(r: float | None, low: float | None, high: float | None, width: int) -
 
 
 def _status(tier: TierStatistics, *, wide: bool) -> str:
+    if tier.necessary and wide:
+        return f"{tier.status}, necessary by definition"
     if tier.status == "undecided" and wide:
         if tier.more_episodes is None:
             return "undecided, in too few tasks"

@@ -64,6 +64,7 @@ class TierStatistics(NamedTuple):
     more_low: int | None  # the same if |r| lies a standard deviation above what is expected
     more_high: int | None  # and below
     sign_reversed: bool  # Simpson: pooled and within tasks point opposite ways
+    necessary: bool  # no success lacks it, though episodes do: r is a definition, not a discovery
 
 
 class Calibration(NamedTuple):
@@ -196,7 +197,8 @@ def mixed_tasks(cells: LengthSums) -> int:
     """Return how many tasks have a group with both successes and failures."""
     n, s = (add_by(part, cells.group) for part in (cells.sums.episodes, cells.sums.successes))
     first = np.flatnonzero(np.diff(cells.group, prepend=-1))
-    return int(add_by((s > 0) & (s < n), cells.task[first]).astype(bool).sum())
+    mixed = (s > 0) & (s < n)
+    return int(np.count_nonzero(add_by(mixed.astype(np.int64), cells.task[first])))
 
 
 def describe(
@@ -220,6 +222,7 @@ def describe(
     r_pooled, r_within = pooled(sums.tasks), found.within.r
     q_within = benjamini_hochberg(found.within.p)
     reverses = sign_reversed(r_pooled, r_within, q_within, config.delta, config.fdr)
+    necessary = _necessary(sums, config.min_support)
     tiers = [
         TierStatistics(
             tier=tier,
@@ -240,6 +243,7 @@ def describe(
             more_low=_whole(min(plans[0][c], plans[1][c])),
             more_high=_whole(max(plans[0][c], plans[2][c])),
             sign_reversed=bool(reverses[c]),
+            necessary=bool(necessary[c]),
         )
         for c, tier in enumerate(sums.tiers)
     ]
@@ -254,6 +258,14 @@ def describe(
         adjust=config.adjust,
         tiers=tiers,
     )
+
+
+def _necessary(sums: TierSums, min_support: float) -> Bools:
+    """Whether no success lacks a tier, though enough episodes do; [C]."""
+    without = sums.tasks.episodes.sum() - sums.episodes
+    won_without = sums.tasks.successes.sum() - sums.successes
+    # Sums that forget are rounded.
+    return np.asarray((without >= max(min_support, 1)) & (won_without < 1e-6), np.bool_)
 
 
 def _within(test: Inference, effect: float) -> Bools:

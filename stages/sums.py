@@ -71,6 +71,7 @@ class TierSums(NamedTuple):
     tiers: list[str]  # [C]
     cells: LengthSums
     episodes: Floats  # [C] with the tier
+    successes: Floats  # [C] among them
     turns: Floats  # [C]
     turns_in_successes: Floats  # [C]
     all_turns: float
@@ -126,6 +127,7 @@ def tier_sums(grid: Grid, task: Ints, group: Ints, length: Ints, unit: int) -> T
         grid.tiers,
         LengthSums(task, group, length, by_cell, of_tier),
         grid("episodes").sum(axis=0),
+        grid("successes").sum(axis=0),
         of_tier.sum(axis=0),
         grid("turns_in_successes").sum(axis=0),
         float(turns.sum()),
@@ -238,7 +240,7 @@ class _GrowingTable:
         begins = episodes.select(pl.any_horizontal(changes).fill_null(True)).to_series()
         names = episodes.filter(begins).rows()
         numbers = [self.groups.setdefault(pair, len(self.groups)) for pair in names]
-        return np.array(numbers, np.int64)[np.cumsum(begins.to_numpy()) - 1]
+        return np.asarray(numbers, np.int64)[np.cumsum(begins.to_numpy()) - 1].astype(np.int64)
 
     def add(self, cells: Ints, tiers: list[str], sums: Ints) -> None:
         """Add the sums [n, 1 + C, channels] of these cells; tiers go on where the last ended."""

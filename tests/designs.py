@@ -34,6 +34,7 @@ def tier_sums(turns: Design) -> TierSums:
         [f"tier {c:02d}" for c in range(x.shape[1])],
         LengthSums(turns.task, turns.group, length, cells, turns.counts.astype(np.float64)),
         x.sum(axis=0),
+        (x * won).sum(axis=0),
         turns.counts.sum(axis=0).astype(np.float64),
         (turns.counts * won).sum(axis=0).astype(np.float64),
         float(length.sum()),

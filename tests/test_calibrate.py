@@ -169,6 +169,20 @@ def test_nothing_tells_apart_what_all_episodes_share() -> None:
     assert [(t.status, t.value, t.r_turn) for t in tiers] == [("constant", 0.0, None)]
 
 
+def test_what_no_success_lacks_is_necessary_by_definition() -> None:
+    episodes = [
+        Tiered(f"{i % 10}", float(i % 2), ["needed", "any"] if i % 4 else ["any"] * (1 + i % 3))
+        for i in range(100)
+    ]
+    tiers = by_tier(calibrated(turn_frame(episodes)))
+    # 25 failures lack it, and no success; all episodes have the other.
+    assert (tiers["needed"].necessary, tiers["any"].necessary) == (True, False)
+    bar = replace(FEW, min_support=26)
+    assert not by_tier(calibrated(turn_frame(episodes), bar))["needed"].necessary
+    one_more = [*episodes, Tiered("0", 1.0, ["any"])]
+    assert not by_tier(calibrated(turn_frame(one_more)))["needed"].necessary
+
+
 # --- which correlation ----------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ GOLD = TierStatistics(
     more_low=None,
     more_high=None,
     sign_reversed=False,
+    necessary=False,
 )
 SOFT = GOLD._replace(tier="soft", value=-0.1 - 0.2, status="undecided", more_episodes=12)
 ODD = GOLD._replace(tier="no", value=0.0, status="neutral")  # a word that YAML 1.1 reads as false

@@ -71,7 +71,7 @@ def test_the_first_addition_is_as_without_forgetting(measure: str) -> None:
     )
     assert result._replace(tiers=[]) == plain._replace(tiers=[])
     # A gate in the place of q sets the value, and it asks for more.
-    by_gate = {"value", "status", "more_episodes"}
+    by_gate = {"value", "status", "more_episodes", "more_low", "more_high"}
     for one, other in zip(result.tiers, plain.tiers, strict=True):
         named = one._asdict().keys() - (by_gate if one.tier == "noise" else {})
         assert_alike({k: one._asdict()[k] for k in named}, {k: other._asdict()[k] for k in named})

@@ -7,6 +7,7 @@ required, and the rate in so many independent runs with its standard error.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -99,12 +100,10 @@ def rows() -> Iterator[Row]:
     """All rows, one after another."""
     for share in (0.05, 0.3):
         what = f"placebo on {share:.0%} of the turns, valued"
-        yield valued_share(what, 0.05, lambda rng, share=share: placebo(rng, share), range(1))
+        yield valued_share(what, 0.05, partial(placebo, share=share), range(1))
     for trials in (8, 16):
         what = f"+-0.4 by task, mean 0, 24 tasks x {trials}, any of 6 tiers valued"
-        yield valued_share(
-            what, 0.07, lambda rng, trials=trials: differing(rng, trials=trials), range(6)
-        )
+        yield valued_share(what, 0.07, partial(differing, trials=trials), range(6))
     yield valued_share("8 drifting iterations of 12 tasks, valued", 0.05, drifting, range(1))
     yield own_interval_share()
     for tasks, trials in ((24, 8), (48, 8)):
