@@ -17,12 +17,13 @@ from stages.core.correlation import (
     sign_reversed,
 )
 from stages.core.lengths import LengthSums, add_by, length_terms
-from stages.core.resampling import Inference, correlation_inference
+from stages.core.resampling import Inference, correlation_inference, held_out_correlation
 from stages.sums import TierSums
 
 CORRELATIONS = ("auto", "within", "pooled")
 ADJUSTMENTS = ("length", "none")
 MOST_RESAMPLES = 50_000
+SPLITS = 200  # of the tasks into halves, for what a value is worth elsewhere
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class TierStatistics(NamedTuple):
     ci_high: float | None
     p: float | None  # of the same, from the same bootstrap of tasks
     q: float | None  # over the tiers: that the tier tells, and with adjust length beyond length
+    r_cv: float | None  # of what sets the value, on tasks that did not choose the tier
     value: float
     status: str  # discriminative | neutral | undecided | constant
     more_episodes: int | None  # undecided: so many more decide at 80 % power; None: no number
@@ -99,6 +101,7 @@ class Evidence(NamedTuple):
     chosen: Inference  # what sets the values: the excess over what length explains, or the same
     excess: Floats
     within: Inference  # the raw correlation within groups
+    held_out: Floats  # the chosen r on tasks that did not choose it
     episodes: float  # how many, as evidence
     rarer: Floats  # of them with the tier, or without it if those are fewer
 
@@ -182,6 +185,7 @@ def weigh(
         test_excess if config.adjust == "length" else test_raw,
         test_excess.r,
         test_raw if within is raw else correlation_inference(within, resamples, rng),
+        held_out_correlation(excess if config.adjust == "length" else raw, SPLITS, rng),
         episodes,
         rarer,
     )
@@ -237,6 +241,7 @@ def describe(
             ci_high=defined(found.chosen.high[c]),
             p=defined(found.chosen.p[c]),
             q=defined(q[c]),
+            r_cv=defined(found.held_out[c]),
             value=float(values[c]),
             status=str(status[c]),
             more_episodes=_whole(plans[0][c]),

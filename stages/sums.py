@@ -54,7 +54,7 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
             used = block.filter("counts")
             excluded += int(block["first"].sum()) - int(used["first"].sum())
         if used.height:
-            group = table.number(used.filter("first").select(_GROUP))
+            group = table.number(used.select(_GROUP).filter(used["first"]))
             cells, sums = _sum_block(used, group, tiers, measure)
             table.add(cells, tiers, sums)
     return Summed(table.frame() if table.groups else SUMS.empty(), excluded)

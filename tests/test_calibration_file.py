@@ -25,6 +25,7 @@ GOLD = TierStatistics(
     ci_high=1.0,
     p=1e-20,
     q=0.1,
+    r_cv=0.25,
     value=1.0,
     status="discriminative",
     more_episodes=None,

@@ -8,6 +8,7 @@ import pytest
 from stages.core.correlation import TaskSums, pooled, terms, within
 from stages.core.resampling import (
     correlation_interval,
+    held_out_correlation,
     ratio_interval,
     task_resamples,
     unseen_share,
@@ -165,3 +166,21 @@ def test_one_task_says_nothing_about_others() -> None:
 def test_unseen_share_is_the_rule_of_three() -> None:
     # Hanley and Lippman-Hand (1983): 0 of 100 excludes, at 95 %, more than 3 %
     assert float(unseen_share(100, 0.95)) == pytest.approx(0.03, abs=6e-4)
+
+
+def test_held_out_correlation_is_what_is_left_elsewhere() -> None:
+    """What halves choose came out high; on the other tasks it is as it truly is."""
+    model = Model(alike(32, 8), np.array([0.3, 0.3, 0.3]), np.array([0.0, 0.1, 0.4]), spread=0.0)
+    rng = np.random.default_rng(0)
+    parts = [terms(sums, "within") for sums in model.runs(200, rng)]
+    left = np.array([held_out_correlation(part, 20, rng) for part in parts])
+    truth = model.truth()[0]
+    assert abs(np.nanmean(left[:, 0])) < 0.04
+    assert np.nanmean(left[:, 2]) == pytest.approx(truth[2], abs=0.02)
+    # What chose the weak one: beyond 1.96 standard errors of half of the episodes.
+    assert np.nanmean(left[:, 1]) < truth[1] + 0.02 < 1.96 / np.sqrt(16 * 8)
+
+
+def test_held_out_correlation_of_constant_and_lone_tiers() -> None:
+    assert np.isnan(held_out_correlation(np.zeros((6, 3, 2)), 5, np.random.default_rng(0))).all()
+    assert np.isnan(held_out_correlation(np.ones((1, 3, 1)), 5, np.random.default_rng(0))).all()

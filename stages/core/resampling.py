@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -107,6 +108,39 @@ def correlation_interval(
     return correlation_inference(parts, resamples, rng, level)[1:3]
 
 
+def held_out_correlation(
+    parts: Floats, splits: int, rng: np.random.Generator, level: float = 0.95
+) -> Floats:
+    """Correlation on the tasks that did not choose it.
+
+    Half of the tasks choose a tier if its |z| is beyond the normal quantile of `level`, the other
+    half measures it, both ways and over many random splits. What is chosen came out high, so that
+    it shrinks elsewhere; this is what is left, with the sign for which it was chosen.
+
+    Args:
+        parts: as for `correlation_inference`, shape [T, 3 or 6, C].
+        splits: number of random splits.
+        rng: source of randomness.
+        level: of choosing.
+
+    Returns:
+        Mean of the held-out r over the halves that choose the tier, times 1 or -1 as they agree
+        with each other in sign, shape [C]; NaN where none does.
+    """
+    estimate, tasks = _estimator(parts, fisher_z), len(parts)
+    halves = (np.arange(tasks) < tasks // 2).astype(np.float64)
+    weights = rng.permuted(np.tile(halves, (splits, 1)), axis=1)
+    both = np.concatenate([weights, 1 - weights])
+    z, error = estimate(both)
+    elsewhere = np.tanh(np.roll(z, splits, axis=0))
+    with np.errstate(invalid="ignore"):
+        chosen = (np.abs(z) > NormalDist().inv_cdf((1 + level) / 2) * error) & ~np.isnan(elsewhere)
+    times = chosen.sum(axis=0)
+    sign = np.sign(correlation(parts.sum(axis=0)))
+    total = np.where(chosen, np.sign(z) * elsewhere, 0.0).sum(axis=0)
+    return np.divide(sign * total, times, where=times > 0, out=np.full(times.shape, np.nan))
+
+
 def ratio_interval(
     numerator: Floats,
     denominator: Floats,
@@ -183,7 +217,22 @@ def _studentized(
     resamples: int,
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats, Floats]:
-    """Value [C], standard error [C], and distances of resamples in their errors [B, C].
+    """Value [C], standard error [C], and distances of resamples in their errors [B, C]."""
+    value_and_error = _estimator(parts, statistic)
+    (value,), (error,) = value_and_error(np.ones((1, len(parts))))
+    distances = []
+    for weights in task_resamples(len(parts), resamples, rng):
+        resampled, its_error = value_and_error(weights)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            distance = np.abs(resampled - value) / its_error
+        distances.append(np.where(np.isnan(distance), np.inf, distance))
+    return value, error, np.concatenate(distances)
+
+
+def _estimator(
+    parts: Floats, statistic: Callable[[Floats], tuple[Floats, Floats]]
+) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """Return a function of weights [B, T] that returns values and standard errors, each [B, C].
 
     parts [T, K, C] are the tasks' shares of the sums; statistic maps totals [..., K, C] to values
     [..., C] and gradients [..., K, C]. The standard error in each resample is that of the delta
@@ -207,11 +256,4 @@ def _studentized(
                 variance += gradient[:, i] * gradient[:, j] * totals[:, at]
             return value, np.sqrt(np.maximum(variance, 0))
 
-    (value,), (error,) = value_and_error(np.ones((1, tasks)))
-    distances = []
-    for weights in task_resamples(tasks, resamples, rng):
-        resampled, its_error = value_and_error(weights)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            distance = np.abs(resampled - value) / its_error
-        distances.append(np.where(np.isnan(distance), np.inf, distance))
-    return value, error, np.concatenate(distances)
+    return value_and_error
