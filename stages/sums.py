@@ -238,24 +238,30 @@ class _GrowingTable:
         """Return the number of each episode's group, shape [E]; episodes hold `_GROUP`."""
         changes = (pl.col(name) != pl.col(name).shift() for name in _GROUP)
         begins = episodes.select(pl.any_horizontal(changes).fill_null(True)).to_series()
-        names = episodes.filter(begins).rows()
-        numbers = [self.groups.setdefault(pair, len(self.groups)) for pair in names]
+        names = (episodes[name].filter(begins).to_list() for name in _GROUP)
+        pairs = zip(*names, strict=True)
+        numbers = [self.groups.setdefault(pair, len(self.groups)) for pair in pairs]
         return np.asarray(numbers, np.int64)[np.cumsum(begins.to_numpy()) - 1].astype(np.int64)
 
     def add(self, cells: Ints, tiers: list[str], sums: Ints) -> None:
         """Add the sums [n, 1 + C, channels] of these cells; tiers go on where the last ended."""
         self.tiers = tiers
-        new = np.setdiff1d(cells, self.cells, assume_unique=True)
-        at = np.searchsorted(self.cells, new)
-        self.rows = np.insert(self.rows, at, len(self.cells) + np.arange(len(new)))
-        self.cells = np.insert(self.cells, at, new)
+        at = np.searchsorted(self.cells, cells)
+        new = np.ones(len(cells), np.bool_)
+        inside = at < len(self.cells)
+        new[inside] = self.cells[at[inside]] != cells[inside]
+        if new.any():
+            rows = len(self.cells) + np.arange(np.count_nonzero(new))
+            self.rows = np.insert(self.rows, at[new], rows)
+            self.cells = np.insert(self.cells, at[new], cells[new])
+            at = np.searchsorted(self.cells, cells)
         have, need = self.sums.shape, (len(self.cells), *sums.shape[1:])
         if need[0] > have[0] or need[1] > have[1]:
             # Doubling keeps the cost of growing in proportion to the result.
             grown = np.zeros((max(need[0], 2 * have[0]), *need[1:]), np.int64)
             grown[: have[0], : have[1], : have[2]] = self.sums
             self.sums = grown
-        self.sums[self.rows[np.searchsorted(self.cells, cells)]] += sums
+        self.sums[self.rows[at]] += sums
 
     def frame(self) -> pl.DataFrame:
         """Return the rows with at least one episode (SUMS), sorted by their key."""
