@@ -14,7 +14,7 @@ from stages.online import Online
 
 # Columns from r = -1 to r = 1; odd, so that 0 has one.
 _FOREST_WIDTH, _NARROW_FOREST_WIDTH = 25, 15
-_WIDE = 122  # columns of the full tables
+_WIDE = 130  # columns of the full tables
 _STATUS_STYLE = {"discriminative": "green", "undecided": "yellow"}
 _VERDICT_STYLE = {"aligned": "green", "misaligned": "red", "undecided": "yellow"}
 
@@ -101,19 +101,19 @@ def _tier_table(result: Calibration, *, wide: bool) -> Any:
     scale = "-1" + "0".center(width - 3) + "1"
     names: tuple[str, ...]
     if wide:
-        names = ("tier", "turns", "episodes", "pooled", "within", "excess", scale, "q", "value")
-        table = console.table(*names, "status", left=(0, 6, 9))
+        names = ("tier", "turns", "episodes", "pooled", "within", "excess", "held out", scale)
+        table = console.table(*names, "q", "value", "status", left=(0, 7, 10))
     else:
         names = ("tier", "with it", _name_of_r(result), scale, "q", "value", "status")
         table = console.table(*names, left=(0, 3, 6))
     for tier in sorted(result.tiers, key=lambda tier: -(chosen_r(tier, result) or 0.0)):
         r = chosen_r(tier, result)
-        all_three = (_signed(tier.r_pooled), _signed(tier.r_within), _signed(tier.excess))
+        every_r = tier.r_pooled, tier.r_within, tier.excess, tier.r_cv
         table.add_row(
             escape(tier.tier),
             *([f"{tier.turns:,}"] if wide else []),
             f"{tier.episodes:,}",
-            *(all_three if wide else [_signed(r)]),
+            *map(_signed, every_r if wide else [r]),
             forest(r, tier.ci_low, tier.ci_high, width),
             _small(tier.q),
             f"{tier.value:+.3f}" if tier.value else "0",
@@ -132,7 +132,8 @@ def _caption(result: Calibration) -> str:
         return f"r with the outcome; 95 % intervals of r {result.correlation}"
     return (
         "r with the outcome; excess: what is left of "
-        f"r {result.correlation} beyond the length of episodes, with its 95 % interval"
+        f"r {result.correlation} beyond the length of episodes, with its 95 % interval; "
+        "held out: the same on tasks that did not choose the tier"
     )
 
 

@@ -1,6 +1,6 @@
 """Files of turns summed one after another, and files of such sums added up.
 
-Memory grows with the tasks, not with the turns or the files.
+Memory grows with the groups, not with the turns or the files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Sums per (task, tier): all that calibration needs of the turns, and shards of them add up.
+"""Sums per group, length and tier: all that calibration needs of the turns; shards add up.
 
 The sums are integers, so that a merge in any order gives the same table, bit for bit. Turns are
-read in blocks: memory grows with the tasks, not with the turns.
+read in blocks: memory grows with the groups and the lengths in each, not with the turns.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Summed(NamedTuple):
 
 
 def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
-    """Sum a measure of the tiers per task (TURNS -> SUMS).
+    """Sum a measure of the tiers per group and length (TURNS -> SUMS).
 
     Args:
         turns: the turns of whole episodes, those of an episode together and in order, as `score`
@@ -241,7 +241,8 @@ class _GrowingTable:
         names = (episodes[name].filter(begins).to_list() for name in _GROUP)
         pairs = zip(*names, strict=True)
         numbers = [self.groups.setdefault(pair, len(self.groups)) for pair in pairs]
-        return np.asarray(numbers, np.int64)[np.cumsum(begins.to_numpy()) - 1].astype(np.int64)
+        run = np.cumsum(begins.to_numpy()) - 1
+        return np.asarray(np.array(numbers)[run], np.int64)
 
     def add(self, cells: Ints, tiers: list[str], sums: Ints) -> None:
         """Add the sums [n, 1 + C, channels] of these cells; tiers go on where the last ended."""

@@ -138,7 +138,9 @@ def held_out_correlation(
     times = chosen.sum(axis=0)
     sign = np.sign(correlation(parts.sum(axis=0)))
     total = np.where(chosen, np.sign(z) * elsewhere, 0.0).sum(axis=0)
-    return np.divide(sign * total, times, where=times > 0, out=np.full(times.shape, np.nan))
+    out = np.full(times.shape, np.nan)
+    np.divide(sign * total, times, where=times > 0, out=out)
+    return out
 
 
 def ratio_interval(

@@ -1,4 +1,4 @@
-"""Sums per (group, length, tier) over 10 million turns, beside a scan of the same columns and pandas.
+"""Sums per (group, length, tier) over 10 million turns, beside a scan of its columns and pandas.
 
 Each run is a process of its own, so that memory is what that work took.
 """
