@@ -119,7 +119,7 @@ def _tier_table(result: Calibration, *, wide: bool) -> Any:
             f"{tier.value:+.3f}" if tier.value else "0",
             Text(_status(tier, wide=wide), style=_STATUS_STYLE.get(tier.status, "")),
         )
-    table.caption = _caption(result)
+    table.caption = _caption(result, wide=wide)
     return table
 
 
@@ -127,13 +127,14 @@ def _name_of_r(result: Calibration) -> str:
     return "excess" if result.adjust == "length" else result.correlation
 
 
-def _caption(result: Calibration) -> str:
+def _caption(result: Calibration, *, wide: bool) -> str:
     if result.adjust == "none":
         return f"r with the outcome; 95 % intervals of r {result.correlation}"
+    held_out = "; held out: the same on tasks that did not choose the tier" if wide else ""
     return (
         "r with the outcome; excess: what is left of "
-        f"r {result.correlation} beyond the length of episodes, with its 95 % interval; "
-        "held out: the same on tasks that did not choose the tier"
+        f"r {result.correlation} beyond the length of episodes, with its 95 % interval"
+        f"{held_out}"
     )
 
 
