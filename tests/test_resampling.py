@@ -183,4 +183,6 @@ def test_held_out_correlation_is_what_is_left_elsewhere() -> None:
 
 def test_held_out_correlation_of_constant_and_lone_tiers() -> None:
     assert np.isnan(held_out_correlation(np.zeros((6, 3, 2)), 5, np.random.default_rng(0))).all()
-    assert np.isnan(held_out_correlation(np.ones((1, 3, 1)), 5, np.random.default_rng(0))).all()
+    for rows in (3, 6):
+        lone = np.ones((1, rows, 1))
+        assert np.isnan(held_out_correlation(lone, 5, np.random.default_rng(0))).all()

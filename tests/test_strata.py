@@ -49,7 +49,8 @@ def test_a_shift_moves_the_mean_alone(values: list[float], shift: float) -> None
 
 def test_strata_that_agree_have_the_fixed_mean() -> None:
     found = random_effects(np.full(5, 0.3), np.array([0.01, 0.02, 0.03, 0.04, 0.05]))
-    assert (found.mean, found.tau2, found.i2, found.i2_low) == (pytest.approx(0.3), 0, 0, 0)
+    assert found.mean == pytest.approx(0.3)
+    assert (found.tau2, found.i2, found.i2_low) == (0, 0, 0)
 
 
 def test_one_stratum_says_nothing_of_others() -> None:

@@ -128,6 +128,8 @@ def held_out_correlation(
         with each other in sign, shape [C]; NaN where none does.
     """
     estimate, tasks = _estimator(parts, fisher_z), len(parts)
+    if tasks < 2:
+        return np.full(parts.shape[2], np.nan)
     halves = (np.arange(tasks) < tasks // 2).astype(np.float64)
     weights = rng.permuted(np.tile(halves, (splits, 1)), axis=1)
     both = np.concatenate([weights, 1 - weights])
