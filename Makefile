@@ -11,7 +11,7 @@ RAY := .venv-ray
 OUT ?= out/demo
 SEED ?= 0
 
-.PHONY: demo study gradients test test-extras test-vllm test-fleet test-verl test-ray lint bench seed-policy clean
+.PHONY: demo study gradients validate test test-extras test-vllm test-fleet test-verl test-ray lint bench seed-policy clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -96,6 +96,10 @@ bench: $(READY) $(EXTRAS)/.ready $(VLLM)/.ready
 	$(BIN)/python -m tests.bench
 	$(EXTRAS)/bin/python -m tests.bench worlds decoding training
 	$(VLLM)/bin/python -m tests.bench generation
+
+# How often calibration errs, by simulation: minutes on one core.
+validate: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.validate
 
 clean:
 	rm -rf $(VENV) $(EXTRAS) $(VLLM) $(VERL) $(RAY) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -25,6 +25,7 @@ from stages.artifacts import (
     write_table,
 )
 from stages.calibrate import (
+    ADJUSTMENTS,
     CORRELATIONS,
     PAYMENTS,
     CalibrateConfig,
@@ -86,6 +87,13 @@ def command(
     correlation: Annotated[
         str, typer.Option(metavar="|".join(CORRELATIONS), help="Which one sets the values.")
     ] = _C.correlation,
+    adjust: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(ADJUSTMENTS),
+            help="Value what a tier tells beyond the length of episodes; none: all that it tells.",
+        ),
+    ] = _C.adjust,
     delta: Annotated[
         float, typer.Option(help="Correlation up to which a tier is worth nothing.")
     ] = _C.delta,
@@ -114,7 +122,7 @@ def command(
     ] = _C.pay,
     method_name: method.Method = None,
     resamples: Annotated[
-        int, typer.Option(min=100, help="Bootstrap resamples, and permutations.")
+        int, typer.Option(min=100, help="Bootstrap resamples of the tasks, at least.")
     ] = _C.resamples,
     advantage: estimator.Advantage = estimator.DEFAULT.estimator,
     gamma: estimator.Gamma = estimator.DEFAULT.gamma,
@@ -193,6 +201,7 @@ def command(
     settings = CalibrateConfig(
         options.one_of("measure", measure, _MEASURES),
         options.one_of("correlation", correlation, CORRELATIONS),
+        options.one_of("adjust", adjust, ADJUSTMENTS),
         options.within("delta", delta, 0, 1),
         options.within("fdr", fdr, 0, 1),
         min_support,
@@ -268,9 +277,10 @@ def command(
     _check_outcomes(summed, inputs, any_will_do=state is not None)
     _check_tiers(zero or [], summed)
     if state:
-        totals = summed.sums.filter(pl.col("tier").is_null())
-        if totals["episodes"].max() == 1:
-            notes["tasks of one episode, which tell --online nothing of the tiers"] = totals.height
+        if _lone_episodes(summed.sums):
+            notes["tasks of one episode, which tell --online nothing of the tiers"] = summed.sums[
+                "task_id"
+            ].n_unique()
         added = {path: str(digests[path]) for path in inputs}
         state, result = add(state, summed, added, settings, gate, rng)
     else:
@@ -361,6 +371,12 @@ def _open_online(path: str, measure: str, half_life: float | None) -> Online:
             todo = f"pass --{option} {old}, or begin another state"
             raise InputError(path, f"was begun with --{option} {old}, not {new}", todo)
     return state
+
+
+def _lone_episodes(sums: pl.DataFrame) -> bool:
+    """Return whether each group has a single episode."""
+    totals = sums.filter(pl.col("tier").is_null()).group_by("task_id", "group_id")
+    return totals.agg(pl.col("episodes").sum())["episodes"].max() == 1
 
 
 def _check_outcomes(summed: Summed, inputs: list[str], *, any_will_do: bool) -> None:

@@ -8,13 +8,13 @@ from rich.markup import escape
 from rich.text import Text
 
 from irc_cli import console
-from stages.calibrate import CalibrateConfig, Calibration, TierStatistics
+from stages.calibrate import CalibrateConfig, Calibration, TierStatistics, chosen_r
 from stages.judge import Changes, Direction, Judgement
 from stages.online import Online
 
 # Columns from r = -1 to r = 1; odd, so that 0 has one.
 _FOREST_WIDTH, _NARROW_FOREST_WIDTH = 25, 15
-_WIDE = 114  # columns of the full tables
+_WIDE = 130  # columns of the full tables
 _STATUS_STYLE = {"discriminative": "green", "undecided": "yellow"}
 _VERDICT_STYLE = {"aligned": "green", "misaligned": "red", "undecided": "yellow"}
 
@@ -103,34 +103,47 @@ def next_step(
 
 
 def _tier_table(result: Calibration, *, wide: bool) -> Any:
-    within = result.correlation == "within"
     width = _FOREST_WIDTH if wide else _NARROW_FOREST_WIDTH
     scale = "-1" + "0".center(width - 3) + "1"
     names: tuple[str, ...]
     if wide:
-        names = ("tier", "turns", "episodes", "pooled", "within", scale, "q", "value", "status")
-        table = console.table(*names, left=(0, 5, 8))
+        names = ("tier", "turns", "episodes", "pooled", "within", "excess", "held out", scale)
+        table = console.table(*names, "q", "value", "status", left=(0, 7, 10))
     else:
-        names = ("tier", "with it", result.correlation, scale, "q", "value", "status")
+        names = ("tier", "with it", _name_of_r(result), scale, "q", "value", "status")
         table = console.table(*names, left=(0, 3, 6))
-    for tier in sorted(result.tiers, key=lambda tier: -(_chosen(tier, within=within) or 0.0)):
-        r = _chosen(tier, within=within)
-        both = (_signed(tier.r_pooled), _signed(tier.r_within))
+    for tier in sorted(result.tiers, key=lambda tier: -(chosen_r(tier, result) or 0.0)):
+        r = chosen_r(tier, result)
+        every_r = tier.r_pooled, tier.r_within, tier.excess, tier.r_cv
         table.add_row(
             escape(tier.tier),
             *([f"{tier.turns:,}"] if wide else []),
             f"{tier.episodes:,}",
-            *(both if wide else [_signed(r)]),
+            *map(_signed, every_r if wide else [r]),
             forest(r, tier.ci_low, tier.ci_high, width),
             _small(tier.q),
             f"{tier.value:+.3f}" if tier.value else "0",
             Text(_status(tier, wide=wide), style=_STATUS_STYLE.get(tier.status, "")),
         )
-    paid = {"once": "the first turn in an episode earns it", "turn": "every turn earns it"}
-    table.caption = (
-        f"r with the outcome; 95 % intervals of r {result.correlation}; value: {paid[result.pay]}"
-    )
+    table.caption = _caption(result, wide=wide)
     return table
+
+
+def _name_of_r(result: Calibration) -> str:
+    return "excess" if result.adjust == "length" else result.correlation
+
+
+def _caption(result: Calibration, *, wide: bool) -> str:
+    paid = {"once": "the first turn in an episode earns it", "turn": "every turn earns it"}
+    value = f"; value: {paid[result.pay]}"
+    if result.adjust == "none":
+        return f"r with the outcome; 95 % intervals of r {result.correlation}{value}"
+    held_out = "; held out: the same on tasks that did not choose the tier" if wide else ""
+    return (
+        "r with the outcome; excess: what is left of "
+        f"r {result.correlation} beyond the length of episodes, with its 95 % interval"
+        f"{held_out}{value}"
+    )
 
 
 def forest(r: float | None, low: float | None, high: float | None, width: int) -> str:
@@ -149,14 +162,14 @@ def forest(r: float | None, low: float | None, high: float | None, width: int) -
     return "".join(cells)
 
 
-def _chosen(tier: TierStatistics, *, within: bool) -> float | None:
-    return tier.r_within if within else tier.r_pooled
-
-
 def _status(tier: TierStatistics, *, wide: bool) -> str:
+    if tier.necessary and wide:
+        return f"{tier.status}, necessary by definition"
     if tier.status == "undecided" and wide:
-        more = tier.more_episodes
-        return "undecided, in too few tasks" if more is None else f"undecided, {more:,} more"
+        if tier.more_episodes is None:
+            return "undecided, in too few tasks"
+        high = "more" if tier.more_high is None else f"to {tier.more_high:,} more"
+        return f"undecided, {tier.more_low:,} {high}"
     return tier.status
 
 

@@ -16,6 +16,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "paper": {
         "measure": "presence",
         "correlation": "pooled",
+        "adjust": "none",
         "fdr": 1.0,
         "min_support": 0,
         "pay": "turn",

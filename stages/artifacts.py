@@ -148,13 +148,15 @@ ADVANTAGES = Table(
     rules={"advantage finite": pl.col("advantage").is_finite()},
 )
 
-# Exact integer sums: shards computed anywhere add up to the sums of one run. A row with tier null
-# sums over all of the task's episodes.
+# Exact integer sums: shards computed anywhere add up to the sums of one run. They are kept apart by
+# length, because what length explains is known only when the whole group is.
 SUMS = Table(
     name="sums",
     columns={
         "task_id": pl.String(),
-        "tier": pl.String(),
+        "group_id": pl.String(),
+        "length": pl.Int64(),  # turns of each of these episodes
+        "tier": pl.String(),  # null: all of the group's episodes of this length
         "episodes": pl.Int64(),  # with the tier
         "successes": pl.Int64(),  # among them
         "turns": pl.Int64(),  # of the tier
@@ -163,14 +165,14 @@ SUMS = Table(
         "xx": pl.Int64(),  # sum of its squares
         "xo": pl.Int64(),  # sum over the successes
     },
-    key=("task_id", "tier"),
+    key=("task_id", "group_id", "length", "tier"),
     made_by="irc-cli calibrate --partial",
     made_from="turns",
     rules={"successes at most episodes": pl.col("successes") <= pl.col("episodes")},
 )
 
 # The same with forgetting: an episode followed by n others weighs w = 2^(-n / half-life). `x` is in
-# the measure's own unit. Deviations are from the means of a task's episodes within one addition.
+# the measure's own unit. Deviations are from the means of each group within one addition.
 ONLINE = Table(
     name="online",
     columns={
@@ -180,8 +182,9 @@ ONLINE = Table(
         "squares": pl.Float64(),  # sum of w^2 over the episodes with the tier
         "xo_deviation": pl.Float64(),
         "xx_deviation": pl.Float64(),
+        "yo_deviation": pl.Float64(),  # y: x less what the lengths of episodes explain
+        "yy_deviation": pl.Float64(),
         "oo_deviation": pl.Float64(),  # only in rows with tier null
-        "variance": pl.Float64(),  # of xo_deviation, outcomes permuted: sum of w^2 times each
     },
     key=("task_id", "tier"),
     made_by="irc-cli calibrate --online",

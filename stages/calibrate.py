@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -11,22 +10,23 @@ import numpy as np
 from stages.core.correlation import (
     Bools,
     Floats,
-    TaskSums,
     Which,
     benjamini_hochberg,
     episodes_to_decide,
     pooled,
     sign_reversed,
-    within,
 )
+from stages.core.lengths import LengthSums, add_by, length_terms
 from stages.core.payment import PAYS, Pay, Values
-from stages.core.permutation import pooled_p, within_p
-from stages.core.resampling import bootstrap_interval
+from stages.core.resampling import Inference, correlation_inference, held_out_correlation
 from stages.sums import TierSums
 
 CORRELATIONS = ("auto", "within", "pooled")
+ADJUSTMENTS = ("length", "none")
 Payment: TypeAlias = Pay | Literal["auto"]
 PAYMENTS: tuple[Payment, ...] = ("auto", *PAYS)
+MOST_RESAMPLES = 50_000
+SPLITS = 200  # of the tasks into halves, for what a value is worth elsewhere
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,13 @@ class CalibrateConfig:
 
     measure: str = "presence"  # presence | count | share of the tier in an episode
     correlation: str = "auto"  # within where two tasks or more have mixed outcomes, else pooled
+    adjust: str = "length"  # the excess over what length explains sets values; none: the raw r
     delta: float = 0.05  # |r| up to which a tier is worth nothing
     fdr: float = 0.05  # false discovery rate over the tiers; 1: no test
     min_support: int = 20  # episodes with the tier, and, for presence, without it
     effect: float = 0.2  # the smallest |r| that matters: neutral is what rules it out
-    alpha: float | None = None  # value = alpha * r; None: the largest |value| is 1
-    resamples: int = 2000  # of the tasks, for intervals; and permutations, for pooled p
+    alpha: float | None = None  # value = alpha * excess; None: the largest |value| is 1
+    resamples: int = 2000  # of the tasks, for intervals and p; more where q needs them
     eta: float = 0.3  # converged: mean reward and outcome correlate by more than this
     min_tasks: int = 2  # fewer tasks never pass a check
     zero: tuple[str, ...] = ()  # tiers that are worth nothing, whatever they tell
@@ -60,17 +61,23 @@ class TierStatistics(NamedTuple):
     tier: str
     turns: int
     episodes: int
-    r_pooled: float | None
-    r_within: float | None
+    r_pooled: float | None  # raw: over all episodes
+    r_within: float | None  # raw: centred on the means of each group
     r_turn: float | None  # a description: turns of an episode share its outcome
-    ci_low: float | None  # of the chosen r
+    explained: float | None  # the part of the chosen raw r that the lengths of episodes explain
+    excess: float | None  # the rest
+    ci_low: float | None  # of what sets the value: the excess, or with adjust none the raw r
     ci_high: float | None
-    p: float | None  # of the chosen r
-    q: float | None
+    p: float | None  # of the same, from the same bootstrap of tasks
+    q: float | None  # over the tiers: that the tier tells, and with adjust length beyond length
+    r_cv: float | None  # of what sets the value, on tasks that did not choose the tier
     value: float
     status: str  # discriminative | neutral | undecided | constant
-    more_episodes: int | None  # undecided: how many more would decide at 80 % power, if any number
+    more_episodes: int | None  # undecided: so many more decide at 80 % power; None: no number
+    more_low: int | None  # the same if |r| lies a standard deviation above what is expected
+    more_high: int | None  # and below
     sign_reversed: bool  # Simpson: pooled and within tasks point opposite ways
+    necessary: bool  # no success lacks it, though episodes do: r is a definition, not a discovery
 
 
 class Calibration(NamedTuple):
@@ -79,9 +86,10 @@ class Calibration(NamedTuple):
     episodes: int
     excluded: int
     tasks: int
-    mixed_tasks: int  # with both successes and failures
+    mixed_tasks: int  # with both successes and failures in one group
     pass_rate: float
     correlation: str  # within | pooled
+    adjust: str  # length | none
     tiers: list[TierStatistics]
     pay: Pay = "turn"  # which turns of a tier earn its value: see stages.core.payment
 
@@ -90,19 +98,43 @@ class Calibration(NamedTuple):
         return Values({tier.tier: tier.value for tier in self.tiers}, self.pay)
 
 
+def chosen_r(tier: TierStatistics, calibration: Calibration) -> float | None:
+    """Return the correlation that sets the tier's value, and that its interval is of."""
+    if calibration.adjust == "length":
+        return tier.excess
+    return tier.r_within if calibration.correlation == "within" else tier.r_pooled
+
+
 class Evidence(NamedTuple):
     """What is known of each tier, arrays over C tiers, and of all episodes together."""
 
     which: Which  # of the correlations sets the values
-    r: Floats
-    low: Floats
-    high: Floats
-    p: Floats
-    r_within: Floats
-    p_within: Floats
+    raw: Inference  # that correlation, as it is
+    chosen: Inference  # what sets the values: the excess over what length explains, or the same
+    excess: Floats
+    within: Inference  # the raw correlation within groups
+    held_out: Floats  # the chosen r on tasks that did not choose it
     episodes: float  # how many, as evidence
     rarer: Floats  # of them with the tier, or without it if those are fewer
-    tells: Bools
+
+    @property
+    def p(self) -> Floats:
+        """P of a tier that tells: the larger of both, and 1 where the two disagree in sign.
+
+        A tier of which each episode has one turn, whatever its length, has a raw r of 0 and an
+        excess below 0 where long episodes succeed. A tier scattered at random has an excess of 0
+        and a raw r above it. Neither tells anything.
+        """
+        agree = np.sign(self.chosen.r) == np.sign(self.raw.r)
+        p = np.where(agree, np.maximum(self.chosen.p, self.raw.p), 1.0)
+        return np.where(np.isnan(self.chosen.r), np.nan, p)
+
+    @property
+    def weaker(self) -> Inference:
+        """Of the chosen r and the raw one, what lies fewer standard errors from 0."""
+        raw = self.raw.p > self.chosen.p
+        pairs = zip(self.raw, self.chosen, strict=True)
+        return Inference(*(np.where(raw, one, other) for one, other in pairs))
 
 
 def calibrate(
@@ -110,68 +142,125 @@ def calibrate(
 ) -> Calibration:
     """Calibrate the tiers from their sums (SUMS -> Calibration).
 
-    value = alpha r where |r| > delta, q < fdr and the support is enough, else 0: SPEC section 5.
+    value = alpha * excess where |excess| > delta, q < fdr and the support is enough, else 0. The
+    false discoveries that q counts are tiers that tell nothing, or nothing beyond length.
     """
-    tasks = sums.tasks
-    which: Which = "within" if mixed_tasks(tasks) >= 2 else "pooled"
+    which: Which = "within" if mixed_tasks(sums.cells) >= 2 else "pooled"
     if config.correlation != "auto":
         which = "within" if config.correlation == "within" else "pooled"
-    r = within(tasks) if which == "within" else pooled(tasks)
-    low, high = bootstrap_interval(tasks, which, config.resamples, rng)
-    p_within = within_p(tasks)
-    p = p_within if which == "within" else pooled_p(tasks, config.resamples, rng)
-    episodes = int(tasks.episodes.sum())
+    raw, excess = (
+        length_terms(sums.cells, which, config.measure, adjust=adjust) for adjust in (False, True)
+    )
+    within = raw
+    if which == "pooled":
+        within = length_terms(sums.cells, "within", config.measure, adjust=False)
+    episodes = int(sums.tasks.episodes.sum())
     rarer = sums.episodes
     if config.measure == "presence":  # otherwise a tier may be in every episode, more or less often
         rarer = np.minimum(rarer, episodes - rarer)
+    found = weigh(which, raw, excess, within, episodes, rarer, config, rng)
     with np.errstate(invalid="ignore"):
-        tells = np.abs(r) > config.delta
-        tells &= (benjamini_hochberg(p) < config.fdr) | (config.fdr == 1)
-        tells &= rarer >= config.min_support
-    evidence = Evidence(which, r, low, high, p, within(tasks), p_within, episodes, rarer, tells)
-    return describe(sums, evidence, excluded, config)
+        tells = np.abs(found.chosen.r) > config.delta
+        tells &= (benjamini_hochberg(found.p) < config.fdr) | (config.fdr == 1)
+    return describe(sums, found, tells & (rarer >= config.min_support), excluded, config)
 
 
-def mixed_tasks(tasks: TaskSums) -> int:
-    """Return how many tasks have both successes and failures."""
-    return int(((tasks.successes > 0) & (tasks.successes < tasks.episodes)).sum())
+def weigh(
+    which: Which,
+    raw: Floats,
+    excess: Floats,
+    within: Floats,
+    episodes: float,
+    rarer: Floats,
+    config: CalibrateConfig,
+    rng: np.random.Generator,
+) -> Evidence:
+    """Infer from each task's share of the sums how sure the correlations are.
+
+    Args:
+        which: of the correlations sets the values.
+        raw: the terms of that correlation, shape [T, 3 or 6, C].
+        excess: the same, less what length explains.
+        within: the terms of the raw correlation within groups.
+        episodes: how many there are, as evidence.
+        rarer: of them with the tier, or without it if those are fewer; shape [C].
+        config: how values are set.
+        rng: source of randomness.
+    """
+    resamples = enough_resamples(config, raw.shape[2])
+    test_raw, test_excess = (
+        correlation_inference(terms, resamples, rng) for terms in (raw, excess)
+    )
+    return Evidence(
+        which,
+        test_raw,
+        test_excess if config.adjust == "length" else test_raw,
+        test_excess.r,
+        test_raw if within is raw else correlation_inference(within, resamples, rng),
+        held_out_correlation(excess if config.adjust == "length" else raw, SPLITS, rng),
+        episodes,
+        rarer,
+    )
+
+
+def enough_resamples(config: CalibrateConfig, tiers: int) -> int:
+    """Return how many resamples let q fall to a tenth of its bar, up to `MOST_RESAMPLES`."""
+    needed = 10 * tiers / config.fdr if config.fdr else 0
+    return max(config.resamples, round(min(needed, MOST_RESAMPLES)))
+
+
+def mixed_tasks(cells: LengthSums) -> int:
+    """Return how many tasks have a group with both successes and failures."""
+    n, s = (add_by(part, cells.group) for part in (cells.sums.episodes, cells.sums.successes))
+    first = np.flatnonzero(np.diff(cells.group, prepend=-1))
+    mixed = (s > 0) & (s < n)
+    return int(np.count_nonzero(add_by(mixed.astype(np.int64), cells.task[first])))
 
 
 def describe(
-    sums: TierSums, found: Evidence, excluded: int, config: CalibrateConfig
+    sums: TierSums, found: Evidence, tells: Bools, excluded: int, config: CalibrateConfig
 ) -> Calibration:
-    """Turn the evidence on the tiers into their values and statuses."""
-    supported = found.rarer >= config.min_support
-    with np.errstate(invalid="ignore"):
-        rules_out = (-config.effect < found.low) & (found.high < config.effect) & supported
+    """Turn the evidence on the tiers into their values and statuses; tells: which have one."""
+    r, q = found.chosen.r, benjamini_hochberg(found.p)
+    negligible = _within(found.chosen, config.effect) | _within(found.raw, config.effect)
     status = np.select(
-        [np.isnan(found.r), found.tells, rules_out],
+        [np.isnan(r), tells, negligible & (found.rarer >= config.min_support)],
         ["constant", "discriminative", "neutral"],
         "undecided",
     )
-    more = _more_episodes(found, config)
-    pays = found.tells & ~np.isin(sums.tiers, config.zero)
-    values = _values(np.where(pays, found.r, 0.0), config.alpha)
-    q = benjamini_hochberg(found.p)
-    r_pooled = pooled(sums.tasks)
-    q_within = benjamini_hochberg(found.p_within)
-    reverses = sign_reversed(r_pooled, found.r_within, q_within, config.delta, config.fdr)
+    level = max(config.fdr * (tells.sum() + 1) / max(np.isfinite(r).sum(), 1), 1e-9)
+    plans = [
+        _more_episodes(found, config, min(level, config.fdr), shift) for shift in (0, 1.28, -1.28)
+    ]
+    plans = [np.where(status == "undecided", more, np.inf) for more in plans]
+    pays = tells & ~np.isin(sums.tiers, config.zero)
+    values = _values(np.where(pays, r, 0.0), config.alpha)
+    r_pooled, r_within = pooled(sums.tasks), found.within.r
+    q_within = benjamini_hochberg(found.within.p)
+    reverses = sign_reversed(r_pooled, r_within, q_within, config.delta, config.fdr)
+    necessary = _necessary(sums, config.min_support)
     tiers = [
         TierStatistics(
             tier=tier,
             turns=round(sums.turns[c]),
             episodes=round(sums.episodes[c]),
             r_pooled=defined(r_pooled[c]),
-            r_within=defined(found.r_within[c]),
+            r_within=defined(r_within[c]),
             r_turn=_turn_correlation(sums, c),
-            ci_low=defined(found.low[c]),
-            ci_high=defined(found.high[c]),
-            p=defined(found.p[c]),
+            explained=defined(found.raw.r[c] - found.excess[c]),
+            excess=defined(found.excess[c]),
+            ci_low=defined(found.chosen.low[c]),
+            ci_high=defined(found.chosen.high[c]),
+            p=defined(found.chosen.p[c]),
             q=defined(q[c]),
+            r_cv=defined(found.held_out[c]),
             value=float(values[c]),
             status=str(status[c]),
-            more_episodes=_whole(more[c]) if status[c] == "undecided" else None,
+            more_episodes=_whole(plans[0][c]),
+            more_low=_whole(min(plans[0][c], plans[1][c])),
+            more_high=_whole(max(plans[0][c], plans[2][c])),
             sign_reversed=bool(reverses[c]),
+            necessary=bool(necessary[c]),
         )
         for c, tier in enumerate(sums.tiers)
     ]
@@ -180,28 +269,51 @@ def describe(
         episodes=round(tasks.episodes.sum()),
         excluded=excluded,
         tasks=len(tasks.episodes),
-        mixed_tasks=mixed_tasks(tasks),
+        mixed_tasks=mixed_tasks(sums.cells),
         pass_rate=float(tasks.successes.sum() / tasks.episodes.sum()),
         correlation=found.which,
+        adjust=config.adjust,
         tiers=tiers,
         pay=config.payment,
     )
 
 
+def _necessary(sums: TierSums, min_support: float) -> Bools:
+    """Whether no success lacks a tier, though enough episodes do; [C]."""
+    without = sums.tasks.episodes.sum() - sums.episodes
+    won_without = sums.tasks.successes.sum() - sums.successes
+    # Sums that forget are rounded.
+    return np.asarray((without >= max(min_support, 1)) & (won_without < 1e-6), np.bool_)
+
+
+def _within(test: Inference, effect: float) -> Bools:
+    """Whether an interval rules out every correlation that matters."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray((-effect < test.low) & (test.high < effect), np.bool_)
+
+
 def _values(r: Floats, alpha: float | None) -> Floats:
     largest = np.abs(r).max(initial=0)
     if alpha is None:
-        alpha = 1 / largest if largest else 0.0
+        return r / largest if largest else r
     return alpha * r
 
 
-def _more_episodes(found: Evidence, config: CalibrateConfig) -> Floats:
-    """How many more episodes would decide, with enough support; infinite if nothing tells; [C]."""
-    with np.errstate(divide="ignore"):
-        width = np.arctanh(found.high) - np.arctanh(found.low)
-    error = width / (2 * NormalDist().inv_cdf(0.975))
-    episodes = found.episodes
-    for_power = episodes_to_decide(found.r, error, episodes, config.effect)
+def _more_episodes(found: Evidence, config: CalibrateConfig, level: float, shift: float) -> Floats:
+    """How many more episodes would decide, with enough support; infinite if nothing tells; [C].
+
+    level: that Benjamini and Hochberg's procedure asks of one more tier.
+    """
+    weaker, episodes = found.weaker, found.episodes
+    for_power = episodes_to_decide(
+        weaker.r,
+        weaker.standard_error,
+        weaker.quantile,
+        episodes,
+        config.effect,
+        level,
+        shift=shift,
+    )
     needed = episodes * config.min_support / np.maximum(found.rarer, 1)
     return np.maximum(np.maximum(for_power, np.ceil(needed) - episodes), 1)
 

@@ -40,6 +40,7 @@ def write_calibration(
         "tasks": calibration.tasks,
         "pass_rate": calibration.pass_rate,
         "correlation": calibration.correlation,
+        "adjust": calibration.adjust,
         "pay": calibration.pay,
         "rewards": dict(calibration.values()),
         "tiers": [tier._asdict() for tier in calibration.tiers],

@@ -17,18 +17,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from stages.artifacts import ONLINE, made_by, read_table, write_table
-from stages.calibrate import CalibrateConfig, Calibration, Evidence, describe
-from stages.core.correlation import Floats, correlation
-from stages.core.forgetting import GateConfig, effective_size, forgetting_p, gates, kept_weight
-from stages.core.resampling import correlation_interval
+from stages.artifacts import ONLINE, SUMS, made_by, read_table, write_table
+from stages.calibrate import (
+    MOST_RESAMPLES,
+    CalibrateConfig,
+    Calibration,
+    Evidence,
+    describe,
+    weigh,
+)
+from stages.core.forgetting import GateConfig, effective_size, gates, kept_weight
+from stages.core.lengths import length_terms
 from stages.errors import InputError
-from stages.sums import UNITS, Summed, grid, lay_out
+from stages.sums import UNITS, Grid, Summed, TierSums, lay_out, tier_sums
 
 HALF_LIFE = 1000.0  # episodes: eight iterations of 16 tasks x 8
 FORGOTTEN = 1e-3  # a task whose episodes weigh less than this together is dropped
 
-_SQUARED = ("squares", "variance")  # sums of w^2; all others are sums of w
+_SQUARED = ("squares",)  # sums of w^2; all others are sums of w
 
 
 class Event(NamedTuple):
@@ -103,20 +109,26 @@ def add(
         InputError: some of the inputs were added before.
     """
     _refuse_known(online, inputs)
-    totals = summed.sums.filter(pl.col("tier").is_null())
-    episodes, successes = (int(totals[name].sum()) for name in ("episodes", "successes"))
+    new = lay_out(summed.sums, online.measure)
+    episodes, successes = new.tasks.episodes.sum(), new.tasks.successes.sum()
     kept = kept_weight(episodes, online.half_life)
     sums = _joined(online.sums, weighted(summed.sums, online.measure), kept)
-    tiers, found, gate_signs = _evidence(sums, online, config, gate, rng)
-    # The measure's unit is in the sums already, as it is where the measure is presence.
-    result = describe(lay_out(sums, "presence"), found, summed.excluded, config)
+    finest = min(round(10 / gate.open_p), MOST_RESAMPLES) if gate.open_p else 0
+    sampled = replace(config, resamples=max(config.resamples, finest))
+    laid_out, found = _evidence(sums, sampled, online.measure, rng)
+    tiers = laid_out.tiers
+    was = np.array([online.signs.get(tier, 0) for tier in tiers], np.float64)
+    gate_signs = gates(
+        was, found.chosen.r, found.p, found.rarer, config.delta, config.min_support, gate
+    )
+    result = describe(laid_out, found, gate_signs != 0, summed.excluded, config)
     signs = {tier: int(sign) for tier, sign in zip(tiers, gate_signs, strict=True) if sign}
     addition = Addition(
         dict(inputs),
-        episodes,
+        int(episodes),
         summed.excluded,
-        totals.height,
-        successes / episodes,
+        len(new.tasks.episodes),
+        float(successes / episodes),
         result.values(),
     )
     number = len(online.additions) + 1
@@ -132,59 +144,62 @@ def add(
 
 
 def _evidence(
-    sums: pl.DataFrame,
-    before: Online,
-    config: CalibrateConfig,
-    gate: GateConfig,
-    rng: np.random.Generator,
-) -> tuple[list[str], Evidence, Floats]:
-    """Return the tiers, what the sums (ONLINE) say of each, and the signs of their gates."""
-    totals = sums.filter(pl.col("tier").is_null()).sort("task_id")
-    tiers, xo = grid(sums, "xo_deviation")
-    xx, variance = grid(sums, "xx_deviation")[1], grid(sums, "variance")[1]
-    oo = np.broadcast_to(totals["oo_deviation"].to_numpy()[:, None], xx.shape)
-    parts = np.stack([xo, xx, oo], axis=1)  # [T, 3, C]
-    r = correlation(parts.sum(axis=0))
-    low, high = correlation_interval(parts, config.resamples, rng)
-    presence = before.measure == "presence"
-    p = forgetting_p(xo.sum(axis=0), variance.sum(axis=0), 1.0 if presence else 0.0)
-    p[np.isnan(r)] = np.nan
-    weights, squares = (grid(sums, name)[1].sum(axis=0) for name in ("episodes", "squares"))
-    everyone = [totals[name].to_numpy().sum(keepdims=True) for name in ("episodes", "squares")]
+    sums: pl.DataFrame, config: CalibrateConfig, measure: str, rng: np.random.Generator
+) -> tuple[TierSums, Evidence]:
+    """Return the sums (ONLINE) as arrays, and what they say of each tier."""
+    grid = Grid(sums, ["task_id"])
+    oo = np.repeat(grid.totals["oo_deviation"].to_numpy()[:, None], len(grid.tiers), axis=1)
+    raw, excess = (
+        np.stack([grid(f"{x}o_deviation"), grid(f"{x}{x}_deviation"), oo], axis=1) for x in "xy"
+    )  # [T, 3, C]
+    weights, squares = (grid(name).sum(axis=0) for name in ("episodes", "squares"))
+    everyone = [grid.totals[name].to_numpy().sum(keepdims=True) for name in ("episodes", "squares")]
     support = effective_size(weights, squares)
-    if presence:  # otherwise a tier may be in every episode, more or less often
+    if measure == "presence":  # otherwise a tier may be in every episode, more or less often
         without = effective_size(everyone[0] - weights, everyone[1] - squares)
         support = np.minimum(support, without)
-    was = np.array([before.signs.get(tier, 0) for tier in tiers], np.float64)
-    signs = gates(was, r, p, support, config.delta, config.min_support, gate)
     episodes = float(effective_size(*everyone)[0])
-    return tiers, Evidence("within", r, low, high, p, r, p, episodes, support, signs != 0), signs
+    found = weigh("within", raw, excess, raw, episodes, support, config, rng)
+    # The measure's unit is in the sums already, as it is where the measure is presence.
+    task = np.arange(grid.totals.height)
+    return tier_sums(grid, task, task, np.zeros_like(task), 1), found
 
 
 def weighted(sums: pl.DataFrame, measure: str) -> pl.DataFrame:
     """Return the sums of new episodes (SUMS) with what forgetting needs besides (ONLINE)."""
-    unit = UNITS[measure]
-    total = pl.col("tier").is_null()
-    by_task = sums.filter(total).select("task_id", n="episodes", s="successes")
-    n, s, x = pl.col("n"), pl.col("s"), pl.col("x")
-    # n * sum - sum * sum is exact on integers, so that a constant measure gives 0, not rounding.
+    laid_out = lay_out(sums, measure)
+    raw, excess = (
+        length_terms(laid_out.cells, "within", measure, adjust=adjust) for adjust in (False, True)
+    )
+    tasks, tiers = sums["task_id"].unique().sort(), laid_out.tiers
     deviations = {
-        "xo_deviation": (n * pl.col("xo") - x * s) / n / unit,
-        "xx_deviation": (n * pl.col("xx") - x * x) / n / unit**2,
-        "oo_deviation": s * (n - s) / n,
+        "xo_deviation": raw[:, 0],
+        "xx_deviation": raw[:, 1],
+        "yo_deviation": excess[:, 0],
+        "yy_deviation": excess[:, 1],
     }
-    variance = pl.col("xx_deviation") * pl.col("oo_deviation") / pl.max_horizontal(n - 1, 1)
+    of_tiers = pl.DataFrame(
+        {"task_id": np.repeat(tasks, len(tiers)), "tier": tiers * len(tasks)}
+        | {name: part.ravel() for name, part in deviations.items()}
+    )
+    of_tasks = pl.DataFrame({"task_id": tasks, "oo_deviation": raw[:, 2, 0]})
+    unit, total = UNITS[measure], pl.col("tier").is_null()
+    names = [name for name in SUMS.columns if name not in SUMS.key]
     return (
-        sums.join(by_task, on="task_id")
-        .with_columns(**deviations, squares="episodes")
+        sums.group_by("task_id", "tier")
+        .agg(pl.col(names).sum())
+        .join(of_tiers, on=["task_id", "tier"], how="left")
+        .join(of_tasks, on="task_id")
         .with_columns(
-            variance=variance,
+            pl.col(list(deviations)).fill_null(0.0),
             oo_deviation=pl.when(total).then("oo_deviation").otherwise(0.0),
-            x=x / unit,
+            squares="episodes",
+            x=pl.col("x") / unit,
             xx=pl.col("xx") / unit**2,
             xo=pl.col("xo") / unit,
         )
         .select(pl.col(name).cast(to) for name, to in ONLINE.columns.items())
+        .sort(ONLINE.key)
     )
 
 

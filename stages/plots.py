@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stages.calibrate import Calibration
+from stages.calibrate import Calibration, chosen_r
 from stages.files import whole_file
 from stages.judge import Direction, Judgement
 from stages.online import Event
@@ -48,8 +48,7 @@ def calibration_figures(
 
 def tiers_figure(calibration: Calibration) -> Figure:
     """Forest plot: each tier's correlation with the outcome, and its 95 % interval."""
-    within = calibration.correlation == "within"
-    known = {t: t.r_within if within else t.r_pooled for t in calibration.tiers}
+    known = {tier: chosen_r(tier, calibration) for tier in calibration.tiers}
     tiers = sorted(calibration.tiers, key=lambda t: (known[t] is not None, known[t] or 0.0))
     figure, axes = _rows([tier.tier for tier in tiers])
     axes.axvline(0, color=DARK, linewidth=0.8)
@@ -66,7 +65,8 @@ def tiers_figure(calibration: Calibration) -> Figure:
         inside = DARK if tier.status == "discriminative" else "white"
         axes.plot(r, y, "o", markeredgecolor=DARK, markerfacecolor=inside)
     axes.set_xlim(-1, 1)
-    name = "r within tasks" if within else "r pooled"
+    name = "r within tasks" if calibration.correlation == "within" else "r pooled"
+    name = f"excess of {name}" if calibration.adjust == "length" else name
     axes.set_xlabel(f"{name}, with its 95 % interval; filled: tells success from failure")
     axes.set_title(f"{calibration.episodes:,} episodes of {calibration.tasks:,} tasks", loc="left")
     return figure

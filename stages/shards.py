@@ -1,6 +1,6 @@
 """Files of turns summed one after another, and files of such sums added up.
 
-Memory grows with the tasks, not with the turns or the files.
+Memory grows with the groups, not with the turns or the files.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def summary(summed: Summed, measure: str) -> dict[str, Any]:
         "measure": measure,
         "episodes": int(totals["episodes"].sum()),
         "excluded": summed.excluded,
-        "tasks": totals.height,
+        "tasks": totals["task_id"].n_unique(),
     }
 
 

@@ -1,7 +1,7 @@
-"""Sums per (task, tier): all that calibration needs of the turns, and shards of them add up.
+"""Sums per group, length and tier: all that calibration needs of the turns; shards add up.
 
 The sums are integers, so that a merge in any order gives the same table, bit for bit. Turns are
-read in blocks: memory grows with the tasks, not with the turns.
+read in blocks: memory grows with the groups and the lengths in each, not with the turns.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import polars as pl
 
 from stages.artifacts import SUMS, TURNS
 from stages.core.correlation import Floats, Ints, TaskSums
+from stages.core.lengths import LengthSums, add_by
 from stages.errors import InputError
 
 # The unit of each measure's sums. A share is rounded to 2^-20, which moves r by less than 1e-5.
 UNITS = {"presence": 1, "count": 1, "share": 2**20}
-COLUMNS = ["episode_id", "task_id", "turn", "tier", "success", "status"]  # all that is read
+COLUMNS = ["episode_id", "task_id", "group_id", "turn", "tier", "success", "status"]  # all read
+_GROUP = ["task_id", "group_id"]
 _BLOCK = 500_000  # turns a block: large enough for numpy, small enough for any machine
+_UPPER = 32  # bits: a number holds two counts below 2^32, or a group and a length
+_LOWER = 2**_UPPER - 1
 _CHANNELS = [name for name in SUMS.columns if name not in SUMS.key]
 
 
@@ -32,7 +36,7 @@ class Summed(NamedTuple):
 
 
 def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
-    """Sum a measure of the tiers per task (TURNS -> SUMS).
+    """Sum a measure of the tiers per group and length (TURNS -> SUMS).
 
     Args:
         turns: the turns of whole episodes, those of an episode together and in order, as `score`
@@ -50,9 +54,10 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
             used = block.filter("counts")
             excluded += int(block["first"].sum()) - int(used["first"].sum())
         if used.height:
-            tasks, sums = _sum_block(used, tiers, measure)
-            table.add(tasks, tiers, sums)
-    return Summed(table.frame() if table.tasks else SUMS.empty(), excluded)
+            group = table.number(used.select(_GROUP).filter(used["first"]))
+            cells, sums = _sum_block(used, group, tiers, measure)
+            table.add(cells, tiers, sums)
+    return Summed(table.frame() if table.groups else SUMS.empty(), excluded)
 
 
 def merge(sums: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -61,50 +66,73 @@ def merge(sums: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 
 class TierSums(NamedTuple):
-    """Sums laid out as arrays; tasks and tiers in the order of their names."""
+    """Sums laid out as arrays; tasks, groups and tiers in the order of their names."""
 
     tiers: list[str]  # [C]
-    tasks: TaskSums  # [T], [T, C]
+    cells: LengthSums
     episodes: Floats  # [C] with the tier
+    successes: Floats  # [C] among them
     turns: Floats  # [C]
     turns_in_successes: Floats  # [C]
     all_turns: float
     all_turns_in_successes: float
 
+    @property
+    def tasks(self) -> TaskSums:
+        """The sums over each task's episodes, whatever their lengths and groups."""
+        return TaskSums(*(add_by(part, self.cells.task) for part in self.cells.sums))
+
+
+class Grid:
+    """Rows of sums as arrays over cells and tiers [L, C], both in the order of their names."""
+
+    def __init__(self, sums: pl.DataFrame, cell: list[str]) -> None:
+        """Columns `cell` name a cell; the row of a cell with tier null holds its total."""
+        sums = sums.sort([*cell, "tier"])  # a cell's total comes first
+        total = sums["tier"].is_null()
+        tiers = sums["tier"].drop_nulls().unique().sort()
+        self.totals, self.rows = sums.filter(total), sums.filter(~total)
+        self.tiers: list[str] = tiers.to_list()
+        self.cell = total.cum_sum().filter(~total).to_numpy().astype(np.int64) - 1
+        self.tier = self.rows["tier"].cast(pl.Enum(tiers)).to_physical().to_numpy()
+
+    def __call__(self, name: str) -> Floats:
+        """Return a column of the tiers' rows; 0 where a cell lacks the tier."""
+        array = np.zeros((self.totals.height, len(self.tiers)))
+        array[self.cell, self.tier] = self.rows[name].to_numpy()
+        return array
+
 
 def lay_out(sums: pl.DataFrame, measure: str) -> TierSums:
-    """Lay out a table of sums (SUMS) as arrays over tasks and tiers."""
-    totals = sums.filter(pl.col("tier").is_null()).sort("task_id")
-    unit = UNITS[measure]
-    tiers, x = grid(sums, "x")
-    tasks = TaskSums(
-        episodes=totals["episodes"].to_numpy(),
-        successes=totals["successes"].to_numpy(),
-        x=x / unit,
-        xx=grid(sums, "xx")[1] / unit**2,
-        xo=grid(sums, "xo")[1] / unit,
+    """Lay out a table of sums (SUMS) as arrays over groups, lengths and tiers."""
+    grid = Grid(sums, [*_GROUP, "length"])
+    task, group = (
+        grid.totals.select(pl.struct(names).rle_id()).to_series().to_numpy().astype(np.int64)
+        for names in (_GROUP[:1], _GROUP)
     )
+    return tier_sums(grid, task, group, grid.totals["length"].to_numpy(), UNITS[measure])
+
+
+def tier_sums(grid: Grid, task: Ints, group: Ints, length: Ints, unit: int) -> TierSums:
+    """Sum up a grid whose cells have these tasks, groups and lengths, each of shape [L]."""
+    episodes, successes, turns, turns_in_successes = (
+        grid.totals[name].to_numpy()
+        for name in ("episodes", "successes", "turns", "turns_in_successes")
+    )
+    by_cell = TaskSums(
+        episodes, successes, grid("x") / unit, grid("xx") / unit**2, grid("xo") / unit
+    )
+    of_tier = grid("turns")
     return TierSums(
-        tiers,
-        tasks,
-        grid(sums, "episodes")[1].sum(axis=0),
-        grid(sums, "turns")[1].sum(axis=0),
-        grid(sums, "turns_in_successes")[1].sum(axis=0),
-        float(totals["turns"].to_numpy().sum()),
-        float(totals["turns_in_successes"].to_numpy().sum()),
+        grid.tiers,
+        LengthSums(task, group, length, by_cell, of_tier),
+        grid("episodes").sum(axis=0),
+        grid("successes").sum(axis=0),
+        of_tier.sum(axis=0),
+        grid("turns_in_successes").sum(axis=0),
+        float(turns.sum()),
+        float(turns_in_successes.sum()),
     )
-
-
-def grid(sums: pl.DataFrame, column: str) -> tuple[list[str], Floats]:
-    """Return the tiers, and a column of sums over tasks and tiers [T, C], both by name."""
-    tasks = sums["task_id"].unique().sort()
-    rows = sums.filter(pl.col("tier").is_not_null())
-    tiers = rows["tier"].unique().sort()
-    array = np.zeros((len(tasks), len(tiers)))
-    task = rows["task_id"].replace_strict(tasks, np.arange(len(tasks))).to_numpy()
-    tier = rows["tier"].replace_strict(tiers, np.arange(len(tiers))).to_numpy()
-    array[task, tier] = rows[column].to_numpy()
-    return tiers.to_list(), array
 
 
 def _episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[pl.DataFrame, list[str]]]:
@@ -157,66 +185,111 @@ def _check_order(block: pl.DataFrame, start: int, where: str) -> None:
         raise InputError(f"{where}:row {row}", what, "sort by episode_id, turn")
 
 
-def _sum_block(block: pl.DataFrame, tiers: list[str], measure: str) -> tuple[list[str], Ints]:
-    """Sum whole episodes per task and tier: tasks [t], sums [t, 1 + c, channels].
+def _sum_block(
+    block: pl.DataFrame, group: Ints, tiers: list[str], measure: str
+) -> tuple[Ints, Ints]:
+    """Sum whole episodes per cell, which is a group and a length, and per tier.
 
-    Column 0 of the second axis sums over all of a task's episodes.
+    Args:
+        block: turns of E episodes.
+        group: number of each episode's group, shape [E].
+        tiers: names of the C tiers that codes stand for.
+        measure: of a tier in an episode.
+
+    Returns:
+        Cells in the form group << 32 | length, shape [n]; sums, shape [n, 1 + C, channels],
+        whose column 0 sums over all of a cell's episodes.
     """
     first = block["first"].to_numpy()
     episode = np.cumsum(first) - 1
-    shape = (int(episode[-1]) + 1, 1 + len(tiers))
-    cell = episode * shape[1] + 1 + block["code"].to_numpy()
-    turns = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
-    turns[:, 0] = turns.sum(axis=1)
+    shape = (len(group), 1 + len(tiers))
+    place = episode * shape[1] + 1 + block["code"].to_numpy()
+    turns = np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
+    turns[:, 0] = np.bincount(episode)
 
-    names = block["task_id"].filter(block["first"])
-    tasks = names.unique()
-    task = names.cast(pl.Enum(tasks)).to_physical().to_numpy()
-    order = np.argsort(task, kind="stable")
-    bounds = np.searchsorted(task[order], np.arange(len(tasks)))
-    turns = turns[order]
+    cell = (group << _UPPER) + turns[:, 0]
+    order = np.argsort(cell, kind="stable")
+    cell, turns = cell[order], turns[order]
+    bounds = np.flatnonzero(np.diff(cell, prepend=-1))
     won = block["success"].filter(block["first"]).to_numpy()[order, None].astype(np.int64)
-    present = (turns > 0).astype(np.int64)
-    values = [present, present * won, turns, turns * won]
+    # Half as many sums: a number counts all episodes in its lower half, successes in its upper.
+    both = 1 + (won << _UPPER)
+    values = [(turns > 0) * both, turns * both]
     if measure != "presence":
         x = turns if measure == "count" else np.rint(UNITS["share"] * turns / turns[:, :1])
         x = x.astype(np.int64)
         values += [x, x * x, x * won]
-    # Over the episodes of each task: [episodes, 1 + c] -> [t, 1 + c].
+    # Over the episodes of each cell: [E, 1 + C] -> [n, 1 + C].
     sums = [np.add.reduceat(value, bounds, axis=0, dtype=np.int64) for value in values]
-    return tasks.to_list(), np.stack(sums, axis=-1)
+    return cell[bounds], np.stack(sums, axis=-1)
 
 
 class _GrowingTable:
-    """Sums over tasks and tiers that are met one block after another."""
+    """Sums over cells and tiers that are met one block after another."""
 
     def __init__(self) -> None:
-        self.tasks: dict[str, int] = {}
-        self.tiers: dict[str | None, int] = {None: 0}  # None: the sums over all episodes
-        self.cells: Ints = np.zeros((0, 1, 0), np.int64)
+        self.groups: dict[tuple[str, str], int] = {}  # task and group
+        self.tiers: list[str] = []
+        self.cells: Ints = np.zeros(0, np.int64)  # sorted
+        self.rows: Ints = np.zeros(0, np.int64)  # of each cell in the sums
+        self.sums: Ints = np.zeros((0, 1, 0), np.int64)
 
-    def add(self, tasks: list[str], tiers: list[str], sums: Ints) -> None:
-        """Add the sums [t, 1 + c, channels] of these tasks and tiers."""
-        rows = np.array([self.tasks.setdefault(task, len(self.tasks)) for task in tasks])
-        columns = [0, *(self.tiers.setdefault(tier, len(self.tiers)) for tier in tiers)]
-        have, need = self.cells.shape, (len(self.tasks), len(self.tiers), sums.shape[2])
+    def number(self, episodes: pl.DataFrame) -> Ints:
+        """Return the number of each episode's group, shape [E]; episodes hold `_GROUP`."""
+        changes = (pl.col(name) != pl.col(name).shift() for name in _GROUP)
+        begins = episodes.select(pl.any_horizontal(changes).fill_null(True)).to_series()
+        names = (episodes[name].filter(begins).to_list() for name in _GROUP)
+        pairs = zip(*names, strict=True)
+        numbers = [self.groups.setdefault(pair, len(self.groups)) for pair in pairs]
+        run = np.cumsum(begins.to_numpy()) - 1
+        return np.asarray(np.array(numbers)[run], np.int64)
+
+    def add(self, cells: Ints, tiers: list[str], sums: Ints) -> None:
+        """Add the sums [n, 1 + C, channels] of these cells; tiers go on where the last ended."""
+        self.tiers = tiers
+        at = np.searchsorted(self.cells, cells)
+        new = np.ones(len(cells), np.bool_)
+        inside = at < len(self.cells)
+        new[inside] = self.cells[at[inside]] != cells[inside]
+        if new.any():
+            rows = len(self.cells) + np.arange(np.count_nonzero(new))
+            self.rows = np.insert(self.rows, at[new], rows)
+            self.cells = np.insert(self.cells, at[new], cells[new])
+            at = np.searchsorted(self.cells, cells)
+        have, need = self.sums.shape, (len(self.cells), *sums.shape[1:])
         if need[0] > have[0] or need[1] > have[1]:
             # Doubling keeps the cost of growing in proportion to the result.
             grown = np.zeros((max(need[0], 2 * have[0]), *need[1:]), np.int64)
-            grown[: have[0], : have[1], : have[2]] = self.cells
-            self.cells = grown
-        self.cells[rows[:, None], columns] += sums
+            grown[: have[0], : have[1], : have[2]] = self.sums
+            self.sums = grown
+        self.sums[self.rows[at]] += sums
 
     def frame(self) -> pl.DataFrame:
         """Return the rows with at least one episode (SUMS), sorted by their key."""
-        tasks = pl.Series(list(self.tasks), dtype=pl.String)
-        tiers = pl.Series(list(self.tiers), dtype=pl.String)
-        by_task, by_tier = tasks.arg_sort(), tiers.arg_sort()  # null, the totals, sorts first
-        cells = self.cells[by_task.to_numpy()[:, None], by_tier.to_numpy()]
-        task, tier = np.nonzero(cells[:, :, 0])
-        columns = dict(zip(_CHANNELS, cells[task, tier].T, strict=False))
-        if "x" not in columns:  # presence: x is 0 or 1
-            columns |= {"x": columns["episodes"], "xx": columns["episodes"]}
-            columns["xo"] = columns["successes"]
-        keys = {"task_id": tasks[by_task][task], "tier": tiers[by_tier][tier]}
-        return pl.DataFrame(keys | columns, schema=SUMS.columns)
+        groups = pl.DataFrame(list(self.groups), _GROUP, orient="row").with_row_index()
+        tiers = pl.Series([None, *self.tiers], dtype=pl.String)
+        by_tier = tiers.arg_sort().to_numpy()  # null, the totals, sorts first
+        rank = groups.sort(_GROUP)["index"].arg_sort().to_numpy()
+        group, length = self.cells >> _UPPER, self.cells & _LOWER
+        by_cell = np.lexsort((length, rank[group]))
+        sums = self.sums[self.rows[by_cell][:, None], by_tier]
+        cell, tier = np.nonzero(sums[:, :, 0])
+        sums = sums[cell, tier].T
+        episodes, successes = sums[0] & _LOWER, sums[0] >> _UPPER
+        # For presence, x is 0 or 1.
+        x, xx, xo = sums[2:] if len(sums) > 2 else (episodes, episodes, successes)
+        cell = by_cell[cell]
+        columns = {
+            "task_id": groups["task_id"][group[cell]],
+            "group_id": groups["group_id"][group[cell]],
+            "length": length[cell],
+            "tier": tiers[by_tier][tier],
+            "episodes": episodes,
+            "successes": successes,
+            "turns": sums[1] & _LOWER,
+            "turns_in_successes": sums[1] >> _UPPER,
+            "x": x,
+            "xx": xx,
+            "xo": xo,
+        }
+        return pl.DataFrame(columns, schema=SUMS.columns)

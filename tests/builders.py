@@ -99,6 +99,7 @@ class Tiered(NamedTuple):
     outcome: float | None
     tiers: Sequence[str]
     status: str = "ok"
+    group: str | None = None  # of the task; None: it has one
 
 
 def turn_frame(
@@ -111,7 +112,7 @@ def turn_frame(
             "episode_id": f"e{i}",
             "task_id": one.task,
             "trial": i,
-            "group_id": one.task,
+            "group_id": one.task if one.group is None else f"{one.group}/{one.task}",
             "domain": None,
             "policy": "trace",
             "turn": k,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -95,9 +96,9 @@ def test_values_follow_the_formula() -> None:
     # SPEC section 5: alpha r where |r| > delta, q < fdr and the support is enough, else 0.
     result = calibrated(PLANTED)
     tiers = by_tier(result)
-    largest = max(abs(t.r_within or 0) for t in result.tiers if t.status == "discriminative")
+    largest = max(abs(t.excess or 0) for t in result.tiers if t.status == "discriminative")
     for tier in result.tiers:
-        r, q = tier.r_within, tier.q
+        r, q = tier.excess, tier.q
         tells = r is not None and q is not None and abs(r) > 0.05 and q < 0.05
         if tells and 20 <= tier.episodes <= 300:
             assert tier.status == "discriminative"
@@ -112,7 +113,7 @@ def test_values_follow_the_formula() -> None:
 
 def test_alpha_is_the_value_of_a_correlation_of_one() -> None:
     tiers = by_tier(calibrated(PLANTED, replace(FEW, alpha=2.0)))
-    assert tiers["good"].value == pytest.approx(2 * (tiers["good"].r_within or 0), abs=1e-15)
+    assert tiers["good"].value == pytest.approx(2 * (tiers["good"].excess or 0), abs=1e-15)
     assert tiers["noise"].value == 0
 
 
@@ -168,6 +169,20 @@ def test_nothing_tells_apart_what_all_episodes_share() -> None:
     assert [(t.status, t.value, t.r_turn) for t in tiers] == [("constant", 0.0, None)]
 
 
+def test_what_no_success_lacks_is_necessary_by_definition() -> None:
+    episodes = [
+        Tiered(f"{i % 10}", float(i % 2), ["needed", "any"] if i % 4 else ["any"] * (1 + i % 3))
+        for i in range(100)
+    ]
+    tiers = by_tier(calibrated(turn_frame(episodes)))
+    # 25 failures lack it, and no success; all episodes have the other.
+    assert (tiers["needed"].necessary, tiers["any"].necessary) == (True, False)
+    bar = replace(FEW, min_support=26)
+    assert not by_tier(calibrated(turn_frame(episodes), bar))["needed"].necessary
+    one_more = [*episodes, Tiered("0", 1.0, ["any"])]
+    assert not by_tier(calibrated(turn_frame(one_more)))["needed"].necessary
+
+
 # --- which correlation ----------------------------------------------------------------------------
 
 
@@ -185,10 +200,12 @@ def test_within_is_chosen_from_two_mixed_tasks_on() -> None:
 
 
 def test_the_chosen_correlation_sets_interval_and_value() -> None:
-    for which in ("within", "pooled"):
-        result = calibrated(PLANTED, replace(FEW, correlation=which, alpha=1.0))
-        good = by_tier(result)["good"]
-        r = good.r_within if which == "within" else good.r_pooled
+    for which, adjust in product(("within", "pooled"), ("length", "none")):
+        config = replace(FEW, correlation=which, adjust=adjust, alpha=1.0)
+        good = by_tier(calibrated(PLANTED, config))["good"]
+        raw = good.r_within if which == "within" else good.r_pooled
+        assert (good.explained or 0) + (good.excess or 0) == pytest.approx(raw, abs=1e-12)
+        r = good.excess if adjust == "length" else raw
         assert good.ci_low is not None and good.ci_high is not None and r is not None
         assert good.ci_low < r < good.ci_high
         assert good.value == pytest.approx(r, abs=1e-15)
@@ -247,7 +264,7 @@ def test_a_seed_gives_the_same_figures_again() -> None:
     assert calibrated(PLANTED, seed=3) == calibrated(PLANTED, seed=3)
     other = calibrated(PLANTED, seed=4)
     assert by_tier(other)["good"].ci_low != by_tier(calibrated(PLANTED, seed=3))["good"].ci_low
-    assert other.values() == calibrated(PLANTED, seed=3).values()  # exact p: nothing random in it
+    assert other.values() == calibrated(PLANTED, seed=3).values()  # p decides, r pays
 
 
 @pytest.mark.parametrize("measure", ["presence", "count", "share"])

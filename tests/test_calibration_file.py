@@ -20,18 +20,24 @@ GOLD = TierStatistics(
     r_pooled=0.25,
     r_within=1e-05,
     r_turn=None,
+    explained=-0.25,
+    excess=0.5,
     ci_low=-0.5,
     ci_high=1.0,
     p=1e-20,
     q=0.1,
+    r_cv=0.25,
     value=1.0,
     status="discriminative",
     more_episodes=None,
+    more_low=None,
+    more_high=None,
     sign_reversed=False,
+    necessary=False,
 )
 SOFT = GOLD._replace(tier="soft", value=-0.1 - 0.2, status="undecided", more_episodes=12)
 ODD = GOLD._replace(tier="no", value=0.0, status="neutral")  # a word that YAML 1.1 reads as false
-RESULT = Calibration(40, 3, 5, 4, 0.375, "within", [GOLD, SOFT, ODD])
+RESULT = Calibration(40, 3, 5, 4, 0.375, "within", "length", [GOLD, SOFT, ODD])
 ORIGIN = {"version": "1", "seed": 7, "inputs": {"é.parquet": "00ff"}}
 
 
@@ -50,6 +56,7 @@ def test_the_file_says_all_that_was_found(tmp_path: Path) -> None:
         "tasks": 5,
         "pass_rate": 0.375,
         "correlation": "within",
+        "adjust": "length",
         "pay": "turn",
         "rewards": {"gold": 1.0, "soft": -0.1 - 0.2, "no": 0.0},  # every digit
         "tiers": [tier._asdict() for tier in RESULT.tiers],

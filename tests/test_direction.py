@@ -17,7 +17,7 @@ from stages.core.advantages import (
     advantages,
     turn_layout,
 )
-from stages.core.correlation import TaskSums, pooled
+from stages.core.correlation import TaskSums, pooled, terms
 from stages.core.direction import (
     TierDirections,
     clustered_correlation,
@@ -28,7 +28,7 @@ from stages.core.direction import (
     reward_outcome_correlation,
     rms,
 )
-from stages.core.resampling import bootstrap_interval
+from stages.core.resampling import correlation_interval
 
 
 def of_advantage(advantage: Any, outcome_part: Any = 0.0) -> Advantages:
@@ -260,7 +260,7 @@ def test_errors(call: Any, message: str) -> None:
 
 
 def test_clustered_correlation_of_presence_is_that_of_tiers() -> None:
-    """A special case: presence and outcome, whose interval `bootstrap_interval` gives."""
+    """A special case: presence and outcome, whose interval `correlation_interval` gives."""
     rng = np.random.default_rng(2)
     task = np.repeat(np.arange(30), 8)
     outcome = rng.random(240) < 0.5
@@ -268,7 +268,7 @@ def test_clustered_correlation_of_presence_is_that_of_tiers() -> None:
     counts = [np.bincount(task, values) for values in (presence, presence & outcome)]
     x, xo = (count[:, None].astype(np.float64) for count in counts)
     sums = TaskSums(np.bincount(task), np.bincount(task, outcome), x, x, xo)
-    low, high = bootstrap_interval(sums, "pooled", 500, np.random.default_rng(0))
+    low, high = correlation_interval(terms(sums, "pooled"), 500, np.random.default_rng(0))
     got = clustered_correlation(
         presence.astype(float), outcome.astype(float), task, 500, np.random.default_rng(0)
     )

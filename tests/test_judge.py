@@ -74,7 +74,7 @@ def test_a_naive_reward_is_misaligned_and_the_calibrated_one_is_not() -> None:
         "stop": "neutral",
     }
     assert after.reward_outcome_correlation is not None
-    assert after.reward_outcome_correlation == pytest.approx(0.8137, abs=1e-4)
+    assert after.reward_outcome_correlation == pytest.approx(0.8149, abs=1e-4)
     every_turn = judged(turns, dict(result.values()), result.values(), "gtpo")
     assert (every_turn.reward_outcome_correlation or 0) > 0.9
     assert after.converged(eta=0.3)

@@ -70,7 +70,7 @@ def test_the_forest_orders_tiers_and_says_what_they_are_worth(result: Calibratio
     assert notes["always"] == "constant"
     points = [line for line in axes_of(figure).lines if line.get_marker() == "o"]
     drawn = sorted(float(line.get_xdata()[0]) for line in points)
-    assert drawn == sorted(t.r_within for t in result.tiers if t.r_within is not None)
+    assert drawn == sorted(t.excess for t in result.tiers if t.excess is not None)
     filled = {line.get_markerfacecolor() != "white" for line in points}
     assert filled == {True, False}, "told apart without colour"
 

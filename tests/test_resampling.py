@@ -5,8 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.core.correlation import TaskSums, pooled, within
-from stages.core.resampling import bootstrap_interval, ratio_interval, task_resamples, unseen_share
+from stages.core.correlation import TaskSums, pooled, terms, within
+from stages.core.resampling import (
+    correlation_interval,
+    held_out_correlation,
+    ratio_interval,
+    task_resamples,
+    unseen_share,
+)
 from tests.simulated import Model, alike
 
 # Rates above a half need no column of their own: the tier's absence flips the sign of r, no more.
@@ -57,7 +63,7 @@ def test_interval_equals_a_bootstrap_of_episodes_spelled_out(which: Any) -> None
         resampled = z_and_error(np.repeat(np.arange(12), weights.astype(int)))
         far.append(abs(resampled[0] - z) / resampled[1])
     half = np.sort(far)[94] * error  # the 95th of 99
-    low, high = bootstrap_interval(sums, which, 99, np.random.default_rng(3))
+    low, high = correlation_interval(terms(sums, which), 99, np.random.default_rng(3))
     assert low[0] == pytest.approx(np.tanh(z - half), abs=2e-3)
     assert high[0] == pytest.approx(np.tanh(z + half), abs=2e-3)
 
@@ -90,8 +96,8 @@ def test_intervals_cover(episodes: Any, runs: int) -> None:
     rng = np.random.default_rng(11)
     covered = []
     for sums in model.runs(runs, rng):
-        low, high = bootstrap_interval(sums, "within", 300, rng)
-        pooled_low, pooled_high = bootstrap_interval(sums, "pooled", 300, rng)
+        low, high = correlation_interval(terms(sums, "within"), 300, rng)
+        pooled_low, pooled_high = correlation_interval(terms(sums, "pooled"), 300, rng)
         covered.append(
             [
                 (low <= true_within) & (true_within <= high),
@@ -141,7 +147,8 @@ def test_interval_of_constant_and_rare_and_perfect_tiers(which: Any) -> None:
     x[7, 2], xo[7, 2] = 3, 3  # in one task only
     x[:, 3] = xo[:, 3] = s  # in just the successes
     x[:, 4] = n - s  # in just the failures
-    low, high = bootstrap_interval(TaskSums(n, s, x, x, xo), which, 500, np.random.default_rng(0))
+    parts = terms(TaskSums(n, s, x, x, xo), which)
+    low, high = correlation_interval(parts, 500, np.random.default_rng(0))
     unseen = 2 * float(unseen_share(60, 0.95))
     np.testing.assert_allclose(low, np.array([np.nan, np.nan, -1, 1 - unseen, -1]))
     np.testing.assert_allclose(high, np.array([np.nan, np.nan, 1, 1, -1 + unseen]))
@@ -150,7 +157,7 @@ def test_interval_of_constant_and_rare_and_perfect_tiers(which: Any) -> None:
 def test_one_task_says_nothing_about_others() -> None:
     n, x = np.array([40]), np.array([[12.0]])
     sums = TaskSums(n, np.array([20]), x, x, np.array([[9.0]]))
-    low, high = bootstrap_interval(sums, "within", 100, np.random.default_rng(0))
+    low, high = correlation_interval(terms(sums, "within"), 100, np.random.default_rng(0))
     assert (low[0], high[0]) == (-1, 1)
     low, high = ratio_interval(x, x, 100, np.random.default_rng(0))
     assert (low[0], high[0]) == (-np.inf, np.inf)
@@ -159,3 +166,23 @@ def test_one_task_says_nothing_about_others() -> None:
 def test_unseen_share_is_the_rule_of_three() -> None:
     # Hanley and Lippman-Hand (1983): 0 of 100 excludes, at 95 %, more than 3 %
     assert float(unseen_share(100, 0.95)) == pytest.approx(0.03, abs=6e-4)
+
+
+def test_held_out_correlation_is_what_is_left_elsewhere() -> None:
+    """What halves choose came out high; on the other tasks it is as it truly is."""
+    model = Model(alike(32, 8), np.array([0.3, 0.3, 0.3]), np.array([0.0, 0.1, 0.4]), spread=0.0)
+    rng = np.random.default_rng(0)
+    parts = [terms(sums, "within") for sums in model.runs(200, rng)]
+    left = np.array([held_out_correlation(part, 20, rng) for part in parts])
+    truth = model.truth()[0]
+    assert abs(np.nanmean(left[:, 0])) < 0.04
+    assert np.nanmean(left[:, 2]) == pytest.approx(truth[2], abs=0.02)
+    # What chose the weak one: beyond 1.96 standard errors of half of the episodes.
+    assert np.nanmean(left[:, 1]) < truth[1] + 0.02 < 1.96 / np.sqrt(16 * 8)
+
+
+def test_held_out_correlation_of_constant_and_lone_tiers() -> None:
+    assert np.isnan(held_out_correlation(np.zeros((6, 3, 2)), 5, np.random.default_rng(0))).all()
+    for rows in (3, 6):
+        lone = np.ones((1, rows, 1))
+        assert np.isnan(held_out_correlation(lone, 5, np.random.default_rng(0))).all()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import polars as pl
 import pytest
@@ -23,6 +25,7 @@ EPISODES = st.lists(
         outcome=st.sampled_from([0.0, 1.0, 1.0, None]),
         tiers=st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=5),
         status=st.sampled_from(["ok", "ok", "ok", "truncated", "error"]),
+        group=st.sampled_from([None, "a"]),
     ),
     min_size=1,
     max_size=12,
@@ -43,14 +46,14 @@ def measured(one: Tiered, tier: str | None, measure: str) -> int:
     return turns_of(one, tier) if measure == "count" else 1
 
 
-def added_up(of_task: list[Tiered], tier: str | None, measure: str) -> list[int]:
-    """The sums of a task's episodes that have the tier."""
-    won = [one for one in of_task if one.outcome]
-    x = [measured(one, tier, measure) for one in of_task]
+def added_up(having: list[Tiered], tier: str | None, measure: str) -> list[int]:
+    """The sums of episodes that have the tier."""
+    won = [one for one in having if one.outcome]
+    x = [measured(one, tier, measure) for one in having]
     return [
-        len(of_task),
+        len(having),
         len(won),
-        sum(turns_of(one, tier) for one in of_task),
+        sum(turns_of(one, tier) for one in having),
         sum(turns_of(one, tier) for one in won),
         sum(x),
         sum(value * value for value in x),
@@ -64,11 +67,15 @@ def added_up(of_task: list[Tiered], tier: str | None, measure: str) -> list[int]
 def test_sums_equal_adding_up_one_by_one(measure: str, episodes: list[Tiered]) -> None:
     used = [one for one in episodes if one.status != "error" and one.outcome is not None]
     rows = []
-    for task in sorted({one.task for one in used}):
+    for task, group, length in product("tuv", [None, "a"], range(1, 6)):
+        cell = [
+            one for one in used if (one.task, one.group, len(one.tiers)) == (task, group, length)
+        ]
         for tier in [None, "a", "b", "c"]:
-            having = [one for one in used if one.task == task and turns_of(one, tier)]
-            if having:
-                rows.append((task, tier, *added_up(having, tier, measure)))
+            if having := [one for one in cell if turns_of(one, tier)]:
+                name = f"{group}/{task}" if group else task
+                rows.append((task, name, length, tier, *added_up(having, tier, measure)))
+    rows.sort(key=lambda row: (*row[:3], row[3] or ""))
     result = sum_turns(turn_frame(episodes).lazy(), measure, "turns")
     assert result.sums.rows() == rows
     assert result.sums.schema == SUMS.columns

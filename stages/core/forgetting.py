@@ -1,8 +1,8 @@
 """Correlations that follow a policy while it trains: sums with exponential forgetting, and gates.
 
 An episode that is followed by n others weighs w = 2^(-n / half_life). Weighted counts are no
-counts: a test or an interval that took them for such would be wrong. What is needed instead adds up
-just as well, when its terms are weighed by w^2: variances, and the squares of weights.
+counts: a test that took them for such would be wrong. The bootstrap of tasks needs no counts, only
+each task's share of the weighted sums; how many episodes they are worth follows from sums of w^2.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class GateConfig:
     """When a tier's gate opens, and when it closes again.
 
     One look at a tier that tells nothing opens its gate with probability `open_p`, and hundreds
-    follow each other, each much like the last. In 2,000 simulated runs of 20 half-lives such a
-    gate was open in 0.2 % of the iterations, and in 2 % of the runs for more than 5 % of them
-    (`watch` in tests/test_forgetting.py). `close_p` is laxer, so that a gate at the border does not
-    flutter; half of `delta` and of the support are enough for the same reason.
+    follow each other, each much like the last. In 100 simulated runs of 20 half-lives such a gate
+    was open in less than 0.5 % of the iterations (`watch` in tests/test_forgetting.py). `close_p`
+    is laxer, so that a gate at the border does not flutter; half of `delta` and of the support are
+    enough for the same reason.
     """
 
     open_p: float = 1e-3
@@ -48,32 +48,6 @@ def effective_size(weights: Floats, squares: Floats) -> Floats:
     size = np.zeros_like(weights)
     np.divide(weights * weights, squares, where=squares > 0, out=size)
     return size
-
-
-def forgetting_p(deviation: Floats, variance: Floats, step: float) -> Floats:
-    """Two-sided p of a weighted sum over groups, outcomes permuted within each group.
-
-    Each group g of weight w has the permutation mean 0 and variance v of its co-deviation of
-    measure and outcome (as in `within_p`). The groups are independent, so the weighted sum has mean
-    0 and variance sum w^2 v, whatever the weights; its law is taken as normal, with a continuity
-    correction of half a step.
-
-    Args:
-        deviation: sum of w times the co-deviation, shape [C].
-        variance: sum of w^2 v, shape [C].
-        step: by how much one more success with the tier moves the newest group's co-deviation: 1
-            for presence; 0: no correction.
-
-    Returns:
-        p, shape [C]; 1 where no group varies in both.
-
-    Source: Mantel (1963), JASA 58, 690-700, for the test without weights.
-    """
-    from scipy.special import erfc
-
-    size = np.maximum(np.abs(deviation) - step / 2, 0)
-    z = np.divide(size, np.sqrt(variance), where=variance > 0, out=np.zeros_like(size))
-    return np.asarray(erfc(z / np.sqrt(2)), np.float64)
 
 
 def gates(

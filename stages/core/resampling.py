@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
-from stages.core.correlation import Floats, TaskSums, Which, correlation, fisher_z, terms
+from stages.core.correlation import Floats, correlation, fisher_z
 
 BLOCK = 2**19  # weights drawn at a time (4 MB)
 
@@ -33,28 +35,21 @@ def task_resamples(tasks: int, resamples: int, rng: np.random.Generator) -> Iter
         yield weights.reshape(b, tasks).astype(np.float64)
 
 
-def bootstrap_interval(
-    sums: TaskSums, which: Which, resamples: int, rng: np.random.Generator, level: float = 0.95
-) -> tuple[Floats, Floats]:
-    """Interval of a correlation by a bootstrap that resamples tasks; see `correlation_interval`.
+class Inference(NamedTuple):
+    """A correlation, its interval and its p: p < 1 - level where the interval excludes 0."""
 
-    Args:
-        sums: sums of T tasks and C tiers.
-        which: "within" or "pooled".
-        resamples: number of resamples; 1,000 is plenty for 95 %.
-        rng: source of randomness.
-        level: probability that the interval covers the correlation among all such tasks.
-
-    Returns:
-        Low and high, each of shape [C]; NaN where the correlation is undefined.
-    """
-    return correlation_interval(terms(sums, which), resamples, rng, level)
+    r: Floats
+    low: Floats
+    high: Floats
+    p: Floats  # two-sided
+    standard_error: Floats  # of Fisher's z; infinite where nothing can be said
+    quantile: Floats  # half of the interval of z, in standard errors
 
 
-def correlation_interval(
+def correlation_inference(
     parts: Floats, resamples: int, rng: np.random.Generator, level: float = 0.95
-) -> tuple[Floats, Floats]:
-    """Interval of a correlation from each task's share of the sums that it is a function of.
+) -> Inference:
+    """Interval and p of a correlation, with tasks as the sample.
 
     Symmetric bootstrap-t on Fisher's z with the task-clustered (sandwich) standard error, which has
     an error of coverage of order 1/T^2. Percentile and BCa intervals were tried by simulation on
@@ -62,29 +57,92 @@ def correlation_interval(
     90 % where a tier lives in a handful of tasks. Resamples where r is undefined count as
     arbitrarily far off, so that the interval of a tier of three tasks or fewer is [-1, 1].
 
+    p is the share of resamples that lie as many of their standard errors from r as r does from 0:
+    the level at which the interval would end at 0.
+
     Args:
-        parts: of `within_terms` or `pooled_terms`, shape [T, 3 or 6, C].
-        resamples: number of resamples.
+        parts: each task's share of the sums that r is a function of, as from `within_terms` or
+            `pooled_terms`, shape [T, 3 or 6, C].
+        resamples: number of resamples B; p is at least 1 / (B + 1).
         rng: source of randomness.
         level: probability of covering.
 
     Returns:
-        Low and high, each of shape [C]; NaN where the correlation is undefined.
+        Each of shape [C]; NaN where the correlation is undefined. A perfect correlation has
+        infinite z and an error of 0: its p is that of all T tasks agreeing by chance.
 
     Memory is 72 T C bytes within and 216 T C pooled, whatever the number of resamples.
 
     Source: Hall (1988), J. R. Statist. Soc. B 50(1), 35-45; for clusters Cameron, Gelbach and
-    Miller (2008), Rev. Econ. Stat. 90(3), 414-427.
+    Miller (2008), Rev. Econ. Stat. 90(3), 414-427; for the + 1 in p Phipson and Smyth (2010),
+    Stat. Appl. Genet. Mol. Biol. 9(1), 39.
     """
-    low, high = _symmetric_interval(parts, fisher_z, resamples, rng, level)
+    z, error, distances = _studentized(parts, fisher_z, resamples, rng)
+    quantile = _quantile(distances, level)
     r = correlation(parts.sum(axis=0))
-    low, high = np.tanh(low), np.tanh(high)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = np.where(error > 0, quantile * error, np.inf)
+        low, high = np.tanh(z - half), np.tanh(z + half)
+        far = (distances >= np.abs(z) / error).sum(axis=0)
+    p = np.where(error > 0, (far + 1) / (resamples + 1), 1.0)
     # All resamples of a perfect correlation are perfect; what disagrees may be too rare to be seen.
-    informative = ((parts[:, 1] > 0) & (parts[:, 2] > 0)).sum(axis=0)
-    shrunk = 1 - 2 * unseen_share(np.maximum(informative, 1), level)
+    informative = np.maximum(((parts[:, 1] > 0) & (parts[:, 2] > 0)).sum(axis=0), 1)
+    shrunk = 1 - 2 * unseen_share(informative, level)
     low = np.where(r == 1, shrunk, np.where(r == -1, -1.0, low))
     high = np.where(r == -1, -shrunk, np.where(r == 1, 1.0, high))
-    return low, high
+    p = np.where(np.abs(r) == 1, 0.5**informative, p)
+    return Inference(
+        r,
+        low,
+        high,
+        np.where(np.isnan(r), np.nan, p),
+        np.where(error > 0, error, np.inf),
+        quantile,
+    )
+
+
+def correlation_interval(
+    parts: Floats, resamples: int, rng: np.random.Generator, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Low and high of `correlation_inference`."""
+    return correlation_inference(parts, resamples, rng, level)[1:3]
+
+
+def held_out_correlation(
+    parts: Floats, splits: int, rng: np.random.Generator, level: float = 0.95
+) -> Floats:
+    """Correlation on the tasks that did not choose it.
+
+    Half of the tasks choose a tier if its |z| is beyond the normal quantile of `level`, the other
+    half measures it, both ways and over many random splits. What is chosen came out high, so that
+    it shrinks elsewhere; this is what is left, with the sign for which it was chosen.
+
+    Args:
+        parts: as for `correlation_inference`, shape [T, 3 or 6, C].
+        splits: number of random splits.
+        rng: source of randomness.
+        level: of choosing.
+
+    Returns:
+        Mean of the held-out r over the halves that choose the tier, times 1 or -1 as they agree
+        with each other in sign, shape [C]; NaN where none does.
+    """
+    estimate, tasks = _estimator(parts, fisher_z), len(parts)
+    if tasks < 2:
+        return np.full(parts.shape[2], np.nan)
+    halves = (np.arange(tasks) < tasks // 2).astype(np.float64)
+    weights = rng.permuted(np.tile(halves, (splits, 1)), axis=1)
+    both = np.concatenate([weights, 1 - weights])
+    z, error = estimate(both)
+    elsewhere = np.tanh(np.roll(z, splits, axis=0))
+    with np.errstate(invalid="ignore"):
+        chosen = (np.abs(z) > NormalDist().inv_cdf((1 + level) / 2) * error) & ~np.isnan(elsewhere)
+    times = chosen.sum(axis=0)
+    sign = np.sign(correlation(parts.sum(axis=0)))
+    total = np.where(chosen, np.sign(z) * elsewhere, 0.0).sum(axis=0)
+    out = np.full(times.shape, np.nan)
+    np.divide(sign * total, times, where=times > 0, out=out)
+    return out
 
 
 def ratio_interval(
@@ -97,7 +155,8 @@ def ratio_interval(
     """Interval of sum(numerator) / sum(denominator) by a bootstrap that resamples tasks.
 
     For means over a tier's turns: numerator the sum of the values of a task's turns, denominator
-    the number of turns. Symmetric bootstrap-t, as in `bootstrap_interval`.
+    the number of turns. Symmetric bootstrap-t, as in
+    `correlation_inference`.
 
     Args:
         numerator: shape [T, C], any unit.
@@ -141,7 +200,43 @@ def _symmetric_interval(
     rng: np.random.Generator,
     level: float,
 ) -> tuple[Floats, Floats]:
-    """Symmetric bootstrap-t interval of a smooth, scale-free function of sums over tasks.
+    """Symmetric bootstrap-t interval of a smooth, scale-free function of sums over tasks."""
+    value, error, distances = _studentized(parts, statistic, resamples, rng)
+    with np.errstate(invalid="ignore"):
+        # An error of 0 says that nothing varies between tasks, not that nothing is uncertain.
+        half = np.where(error > 0, _quantile(distances, level) * error, np.inf)
+        return value - half, value + half
+
+
+def _quantile(distances: Floats, level: float) -> Floats:
+    """Distance within which a share `level` of the resamples lies; [C]."""
+    resamples = len(distances)
+    at = min(int(np.ceil(level * (resamples + 1))), resamples) - 1
+    return np.asarray(np.partition(distances, at, axis=0)[at], np.float64)
+
+
+def _studentized(
+    parts: Floats,
+    statistic: Callable[[Floats], tuple[Floats, Floats]],
+    resamples: int,
+    rng: np.random.Generator,
+) -> tuple[Floats, Floats, Floats]:
+    """Value [C], standard error [C], and distances of resamples in their errors [B, C]."""
+    value_and_error = _estimator(parts, statistic)
+    (value,), (error,) = value_and_error(np.ones((1, len(parts))))
+    distances = []
+    for weights in task_resamples(len(parts), resamples, rng):
+        resampled, its_error = value_and_error(weights)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            distance = np.abs(resampled - value) / its_error
+        distances.append(np.where(np.isnan(distance), np.inf, distance))
+    return value, error, np.concatenate(distances)
+
+
+def _estimator(
+    parts: Floats, statistic: Callable[[Floats], tuple[Floats, Floats]]
+) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """Return a function of weights [B, T] that returns values and standard errors, each [B, C].
 
     parts [T, K, C] are the tasks' shares of the sums; statistic maps totals [..., K, C] to values
     [..., C] and gradients [..., K, C]. The standard error in each resample is that of the delta
@@ -165,16 +260,4 @@ def _symmetric_interval(
                 variance += gradient[:, i] * gradient[:, j] * totals[:, at]
             return value, np.sqrt(np.maximum(variance, 0))
 
-    (value,), (error,) = value_and_error(np.ones((1, tasks)))
-    distances = []
-    for weights in task_resamples(tasks, resamples, rng):
-        resampled, its_error = value_and_error(weights)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            distance = np.abs(resampled - value) / its_error
-        distances.append(np.where(np.isnan(distance), np.inf, distance))
-    quantile = np.sort(np.concatenate(distances), axis=0)
-    at = min(int(np.ceil(level * (resamples + 1))), resamples) - 1
-    with np.errstate(invalid="ignore"):
-        # An error of 0 says that nothing varies between tasks, not that nothing is uncertain.
-        half = np.where(error > 0, quantile[at] * error, np.inf)
-        return value - half, value + half
+    return value_and_error

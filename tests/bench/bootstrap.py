@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from stages.core.correlation import TaskSums
-from stages.core.resampling import bootstrap_interval
+from stages.core.correlation import TaskSums, terms
+from stages.core.resampling import correlation_interval
 from tests.bench.timing import Row, row
 
 TASKS, TRIALS, TIERS, RESAMPLES = 12_500, 8, 10, 1_000
@@ -24,10 +24,10 @@ def bench() -> list[Row]:
         return rng.poisson(1.0, (RESAMPLES, TASKS)) @ table
 
     def within() -> object:
-        return bootstrap_interval(sums, "within", RESAMPLES, rng)
+        return correlation_interval(terms(sums, "within"), RESAMPLES, rng)
 
     def pooled() -> object:
-        return bootstrap_interval(sums, "pooled", RESAMPLES, rng)
+        return correlation_interval(terms(sums, "pooled"), RESAMPLES, rng)
 
     return [
         row("bootstrap of r within", "Poisson weights, matmul", within, peer, 1.2, runs=5),

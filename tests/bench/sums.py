@@ -1,4 +1,4 @@
-"""Sums per (task, tier) over 10 million turns, beside a scan of the same columns and pandas.
+"""Sums per (group, length, tier) over 10 million turns, beside a scan of its columns and pandas.
 
 Each run is a process of its own, so that memory is what that work took.
 """
@@ -40,6 +40,7 @@ def write(path: str) -> int:
         {
             "episode_id": pl.Series(episode).cast(pl.String),
             "task_id": task,
+            "group_id": task,
             "turn": (np.arange(n) - np.repeat(np.cumsum(length) - length, length)).astype(np.int32),
             "tier": tiers[tier],
             "success": success[episode],
