@@ -262,7 +262,8 @@ def episodes_to_decide(
     added = z / times + new * mean, new * np.sqrt(spread**2 + error**2 / (times - 1))
     # Few tasks take more standard errors than the normal law says; the excess goes as 1 / tasks.
     length = final * (1 + (quantile / NormalDist().inv_cdf(0.975) - 1) / times)
-    found, out = (NormalDist().inv_cdf(1 - x / 2) * length for x in (max(level, 1e-12), 0.05))
+    with np.errstate(invalid="ignore"):  # without a test, --fdr 1, 0 times an infinite error
+        found, out = (NormalDist().inv_cdf(1 - x / 2) * length for x in (max(level, 1e-12), 0.05))
     room = np.maximum(prior - out, 0)
     enough = np.ones(final.shape, np.bool_)
     for at, wide in (alone, added):

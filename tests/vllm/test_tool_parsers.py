@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("vllm", reason="make test-vllm sets vLLM up")
+
 from stages.dialects import TextCall, read_message, recorded_calls
 from tests.written_calls import CASES, TOOLS, WRITERS
 
