@@ -226,7 +226,7 @@ def test_a_server_that_is_down_is_left_out(run: Cli, weights: Path) -> None:
         urls = ("--base-url", one.base_url, "--base-url", two.base_url)
         found = run(*ROLLOUT, *LOADS, *urls)
     assert found.json()["status"]["error"] == 0
-    assert found.json()["notes"][f"{two.base_url}: does not answer, and is left out"] == 1
+    assert found.json()["notes"][f"left out, {two.base_url} does not answer"] == 1
     assert not two.controls and not two.requests
 
 
