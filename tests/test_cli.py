@@ -29,7 +29,6 @@ from tests.builders import AIRLINE, SHARED, needs_shared
 from tests.conftest import Cli
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
 IRC_CLI = [sys.executable, "-m", "irc_cli"]
 IN_SUBPROCESS = os.environ | {"PYTHONPATH": str(ROOT)}
 
@@ -964,10 +963,13 @@ def test_shell_blocks_are_collected() -> None:
     assert list(shell_blocks(workflow)) == ["irc-cli e\nirc-cli f\n"]
 
 
-def test_shell_blocks_of_the_readme_run_as_written(run: Cli) -> None:
-    blocks = list(shell_blocks(README.read_text())) if README.exists() else []
-    if not blocks:
-        pytest.skip("README.md has no shell block to run")
+# Each page builds on the files of those before it.
+PAGES = ("README", "docs/rollouts", "docs/tiers", "docs/calibrate", "docs/exporters", "docs/verl")
+
+
+def test_shell_blocks_of_the_pages_run_as_written(run: Cli) -> None:
+    pages = [ROOT / f"{page}.md" for page in PAGES]
+    blocks = [block for page in pages for block in shell_blocks(page.read_text())]
     Path("data").symlink_to(ROOT / "data")
     if AIRLINE.exists():
         Path(AIRLINE.name).symlink_to(AIRLINE)

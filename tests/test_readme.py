@@ -43,6 +43,26 @@ def test_every_command_of_a_page_has_these_options(page: str) -> None:
 
 
 def test_commands_are_found() -> None:
-    found = command_lines((ROOT / "README.md").read_text())
+    found = [words for page in PAGES for words in command_lines((ROOT / page).read_text())]
     assert {words[0] for words in found} == set(COMMANDS)
     assert all(len(words) > 1 for words in found)
+
+
+def slug(heading: str) -> str:
+    """The anchor that a heading gets on GitHub."""
+    plain = re.sub(r"[^\w\- ]", "", heading.strip().lower())
+    return "#" + plain.replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_of_a_page_lead_somewhere(page: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), f"{page}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert f"#{anchor}" in map(slug, headings), f"{page}: {target}"
