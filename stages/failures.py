@@ -20,9 +20,9 @@ _LAYERS = 3  # objects within objects that are looked into
 
 # Fields, without case and "_", by which an answer tells how the call went; all others are data.
 _ENVELOPE = frozenset(
-    {"code", "detail", "details", "errcode", "errmsg", "error", "errorcode", "errordetails"}
+    {"code", "detail", "details", "err", "errcode", "errmsg", "error", "errorcode", "errordetails"}
     | {"errormessage", "errors", "errortype", "exception", "exceptiontype", "failed", "hint"}
-    | {"httpstatus", "iserror", "message", "msg", "ok", "outcome", "path", "reason", "requestid"}
+    | {"httpstatus", "instance", "iserror", "message", "msg", "ok", "outcome", "path", "reason", "requestid"}
     | {"retryable", "stack", "stacktrace", "state", "status", "statuscode", "success", "succeeded"}
     | {"suggestion", "timestamp", "traceback", "type"}
 )
@@ -222,7 +222,7 @@ def _layers(text: str) -> list[Layer]:
         value = _parsed(inside) if isinstance(inside, str) else inside
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
             part = value[0].get("text")  # a list of content parts
-            value = _parsed(part) if isinstance(part, str) else None
+            value = _parsed(part) if isinstance(part, str) else _answer_alone(value[0])
         if isinstance(value, str):
             return [*layers, value]
         if not isinstance(value, dict):
@@ -231,6 +231,11 @@ def _layers(text: str) -> list[Layer]:
         layers.append(layer)
         inside = _inside(layer)
     return layers
+
+
+def _answer_alone(value: dict[str, Any]) -> dict[str, Any] | None:
+    """An object if it holds no data but tells how a call went, and else what a list holds."""
+    return value if all(_plain_key(str(key)) in _ENVELOPE for key in value) else None
 
 
 def _inside(layer: dict[str, Any]) -> Any:

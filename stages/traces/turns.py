@@ -7,9 +7,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from stages.dialects import may_hold_calls, recorded_calls
+from stages.core.arguments import parse_arguments
+from stages.dialects import may_hold_calls, recorded_calls, unread_call
 from stages.traces import react
-from stages.traces.calls import UnreadableCallError, Written, read_call
+from stages.traces.calls import (
+    UnreadableCallError,
+    Written,
+    object_in,
+    read_call,
+    says_failed,
+)
 from stages.traces.episode import Call, Turn
 from stages.traces.fields import LARGEST, BadItemError
 from stages.traces.forms import Event, Result, Spoken, read_message, text_of
@@ -44,7 +51,9 @@ PLAIN = frozenset(
         "audio",
     ]
 )
+ENVELOPE = frozenset({"name", "content", "tool_call_id", "role"})  # of a result between tags
 PLAIN_CALL = frozenset({"id", "type", "function"})
+DOUBTFUL = "text that may be a call: read as a message"
 RECORD = "record every call with its name, arguments and result, or pass --skip-bad"
 
 
@@ -154,6 +163,8 @@ class _Conversation:
             calls = self._structured(entries)
             if calls:
                 self._latest = calls
+            if content and may_hold_calls(content):
+                self._check_text(content, calls)
             if n_tokens is not None:
                 n_tokens = self._token_count(n_tokens)
             self.turns.append(Turn(calls, n_tokens, content, len(self.user_calls)))
@@ -163,7 +174,9 @@ class _Conversation:
                 return False
             # OpenAI names the call in `tool_call_id`, tau2-bench in the result's own `id`.
             call_id = get("tool_call_id") or get("id")
-            flag = None if (error := get("error")) is None else bool(error)
+            flag = None if (error := get("error")) is None else says_failed(error)
+            if content and content.lstrip().startswith("<tool_response>"):
+                return False
             self._answer(call_id, content or "", flag, get("name"), get("requestor") == "user")
         elif role == "user":
             if entries:
@@ -180,6 +193,8 @@ class _Conversation:
         """Take up what a message of another form says."""
         if isinstance(event, Spoken):
             self._take_spoken(event)
+        elif isinstance(event, Result) and event.text.lstrip().startswith("<tool_response>"):
+            self._answer_in_tags(event.text, event)
         elif isinstance(event, Result):
             self._answer(event.id, event.text, event.flag, event.name, event.of_user)
         elif event.calls:
@@ -199,6 +214,8 @@ class _Conversation:
             turn.calls += calls
             self._latest = turn.calls if calls else self._latest
         elif calls:
+            if type(event.content) is str and may_hold_calls(event.content):
+                self._check_text(event.content, calls)
             self._add_turn(calls, event.n_tokens, event.content)
         else:
             self._speak(event.content, event.n_tokens)
@@ -223,6 +240,8 @@ class _Conversation:
             except UnreadableCallError as error:
                 self.lose(str(error))
             else:
+                if step.is_prose and unread_call(text):
+                    self.notes[DOUBTFUL] += 1
                 content = content if step.speech is None else step.speech
                 calls = [Call(step.call.name, step.call.arguments)] if step.call else []
         else:
@@ -232,14 +251,26 @@ class _Conversation:
     def _in_text(self, text: str) -> list[Call]:
         """Calls written as text, in its order."""
         calls = []
-        for written in recorded_calls(text, self._tools) if may_hold_calls(text) else ():
+        for written in recorded_calls(text, self._tools):
             self.notes["call read from text"] += 1
             if written.broken:
                 self.notes["broken call in text"] += 1
+            elif written.arguments == "":
+                self.notes["no arguments in text: read as none"] += 1
             calls.append(Call(written.name, written.arguments))
-        if not calls and react.ACTION in text and react.OTHER_REACT.search(text):
-            self.lose("a call as 'Action:' and 'Action Input:', which is not known")
+        if not calls and (looks := unread_call(text)):
+            if looks == "sure":
+                self.lose("text that looks like a call, in a notation that is not known")
+            else:
+                self.notes[DOUBTFUL] += 1
         return calls
+
+    def _check_text(self, text: str, calls: list[Call]) -> None:
+        """Lose the calls in a text that are not also recorded beside it."""
+        recorded = [(call.name, parse_arguments(call.arguments).value) for call in calls]
+        for written in recorded_calls(text, self._tools):
+            if (written.name, parse_arguments(written.arguments).value) not in recorded:
+                self.lose("a call in its text that is not among those beside it")
 
     def _add_turn(self, calls: list[Call], n_tokens: Any, content: Any) -> None:
         if calls:
@@ -293,9 +324,10 @@ class _Conversation:
         if call_id is None:
             self.notes["call id missing"] += 1
         elif call_id in self._by_id:
-            self.notes["call id repeated"] += 1
             earlier = self._by_id[call_id]
-            self._by_id[call_id] = call if earlier and earlier.result is not None else None
+            over = earlier is not None and earlier.result is not None
+            self.notes["call id used again after its result" if over else "call id repeated"] += 1
+            self._by_id[call_id] = call if over else None
         else:
             self._by_id[call_id] = call
 
@@ -324,17 +356,35 @@ class _Conversation:
 
     def _hear(self, text: str) -> None:
         """Read the results that a message of the user holds, in order of the open calls."""
-        if self._is_react and text.startswith(react.ANSWER):
-            results = [text.removeprefix(react.ANSWER)]
+        if self._is_react and (answer := react.ANSWER.match(text)):
+            self._answer(None, text[answer.end() :], None, None, of_user=False)
         elif "<tool_response>" in text:
-            results = TEXT_RESULT.findall(text)
-        else:
-            return
-        still_open = _open(self._latest)
-        for call, result in zip(still_open, results, strict=False):
-            call.result = result
-        for _ in results[len(still_open) :]:
-            self.lose("a result without its call")
+            self._answer_in_tags(text)
+
+    def _answer_in_tags(self, text: str, result: Result | None = None) -> None:
+        """Read the results between tags, which stand in the order of the open calls.
+
+        Each may be Hermes' object with the call's id, the tool's name, and the content.
+        """
+        texts = TEXT_RESULT.findall(text)
+        alone = result if len(texts) == 1 else None
+        for written in texts:
+            value = object_in(written)
+            if not isinstance(value, dict) or not ENVELOPE.issuperset(value):
+                value = {}
+            content = text_of(value["content"]) if "content" in value else written
+            call_id = value.get("tool_call_id") or (alone and alone.id)
+            name = value.get("name") or (alone and alone.name)
+            flag = result.flag if result else None
+            still_open = _open(self._latest)
+            if still_open and call_id not in self._by_id and name not in map(_name, still_open):
+                still_open[0].result, still_open[0].flagged = content, flag
+            else:
+                self._answer(call_id, content, flag, name, of_user=False)
+
+
+def _name(call: Call) -> str:
+    return call.name
 
 
 def _open(calls: list[Call]) -> list[Call]:
