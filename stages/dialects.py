@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from stages.domains import definitions
-from stages.tool_parsers.bare import LONE_CALL, bare_calls, unfenced, wrapped_calls
+from stages.tool_parsers.bare import NAME_ABOVE_JSON, bare_calls, unfenced, wrapped_calls
 from stages.tool_parsers.calls import TextCall, Tools
 from stages.tool_parsers.families import FAMILIES, Grammar, any_grammar, grammar_of
 from stages.tool_parsers.unread import is_unread_call, may_be_call
@@ -90,7 +90,7 @@ def may_hold_calls(text: str) -> bool:
         or "functools[" in text
         or " to=functions." in text
         or FIRST_BRACKET.match(text) is not None
-        or LONE_CALL.match(text) is not None
+        or NAME_ABOVE_JSON.match(text) is not None
     )
 
 
@@ -240,7 +240,10 @@ def _with_calls(message: Message, calls: Iterable[TextCall], call_id: str) -> Me
         {
             "id": f"{call_id}_{place}",
             "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments or "{}"},
+            "function": {
+                "name": call.name,
+                "arguments": call.arguments or ("" if call.broken else "{}"),
+            },
         }
         for place, call in enumerate(calls)
     ]

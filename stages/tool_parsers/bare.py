@@ -19,8 +19,7 @@ FENCE = re.compile(
     r"```(?:json|python|tool_calls?|xml)?[ ]*\n(?:(.*?)\n?```|([\[{].*))",  # may be cut
     re.DOTALL,
 )
-# A call as Python or as GLM-4 writes it, alone in a text: only a known name tells it from others.
-LONE_CALL = re.compile(r"\s*([A-Za-z_][\w.]*)(?:\((?=\s*(?:[A-Za-z_]\w*\s*=|\)))|\s*\n\s*(?=\{))")
+NAME_ABOVE_JSON = re.compile(r"\s*([\w.\-]+)[ ]*\n\s*(?=\{)")  # GLM-4
 TOOL_NAME = re.compile(r"[\w.\-/:]+")
 # A single capitalized word names a thing or a class rather than a tool.
 THING = re.compile(r"[A-Z][a-z0-9]*")
@@ -39,7 +38,9 @@ QUOTED_OR_BRACKET = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[\[\](){}
 def unfenced(text: str) -> str:
     """Return what a code fence holds, where the text is nothing else."""
     fence = FENCE.fullmatch(text.strip())
-    body = (fence[1] or fence[2] or "") if fence else "```"
+    if fence is None:
+        return text
+    body = fence[1] or fence[2] or ""
     return text if "```" in body else body
 
 
@@ -66,8 +67,8 @@ def bare_calls(text: str, names: Collection[str]) -> list[TextCall]:
 def wrapped_calls(text: str, names: Collection[str]) -> list[TextCall]:
     """Read what some model writes without a marker, beside the forms of `bare_calls`.
 
-    xLAM wraps its list in `{"thought": ..., "tool_calls": [...]}`. A lone `name(key=value)`, or
-    GLM-4's name and JSON below it, counts only if the name is a known tool's.
+    xLAM wraps its list in `{"thought": ..., "tool_calls": [...]}`. GLM-4 writes a name and JSON
+    below it, which counts only if the name is a known tool's.
 
     Args:
         text: without thoughts.
@@ -83,14 +84,11 @@ def wrapped_calls(text: str, names: Collection[str]) -> list[TextCall]:
         whole = end == len(body) and value.keys() <= WRAPPED_KEYS and isinstance(entries, list)
         calls = [_exact_call(entry, body) for entry in entries] if whole else []
         return [call for call in calls if call] if all(calls) else []
-    lone = LONE_CALL.match(body)
-    if lone is None or lone[1] not in names:
+    named = NAME_ABOVE_JSON.match(body)
+    if named is None or named[1] not in names:
         return []
-    if body.startswith("{", lone.end()):
-        rest = body[lone.end() :]
-        return [TextCall(lone[1], rest) if _is_object(rest) else broken_call(body, lone[1])]
-    calls = _python_form(body)
-    return [broken_call(body, lone[1])] if calls is None else calls
+    rest = body[named.end() :]
+    return [TextCall(named[1], rest) if _is_object(rest) else broken_call(body, named[1])]
 
 
 def _is_tool(name: str, names: Collection[str]) -> bool:
