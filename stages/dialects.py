@@ -20,6 +20,7 @@ from stages.worlds.world import Message
 __all__ = [
     "TextCall",
     "dialect_of",
+    "has_signs",
     "may_hold_calls",
     "needed",
     "read_message",
@@ -82,6 +83,20 @@ def begins_thoughts(prompt: str) -> bool:
     return prompt.rstrip().endswith(tuple(THOUGHTS))
 
 
+def has_signs(text: str) -> bool:
+    """Tell quickly whether a text has what every call, read or not, is written with."""
+    return (
+        "{" in text
+        or "<" in text
+        or "[" in text
+        or "(" in text
+        or "```" in text
+        or " to=functions." in text
+        or "nput" in text
+        or "✿" in text
+    )
+
+
 def may_hold_calls(text: str) -> bool:
     """Tell quickly whether a text can hold calls; most texts cannot."""
     return (
@@ -90,7 +105,7 @@ def may_hold_calls(text: str) -> bool:
         or "functools[" in text
         or " to=functions." in text
         or FIRST_BRACKET.match(text) is not None
-        or NAME_ABOVE_JSON.match(text) is not None
+        or ("{" in text and NAME_ABOVE_JSON.match(text) is not None)
     )
 
 
@@ -158,7 +173,7 @@ def unread_call(text: str) -> Literal["sure", "doubtful"] | None:
         "sure" for a call in a notation that is not read, "doubtful" for JSON in prose that may be
         a call or show one, None for any other text.
     """
-    if any(begin in text for begin in THOUGHTS):
+    if "<" in text or "[THINK]" in text or "◁" in text:
         text = THOUGHT.sub("", text)
     if is_unread_call(text):
         return "sure"

@@ -18,7 +18,7 @@ TAGGED = re.compile(
 # Cohere's Command R, LangChain's JSON agent, Gemma 3, Qwen-Agent, Functionary.
 MARKED = re.compile(
     r"(?:^|\n)[\s*_]*Action[*_\s]*:[*_\s]*```(?:json)?\s*[\[{]|```tool_code\b|✿FUNCTION✿"
-    r"|(?:\A|\n)>>>\w+\n(?:[\[{]|\w)"
+    r"|(?:\A|\n)>>>\w+\n[\[{]"
 )
 REACT = re.compile(
     r"(?:^|\n)[ \t*_#]*Action[ \t]*\d*[*_ \t]*:[*_ \t]*\n?[^\n]+\n[\s*_#]*Action[ _]Input\b"
@@ -40,13 +40,14 @@ def is_unread_call(text: str) -> bool:
     Args:
         text: without thoughts.
     """
-    if "ction" in text and (MARKED.search(text) or REACT.search(text)):
+    has_data = "{" in text or "[" in text
+    if (has_data or "```" in text or "✿" in text) and MARKED.search(text):
         return True
-    if ("```tool_code" in text or "✿" in text or ">>>" in text) and MARKED.search(text):
+    if "ction" in text and (has_data or "nput" in text) and REACT.search(text):
         return True
     if "<" in text and TAGGED.search(CODE.sub("", text)):
         return True
-    return _is_code(text) or _is_name_and_json(text)
+    return ("(" in text and _is_code(text)) or ("{" in text and _is_name_and_json(text))
 
 
 def may_be_call(text: str) -> bool:

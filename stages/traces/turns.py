@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stages.core.arguments import parse_arguments
-from stages.dialects import may_hold_calls, recorded_calls, unread_call
+from stages.dialects import has_signs, may_hold_calls, recorded_calls, unread_call
 from stages.traces import react
 from stages.traces.calls import (
     UnreadableCallError,
@@ -52,7 +52,6 @@ PLAIN = frozenset(
     ]
 )
 ENVELOPE = frozenset({"name", "content", "tool_call_id", "role"})  # of a result between tags
-PLAIN_CALL = frozenset({"id", "type", "function"})
 DOUBTFUL = "text that may be a call: read as a message"
 RECORD = "record every call with its name, arguments and result, or pass --skip-bad"
 
@@ -91,9 +90,11 @@ def read_turns(
 
 def _plain_call(entry: Any) -> tuple[str, Any, str | None] | None:
     """A call in OpenAI's own form, as (name, arguments, id); None: it needs a closer look."""
-    if type(entry) is not dict or not PLAIN_CALL.issuperset(entry):
+    if type(entry) is not dict:
         return None
     function, call_id = entry.get("function"), entry.get("id")
+    if len(entry) != 1 + ("id" in entry) + ("type" in entry):
+        return None
     if type(function) is not dict or len(function) != 2 or "arguments" not in function:
         return None
     name = function.get("name")
@@ -143,19 +144,18 @@ class _Conversation:
         Most messages of most traces come through here, so it is one straight function.
         """
         get = message.get
-        content, role, entries = get("content"), get("role"), get("tool_calls")
+        content, role, entries, n_tokens = get("content"), get("role"), None, None
         if content is not None and type(content) is not str:
             return False
-        if entries and type(entries) is not list:
-            return False
-        if not PLAIN.issuperset(message):
-            return False
+        if len(message) > 2 or content is None or role is None:  # other keys than these two
+            entries = get("tool_calls")
+            if (entries and type(entries) is not list) or not PLAIN.issuperset(message):
+                return False
         if role == "assistant":
             self._last = "message"
-            n_tokens = None
             if "n_tokens" in message:
                 n_tokens = message["n_tokens"]
-            elif type(usage := get("usage")) is dict:
+            elif "usage" in message and type(usage := message["usage"]) is dict:
                 n_tokens = usage.get("completion_tokens")
             if not entries:
                 self._speak(content, n_tokens)
@@ -175,9 +175,14 @@ class _Conversation:
             # OpenAI names the call in `tool_call_id`, tau2-bench in the result's own `id`.
             call_id = get("tool_call_id") or get("id")
             flag = None if (error := get("error")) is None else says_failed(error)
-            if content and content.lstrip().startswith("<tool_response>"):
+            if content and content[0] in "< \n" and content.lstrip().startswith("<tool_response>"):
                 return False
-            self._answer(call_id, content or "", flag, get("name"), get("requestor") == "user")
+            call = self._by_id.get(call_id) if type(call_id) is str else None
+            if call is not None and call.result is None:
+                call.result, call.flagged = content or "", flag
+            else:
+                of_user = get("requestor") == "user"
+                self._answer(call_id, content or "", flag, get("name"), of_user)
         elif role == "user":
             if entries:
                 self._latest_of_user = self._structured(entries)
@@ -244,7 +249,7 @@ class _Conversation:
                     self.notes[DOUBTFUL] += 1
                 content = content if step.speech is None else step.speech
                 calls = [Call(step.call.name, step.call.arguments)] if step.call else []
-        else:
+        elif has_signs(text):
             calls = self._in_text(text)
         self._add_turn(calls, n_tokens, content)
 
