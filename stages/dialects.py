@@ -8,37 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal
 
 from stages.domains import definitions
-from stages.tool_parsers.bare import NAME_ABOVE_JSON, bare_calls, unfenced, wrapped_calls
+from stages.tool_parsers.bare import bare_calls, unfenced, wrapped_calls
 from stages.tool_parsers.calls import TextCall, Tools
 from stages.tool_parsers.families import FAMILIES, Grammar, any_grammar, grammar_of
-from stages.tool_parsers.unread import is_unread_call, may_be_call
+from stages.tool_parsers.signs import THOUGHTS, may_hold_calls
 from stages.worlds.world import Message
 
 __all__ = [
     "TextCall",
     "dialect_of",
-    "has_signs",
     "may_hold_calls",
     "needed",
     "read_message",
     "recorded_calls",
-    "unread_call",
 ]
 
-THOUGHTS = {
-    "<think>": "</think>",
-    "<thinking>": "</thinking>",
-    "<seed:think>": "</seed:think>",
-    "[THINK]": "[/THINK]",
-    "◁think▷": "◁/think▷",
-}
-THOUGHT = re.compile(
-    "|".join(f"{re.escape(begin)}.*?(?:{re.escape(end)}|\\Z)" for begin, end in THOUGHTS.items()),
-    re.DOTALL,
-)
 # What ends a message. A harness that decodes special tokens leaves it in the text.
 MESSAGE_END = re.compile(
     r"(?:<\|(?:im_end|eom_id|eot_id|eot|endoftext|end_of_text|end_of_role|return|user"
@@ -51,8 +37,6 @@ MESSAGE_START = re.compile(
     r"|<start_of_turn>model|<｜Assistant｜>|\[/INST\])\s*"
 )
 FENCE = re.compile("```|~~~")
-# Every text with a call has one of these, and hardly any other text has.
-FIRST_BRACKET = re.compile(r"\s*[\[{]|\s*```")
 HARMONY = re.compile(r"<\|(?:start|channel|constrain|message|end|call|return)\|>")
 # Special tokens that calls and thoughts are made of; others only frame a message.
 NEEDED = re.compile(
@@ -81,32 +65,6 @@ def needed(token: str, dialect: str) -> bool:
 def begins_thoughts(prompt: str) -> bool:
     """Tell whether a prompt has opened the thoughts, so that the model goes on with them."""
     return prompt.rstrip().endswith(tuple(THOUGHTS))
-
-
-def has_signs(text: str) -> bool:
-    """Tell quickly whether a text has what every call, read or not, is written with."""
-    return (
-        "{" in text
-        or "<" in text
-        or "[" in text
-        or "(" in text
-        or "```" in text
-        or " to=functions." in text
-        or "nput" in text
-        or "✿" in text
-    )
-
-
-def may_hold_calls(text: str) -> bool:
-    """Tell quickly whether a text can hold calls; most texts cannot."""
-    return (
-        "<" in text
-        or "[TOOL_CALLS]" in text
-        or "functools[" in text
-        or " to=functions." in text
-        or FIRST_BRACKET.match(text) is not None
-        or ("{" in text and NAME_ABOVE_JSON.match(text) is not None)
-    )
 
 
 def read_message(
@@ -157,27 +115,11 @@ def recorded_calls(text: str, tools: Tools = ()) -> list[TextCall]:
         return []
     begun = any(end in text.partition(begin)[0] for begin, end in THOUGHTS.items())
     _, rest = _split_thoughts(text, begun)
-    rest = unfenced(_without_end(MESSAGE_START.sub("", rest, count=1)))
+    start = MESSAGE_START.match(rest)
+    rest = unfenced(_without_end(rest[start.end() :] if start else rest))
     calls, _, _ = _scan(rest, any_grammar(), tools, quotes=True)
     names = definitions(tools)
     return calls or bare_calls(rest, names) or wrapped_calls(rest, names)
-
-
-def unread_call(text: str) -> Literal["sure", "doubtful"] | None:
-    """Tell whether a recorded text that `recorded_calls` finds no call in looks like one.
-
-    Args:
-        text: as for `recorded_calls`.
-
-    Returns:
-        "sure" for a call in a notation that is not read, "doubtful" for JSON in prose that may be
-        a call or show one, None for any other text.
-    """
-    if "<" in text or "[THINK]" in text or "◁" in text:
-        text = THOUGHT.sub("", text)
-    if is_unread_call(text):
-        return "sure"
-    return "doubtful" if may_be_call(text) else None
 
 
 def _without_end(text: str) -> str:

@@ -14,12 +14,12 @@ from typing import Any
 from stages.tool_parsers.calls import TextCall, broken_call, decode, entry_call
 from stages.tool_parsers.json_text import SEPARATOR
 from stages.tool_parsers.python_text import BEGINNING, python_calls
+from stages.tool_parsers.signs import NAME_ABOVE_JSON
 
 FENCE = re.compile(
     r"```(?:json|python|tool_calls?|xml)?[ ]*\n(?:(.*?)\n?```|([\[{].*))",  # may be cut
     re.DOTALL,
 )
-NAME_ABOVE_JSON = re.compile(r"\s*([\w.\-]+)[ ]*\n\s*(?=\{)")  # GLM-4
 TOOL_NAME = re.compile(r"[\w.\-/:]+")
 # A single capitalized word names a thing or a class rather than a tool.
 THING = re.compile(r"[A-Z][a-z0-9]*")

@@ -6,9 +6,16 @@ import ast
 import json
 import re
 import warnings
+from typing import Literal
+
+from stages.tool_parsers.signs import THOUGHTS
 
 # Samples of code: what stands in them is shown, not called.
 CODE = re.compile(r"(```|~~~).*?(?:\1|\Z)|`[^`\n]*`", re.DOTALL)
+THOUGHT = re.compile(
+    "|".join(f"{re.escape(begin)}.*?(?:{re.escape(end)}|\\Z)" for begin, end in THOUGHTS.items()),
+    re.DOTALL,
+)
 INLINE = re.compile(r"(?<!`)`[^`\n]+`(?!`)")
 TAG = r"[\w:.\-]*(?:tool|function|action)(?:[_\-]?(?:calls?|code|use|name|invocation))?"
 TAGGED = re.compile(
@@ -17,16 +24,16 @@ TAGGED = re.compile(
 )
 # Cohere's Command R, LangChain's JSON agent, Gemma 3, Qwen-Agent, Functionary.
 MARKED = re.compile(
-    r"(?:^|\n)[\s*_]*Action[*_\s]*:[*_\s]*```(?:json)?\s*[\[{]|```tool_code\b|✿FUNCTION✿"
+    r"(?:^|\n)[ \t*_]*Action[*_ \t]*:[*_\s]*```(?:json)?\s*[\[{]|```tool_code\b|✿FUNCTION✿"
     r"|(?:\A|\n)>>>\w+\n[\[{]"
 )
 REACT = re.compile(
-    r"(?:^|\n)[ \t*_#]*Action[ \t]*\d*[*_ \t]*:[*_ \t]*\n?[^\n]+\n[\s*_#]*Action[ _]Input\b"
+    r"(?:^|\n)[ \t*_#]*Action[ \t]*\d*[*_ \t]*:[^\n]*\n(?:[^\n]+\n)?[\s*_#]*Action[ _]Input\b"
     r"|(?:^|\n)[ \t]*Action[ \t]*\d*:[ \t]*\w+\[[^\n]*\][ \t]*(?:\n|\Z)",
     re.IGNORECASE,
 )
-SNAKE_CALL = re.compile(r"\s*\[?\s*[A-Za-z]\w*_\w*\(")
-NAME_AND_JSON = re.compile(r"\s*[A-Za-z]\w*_\w*\s*\n\s*(\{.*\})\s*", re.DOTALL)
+SNAKE_CALL = re.compile(r"\s*(?:\[\s*)?[A-Za-z][^\W_]*_\w*\(")
+NAME_AND_JSON = re.compile(r"\s*[A-Za-z][^\W_]*_\w*[ ]*\n\s*(\{.*\})\s*", re.DOTALL)
 IN_PROSE = re.compile(
     r'\{\s*"(?:name|tool|tool_name|function|action|recipient_name)"\s*:\s*"[\w.\-/:]+"\s*,\s*'
     r'"(?:arguments|parameters|args|input|kwargs|params|action_input|tool_input|tool_args'
@@ -34,7 +41,24 @@ IN_PROSE = re.compile(
 )
 
 
-def is_unread_call(text: str) -> bool:
+def unread_call(text: str) -> Literal["sure", "doubtful"] | None:
+    """Tell whether a recorded text that `recorded_calls` finds no call in looks like one.
+
+    Args:
+        text: as for `recorded_calls`.
+
+    Returns:
+        "sure" for a call in a notation that is not read, "doubtful" for JSON in prose that may be
+        a call or show one, None for any other text.
+    """
+    if "<" in text or "[THINK]" in text or "◁" in text:
+        text = THOUGHT.sub("", text)
+    if _is_unread(text):
+        return "sure"
+    return "doubtful" if _may_be(text) else None
+
+
+def _is_unread(text: str) -> bool:
     """Whether a text without calls that were read is, or holds, a call beyond doubt.
 
     Args:
@@ -50,7 +74,7 @@ def is_unread_call(text: str) -> bool:
     return ("(" in text and _is_code(text)) or ("{" in text and _is_name_and_json(text))
 
 
-def may_be_call(text: str) -> bool:
+def _may_be(text: str) -> bool:
     """Whether a text without calls that were read holds JSON that may be meant as a call."""
     return "{" in text and IN_PROSE.search(INLINE.sub("", text)) is not None
 

@@ -36,7 +36,7 @@ FAILURES = frozenset(
     | {"cancelled", "canceled", "denied", "rejected", "aborted", "output-denied"}
 )
 SUCCESSES = frozenset({"success", "ok"})
-NOT_FAILED = frozenset({"", "false", "no", "none", "null", "0"})
+NOT_FAILED = frozenset({"", "false", "none", "null", "0"})
 
 
 class UnreadableCallError(Exception):

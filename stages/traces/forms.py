@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.dialects import recorded_calls
 from stages.traces.calls import (
     ERRORS,
     FLAGS,
@@ -399,6 +398,8 @@ class _Message:
 
     def _in_text(self, text: str) -> list[Written]:
         """Read calls from text that is no JSON: thoughts stand before them, or they are cut."""
+        from stages.dialects import recorded_calls  # its many patterns take a while to compile
+
         calls = [Written(name, given, None) for name, given, _ in recorded_calls(text)]
         if not calls:
             self._lost.append(f"a call that can't be read ({text!r:.40})")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.core.arguments import parse_arguments
-from stages.dialects import has_signs, may_hold_calls, recorded_calls, unread_call
+from stages.tool_parsers.signs import has_signs, may_hold_calls
+from stages.tool_parsers.unread import unread_call
 from stages.traces import react
 from stages.traces.calls import (
     UnreadableCallError,
@@ -20,6 +21,9 @@ from stages.traces.calls import (
 from stages.traces.episode import Call, Turn
 from stages.traces.fields import LARGEST, BadItemError
 from stages.traces.forms import Event, Result, Spoken, read_message, text_of
+
+if TYPE_CHECKING:
+    from stages.tool_parsers.calls import TextCall
 
 __all__ = ["read_turns", "text_of"]
 
@@ -256,7 +260,7 @@ class _Conversation:
     def _in_text(self, text: str) -> list[Call]:
         """Calls written as text, in its order."""
         calls = []
-        for written in recorded_calls(text, self._tools):
+        for written in self._written(text):
             self.notes["call read from text"] += 1
             if written.broken:
                 self.notes["broken call in text"] += 1
@@ -270,10 +274,17 @@ class _Conversation:
                 self.notes[DOUBTFUL] += 1
         return calls
 
+    def _written(self, text: str) -> list[TextCall]:
+        if not may_hold_calls(text):
+            return []
+        from stages.dialects import recorded_calls  # its many patterns take a while to compile
+
+        return recorded_calls(text, self._tools)
+
     def _check_text(self, text: str, calls: list[Call]) -> None:
         """Lose the calls in a text that are not also recorded beside it."""
         recorded = [(call.name, parse_arguments(call.arguments).value) for call in calls]
-        for written in recorded_calls(text, self._tools):
+        for written in self._written(text):
             if (written.name, parse_arguments(written.arguments).value) not in recorded:
                 self.lose("a call in its text that is not among those beside it")
 
@@ -371,25 +382,22 @@ class _Conversation:
 
         Each may be Hermes' object with the call's id, the tool's name, and the content.
         """
+        result = result or Result("")
         texts = TEXT_RESULT.findall(text)
-        alone = result if len(texts) == 1 else None
+        alone = result if len(texts) == 1 else Result("")
         for written in texts:
             value = object_in(written)
             if not isinstance(value, dict) or not ENVELOPE.issuperset(value):
                 value = {}
             content = text_of(value["content"]) if "content" in value else written
-            call_id = value.get("tool_call_id") or (alone and alone.id)
-            name = value.get("name") or (alone and alone.name)
-            flag = result.flag if result else None
+            call_id, name = value.get("tool_call_id", alone.id), value.get("name", alone.name)
+            flag = result.flag
             still_open = _open(self._latest)
-            if still_open and call_id not in self._by_id and name not in map(_name, still_open):
+            named = any(call.name == name for call in still_open)
+            if still_open and not named and call_id not in self._by_id:
                 still_open[0].result, still_open[0].flagged = content, flag
             else:
                 self._answer(call_id, content, flag, name, of_user=False)
-
-
-def _name(call: Call) -> str:
-    return call.name
 
 
 def _open(calls: list[Call]) -> list[Call]:
