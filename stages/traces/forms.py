@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from stages.traces.calls import (
     ERRORS,
@@ -180,12 +179,11 @@ STOPS_FOR_CALLS = frozenset({"tool_calls", "tool_use", "function_call", "tool_ca
 RESULT_KEYS = ("content", "output", "result", "response", "value", "text", "parts")
 
 
-@dataclass(slots=True)
-class Spoken:
+class Spoken(NamedTuple):
     """What the policy said, or a part of it."""
 
     content: Any  # as recorded, or the text of its blocks
-    calls: list[Written] = field(default_factory=list)
+    calls: Sequence[Written] = ()
     n_tokens: Any = None
     stops_for_call: bool = False  # the recorded reason to stop is a call
     item: str | None = None  # of the Responses API: "call" and "message" may share a turn
@@ -193,16 +191,14 @@ class Spoken:
     legacy: bool = False  # the call was OpenAI's old `function_call`
 
 
-@dataclass(slots=True)
-class Heard:
+class Heard(NamedTuple):
     """What the user said, and the calls of a simulated user's own tools."""
 
     content: Any
-    calls: list[Written] = field(default_factory=list)
+    calls: Sequence[Written] = ()
 
 
-@dataclass(slots=True)
-class Result:
+class Result(NamedTuple):
     """What a tool answered."""
 
     text: str

@@ -324,7 +324,7 @@ class _Conversation:
             calls.append(call)
         return calls
 
-    def _made(self, written: list[Written], *, has_ids: bool = True) -> list[Call]:
+    def _made(self, written: Sequence[Written], *, has_ids: bool = True) -> list[Call]:
         calls = []
         for entry in written:
             call = Call(entry.name, entry.arguments)
