@@ -99,21 +99,23 @@ class Classifier:
         kinds = [domain.kind(side.name, side.parsed.value) for side in sides]
         exist = [domain.has(side.name) for side in sides]
         self._note_calls(sides, kinds, notes)
-        repeats = self._repeats(sides, failed) if self._tests_repeats else [False] * len(sides)
-        results = [_RESULT[fails] for fails in failed]
-        facts = zip(kinds, results, repeats, exist, strict=True)
+        repeats = [False] * len(sides)
+        if self._tests_repeats:
+            repeats = _repeats(sides, kinds, failed, exist)
+        facts = zip(matches, kinds, failed, repeats, exist, strict=True)
         return [
-            (self._table[(match.kind, *rest)], match)
-            for match, rest in zip(matches, facts, strict=True)
+            (self._table[match.kind, kind, _RESULT[fails], repeat, exists], match)
+            for match, kind, fails, repeat, exists in facts
         ]
 
     def _note_calls(self, sides: list[Side], kinds: list[str], notes: Counter[str]) -> None:
+        guessed = self._domain.guessed
         for side, kind in zip(sides, kinds, strict=True):
             if side.parsed.problem is not None:
                 repr_read = side.parsed.problem == PYTHON_REPR
                 what = "read as a Python literal" if repr_read else "unparseable, tiered as errors"
                 notes[f"arguments {what}"] += 1
-            if self._domain.guessed and self._domain.guesses(side.name):
+            if guessed and self._domain.guesses(side.name):
                 notes[self._guess(side.name, kind)] += 1
 
     def _guess(self, tool: str, kind: str) -> str:
@@ -126,16 +128,19 @@ class Classifier:
         guess = "" if kind == "unknown" else f" ({kind})"
         return f"calls whose tool kind is {what}: {tool}{guess}"
 
-    def _repeats(self, sides: list[Side], failed: list[bool]) -> list[bool]:
-        """Return which calls repeat an earlier one with no write in between."""
-        repeats, seen = [], set[tuple[str, str]]()
-        for side, fails in zip(sides, failed, strict=True):
-            call = (side.name, side.key)
-            repeats.append(call in seen)
-            if not fails and self._domain.may_write(side.name, side.parsed.value):
-                seen.clear()  # the world may have changed: to look again is no repetition
-            seen.add(call)
-        return repeats
+
+def _repeats(
+    sides: list[Side], kinds: list[str], failed: list[bool], exist: list[bool]
+) -> list[bool]:
+    """Return which calls repeat an earlier one with no write in between."""
+    repeats, seen = [], set[tuple[str, str]]()
+    for side, kind, fails, exists in zip(sides, kinds, failed, exist, strict=True):
+        call = (side.name, side.key)
+        repeats.append(call in seen)
+        if not fails and (kind == "write" or (kind == "unknown" and exists)):
+            seen.clear()  # the world may have changed: to look again is no repetition
+        seen.add(call)
+    return repeats
 
 
 def _paid_once(turns: list[Classed]) -> list[Classed]:

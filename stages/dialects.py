@@ -10,27 +10,33 @@ import re
 from collections.abc import Iterable
 
 from stages.domains import definitions
-from stages.tool_parsers.bare import bare_calls, unfenced
+from stages.tool_parsers.bare import bare_calls, unfenced, wrapped_calls
 from stages.tool_parsers.calls import TextCall, Tools
 from stages.tool_parsers.families import FAMILIES, Grammar, any_grammar, grammar_of
+from stages.tool_parsers.signs import THOUGHTS, may_hold_calls
 from stages.worlds.world import Message
 
-__all__ = ["TextCall", "dialect_of", "may_hold_calls", "needed", "read_message", "recorded_calls"]
+__all__ = [
+    "TextCall",
+    "dialect_of",
+    "may_hold_calls",
+    "needed",
+    "read_message",
+    "recorded_calls",
+]
 
-THOUGHTS = {
-    "<think>": "</think>",
-    "<thinking>": "</thinking>",
-    "<seed:think>": "</seed:think>",
-    "[THINK]": "[/THINK]",
-    "◁think▷": "◁/think▷",
-}
 # What ends a message. A harness that decodes special tokens leaves it in the text.
 MESSAGE_END = re.compile(
     r"(?:<\|(?:im_end|eom_id|eot_id|eot|endoftext|end_of_text|end_of_role|return|user"
     r"|observation)\|>|</s>|<｜end▁of▁sentence｜>|<end_of_turn>|<eos>|\[e~\[)\Z"
 )
-# Every text with a call has one of these, and hardly any other text has.
-FIRST_BRACKET = re.compile(r"\s*[\[{]|\s*```")
+# What a harness may leave of the prompt at the beginning of a message.
+MESSAGE_START = re.compile(
+    r"\s*(?:<\|start_header_id\|>assistant<\|end_header_id\|>|<\|im_start\|>assistant"
+    r"|<\|(?:begin_of_text|assistant|start_of_role\|>assistant<\|end_of_role)\|>"
+    r"|<start_of_turn>model|<｜Assistant｜>|\[/INST\])\s*"
+)
+FENCE = re.compile("```|~~~")
 HARMONY = re.compile(r"<\|(?:start|channel|constrain|message|end|call|return)\|>")
 # Special tokens that calls and thoughts are made of; others only frame a message.
 NEEDED = re.compile(
@@ -59,17 +65,6 @@ def needed(token: str, dialect: str) -> bool:
 def begins_thoughts(prompt: str) -> bool:
     """Tell whether a prompt has opened the thoughts, so that the model goes on with them."""
     return prompt.rstrip().endswith(tuple(THOUGHTS))
-
-
-def may_hold_calls(text: str) -> bool:
-    """Tell quickly whether a text can hold calls; most texts cannot."""
-    return (
-        "<" in text
-        or "[TOOL_CALLS]" in text
-        or "functools[" in text
-        or " to=functions." in text
-        or FIRST_BRACKET.match(text) is not None
-    )
 
 
 def read_message(
@@ -120,9 +115,11 @@ def recorded_calls(text: str, tools: Tools = ()) -> list[TextCall]:
         return []
     begun = any(end in text.partition(begin)[0] for begin, end in THOUGHTS.items())
     _, rest = _split_thoughts(text, begun)
-    rest = unfenced(_without_end(rest))
+    start = MESSAGE_START.match(rest)
+    rest = unfenced(_without_end(rest[start.end() :] if start else rest))
     calls, _, _ = _scan(rest, any_grammar(), tools, quotes=True)
-    return calls or bare_calls(rest, definitions(tools))
+    names = definitions(tools)
+    return calls or bare_calls(rest, names) or wrapped_calls(rest, names)
 
 
 def _without_end(text: str) -> str:
@@ -151,7 +148,10 @@ def _scan(
     while opening := grammar.opening.search(text, at):
         place = opening.start()
         before = text[at:place]
-        is_fenced ^= before.count("```") % 2 == 1
+        is_fenced ^= len(FENCE.findall(before)) % 2 == 1
+        if quotes and (end := _end_of_thought(text, start, place)):
+            at = end
+            continue
         marked = quotes and text[place - 1 : place] == "`" and not before.endswith("```")
         if marked or (quotes and is_fenced):
             stop = text.find("`", opening.end()) if marked else -1
@@ -168,6 +168,15 @@ def _scan(
         at = start = max(reading.end, opening.end())
     content.append(text[start:])
     return calls, "".join(content).strip(), "\n".join(filter(None, thoughts))
+
+
+def _end_of_thought(text: str, start: int, place: int) -> int:
+    """Return where the thought ends that a place is in; 0 if it is in none that ends."""
+    for begin, end in THOUGHTS.items():
+        begun = text.rfind(begin, start, place)
+        if begun >= 0 and text.find(end, begun, place) < 0:
+            return text.find(end, place) + 1
+    return 0
 
 
 def _split_thoughts(text: str, thinking: bool) -> tuple[str, str]:
@@ -188,7 +197,10 @@ def _with_calls(message: Message, calls: Iterable[TextCall], call_id: str) -> Me
         {
             "id": f"{call_id}_{place}",
             "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments},
+            "function": {
+                "name": call.name,
+                "arguments": call.arguments or ("" if call.broken else "{}"),
+            },
         }
         for place, call in enumerate(calls)
     ]

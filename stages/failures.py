@@ -20,9 +20,20 @@ _LAYERS = 3  # objects within objects that are looked into
 
 # Fields, without case and "_", by which an answer tells how the call went; all others are data.
 _ENVELOPE = frozenset(
-    {"code", "detail", "details", "errcode", "errmsg", "error", "errorcode", "errordetails"}
+    {"code", "detail", "details", "err", "errcode", "errmsg", "error", "errorcode", "errordetails"}
     | {"errormessage", "errors", "errortype", "exception", "exceptiontype", "failed", "hint"}
-    | {"httpstatus", "iserror", "message", "msg", "ok", "outcome", "path", "reason", "requestid"}
+    | {
+        "httpstatus",
+        "instance",
+        "iserror",
+        "message",
+        "msg",
+        "ok",
+        "outcome",
+        "path",
+        "reason",
+        "requestid",
+    }
     | {"retryable", "stack", "stacktrace", "state", "status", "statuscode", "success", "succeeded"}
     | {"suggestion", "timestamp", "traceback", "type"}
 )
@@ -130,12 +141,12 @@ def failure_rules(node: Node) -> tuple[FailureRule, ...]:
 
 
 def _rule(node: Node) -> FailureRule:
-    fields = node.fields(("rule", "flag", "text", "key", "values", "beside", "worked"))
+    fields = node.fields(("rule", "flag", "text", "key", "values", "with", "beside", "worked"))
     if "rule" not in fields:
         raise node.error("rule without a name", "give it one under 'rule'")
     if len(fields.keys() & {"flag", "text", "key"}) != 1:
         raise node.error("a rule has one of 'flag', 'text' and 'key'", "give exactly one")
-    if stray := [] if "key" in fields else [k for k in ("values", "beside") if k in fields]:
+    if stray := [] if "key" in fields else [k for k in ("values", "with", "beside") if k in fields]:
         raise fields[stray[0]].error(f"'{stray[0]}' belongs to a 'key'", "remove it")
     worked = "worked" in fields and _is_true(fields["worked"])
     if "flag" in fields:
@@ -169,11 +180,15 @@ def _key_test(fields: dict[str, Node], beside: int) -> Callable[[Layer], bool]:
     values = None
     if "values" in fields:
         values = frozenset(_plain_value(item.value) for item in fields["values"].items())
+    others = (
+        [_plain_key(item.text()) for item in fields["with"].items()] if "with" in fields else []
+    )
 
     def test(layer: Layer) -> bool:
         return type(layer) is dict and any(
             (_states(layer[key]) if values is None else _plain_value(layer[key]) in values)
             and len(_data(layer, key)) <= beside
+            and (not others or any(_states(layer.get(other)) for other in others))
             for key in keys
             if key in layer
         )
@@ -222,7 +237,7 @@ def _layers(text: str) -> list[Layer]:
         value = _parsed(inside) if isinstance(inside, str) else inside
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
             part = value[0].get("text")  # a list of content parts
-            value = _parsed(part) if isinstance(part, str) else None
+            value = _parsed(part) if isinstance(part, str) else _answer_alone(value[0])
         if isinstance(value, str):
             return [*layers, value]
         if not isinstance(value, dict):
@@ -231,6 +246,11 @@ def _layers(text: str) -> list[Layer]:
         layers.append(layer)
         inside = _inside(layer)
     return layers
+
+
+def _answer_alone(value: dict[str, Any]) -> dict[str, Any] | None:
+    """An object if it holds no data but tells how a call went, and else what a list holds."""
+    return value if all(_plain_key(str(key)) in _ENVELOPE for key in value) else None
 
 
 def _inside(layer: dict[str, Any]) -> Any:

@@ -11,13 +11,21 @@ from stages.traces.near import WITHOUT_TURN
 # How notes open that only inform: what they count was read exactly as it was recorded. Every other
 # note counts what was repaired, guessed or left out, so that a new one is never overlooked.
 INFORMATION = (
+    "call id used again after its result",
     "call of the user",
     "call read from text",
     "content in parts",
+    # tau2-bench's own defaults; older versions and other writers leave them out.
+    "gold action without 'compare_args'",
+    "gold action without 'requestor'",
     "groups without advantages",
     "legacy function_call",
+    "no recorded action checks",
+    "no trial",  # the order of the records numbers them
+    "result without 'error'",
     "sequences sampled with top_p below 1",
     "task never run",
+    "turn without text or calls",
 )
 CRASHED = "crashed or cut by infrastructure"
 NO_OUTCOME = "no outcome"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.dialects import dialect_of, may_hold_calls, needed, read_message, recorded_calls
+from stages.tool_parsers.unread import unread_call
 from tests.written_calls import CASES, WRITERS
 from tests.written_calls import TOOLS as WRITTEN_TOOLS
 
@@ -469,3 +471,13 @@ def test_the_family_shows_in_the_template(dialect: str) -> None:
 )
 def test_special_tokens_of_calls_are_needed(token: str, dialect: str, is_needed: bool) -> None:
     assert needed(token, dialect) == is_needed
+
+
+@pytest.mark.parametrize(
+    "part", ["\n", " ", "_", "a", "{", "[", "<", "}", "\nAction", "`", "<think>"]
+)
+def test_what_looks_like_a_call_is_told_in_linear_time(part: str) -> None:
+    began = time.process_time()
+    for start in ("", "{", "Action:", "a_", "```"):
+        unread_call(f"{start}{part * 40_000}<({{nput")
+    assert time.process_time() - began < 4  # quadratic time would be minutes

@@ -139,7 +139,39 @@ FAILED_TEXTS = {
     ],
     "json status code": ['{"status_code": 404, "message": "Not Found"}', '{"statusCode": 500}'],
 }
+FAILED_TEXTS["text starts with Error"] += [
+    "Server error: x",
+    "Error\uff1a x",
+    "错误\uff1a x",
+    "fatal: not a git repository",
+    "bash: foo: command not found",
+]
+FAILED_TEXTS["tool failed"] += [
+    "Timed out after 30 s",
+    "Timeout: no answer",
+    "Rate limit exceeded",
+    "Cannot cancel order W1: delivered",
+    "Could not cancel order W1",
+]
+FAILED_TEXTS["http status"] += ["Unauthorized", "Status code: 404"]
+FAILED_TEXTS["json error"] += ['{"err": "x"}', '[{"error": "x"}]', '{"detail": "Not found"}']
+FAILED_TEXTS["json status code"] += [
+    '{"code": 404, "message": "Not Found"}',
+    '{"status": 404, "title": "Not Found", "detail": "x", "instance": "/x", "type": "y"}',
+]
+FAILED_TEXTS["json success false"] += ['{"status": false, "message": "no"}']
 WORKED = [
+    "Error: none",
+    "Error: 0",
+    "HTTP 404 means that a page is missing",
+    "Cannot be combined with other offers",
+    "Could not find any flights",
+    "Timeout: 30 s",
+    '{"order_id": "W1", "status": "failed"}',
+    '{"id": "pay_1", "state": "failed", "amount": 5}',
+    '{"code": 404, "city": "Atlanta"}',
+    '{"detail": "Not found in aisle 3"}',
+    '[{"id": 1, "status": "error"}]',
     *("", "ok", "null", "[]", "{}", "errors: 0", "0 errors found", "Errors", "No errors."),
     "Error codes: E1 means low ink, E2 means no paper",
     "Errors and refunds policy",

@@ -109,3 +109,176 @@ def test_bad_items_are_left_out_of_every_container(tmp_path: Path) -> None:
     assert [(number, reason) for number, _, reason in skipped] == [
         (1, "message 1 has a result without its call")
     ]
+
+
+def read(*messages: Any, tools: list[Any] | None = None) -> tuple[list[Call], dict[str, int]]:
+    notes = Counter[str]()
+    turns, _ = read_turns(list(messages), notes, tools)
+    return [call for turn in turns for call in turn.calls], dict(notes)
+
+
+def said(text: str, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **more}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<TOOL_CALL>{"name": "get", "arguments": {}}</TOOL_CALL>',
+        '<|tool_calls|>[{"name": "get", "arguments": {}}]',
+        '{"name": "get", "arguments": {}}\n</tool_call>',
+        "<tool_code>get_order(a=1)</tool_code>",
+        "I look.\n```tool_code\nprint(get_order(a=1))\n```",
+        '>>>get\n{"a": 1}',
+        'Action: ```json\n[{"tool_name": "get", "parameters": {"a": 1}}]\n```',
+        '✿FUNCTION✿: get\n✿ARGS✿: {"a": 1}',
+        'Action: get\nAction Input: {"a": 1}',
+        '**Action:** get\n**Action Input:** {"a": 1}',
+        "Action:\nget\naction input:\n1",
+        "Thought 1: x\nAction 1: Search[W1]",
+        'get_order("W1")',
+        "get_order(a=1)",
+        '[get_order("W1")]',
+        'get_order\n{"a": 1}',
+    ],
+)
+def test_text_in_no_known_notation_of_calls_is_refused(text: str) -> None:
+    with pytest.raises(BadItemError) as caught:
+        read(said(text))
+    assert caught.value.what.startswith("message 1 has text that looks like a call")
+
+
+@pytest.mark.parametrize(
+    ("text", "doubtful"),
+    [
+        ('I call\n{"name": "get", "arguments": {"a": 1}}', True),
+        ('```json\n{"name": "get", "arguments": {}}\n```\nThat is all.', True),
+        ('Write `{"name": "get", "arguments": {}}` to call.', False),
+        ("The <tool_call> tag opens, and </tool_call> closes a call.", False),
+        ("Llama writes <|python_tag|> as a marker.", False),
+        ("get_order(a) gives an order (or none).", False),
+        ("Action: call us. Input: your number.", False),
+        (">>> print\n{1: 2}", False),
+        ("<think><TOOL_CALL>{}</think>Hello (again).", False),
+        ('{"name": "get", "parameters": {"type": "object", "properties": {}}, "strict": 1}', True),
+    ],
+)
+def test_prose_about_calls_is_a_message(text: str, doubtful: bool) -> None:
+    note = {"text that may be a call: read as a message": 1}
+    assert read(said(text)) == ([], note if doubtful else {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"thought": "", "tool_calls": [{"name": "get", "arguments": {"a": 1}}]}',
+        '<|im_start|>assistant\n{"name": "get", "parameters": {"a": 1}}<|im_end|>',
+        '```json\n{"name": "get", "arguments": {"a": 1}}',
+        '<TOOLCALL>[{"name": "get", "arguments": {"a": 1}}]</TOOLCALL>',
+        'get\n{"a": 1}',
+    ],
+)
+def test_more_texts_that_are_calls(text: str) -> None:
+    [call], _ = read(said(text), tools=[{"name": "get"}])
+    assert (call.name, json.loads(call.arguments)) == ("get", {"a": 1})
+
+
+def test_text_beside_recorded_calls_may_only_repeat_them() -> None:
+    text = '<tool_call>{"name": "get", "arguments": {"a": 1}}</tool_call>'
+    calls, _ = read(said(text, tool_calls=[{"id": "x", "function": GET}]), RESULT)
+    assert calls == [Call("get", '{"a": 1}', "ok")]
+    for tool_calls in ([{"id": "x", "function": GET}],):
+        with pytest.raises(BadItemError, match="a call in its text"):
+            read(said(text.replace("1", "2"), tool_calls=tool_calls), RESULT)
+
+
+def test_a_call_in_text_without_arguments_is_noted() -> None:
+    calls, notes = read(said('<tool_call>{"name": "get"}</tool_call>'), RESULT)
+    assert calls == [Call("get", "", "ok")]
+    assert notes == {"call read from text": 1, "no arguments in text: read as none": 1}
+
+
+def test_two_arguments_of_a_call_in_text_that_differ_break_it() -> None:
+    text = '<tool_call>{"name": "a", "arguments": {"b": 1}, "parameters": {"b": 2}}</tool_call>'
+    _, notes = read(said(text), RESULT)
+    assert notes["broken call in text"] == 1
+
+
+@pytest.mark.parametrize("role", ["tool", "user"])
+def test_results_between_tags_are_unwrapped(role: str) -> None:
+    text = '<tool_call>{"name": "%s", "arguments": {}}</tool_call>'
+    plain = "<tool_response>\nError: no\n</tool_response>\n<tool_response>\n2\n</tool_response>"
+    named = (
+        '<tool_response>{"name": "b", "content": {"error": "x"}}</tool_response>'
+        '<tool_response>{"name": "a", "content": "1"}</tool_response>'
+    )
+    for content, results in ((plain, ["Error: no", "2"]), (named, ["1", '{"error": "x"}'])):
+        calls, notes = read(said(text % "a" + text % "b"), {"role": role, "content": content})
+        assert [call.result for call in calls] == results
+        assert notes == {"call read from text": 2}
+
+
+@pytest.mark.parametrize(
+    ("flag", "failed"),
+    [
+        ({"is_error": "false"}, False),
+        ({"error": ""}, False),
+        ({"failed": True}, True),
+        ({"status": 500}, True),
+        ({"status": "cancelled"}, True),
+        ({"success": "false"}, True),
+        ({"error_message": "no"}, True),
+        ({"state": "output-error"}, True),
+        ({"content": {"type": "error-text", "value": "no"}}, True),
+        ({"content": {"type": "web_search_tool_result_error", "error_code": "x"}}, True),
+        ({"content": {"type": "text", "value": "no"}}, None),
+    ],
+)
+def test_flags_of_results(flag: dict[str, Any], failed: bool | None) -> None:
+    [call], notes = read(said("", tool_calls=[{"id": "x", "function": GET}]), RESULT | flag)
+    assert call.flagged is failed and not notes
+
+
+def test_react_in_content_parts_and_with_other_names_of_results() -> None:
+    act = 'Action:\n{"name": "get", "arguments": {"a": 1}}'
+    parts = [{"type": "text", "text": act}]
+    for content in (act, parts):
+        for opening in ("API output: ", "API output:", "api output: ", "Observation:\n"):
+            calls, _ = read(said(""), {"role": "assistant", "content": content}, user(opening))
+            assert calls == [Call("get", {"a": 1}, "Error: no")]
+
+
+def user(opening: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "text", "text": f"{opening}Error: no"}]}
+
+
+def test_calls_beside_an_empty_content_are_read_or_refused() -> None:
+    part: dict[str, Any] = {"functionCall": {"name": "get", "args": {"a": 1}}}
+    calls, _ = read({"role": "assistant", "content": "", "parts": [part]})
+    assert calls == [Call("get", {"a": 1})]
+    for part in (
+        {"type": "tool-invocation", "toolInvocation": {"toolCallId": "x", "toolName": "get"}},
+        {"executableCode": {"code": "1"}},
+    ):
+        with pytest.raises(BadItemError):
+            read({"role": "assistant", "content": "", "parts": [part]})
+
+
+def test_a_failed_call_of_an_mcp_server_has_its_error() -> None:
+    item = {"type": "mcp_call", "id": "m", "name": "get", "arguments": "{}", "error": "no"}
+    [call], _ = read(item)
+    assert call.flagged is True
+
+
+def test_autogens_results_are_told_apart() -> None:
+    calls = [{"id": i, "function": GET} for i in ("x", "y")]
+    results = [{"role": "tool", "tool_call_id": i, "content": i} for i in ("y", "x")]
+    several = {"role": "tool", "content": "yx", "tool_responses": results}
+    read_calls, _ = read(said("", tool_calls=calls), several)
+    assert [call.result for call in read_calls] == ["x", "y"]
+
+
+def test_sharegpts_call_may_stand_after_thoughts() -> None:
+    value = '<think>hm</think>\n{"name": "get", "arguments": {"a": 1}}'
+    [call], _ = read({"from": "function_call", "value": value}, {"from": "tool", "value": "ok"})
+    assert (call.name, json.loads(call.arguments), call.result) == ("get", {"a": 1}, "ok")

@@ -140,7 +140,7 @@ def test_the_tau_bench_file_has_the_reference_figures() -> None:
     assert sum(failed(call) for turn in turns for call in turn.calls) == 73  # no error is gold
     assert trace.sha256.startswith("e9e6c0297660c537")
     # Counted with a loop of its own over the raw file: ids used again within one conversation.
-    assert trace.notes == {"call id repeated": 73}
+    assert trace.notes == {"call id used again after its result": 73}
 
 
 @needs_shared
@@ -249,7 +249,7 @@ def test_an_id_used_again_in_a_later_message_is_the_later_call() -> None:
         called(("x", "get", {})), answer("x", "1"), called(("x", "get", {})), answer("x", "2")
     )
     assert [turn.calls[0].result for turn in turns] == ["1", "2"]
-    assert notes == {"call id repeated": 1}
+    assert notes == {"call id used again after its result": 1}
 
 
 def test_a_missing_result_does_not_shift_those_of_later_messages() -> None:
@@ -375,7 +375,9 @@ def test_calls_written_as_xml_take_their_types_from_the_tools() -> None:
         ("<think>or {a}?</think>{b}", ["b"]),
         ("or {a}?</think>{b}", ["b"]),  # the prompt began the thoughts
         ("<think>or {a}", []),  # cut off
-        ("{a}<think>or {b}?</think>", ["a", "b"]),  # as everywhere, thoughts come first
+        ("{a}<think>or {b}?</think>", ["a"]),
+        ("Well. <think>{a}?</think> No.", []),
+        ("{a}<think>or {b}", ["a", "b"]),  # never ends: no thought
     ],
 )
 def test_a_call_that_is_only_thought_of_is_not_made(text: str, names: list[str]) -> None:

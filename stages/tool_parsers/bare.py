@@ -14,25 +14,34 @@ from typing import Any
 from stages.tool_parsers.calls import TextCall, broken_call, decode, entry_call
 from stages.tool_parsers.json_text import SEPARATOR
 from stages.tool_parsers.python_text import BEGINNING, python_calls
+from stages.tool_parsers.signs import NAME_ABOVE_JSON
 
-FENCE = re.compile(r"```(?:json|python|tool_calls?|xml)?[ ]*\n(.*?)\n?```", re.DOTALL)
+FENCE = re.compile(
+    r"```(?:json|python|tool_calls?|xml)?[ ]*\n(?:(.*?)\n?```|([\[{].*))",  # may be cut
+    re.DOTALL,
+)
 TOOL_NAME = re.compile(r"[\w.\-/:]+")
 # A single capitalized word names a thing or a class rather than a tool.
 THING = re.compile(r"[A-Z][a-z0-9]*")
 TOOL_CODE = re.compile(r"```tool_code[ ]*\n(.*?)\n?```", re.DOTALL)
 CALL_KEYS = frozenset({"name", "arguments", "parameters", "type", "id"})
 WRAPPER_KEYS = frozenset({"function", "type", "id", "index"})
+WRAPPED_KEYS = frozenset({"tool_calls", "thought", "thoughts", "content"})
 CUT_JSON = re.compile(
     r'\s*\[?\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"([\w.\-/:]+)"\s*,\s*'
     r'"(?:arguments|parameters)"\s*:'
 )
+KEYWORD_LIST = re.compile(r"\[\s*[A-Za-z_][\w.]*\(\s*[A-Za-z_]\w*\s*=.*\)\s*\]", re.DOTALL)
 QUOTED_OR_BRACKET = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[\[\](){}"']""", re.DOTALL)
 
 
 def unfenced(text: str) -> str:
     """Return what a code fence holds, where the text is nothing else."""
     fence = FENCE.fullmatch(text.strip())
-    return fence[1] if fence and "```" not in fence[1] else text
+    if fence is None:
+        return text
+    body = fence[1] or fence[2] or ""
+    return text if "```" in body else body
 
 
 def bare_calls(text: str, names: Collection[str]) -> list[TextCall]:
@@ -53,6 +62,33 @@ def bare_calls(text: str, names: Collection[str]) -> list[TextCall]:
     if calls is None:
         calls = _cut_form(body)
     return calls if all(_is_tool(call.name, names) for call in calls) else []
+
+
+def wrapped_calls(text: str, names: Collection[str]) -> list[TextCall]:
+    """Read what some model writes without a marker, beside the forms of `bare_calls`.
+
+    xLAM wraps its list in `{"thought": ..., "tool_calls": [...]}`. GLM-4 writes a name and JSON
+    below it, which counts only if the name is a known tool's.
+
+    Args:
+        text: without thoughts.
+        names: of the tools, if they are known.
+    """
+    body = unfenced(text).strip()
+    if body.startswith("{"):
+        try:
+            value, end = decode(body, 0)
+        except ValueError:
+            return []
+        entries = value.get("tool_calls")
+        whole = end == len(body) and value.keys() <= WRAPPED_KEYS and isinstance(entries, list)
+        calls = [_exact_call(entry, body) for entry in entries] if whole else []
+        return [call for call in calls if call] if all(calls) else []
+    named = NAME_ABOVE_JSON.match(body)
+    if named is None or named[1] not in names:
+        return []
+    rest = body[named.end() :]
+    return [TextCall(named[1], rest) if _is_object(rest) else broken_call(body, named[1])]
 
 
 def _is_tool(name: str, names: Collection[str]) -> bool:
@@ -89,9 +125,16 @@ def _exact_call(value: Any, written: str) -> TextCall | None:
         return None
     given = entry.get("arguments", entry.get("parameters"))
     name = entry.get("name")
+    if "parameters" in entry and is_schema(given):
+        return None  # the definition of a tool
     if not (isinstance(name, str) and TOOL_NAME.fullmatch(name) and _is_object(given)):
         return None
     return entry_call(entry, written)
+
+
+def is_schema(given: Any) -> bool:
+    """Return whether parameters are a JSON schema of an object rather than values."""
+    return isinstance(given, dict) and given.get("type") == "object" and "properties" in given
 
 
 def _is_object(given: Any) -> bool:
@@ -118,7 +161,9 @@ def _cut_form(body: str) -> list[TextCall]:
     if begun := CUT_JSON.match(body):
         return [broken_call(body, begun[1])]
     begun = BEGINNING.match(body) if body.startswith("[") else None
-    return [broken_call(body, begun[1])] if begun and _is_open(body) else []
+    if begun and (_is_open(body) or KEYWORD_LIST.fullmatch(body)):
+        return [broken_call(body, begun[1])]
+    return []
 
 
 def _is_open(body: str) -> bool:

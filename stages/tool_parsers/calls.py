@@ -34,7 +34,8 @@ class TextCall(NamedTuple):
     """A call that a model wrote as text."""
 
     name: str  # "" where the text shows none
-    arguments: Any  # text; of a broken call all of it; an object where Python wrote the call
+    # Text, "" where there are none; of a broken call all of it; an object where Python wrote it.
+    arguments: Any
     broken: bool = False
 
 
@@ -116,10 +117,15 @@ def entry_call(value: Any, body: str = "") -> TextCall | None:
         return None
     entry = value["function"] if isinstance(value.get("function"), dict) else value
     name = next((entry[key] for key in ("name", "tool_name", "function") if key in entry), None)
-    key = next((key for key in ARGUMENT_KEYS if key in entry), None)
+    keys = [key for key in ARGUMENT_KEYS if entry.get(key) is not None]
+    if any(entry[key] != entry[keys[0]] for key in keys):
+        return None  # nobody can tell which of them counts
+    key = next((key for key in ARGUMENT_KEYS if key in entry), None) if not keys else keys[0]
     if not isinstance(name, str) or (key is None and not PLAIN_KEYS.issuperset(entry)):
         return None
     given = entry[key] if key else None
+    if given is None:
+        return TextCall(name, "")
     return TextCall(name, _verbatim(body, given) if isinstance(given, dict) else as_text(given))
 
 

@@ -130,6 +130,7 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "granite_20b": Family(("<function_call>",), {r"<function_call>" + JSON_FOLLOWS: json_block()}),
+    "nemotron": Family(("<TOOLCALL>",), {r"<TOOLCALL>": json_block("</TOOLCALL>")}),
     "jamba": Family(  # Hunyuan and MiniMax M1 as well
         ("<tool_calls>",),
         {r"<tool_calls>" + JSON_FOLLOWS: json_block("</tool_calls>", several=True)},

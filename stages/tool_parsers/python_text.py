@@ -107,12 +107,14 @@ def read_python_tag(text: str, opening: re.Match[str], tools: Tools) -> Reading 
     try:
         calls = python_calls(text[opening.end() :])
     except ValueError:
-        return reading
+        line = text[text.rfind("\n", 0, opening.start()) + 1 : opening.start()]
+        return None if line.strip() and MENTION.match(text, opening.end()) else reading
     return Reading(
         len(text), [call._replace(name=call.name.removesuffix(".call")) for call in calls]
     )
 
 
+MENTION = re.compile(r"[`'\"]?\s+\w+\s+\w")  # the text speaks about the marker
 _TAGGED_JSON = json_block(several=True)
 GEMMA_NAME = re.compile(r"\s*call:\s*([\w.\-]+)\s*(?=\{)")
 GEMMA_CUT = re.compile(r"\s*call:\s*([\w.\-]*)")

@@ -25,6 +25,7 @@ FUNCTION_END = re.compile(r"\s*</function>")
 ARGUMENT = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 GLM_NAME = re.compile(r"\s*([\w.\-/:]+)\s*(?=<arg_key>|</tool_call>|\Z)")
 PROSE = re.compile(r"\s*[^\s<{\[]+\s+[^\s<]")
+WORDS = re.compile(r"[^\n<{\[]*")  # in one line
 # Anthropic, MiniMax M2, DeepSeek V3.2 and Step3 differ in what stands before "invoke".
 INVOKE = re.compile(
     r"""(?:<[^\s<>/]*(?:function_calls|tool_calls?)>\s*|<｜tool_calls?_begin｜>\s*)*"""
@@ -131,7 +132,8 @@ def read_tool_call(text: str, opening: re.Match[str], tools: Tools) -> Reading |
         return _functions(text, opening, tools)
     if GLM_NAME.match(text, at):
         return read_glm(text, opening, tools)
-    if text.find("</tool_call>", at) < 0 and PROSE.match(text, at):
+    stop = text.find("</tool_call>", at)
+    if PROSE.match(text, at) and (stop < 0 or WORDS.fullmatch(text, opening.end(), stop)):
         return None  # the text speaks about the tag
     return _hermes(text, opening, tools)
 

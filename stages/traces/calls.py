@@ -10,6 +10,7 @@ import orjson
 
 # In order of preference; the Responses API has both `call_id` and an `id` of the item itself.
 IDS = ("call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "source_call_id", "id")
+BARE_NAMES = ("function", "tool", "action", "recipient_name")  # not of a call in a known form
 NAMES = ("name", "tool_name", "toolName", "function_name", "functionName")
 ARGUMENTS = (
     "arguments",
@@ -27,8 +28,15 @@ ARGUMENTS = (
 WRAPPERS = ("function", "functionCall", "function_call", "toolUse", "tool_use", "tool_call")
 RESULT_WRAPPERS = ("functionResponse", "function_response", "toolResult", "tool_result")
 
-FAILURES = frozenset({"error", "failed", "failure", "timeout", "timed_out"})
+# Of a result: whether its call failed, or text or an object that tells the error.
+FLAGS = ("error", "is_error", "isError", "failed", "errored", "has_error", "hasError")
+ERRORS = ("error_message", "errorMessage", "errorText", "error_text", "exception", "traceback")
+FAILURES = frozenset(
+    {"error", "errored", "failed", "failure", "timeout", "timed_out", "exception", "output-error"}
+    | {"cancelled", "canceled", "denied", "rejected", "aborted", "output-denied"}
+)
 SUCCESSES = frozenset({"success", "ok"})
+NOT_FAILED = frozenset({"", "false", "none", "null", "0"})
 
 
 class UnreadableCallError(Exception):
@@ -139,7 +147,7 @@ def looks_like_call(value: Any, depth: int = 4) -> bool:
         return True
     if any(value.get(key) for key in IDS[:-1]):
         return True
-    named = any(isinstance(value.get(key), str) for key in (*NAMES, "function"))
+    named = any(isinstance(value.get(key), str) for key in (*NAMES, *BARE_NAMES))
     if named and any(key in value for key in ARGUMENTS) and not is_definition(value):
         return True
     return depth > 0 and any(looks_like_call(item, depth - 1) for item in value.values())
@@ -158,16 +166,34 @@ def flag_of(result: Mapping[str, Any]) -> bool | None:
         result: the message or block of the result. `error` may be a flag, or text or an object
             that tells the error; `status` of the Responses API tells nothing ("completed").
     """
-    for key in ("error", "is_error", "isError"):
+    for key in FLAGS:
         if (value := result.get(key)) is not None:
-            return bool(value)
-    status = result.get("status")
-    if isinstance(status, str):
-        if status.lower() in FAILURES:
+            return says_failed(value)
+    if any(result.get(key) for key in ERRORS):
+        return True
+    for status in (result.get("status"), result.get("state")):
+        if isinstance(status, int) and 400 <= status < 600:
             return True
-        if status.lower() in SUCCESSES:
+        if isinstance(status, str) and status.lower() in FAILURES:
+            return True
+        if isinstance(status, str) and status.lower() in SUCCESSES:
             return False
     for key in ("success", "ok"):
-        if isinstance(value := result.get(key), bool):
-            return not value
-    return None
+        if (value := result.get(key)) is not None:
+            return not says_failed(value)
+    return _typed_error(result) or None
+
+
+def says_failed(value: Any) -> bool:
+    """Return whether the value of a flag that stands for a failure says that there was one."""
+    return value.strip().lower() not in NOT_FAILED if isinstance(value, str) else bool(value)
+
+
+def _typed_error(result: Mapping[str, Any]) -> bool:
+    """Return whether the type of an answer is an error: AI SDK's, Anthropic's server tools'."""
+    answers = [result.get(key) for key in ("content", "output")]
+    types = [answer.get("type") for answer in answers if isinstance(answer, Mapping)]
+    return any(
+        isinstance(kind, str) and (kind.startswith("error") or kind.endswith(("_error", "-denied")))
+        for kind in types
+    )

@@ -10,6 +10,7 @@ from stages.traces.calls import UnreadableCallError, object_in, read_call
 from stages.traces.episode import GoldAction
 
 ROUNDING = 1e-6  # outcomes this far outside [0, 1] are rounding noise, not another scale
+PLAIN_ACTION = frozenset({"name", "kwargs"})
 LARGEST = 2**31 - 1  # whole number that a column of a table holds
 
 
@@ -71,6 +72,10 @@ def gold_of(actions: Any, field: str) -> tuple[GoldAction, ...] | None:
 
 def gold_action(action: Any, field: str) -> GoldAction:
     """One gold action; see `gold_of`."""
+    if type(action) is dict and action.keys() == PLAIN_ACTION:  # tau-bench's: most of all
+        name, arguments = action["name"], action["kwargs"]
+        if type(name) is str and arguments is not None:
+            return GoldAction(name, arguments)
     try:
         name, arguments, _ = read_call(action)
         compare, requestor = _beside(action, "compare_args"), _beside(action, "requestor")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from stages.traces.calls import (
+    ERRORS,
+    FLAGS,
     RESULT_WRAPPERS,
     WRAPPERS,
     UnreadableCallError,
@@ -100,6 +101,7 @@ SILENT_TYPES = frozenset(
     ]
 )
 ITEM_TYPES = CALL_TYPES | RESULT_TYPES | {"reasoning", "compaction", "item_reference"}
+NO_CALLS = frozenset({"", "null", "none", "nan"})  # as a column of text holds no calls
 CALL_KEYS = ("tool_calls", "toolCalls", "function_calls")
 # Of a message, and either read here or known to hold neither calls nor results.
 KEYS = frozenset(
@@ -165,18 +167,23 @@ KEYS = frozenset(
         "provider_specific_fields",
         "tools",
         "tool_call_chunks",
+        "state",
+        "tool_plan",
+        "citations",
+        *FLAGS,
+        *ERRORS,
     ]
 )
+CODE_PARTS = ("executableCode", "executable_code", "codeExecutionResult", "code_execution_result")
 STOPS_FOR_CALLS = frozenset({"tool_calls", "tool_use", "function_call", "tool_call"})
 RESULT_KEYS = ("content", "output", "result", "response", "value", "text", "parts")
 
 
-@dataclass(slots=True)
-class Spoken:
+class Spoken(NamedTuple):
     """What the policy said, or a part of it."""
 
     content: Any  # as recorded, or the text of its blocks
-    calls: list[Written] = field(default_factory=list)
+    calls: Sequence[Written] = ()
     n_tokens: Any = None
     stops_for_call: bool = False  # the recorded reason to stop is a call
     item: str | None = None  # of the Responses API: "call" and "message" may share a turn
@@ -184,16 +191,14 @@ class Spoken:
     legacy: bool = False  # the call was OpenAI's old `function_call`
 
 
-@dataclass(slots=True)
-class Heard:
+class Heard(NamedTuple):
     """What the user said, and the calls of a simulated user's own tools."""
 
     content: Any
-    calls: list[Written] = field(default_factory=list)
+    calls: Sequence[Written] = ()
 
 
-@dataclass(slots=True)
-class Result:
+class Result(NamedTuple):
     """What a tool answered."""
 
     text: str
@@ -241,6 +246,9 @@ def text_of(content: Any) -> str:
 
 
 def _text_of_block(block: Mapping[str, Any]) -> Any:
+    if block.get("type") == "document" and "text" not in block:  # Cohere's results
+        data = _mapping(block.get("document")).get("data")
+        return data if data is None or isinstance(data, str) else json.dumps(data)
     if block.get("type") in (None, "text", "input_text", "output_text"):
         return next((block[key] for key in ("text", "value", "content") if key in block), None)
     return block.get("text")
@@ -260,8 +268,9 @@ def _object(message: Any) -> Mapping[str, Any] | None:
 
 def _inner(message: Mapping[str, Any]) -> list[Any] | None:
     """Return the messages in an envelope; None where it is a message itself."""
-    if isinstance(several := message.get("tool_messages"), list):  # tau2-bench
-        return several
+    for key in ("tool_messages", "tool_responses"):  # tau2-bench, AutoGen
+        if isinstance(several := message.get(key), list):
+            return several
     if "role" in message or "from" in message:
         return None
     if isinstance(choices := message.get("choices"), list):  # a response of OpenAI's chat API
@@ -311,7 +320,8 @@ class _Message:
             return self._spoken(item="message" if kind == "message" else None)
         if known == "call":
             content = object_in(_first(message, ("content", "value", "parts")))
-            return [Spoken(None, self._calls(content), has_ids=False)]
+            calls = self._in_text(content) if isinstance(content, str) else self._calls(content)
+            return [Spoken(None, calls, has_ids=False)]
         return self._results() if known == "tool" else self._heard()
 
     def _unknown(self, role: Any) -> list[Event]:
@@ -365,7 +375,7 @@ class _Message:
     def _calls(self, entries: Any) -> list[Written]:
         """Read calls from a list, from an object, or from JSON text of either."""
         entries = object_in(entries)
-        if not entries:
+        if not entries or (isinstance(entries, str) and entries.strip().lower() in NO_CALLS):
             return []
         if isinstance(entries, Mapping):
             whole = any(key in entries for key in (*WRAPPERS, "name", "tool_name", "toolName"))
@@ -382,6 +392,15 @@ class _Message:
             self._lost.append(str(error))
             return []
 
+    def _in_text(self, text: str) -> list[Written]:
+        """Read calls from text that is no JSON: thoughts stand before them, or they are cut."""
+        from stages.dialects import recorded_calls  # its many patterns take a while to compile
+
+        calls = [Written(name, given, None) for name, given, _ in recorded_calls(text)]
+        if not calls:
+            self._lost.append(f"a call that can't be read ({text!r:.40})")
+        return calls
+
     def _stops_for_call(self) -> bool:
         places = (self.message, _mapping(self.message.get("response_metadata")))
         keys = ("finish_reason", "stop_reason", "stopReason")
@@ -392,8 +411,11 @@ class _Message:
         """Return the content, or the text in it, and its blocks."""
         content = _first(self.message, ("content", "value", "parts", "text", "message"))
         blocks = [content] if isinstance(content, Mapping) else content
-        if not isinstance(blocks, list):
-            return content, []
+        parts = self.message.get("parts")
+        if not isinstance(blocks, list):  # the AI SDK has the text in both
+            return content, parts if isinstance(parts, list) else []
+        if isinstance(parts, list) and parts is not blocks:
+            blocks = [*blocks, *(part for part in parts if part not in blocks)]
         texts = [block for block in blocks if isinstance(block, str) or not _speaks_not(block)]
         return text_of(texts), [block for block in blocks if not isinstance(block, str)]
 
@@ -469,7 +491,9 @@ class _Message:
         kind = block.get("type")
         if isinstance(kind, str) and kind in SILENT_TYPES:
             return
-        if looks_like_call(block) or (isinstance(kind, str) and _is_hosted(kind)):
+        if any(block.get(key) for key in CODE_PARTS):
+            self._lost.append("code that the model ran by itself")
+        elif looks_like_call(block) or (isinstance(kind, str) and _is_hosted(kind)):
             self._lost.append(f"a content block of the unknown type {kind!r:.40}")
         elif kind is not None:
             self._notes[f"unknown content block {kind!r:.40}"] += 1
@@ -481,8 +505,9 @@ class _Message:
         if kind in CALL_TYPES:
             calls = self._call(self.message)
             events: list[Event] = [Spoken(None, calls, item="call")]
-            if kind == "mcp_call" and calls and self.message.get("output") is not None:
-                events.append(self._result(self.message, self.message["output"], calls[0].id))
+            answered = any(self.message.get(key) is not None for key in ("output", "error"))
+            if kind == "mcp_call" and calls and answered:
+                events.append(self._result(self.message, self.message.get("output"), calls[0].id))
             return events
         if _is_hosted(kind):
             self._lost.append(f"a call of the kind '{kind:.40}'")

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stages.traces.calls import UnreadableCallError, Written
+from stages.traces.forms import text_of
 
 ACTION = "Action:"
-ANSWER = "API output: "
+# tau-bench's own; other harnesses of this form write "Observation:".
+ANSWER = re.compile(r"\s*(?:API output|Observation)\s*:[ \n]?", re.IGNORECASE)
 RESPOND = "respond"
 # Anything else that may stand after "Action:" is prose.
 OPENING = re.compile(r"(?:^|\n)\s*Action:\s*(?:```(?:json)?\s*)?\{")
-OTHER_REACT = re.compile(r"(?:^|\n)\s*Action:[^\n]+\n\s*Action Input:")
 
 
 class Step(NamedTuple):
@@ -27,6 +28,7 @@ class Step(NamedTuple):
 
     call: Written | None
     speech: str | None = None
+    is_prose: bool = False  # it speaks without an action
 
 
 def is_react(messages: Sequence[Any]) -> bool:
@@ -39,11 +41,13 @@ def is_react(messages: Sequence[Any]) -> bool:
             return False
         content = message.get("content")
         if type(content) is not str:
-            continue
+            if type(content) is not list:
+                continue
+            content = text_of(content)
         if message.get("role") == "assistant":
             signs = signs or (ACTION in content and OPENING.search(content) is not None)
         elif message.get("role") == "user":
-            signs = signs or content.startswith(ANSWER)
+            signs = signs or content.startswith("API output:")
     return signs
 
 
@@ -57,9 +61,9 @@ def read_step(text: str) -> Step:
     try:
         action = json.loads(written)
     except (ValueError, RecursionError):
-        return Step(None, written)
+        return Step(None, written, is_prose=True)
     if not isinstance(action, dict):
-        return Step(None, written)
+        return Step(None, written, is_prose=True)
     if not isinstance(action.get("name"), str) or "arguments" not in action:
         raise UnreadableCallError("an action without a name or without arguments")
     arguments = action["arguments"]

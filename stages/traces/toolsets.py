@@ -7,6 +7,7 @@ least half; else, where its own tools do not tell, of that of its task or of the
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -39,6 +40,7 @@ class Toolsets:
         self._named: dict[str, set[str]] = {}  # tool names by the domain that episodes state
         self._fitted: dict[str, set[str]] = {}  # ... by the shipped domain that fits
         self._foreign: list[set[str]] = []  # ... of episodes that none fits, those that share one
+        self._verdicts: dict[str, bool] = {}  # of `_accepted`, until there is more to judge by
         self._tasks: dict[str, dict[str, Gold]] = {}  # gold actions by task id and domain
         self._types: dict[str | None, dict[str, str]] = {}  # tools' types by stated domain
         self._tools: list[dict[str, Any]] | None = None  # the first definitions of the trace
@@ -46,34 +48,43 @@ class Toolsets:
 
     def assign(self, episodes: Iterable[Episode]) -> Iterator[tuple[Episode, Domain]]:
         """Yield each episode, its `domain` filled in where it is known, with its tools."""
-        waiting = deque[Episode]()
+        waiting = deque[tuple[Episode, Names]]()
         for episode in episodes:
-            self._learn(episode)
-            waiting.append(episode)
+            names = names_of(episode)
+            self._learn(episode, names)
+            waiting.append((episode, names))
             if len(waiting) > LOOK_AHEAD:
-                yield self._told(waiting.popleft())
+                yield self._told(*waiting.popleft())
         while waiting:
-            yield self._told(waiting.popleft())
+            yield self._told(*waiting.popleft())
 
-    def _learn(self, episode: Episode) -> None:
+    def _learn(self, episode: Episode, names: Names) -> None:
         """Remember which tools, and which task, belong to the domain that an episode suggests."""
         if self._tools is None:
             self._tools = episode.tools
-        names = names_of(episode)
         if episode.tool_types:
             self._types.setdefault(episode.domain, {}).update(episode.tool_types)
         if domain := episode.domain:
-            self._named.setdefault(domain, set()).update(names)
+            self._add(self._named, domain, names)
         elif domain := _fit(names):
-            self._fitted.setdefault(domain, set()).update(names)
+            self._add(self._fitted, domain, names)
         elif not episode.tools:  # which tell all of the episode's own tools and no other's
             self._join_foreign(names)
         if domain:
             self._tasks.setdefault(episode.task_id, {}).setdefault(domain, episode.gold)
 
+    def _add(self, sets: dict[str, set[str]], domain: str, names: Names) -> None:
+        known = sets.setdefault(domain, set())
+        if not known or not names <= known:
+            known |= names
+            self._verdicts.clear()
+
     def _join_foreign(self, names: Names) -> None:
         """Add names to the sets that share one with them that no shipped domain knows."""
-        joined, apart = _unshipped(names), []
+        joined, apart = set(_unshipped(names)), []
+        if not joined or any(joined <= group for group in self._foreign):
+            return
+        self._verdicts.clear()
         for group in self._foreign:
             if joined.isdisjoint(group):
                 apart.append(group)
@@ -81,8 +92,7 @@ class Toolsets:
                 joined |= group
         self._foreign = [*apart, joined] if joined else apart
 
-    def _told(self, episode: Episode) -> tuple[Episode, Domain]:
-        names = names_of(episode)
+    def _told(self, episode: Episode, names: Names) -> tuple[Episode, Domain]:
         if episode.domain is None:
             episode.domain = self._found(episode, names)
         return episode, self.given or self._domain(episode, names)
@@ -125,8 +135,13 @@ class Toolsets:
         """Whether episodes state a domain, or it knows half of the tools that come with its own."""
         if domain in self._named:
             return True
+        if domain not in self._verdicts:
+            self._verdicts[domain] = self._knows_half(domain)
+        return self._verdicts[domain]
+
+    def _knows_half(self, domain: str) -> bool:
         names = set(self._fitted[domain])
-        strange = _unshipped(names)
+        strange = _unshipped(frozenset(names))
         for group in self._foreign:
             if not strange.isdisjoint(group):
                 names |= group
@@ -168,15 +183,17 @@ def names_of(episode: Episode) -> Names:
     return frozenset(names)
 
 
+@functools.lru_cache(_KEPT)
 def _fit(names: Names) -> str | None:
     """The one shipped domain that fits; None where none does, or several."""
     fit = fitting(names)
     return fit[0] if len(fit) == 1 else None
 
 
-def _unshipped(names: Iterable[str]) -> set[str]:
+@functools.lru_cache(_KEPT)
+def _unshipped(names: Names) -> Names:
     """The names that no shipped domain knows."""
-    return {name for name in names if not any(name in load_domain(d).kinds for d in SHIPPED)}
+    return names.difference(*(load_domain(domain).kinds for domain in SHIPPED))
 
 
 def _text(tools: list[dict[str, Any]]) -> bytes:

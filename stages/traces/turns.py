@@ -5,14 +5,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stages.dialects import may_hold_calls, recorded_calls
+from stages.core.arguments import parse_arguments
+from stages.tool_parsers.signs import has_signs, may_hold_calls
+from stages.tool_parsers.unread import unread_call
 from stages.traces import react
-from stages.traces.calls import UnreadableCallError, Written, read_call
+from stages.traces.calls import (
+    UnreadableCallError,
+    Written,
+    object_in,
+    read_call,
+    says_failed,
+)
 from stages.traces.episode import Call, Turn
 from stages.traces.fields import LARGEST, BadItemError
 from stages.traces.forms import Event, Result, Spoken, read_message, text_of
+
+if TYPE_CHECKING:
+    from stages.tool_parsers.calls import TextCall
 
 __all__ = ["read_turns", "text_of"]
 
@@ -44,7 +55,8 @@ PLAIN = frozenset(
         "audio",
     ]
 )
-PLAIN_CALL = frozenset({"id", "type", "function"})
+ENVELOPE = frozenset({"name", "content", "tool_call_id", "role"})  # of a result between tags
+DOUBTFUL = "text that may be a call: read as a message"
 RECORD = "record every call with its name, arguments and result, or pass --skip-bad"
 
 
@@ -82,9 +94,11 @@ def read_turns(
 
 def _plain_call(entry: Any) -> tuple[str, Any, str | None] | None:
     """A call in OpenAI's own form, as (name, arguments, id); None: it needs a closer look."""
-    if type(entry) is not dict or not PLAIN_CALL.issuperset(entry):
+    if type(entry) is not dict:
         return None
     function, call_id = entry.get("function"), entry.get("id")
+    if len(entry) != 1 + ("id" in entry) + ("type" in entry):
+        return None
     if type(function) is not dict or len(function) != 2 or "arguments" not in function:
         return None
     name = function.get("name")
@@ -134,19 +148,18 @@ class _Conversation:
         Most messages of most traces come through here, so it is one straight function.
         """
         get = message.get
-        content, role, entries = get("content"), get("role"), get("tool_calls")
+        content, role, entries, n_tokens = get("content"), get("role"), None, None
         if content is not None and type(content) is not str:
             return False
-        if entries and type(entries) is not list:
-            return False
-        if not PLAIN.issuperset(message):
-            return False
+        if len(message) > 2 or content is None or role is None:  # other keys than these two
+            entries = get("tool_calls")
+            if (entries and type(entries) is not list) or not PLAIN.issuperset(message):
+                return False
         if role == "assistant":
             self._last = "message"
-            n_tokens = None
             if "n_tokens" in message:
                 n_tokens = message["n_tokens"]
-            elif type(usage := get("usage")) is dict:
+            elif "usage" in message and type(usage := message["usage"]) is dict:
                 n_tokens = usage.get("completion_tokens")
             if not entries:
                 self._speak(content, n_tokens)
@@ -154,6 +167,8 @@ class _Conversation:
             calls = self._structured(entries)
             if calls:
                 self._latest = calls
+            if content and may_hold_calls(content):
+                self._check_text(content, calls)
             if n_tokens is not None:
                 n_tokens = self._token_count(n_tokens)
             self.turns.append(Turn(calls, n_tokens, content, len(self.user_calls)))
@@ -163,8 +178,15 @@ class _Conversation:
                 return False
             # OpenAI names the call in `tool_call_id`, tau2-bench in the result's own `id`.
             call_id = get("tool_call_id") or get("id")
-            flag = None if (error := get("error")) is None else bool(error)
-            self._answer(call_id, content or "", flag, get("name"), get("requestor") == "user")
+            flag = None if (error := get("error")) is None else says_failed(error)
+            if content and content[0] in "< \n" and content.lstrip().startswith("<tool_response>"):
+                return False
+            call = self._by_id.get(call_id) if type(call_id) is str else None
+            if call is not None and call.result is None:
+                call.result, call.flagged = content or "", flag
+            else:
+                of_user = get("requestor") == "user"
+                self._answer(call_id, content or "", flag, get("name"), of_user)
         elif role == "user":
             if entries:
                 self._latest_of_user = self._structured(entries)
@@ -180,6 +202,8 @@ class _Conversation:
         """Take up what a message of another form says."""
         if isinstance(event, Spoken):
             self._take_spoken(event)
+        elif isinstance(event, Result) and event.text.lstrip().startswith("<tool_response>"):
+            self._answer_in_tags(event.text, event)
         elif isinstance(event, Result):
             self._answer(event.id, event.text, event.flag, event.name, event.of_user)
         elif event.calls:
@@ -199,6 +223,8 @@ class _Conversation:
             turn.calls += calls
             self._latest = turn.calls if calls else self._latest
         elif calls:
+            if type(event.content) is str and may_hold_calls(event.content):
+                self._check_text(event.content, calls)
             self._add_turn(calls, event.n_tokens, event.content)
         else:
             self._speak(event.content, event.n_tokens)
@@ -223,23 +249,44 @@ class _Conversation:
             except UnreadableCallError as error:
                 self.lose(str(error))
             else:
+                if step.is_prose and unread_call(text):
+                    self.notes[DOUBTFUL] += 1
                 content = content if step.speech is None else step.speech
                 calls = [Call(step.call.name, step.call.arguments)] if step.call else []
-        else:
+        elif has_signs(text):
             calls = self._in_text(text)
         self._add_turn(calls, n_tokens, content)
 
     def _in_text(self, text: str) -> list[Call]:
         """Calls written as text, in its order."""
         calls = []
-        for written in recorded_calls(text, self._tools) if may_hold_calls(text) else ():
+        for written in self._written(text):
             self.notes["call read from text"] += 1
             if written.broken:
                 self.notes["broken call in text"] += 1
+            elif written.arguments == "":
+                self.notes["no arguments in text: read as none"] += 1
             calls.append(Call(written.name, written.arguments))
-        if not calls and react.ACTION in text and react.OTHER_REACT.search(text):
-            self.lose("a call as 'Action:' and 'Action Input:', which is not known")
+        if not calls and (looks := unread_call(text)):
+            if looks == "sure":
+                self.lose("text that looks like a call, in a notation that is not known")
+            else:
+                self.notes[DOUBTFUL] += 1
         return calls
+
+    def _written(self, text: str) -> list[TextCall]:
+        if not may_hold_calls(text):
+            return []
+        from stages.dialects import recorded_calls  # its many patterns take a while to compile
+
+        return recorded_calls(text, self._tools)
+
+    def _check_text(self, text: str, calls: list[Call]) -> None:
+        """Lose the calls in a text that are not also recorded beside it."""
+        recorded = [(call.name, parse_arguments(call.arguments).value) for call in calls]
+        for written in self._written(text):
+            if (written.name, parse_arguments(written.arguments).value) not in recorded:
+                self.lose("a call in its text that is not among those beside it")
 
     def _add_turn(self, calls: list[Call], n_tokens: Any, content: Any) -> None:
         if calls:
@@ -277,7 +324,7 @@ class _Conversation:
             calls.append(call)
         return calls
 
-    def _made(self, written: list[Written], *, has_ids: bool = True) -> list[Call]:
+    def _made(self, written: Sequence[Written], *, has_ids: bool = True) -> list[Call]:
         calls = []
         for entry in written:
             call = Call(entry.name, entry.arguments)
@@ -293,9 +340,10 @@ class _Conversation:
         if call_id is None:
             self.notes["call id missing"] += 1
         elif call_id in self._by_id:
-            self.notes["call id repeated"] += 1
             earlier = self._by_id[call_id]
-            self._by_id[call_id] = call if earlier and earlier.result is not None else None
+            over = earlier is not None and earlier.result is not None
+            self.notes["call id used again after its result" if over else "call id repeated"] += 1
+            self._by_id[call_id] = call if over else None
         else:
             self._by_id[call_id] = call
 
@@ -324,17 +372,32 @@ class _Conversation:
 
     def _hear(self, text: str) -> None:
         """Read the results that a message of the user holds, in order of the open calls."""
-        if self._is_react and text.startswith(react.ANSWER):
-            results = [text.removeprefix(react.ANSWER)]
+        if self._is_react and (answer := react.ANSWER.match(text)):
+            self._answer(None, text[answer.end() :], None, None, of_user=False)
         elif "<tool_response>" in text:
-            results = TEXT_RESULT.findall(text)
-        else:
-            return
-        still_open = _open(self._latest)
-        for call, result in zip(still_open, results, strict=False):
-            call.result = result
-        for _ in results[len(still_open) :]:
-            self.lose("a result without its call")
+            self._answer_in_tags(text)
+
+    def _answer_in_tags(self, text: str, result: Result | None = None) -> None:
+        """Read the results between tags, which stand in the order of the open calls.
+
+        Each may be Hermes' object with the call's id, the tool's name, and the content.
+        """
+        result = result or Result("")
+        texts = TEXT_RESULT.findall(text)
+        alone = result if len(texts) == 1 else Result("")
+        for written in texts:
+            value = object_in(written)
+            if not isinstance(value, dict) or not ENVELOPE.issuperset(value):
+                value = {}
+            content = text_of(value["content"]) if "content" in value else written
+            call_id, name = value.get("tool_call_id", alone.id), value.get("name", alone.name)
+            flag = result.flag
+            still_open = _open(self._latest)
+            named = any(call.name == name for call in still_open)
+            if still_open and not named and call_id not in self._by_id:
+                still_open[0].result, still_open[0].flagged = content, flag
+            else:
+                self._answer(call_id, content, flag, name, of_user=False)
 
 
 def _open(calls: list[Call]) -> list[Call]:
