@@ -21,7 +21,8 @@ WRITING = frozenset(
     | {"renew", "reopen", "replace", "reply", "reschedule", "reset", "restart", "restore"}
     | {"resume", "revoke", "save", "sell", "send", "set", "submit", "subscribe", "suspend", "swap"}
     | {"terminate", "toggle", "unassign", "unblock", "unfreeze", "uninstall", "unlock"}
-    | {"unregister", "unsubscribe", "update", "upgrade", "upload", "void", "waive", "withdraw"}
+    | {"unregister", "unsubscribe", "update", "upgrade", "upload", "upsert", "void", "waive"}
+    | {"withdraw"}
     | {"write"}
 )
 # Verbs that are nouns too: `order_pizza` writes, `order_lookup` and `order_status` read.
