@@ -86,7 +86,9 @@ class TraceReader:
     def renamed(self) -> Renamed:
         """Return the tasks that got another name once all traces were read, and note them."""
         renamed = self.identities.renamed(self.sources)
-        self._note(SPLIT_TASKS, len(set(renamed.values())))
+        # A task "5#2" of one trace may turn out to be the "5" of the others, which is no split.
+        split = {name for (_, had), name in renamed.items() if had.rpartition("#")[0] != name}
+        self._note(SPLIT_TASKS, len(split))
         return renamed
 
     def note_groups(self) -> None:

@@ -147,6 +147,8 @@ class Names:
             task_id = self._records if group_id is None else group_id
             self._notes["no task id"] += 1
         self._records += 1
+        if isinstance(task_id, float) and task_id.is_integer():
+            task_id = int(task_id)  # a column of whole numbers that has nulls
         task = str(task_id)
         group = None if group_id is None else str(group_id)
         number = self._trial((task if group is None else group, group is None, kin), trial)
