@@ -95,6 +95,15 @@ def name_in(item: dict[str, Any], *fields: str) -> str | None:
     return next((value for value in values if isinstance(value, str) and value), None)
 
 
+def policy_in(item: dict[str, Any]) -> str | None:
+    """What acted, as a record names it or as an object in it that tells of the agent does."""
+    keys = ("policy", "model", "model_name", "model_id", "llm")
+    for place in (item, *(item.get(key) for key in ("agent", "agent_info", "metadata", "info"))):
+        if isinstance(place, dict) and (name := name_in(place, *keys)):
+            return name
+    return name_in(item, "agent")
+
+
 def opening_of(messages: list[Any]) -> Any:
     """The content of the user's first message, as recorded; None where there is none."""
     for message in messages:
