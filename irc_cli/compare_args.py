@@ -26,7 +26,8 @@ from stages.core.arguments import (
 )
 from stages.errors import InputError
 from stages.notes import READ_AS_PYTHON, note_left_out
-from stages.pasted import UnreadableCallError, unwrapped
+from stages.pasted import unwrapped
+from stages.traces.calls import UnreadableCallError
 from stages.yamlfile import nearest
 
 

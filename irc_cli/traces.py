@@ -32,7 +32,7 @@ DomainOption = Annotated[
     typer.Option(
         "--domain",
         metavar="NAME|FILE.yaml",
-        help="Tool kinds and comparison rules: airline, retail, telecom or a file. Default: found "
+        help=f"Tool kinds and comparison rules: {', '.join(SHIPPED)} or a file. Default: found "
         "from the trace.",
     ),
 ]

@@ -139,11 +139,10 @@ class Classifier:
         ]
 
     def _note_calls(self, sides: list[Side], kinds: list[str], notes: Counter[str]) -> None:
-        for side, kind in zip(sides, kinds, strict=True):
-            if side.parsed.problem is not None:
-                repr_read = side.parsed.problem == PYTHON_REPR
-                what = "read as a Python literal" if repr_read else "unparseable, tiered as errors"
-                notes[f"arguments {what}"] += 1
+        for problem in filter(None, (side.parsed.problem for side in sides)):
+            repr_read = problem == PYTHON_REPR
+            what = "read as a Python literal" if repr_read else "unparseable, tiered as errors"
+            notes[f"arguments {what}"] += 1
         self._kind_notes.add("calls", [side.name for side in sides], kinds, notes)
 
     def _repeats(self, sides: list[Side], failed: list[bool]) -> list[bool]:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.pasted import UnreadableCallError, unwrapped
+from stages.pasted import unwrapped
+from stages.traces.calls import UnreadableCallError
 from tests.conftest import Cli
 
 ARGUMENTS = {"id": 1, "bags": [{"n": 2}]}
@@ -58,7 +59,10 @@ CALLS: list[tuple[str, Any]] = [
     ("openai", OPENAI | {"extra_content": {"google": {"thought_signature": "x"}}}),
     ("openai", {"role": "assistant", "tool_calls": [json.dumps(OPENAI)]}),
     ("openai", {"content": None, "tool_calls": [OPENAI]}),
-    ("openai", {"choices": [{"index": 0, "message": {"role": "assistant", "tool_calls": [OPENAI]}}]}),
+    (
+        "openai",
+        {"choices": [{"index": 0, "message": {"role": "assistant", "tool_calls": [OPENAI]}}]},
+    ),
     ("openai", {"message": {"tool_calls": [OPENAI]}, "finish_reason": "tool_calls"}),
     ("anthropic", [{"type": "text", "text": "a"}, ANTHROPIC]),
     ("gemini", {"candidates": [{"content": {"role": "model", "parts": [{"text": "a"}, GEMINI]}}]}),
@@ -120,7 +124,7 @@ def test_arguments_that_are_not_there(form: dict[str, Any]) -> None:
     inner = form.get("function", form)
     key = "arguments" if "function" in form else "input"
     lacking = {name: value for name, value in inner.items() if name != key}
-    with pytest.raises(UnreadableCallError, match="^a call of 'get' without arguments$"):
+    with pytest.raises(UnreadableCallError, match=r"^a call of 'get' without arguments$"):
         unwrapped({**form, "function": lacking} if "function" in form else lacking)
     for nothing in (None, ""):
         empty = inner | {key: nothing}

@@ -98,10 +98,13 @@ def name_in(item: dict[str, Any], *fields: str) -> str | None:
 def policy_in(item: dict[str, Any]) -> str | None:
     """What acted, as a record names it or as an object in it that tells of the agent does."""
     keys = ("policy", "model", "model_name", "model_id", "llm")
-    for place in (item, *(item.get(key) for key in ("agent", "agent_info", "metadata", "info"))):
-        if isinstance(place, dict) and (name := name_in(place, *keys)):
+    places = [item, *(item.get(key) for key in ("agent", "agent_info", "metadata", "info"))]
+    for place in (place for place in places if isinstance(place, dict)):
+        if name := name_in(place, *keys):
             return name
-    return name_in(item, "agent")
+    named = (item.get(key) for key in ("policy", "model", "agent"))
+    names = (name_in(value, "name", "id") for value in named if isinstance(value, dict))
+    return next(filter(None, names), name_in(item, "agent"))
 
 
 def opening_of(messages: list[Any]) -> Any:
