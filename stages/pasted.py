@@ -60,8 +60,9 @@ def _calls(value: Any, depth: int = _DEPTH) -> list[Pasted]:
     if not depth:
         return []
     if isinstance(value, list):
-        parts = [_calls(item, depth - 1) for item in value if not _is_silent(item)]
-        return list(chain(*parts)) if all(parts) else []
+        parts = [_calls(item, depth - 1) for item in value]
+        whole = all(part or _is_silent(item) for part, item in zip(parts, value, strict=True))
+        return list(chain(*parts)) if whole else []
     if not isinstance(value, dict):
         return []
     if call := _call(value):
@@ -90,7 +91,7 @@ def _is_silent(block: Any) -> bool:
     """Whether a block among calls is text or thoughts."""
     if not isinstance(block, dict):
         return False
-    return block.get("type") in _SILENT or block.keys() <= {"text", "thought", "thoughtSignature"}
+    return str(block.get("type")) in _SILENT or block.keys() <= {"text", "thought", "thoughtSignature"}
 
 
 def _call(value: Any) -> Pasted | None:
@@ -98,8 +99,9 @@ def _call(value: Any) -> Pasted | None:
     if not isinstance(value, dict):
         return None
     kind, function = value.get("type"), value.get("function")
-    if _named(function) and (kind == "function" or value.keys() <= _BESIDE | {"function"}):
-        return _read("openai", function)
+    if _named(function) and not calls.is_definition(function):
+        if kind == "function" or value.keys() <= _BESIDE | {"function"}:
+            return _read("openai", function)
     if isinstance(kind, str) and kind in _TYPES and _named(value):
         return _read(_TYPES[kind], value)
     if value.get("method") == "tools/call" and _named(call := value.get("params")):

@@ -28,7 +28,8 @@ SPLIT_GROUPS = "group id of several policies or tasks: split"
 class _Seen:
     """What one trace shows of one of the tasks of an id."""
 
-    gold: tuple[Any, ...] = ()  # empty: unknown, or none expected
+    gold: tuple[Any, ...] = ()  # by what they mean; empty: unknown, or none expected
+    recorded: tuple[GoldAction, ...] = ()  # the same as the last episode had them
     openings: set[str] = field(default_factory=set)
 
 
@@ -70,12 +71,14 @@ class Identities:
     def _look(self, path: str, episode: Episode) -> None:
         self._label(path, episode.source)
         places = self._seen.setdefault((episode.within, episode.task_id), {})
-        gold, number = _meaning(episode.gold), 1
-        while not _may_equal(places.setdefault((path, number), _Seen(gold)).gold, gold):
-            number += 1
+        seen, number = places.setdefault((path, 1), _Seen()), 1
+        if episode.gold and episode.gold != seen.recorded:  # most trials repeat them word for word
+            gold = _meaning(episode.gold)
+            while seen.gold not in ((), gold):
+                number += 1
+                seen = places.setdefault((path, number), _Seen())
+            seen.gold, seen.recorded = gold, episode.gold
         episode.namesake = number
-        seen = places[path, number]
-        seen.gold = seen.gold or gold
         if opening := " ".join(text_of(episode.opening).split()):
             seen.openings.add(opening)
 
@@ -176,11 +179,6 @@ def _alike(some: list[Place], others: list[Place], seen: dict[Place, _Seen]) -> 
     ones = set().union(*(seen[place].openings for place in some))
     twos = set().union(*(seen[place].openings for place in others))
     return not ones or not twos or not ones.isdisjoint(twos)
-
-
-def _may_equal(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    """Whether two tasks may be the same by their gold actions, which may be unknown."""
-    return not one or not other or one == other
 
 
 def _meaning(gold: tuple[GoldAction, ...] | None) -> tuple[Any, ...]:
