@@ -91,7 +91,11 @@ def _is_silent(block: Any) -> bool:
     """Whether a block among calls is text or thoughts."""
     if not isinstance(block, dict):
         return False
-    return str(block.get("type")) in _SILENT or block.keys() <= {"text", "thought", "thoughtSignature"}
+    return str(block.get("type")) in _SILENT or block.keys() <= {
+        "text",
+        "thought",
+        "thoughtSignature",
+    }
 
 
 def _call(value: Any) -> Pasted | None:
@@ -99,9 +103,9 @@ def _call(value: Any) -> Pasted | None:
     if not isinstance(value, dict):
         return None
     kind, function = value.get("type"), value.get("function")
-    if _named(function) and not calls.is_definition(function):
-        if kind == "function" or value.keys() <= _BESIDE | {"function"}:
-            return _read("openai", function)
+    bare = kind == "function" or value.keys() <= _BESIDE | {"function"}
+    if bare and _named(function) and not calls.is_definition(function):
+        return _read("openai", function)
     if isinstance(kind, str) and kind in _TYPES and _named(value):
         return _read(_TYPES[kind], value)
     if value.get("method") == "tools/call" and _named(call := value.get("params")):

@@ -104,6 +104,13 @@ def test_the_stated_name_decides_if_it_is_shipped() -> None:
     assert find_domain("banking", ["book_reservation"], None).name == "airline"
 
 
+def test_tools_that_several_domains_know_half_of_are_of_none() -> None:
+    names = ["get_user_details", "book_court"]  # the first is airline's and retail's
+    assert find_domain(None, names, None).name == "guessed"
+    assert find_domain(None, names, None).kind("book_court") == "write"
+    assert find_domain(None, ["get_user_details", "think"], None).name == "airline"
+
+
 def test_the_domain_that_knows_most_tools_wins_from_half_on() -> None:
     assert find_domain(None, ["get_order_details", "made_up"], None).name == "retail"
     assert find_domain(None, ["get_order_details", "one", "two"], None).name == "guessed"
