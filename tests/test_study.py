@@ -90,8 +90,8 @@ def test_all_arms_run_with_all_seeds_and_the_best_rate_wins(cli: FakeCli, tmp_pa
         assert f"| {arm} | {rate:g} | {told} | 7.0 | 50% | 25% |" in table
     assert "| sparse GRPO | 60.0% | 50.0% | 40.0% |" in table
     assert table[-1] == (
-        "Naive rewards that calibration does not bear out at first: soft, read_only, "
-        "state_change, duplicate, unknown_tool."
+        "Naive rewards that calibration does not bear out at first: gold_other, soft, read_only, "
+        "state_change, other, duplicate, unknown_tool."
     )
     raw = [orjson.loads(line) for line in (docs / "runs.jsonl").read_bytes().splitlines()]
     assert {(one["arm"], one["split"]) for one in raw} == {
