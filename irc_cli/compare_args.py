@@ -26,7 +26,8 @@ from stages.core.arguments import (
 )
 from stages.errors import InputError
 from stages.notes import READ_AS_PYTHON, note_left_out
-from stages.pasted import UnreadableCallError, unwrapped
+from stages.pasted import unwrapped
+from stages.traces.calls import UnreadableCallError
 from stages.yamlfile import nearest
 
 
@@ -71,10 +72,11 @@ def command(
 ) -> None:
     """Compare tool-call arguments by what they mean, and explain each difference.
 
-    Two values exit with 1 if they differ. Each is arguments, or a call as APIs write it: OpenAI,
-    Anthropic ('type': 'tool_use'), Gemini, LangChain, MCP, or 'name' and 'arguments' with nothing
-    beside them but ids. Of two calls names and arguments are compared, of a call and arguments the
-    arguments. Any other object is arguments, even if it has a key 'name'.
+    Two values exit with 1 if they differ. Each is either arguments, or a call as an API writes it
+    (OpenAI, Anthropic, Gemini, Bedrock, LangChain, MCP), alone or in a message. A name and an
+    arguments object with nothing beside them but ids is a call too; any other object is arguments,
+    even if it has a key 'name'. Two calls are compared by name and arguments, a call and arguments
+    by the arguments.
 
     Example: irc-cli compare-args --expected '{"bags": 2}' --actual '{"bags": "2.0"}' --explain
     """
@@ -155,6 +157,7 @@ class _Side(NamedTuple):
     repaired: bool  # read as a Python literal
     name: str | None = None  # of a call
     form: str | None = None  # in which the call was written
+    document: Any = None  # the call as it was given
 
 
 def _is_json(text: str) -> bool:
@@ -165,7 +168,8 @@ def _is_json(text: str) -> bool:
 def _sides(expected: str, actual: str, *, raw: bool) -> tuple[_Side, _Side]:
     if expected == actual == "-":
         raise InputError("--actual", "standard input is taken by --expected", "give a file")
-    return _side("--expected", expected, raw=raw), _side("--actual", actual, raw=raw)
+    one, two = _side("--expected", expected, raw=raw), _side("--actual", actual, raw=raw)
+    return _beside(two, one), _beside(one, two)
 
 
 def _side(option: str, given: str, *, raw: bool) -> _Side:
@@ -180,7 +184,16 @@ def _side(option: str, given: str, *, raw: bool) -> _Side:
         raise InputError(option, str(error), "give one call in JSON, or pass --raw") from None
     if call is None:
         return _Side(parsed.value, repaired)
-    return _Side(call.arguments, repaired or call.repaired, call.name, call.form)
+    repaired = repaired or call.repaired
+    return _Side(call.arguments, repaired, call.name, call.form, parsed.value)
+
+
+def _beside(call: _Side, side: _Side) -> _Side:
+    """Return a side, as arguments where it has the keys of the arguments of a call beside it."""
+    keys = [value.keys() for value in (call.value, side.document) if isinstance(value, dict)]
+    if None in (call.name, side.name) or len(keys) < 2 or keys[0] != keys[1]:
+        return side
+    return _Side(side.document, side.repaired)
 
 
 def _compare_values(

@@ -135,7 +135,7 @@ def command(
         document["replay"] = found.counts()
         document["replay_differences"] = found.differences
         document["rescored"] = found.rescored
-    digests = dict(reader.digests)
+    digests, read = dict(reader.digests), reader.notes + measured.notes
     if against and other_measured is not None:
         other_episodes = other_measured.frame(other.renamed())
         document["against"] = _results(other_episodes, against, other.notes)
@@ -143,8 +143,8 @@ def command(
         document["difference"] = _compare(episodes, other_episodes, against)._asdict()
         document["differences"] = _differences(episodes, other_episodes)
         digests |= other.digests
+        read += other.notes + other_measured.notes
         reader.bad += other.bad
-    read = reader.notes + other.notes
     check_notes(read, strict=strict)
     document["notes"] = dict(notes + read)
     if out:

@@ -32,7 +32,7 @@ DomainOption = Annotated[
     typer.Option(
         "--domain",
         metavar="NAME|FILE.yaml",
-        help="Tool kinds and comparison rules: airline, retail, telecom or a file. Default: found "
+        help=f"Tool kinds and comparison rules: {', '.join(SHIPPED)} or a file. Default: found "
         "from the trace.",
     ),
 ]
@@ -86,7 +86,9 @@ class TraceReader:
     def renamed(self) -> Renamed:
         """Return the tasks that got another name once all traces were read, and note them."""
         renamed = self.identities.renamed(self.sources)
-        self._note(SPLIT_TASKS, len(set(renamed.values())))
+        # A task "5#2" of one trace may turn out to be the "5" of the others, which is no split.
+        split = {name for (_, had), name in renamed.items() if had.rpartition("#")[0] != name}
+        self._note(SPLIT_TASKS, len(split))
         return renamed
 
     def note_groups(self) -> None:

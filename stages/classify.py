@@ -26,6 +26,39 @@ class Classed(NamedTuple):
     reward: float  # dimensionless
 
 
+class KindNotes:
+    """Notes the tools of a domain whose kind is only guessed, or unknown."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self._named: dict[str, set[str]] = {}  # tools that notes name
+
+    def add(self, what: str, tools: list[str], kinds: list[str], notes: Counter[str]) -> None:
+        """Note the tools of some calls or gold actions whose kinds nobody states.
+
+        Args:
+            what: they are.
+            tools: the name of each one's tool.
+            kinds: the kind that each is taken to be of.
+            notes: are added to.
+        """
+        if self._domain.guessed:
+            for tool, kind in zip(tools, kinds, strict=True):
+                if self._domain.guesses(tool):
+                    notes[self._note(what, tool, kind)] += 1
+
+    def _note(self, what: str, tool: str, kind: str) -> str:
+        """A note on one tool by its name, while it is among the first few."""
+        known = "unknown" if kind == "unknown" else "guessed from its name"
+        told = f"{what} whose tool kind is {known}"
+        named = self._named.setdefault(told, set())
+        if tool not in named and len(named) == _NAMED:
+            return f"{told}: other tools"
+        named.add(tool)
+        guess = "" if kind == "unknown" else f" ({kind})"
+        return f"{told}: {tool}{guess}"
+
+
 class Classifier:
     """Classes the turns of one domain's episodes under one set of tiers."""
 
@@ -34,7 +67,7 @@ class Classifier:
         self._matcher = Matcher(domain, tiers.arguments, tool_rules=tiers.tool_rules)
         self._table = {tuple(facts): tier for facts, tier in tiers.table().items()}
         self._rank = {tier: i for i, tier in enumerate(tiers.rank)}
-        self._named: dict[str, set[str]] = {}  # tools that notes name
+        self._kind_notes = KindNotes(domain)
         self._tests_repeats = any("repeat" in rule.when for rule in tiers.rules)
 
     def turns(
@@ -109,24 +142,11 @@ class Classifier:
         ]
 
     def _note_calls(self, sides: list[Side], kinds: list[str], notes: Counter[str]) -> None:
-        guessed = self._domain.guessed
-        for side, kind in zip(sides, kinds, strict=True):
-            if side.parsed.problem is not None:
-                repr_read = side.parsed.problem == PYTHON_REPR
-                what = "read as a Python literal" if repr_read else "unparseable, tiered as errors"
-                notes[f"arguments {what}"] += 1
-            if guessed and self._domain.guesses(side.name):
-                notes[self._guess(side.name, kind)] += 1
-
-    def _guess(self, tool: str, kind: str) -> str:
-        """What to note of a call of a tool whose kind nobody states; names only some tools."""
-        what = "unknown" if kind == "unknown" else "guessed from its name"
-        named = self._named.setdefault(what, set())
-        if tool not in named and len(named) == _NAMED:
-            return f"calls whose tool kind is {what}: other tools"
-        named.add(tool)
-        guess = "" if kind == "unknown" else f" ({kind})"
-        return f"calls whose tool kind is {what}: {tool}{guess}"
+        for problem in filter(None, (side.parsed.problem for side in sides)):
+            repr_read = problem == PYTHON_REPR
+            what = "read as a Python literal" if repr_read else "unparseable, tiered as errors"
+            notes[f"arguments {what}"] += 1
+        self._kind_notes.add("calls", [side.name for side in sides], kinds, notes)
 
 
 def _repeats(

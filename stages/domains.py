@@ -223,13 +223,14 @@ def fitting(names: frozenset[str]) -> tuple[str, ...]:
 
 
 def _best_fit(names: set[str]) -> Domain | None:
-    """The shipped domain that knows most of the names; None below half, or torn between two."""
+    """The shipped domain that fits; of several, one that knows all names as the others do."""
     fit = fitting(frozenset(names))
     if not fit:
         return None
     first, *others = map(_shipped, fit)
     torn = any(first.kind(name) != other.kind(name) for other in others for name in names)
-    return None if torn else first
+    strange = bool(others) and not names <= first.kinds.keys() | EVERYWHERE
+    return None if torn or strange else first
 
 
 def _from_definitions(

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import polars as pl
 
 from stages.artifacts import EPISODES
+from stages.classify import KindNotes
+from stages.core.arguments import PYTHON_REPR
 from stages.core.passk import (
     clustered_proportion,
     paired_difference,
@@ -18,6 +20,7 @@ from stages.core.passk import (
 )
 from stages.domains import Domain, PerDomain
 from stages.matching import FULL, Matcher, agent_gold
+from stages.notes import READ_AS_PYTHON, UNPARSEABLE
 from stages.score import SUCCESS
 from stages.traces.episode import Episode
 from stages.traces.identity import Renamed, settled
@@ -67,11 +70,13 @@ class Measurer:
 
     Attributes:
         failures: the tool results that were taken for failures, by rule.
+        notes: on what the figures of writes had to guess or repair.
     """
 
     def __init__(self) -> None:
-        self.failures = Counter[str]()
+        self.failures, self.notes = Counter[str](), Counter[str]()
         self._matchers = PerDomain(lambda domain: Matcher(domain, tool_rules=True))
+        self._kind_notes = PerDomain(KindNotes)
         self._columns: dict[str, list[object]] = {name: [] for name in EPISODES.columns}
 
     def add(self, episodes: Iterable[Episode], domain: Domain) -> None:
@@ -81,9 +86,23 @@ class Measurer:
             failed_by = _failed_by(episode, domain)
             if episode.status != "error":
                 self.failures.update(filter(None, failed_by))
+                self._note(episode, domain, matcher)
             row = _row(episode, domain, matcher, [rule is not None for rule in failed_by])
             for name, column in self._columns.items():
                 column.append(row[name])
+
+    def _note(self, episode: Episode, domain: Domain, matcher: Matcher) -> None:
+        """Note what the writes of an episode, as `_writes` counts them, rest on."""
+        if episode.gold is None:
+            return
+        calls = [matcher.read(call) for turn in episode.turns for call in turn.calls]
+        gold = [matcher.read(action) for action in agent_gold(episode.gold)]
+        for what, sides in (("calls", calls), ("gold actions", gold)):
+            kinds = [domain.kind(side.name, side.parsed.value) for side in sides]
+            names = [side.name for side in sides]
+            self._kind_notes.of(domain).add(what, names, kinds, self.notes)
+        for problem in filter(None, (side.parsed.problem for side in calls)):
+            self.notes[READ_AS_PYTHON if problem == PYTHON_REPR else UNPARSEABLE] += 1
 
     def frame(self, renamed: Renamed | None = None) -> pl.DataFrame:
         """Return an episode a row (EPISODES), tasks by their final names."""

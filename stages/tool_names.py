@@ -21,7 +21,8 @@ WRITING = frozenset(
     | {"renew", "reopen", "replace", "reply", "reschedule", "reset", "restart", "restore"}
     | {"resume", "revoke", "save", "sell", "send", "set", "submit", "subscribe", "suspend", "swap"}
     | {"terminate", "toggle", "unassign", "unblock", "unfreeze", "uninstall", "unlock"}
-    | {"unregister", "unsubscribe", "update", "upgrade", "upload", "void", "waive", "withdraw"}
+    | {"unregister", "unsubscribe", "update", "upgrade", "upload", "upsert", "void", "waive"}
+    | {"withdraw"}
     | {"write"}
 )
 # Verbs that are nouns too: `order_pizza` writes, `order_lookup` and `order_status` read.
@@ -36,6 +37,15 @@ WRITING_ENDS = frozenset(
     {"cancel", "create", "delete", "edit", "insert", "modify", "remove", "update"}
 )
 READ_NOUNS = frozenset({"detail", "details", "history", "info", "information", "policy", "status"})
+# After a noun they are what is read, after a verb what is written: `credit_score`, `charge_fee`.
+UNCLEAR_NOUNS = frozenset(
+    {"amount", "balance", "count", "eligibility", "exists", "fee", "fees", "hours", "id", "ids"}
+    | {"limit", "limits", "list", "location", "locations", "number", "price", "prices", "rate"}
+    | {"rates", "schema", "score", "size", "summary", "total", "totals", "type", "types", "view"}
+)
+RECORDING = frozenset({"copy", "file", "log", "make", "patch", "place", "post", "record", "report"})
+RECORDING |= {"store"}  # `store_details` writes them, unless it is the details of a store
+PHRASES = frozenset({"check", "log", "sign"})  # verbs of another meaning before "in" and "out"
 OPAQUE = frozenset({"call", "do", "exec", "execute", "handle", "invoke", "perform", "run"})
 THINKING = frozenset({"calculate", "calculator", "compute", "reason", "think"})
 ESCALATING = frozenset({"escalate", "handoff"})
@@ -58,8 +68,10 @@ def guessed_kind(tool: str) -> str:
     if not words:
         return "unknown"
     first, last = words[0], words[-1]
+    if first in PHRASES and words[1:2] in (["in"], ["out"]):
+        return "unknown"
     if first in READING or words[:2] == ["look", "up"]:
-        return "read"
+        return _kind_with_second_verb(words)
     if _hands_over(words):
         return "terminal"
     if first in THINKING:
@@ -71,8 +83,25 @@ def guessed_kind(tool: str) -> str:
     if last in READING_ENDS or words[-2:] == ["look", "up"]:
         return "read"
     if first in BOTH:
-        return "read" if last in READ_NOUNS else "write"
+        return _kind_of_both(first, last)
     return "write" if last in WRITING_ENDS else "unknown"
+
+
+def _kind_with_second_verb(words: list[str]) -> str:
+    """The kind of a tool whose first verb reads: `get_or_create_user` writes."""
+    for at in (i for i, word in enumerate(words[:-1]) if word in ("and", "or")):
+        if at == 1 and words[2] in WRITING | BOTH:
+            return "write"
+        if words[at + 1] in WRITING:  # which may be a noun's adjective here
+            return "unknown"
+    return "read"
+
+
+def _kind_of_both(first: str, last: str) -> str:
+    """The kind of a tool whose first word is a verb that writes, or a noun."""
+    if last in UNCLEAR_NOUNS or (last in READ_NOUNS and first in RECORDING):
+        return "unknown"
+    return "read" if last in READ_NOUNS else "write"
 
 
 def _hands_over(words: list[str]) -> bool:

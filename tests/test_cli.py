@@ -651,7 +651,7 @@ def test_tasks_of_one_id_without_a_domain_are_counted(run: Cli) -> None:
     Path("b.jsonl").write_bytes(talk("5", "ship"))
     document = run("score", "a.jsonl", "b.jsonl", "-o", "t.parquet", "--json").json()
     assert document["tasks"] == 2
-    assert document["notes"]["task id of another task in another file: kept apart"] == 1
+    assert document["notes"]["task id of another task: kept apart"] == 1
     assert pl.read_parquet("t.parquet")["task_id"].to_list() == ["5", "b/5"]
     pairs = run("compare-args", "a.jsonl", "b.jsonl", "-o", "-").out.splitlines()
     assert [orjson.loads(pair)["task_id"] for pair in pairs] == ["5", "b/5"]

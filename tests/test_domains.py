@@ -104,6 +104,13 @@ def test_the_stated_name_decides_if_it_is_shipped() -> None:
     assert find_domain("banking", ["book_reservation"], None).name == "airline"
 
 
+def test_tools_that_several_domains_know_half_of_are_of_none() -> None:
+    names = ["get_user_details", "book_court"]  # the first is airline's and retail's
+    assert find_domain(None, names, None).name == "guessed"
+    assert find_domain(None, names, None).kind("book_court") == "write"
+    assert find_domain(None, ["get_user_details", "think"], None).name == "airline"
+
+
 def test_the_domain_that_knows_most_tools_wins_from_half_on() -> None:
     assert find_domain(None, ["get_order_details", "made_up"], None).name == "retail"
     assert find_domain(None, ["get_order_details", "one", "two"], None).name == "guessed"
@@ -203,6 +210,25 @@ def test_tool_definitions_state_kinds_and_types() -> None:
         ("close_account_42", "write"),
         ("clear_shopping_list", "write"),
         ("create_search", "write"),
+        # A second verb that writes.
+        ("get_or_create_user", "write"),
+        ("check_and_update_order", "write"),
+        ("compareAndSet", "write"),
+        ("search_and_book", "write"),
+        ("get_status_and_cancel", "unknown"),
+        ("search_terms_and_conditions", "read"),
+        ("get_refund_or_credit", "read"),
+        # "in" and "out" change what these verbs mean.
+        ("check_in", "unknown"),
+        ("checkOutGuest", "unknown"),
+        ("log_in", "unknown"),
+        ("log_event", "write"),
+        # A noun before another, or a verb before its object.
+        ("credit_score", "unknown"),
+        ("order_list", "unknown"),
+        ("transfer_balance", "unknown"),
+        ("store_details", "unknown"),
+        ("refund_history", "read"),
         ("shopping_list", "unknown"),
         ("flight_status", "unknown"),
     ],

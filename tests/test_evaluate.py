@@ -239,6 +239,26 @@ def test_what_has_no_outcome_is_left_out_and_counted() -> None:
         evaluate(runs({"t": [None]}))
 
 
+def test_what_the_figures_of_writes_rest_on_is_noted() -> None:
+    measurer = Measurer()
+    guessed = Domain("guessed", {"check": "read"}, {}, guessed=True)
+    calls = [Call("cancel", "{'id': 1}"), Call("tramitar", {}), Call("check", "{")]
+    played = [episode(calls, expected=[gold("cancel", id=1)]) for _ in range(2)]
+    crashed = episode(calls, expected=[gold("cancel")], status="error")
+    measurer.add([*played, crashed], guessed)
+    assert measurer.notes == {
+        "calls whose tool kind is guessed from its name: cancel (write)": 2,
+        "calls whose tool kind is unknown: tramitar": 2,
+        "gold actions whose tool kind is guessed from its name: cancel (write)": 2,
+        "arguments read as a Python literal": 2,
+        "arguments unparseable": 2,
+    }
+    known = Measurer()
+    known.add([episode([call("buy")], expected=[gold("buy")])], SHOP)
+    known.add([episode(calls, expected=None)], guessed)  # nothing to compare them with
+    assert not known.notes
+
+
 def test_means_are_over_the_episodes_that_count() -> None:
     long = episode([], [], [call("buy", id=1)], expected=[gold("buy", id=1)], trial=1)
     short = episode([call("ship", id=1)], expected=[gold("buy", id=1)], trial=2, outcome=0.0)

@@ -167,16 +167,43 @@ def test_sft_writes_messages_as_chat_templates_take_them(run: Cli) -> None:
 
 def test_sft_takes_flat_calls_in_openais_form(run: Cli) -> None:
     flat = {"id": "call_1", "name": "look", "arguments": '{"id": 7}'}
-    bare = {"function": {"name": "look"}}
-    talk = [user("hi"), asks() | {"tool_calls": [flat, bare]}, answers(), says("done")]
-    assert (
-        run("export", "sft", write([{"messages": talk, "outcome": 1}]), "-o", "s.jsonl").code == 0
-    )
+    other = {"id": "call_2", "type": "function", "function": {"name": "look", "args": {"id": 8}}}
+    bare = {"function": {"name": "look", "arguments": None}}
+    talk = [user("hi"), asks() | {"tool_calls": [flat, other, bare]}, answers(), says("done")]
+    ended = run("export", "sft", write([{"messages": talk, "outcome": 1}]), "-o", "s.jsonl")
+    assert (ended.code, ended.err) == (0, "call without arguments, read as {}: 1\n")
     function = {"name": "look", "arguments": {"id": 7}}
     assert lines("s.jsonl")[0]["messages"][1]["tool_calls"] == [
         {"id": "call_1", "type": "function", "function": function},
+        {"id": "call_2", "type": "function", "function": function | {"arguments": {"id": 8}}},
         {"function": {"name": "look", "arguments": {}}},
     ]
+
+
+USE = {"type": "tool_use", "id": "x", "name": "look", "input": {"id": 7}}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": [{"type": "text", "text": "hm"}, USE]},
+        {"role": "assistant", "function_call": {"name": "look", "arguments": "{}"}},
+        {"role": "assistant", "parts": [{"functionCall": {"name": "look", "args": {}}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x", "content": "7"}]},
+        {"role": "tool", "content": [{"type": "tool_result", "content": c} for c in "ab"]},
+        {"role": "helper", "tool_call_id": "x", "content": "7"},
+    ],
+)
+@pytest.mark.parametrize("format", ["sft", "trl"])
+def test_calls_and_results_that_no_template_would_show_are_refused(
+    run: Cli, format: str, message: dict[str, Any]
+) -> None:
+    ended = run("export", format, write([{"messages": [user("hi"), message], "outcome": 1}]))
+    line = (
+        "error: talks.jsonl:1: message 2 holds a call or a result in another form than OpenAI's; "
+        "give calls as 'tool_calls', and each result as a message of role 'tool'\n"
+    )
+    assert (ended.code, ended.err) == (2, line)
 
 
 @pytest.mark.parametrize("format", ["sft", "trl"])
@@ -192,6 +219,11 @@ def test_sft_takes_flat_calls_in_openais_form(run: Cli) -> None:
         (
             {"role": "assistant", "tool_calls": ["look"]},
             "message 2 has a call that is none: ['look']; give {id, function: {name, arguments}}",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "look"}}]},
+            "message 2 has a call that is none: [{'function': {'name': 'look'}}]; "
+            "give {id, function: {name, arguments}}",
         ),
         (
             {"role": "assistant", "tool_calls": [{"function": {"name": 3}}]},
@@ -262,6 +294,16 @@ def test_trl_has_a_row_for_each_opening_of_a_task(run: Cli) -> None:
     assert made[0]["messages"][-1]["content"] == "best", "of equals the first"
     roles = [message["role"] for message in made[0]["prompt"]]
     assert roles == ["assistant", "user"], "a greeting is no answer"
+
+
+def test_trl_tells_tasks_by_domain_id_and_gold_actions(run: Cli) -> None:
+    buy, ship = [{"name": "buy", "arguments": {}}], [{"name": "ship", "arguments": {}}]
+    talk = {"messages": [user("hi"), says("hello")], "task_id": "5", "outcome": 1}
+    tasks = [("a", buy), ("b", buy), (None, buy), (None, ship), ("a", buy)]
+    rows = [talk | {"domain": domain, "gold_actions": gold} for domain, gold in tasks]
+    ended = run("export", "trl", write(rows), "-o", "t.jsonl", "--json")
+    assert ended.json() == {"rows": 4, "conversations": 5, "tasks": 4, "notes": {}}
+    assert [(row["domain"], row["gold_actions"]) for row in lines("t.jsonl")] == tasks[:4]
 
 
 def test_trl_without_gold_actions_is_refused(run: Cli) -> None:

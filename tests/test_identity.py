@@ -70,8 +70,29 @@ def test_gold_actions_in_one_trace_only_leave_it_to_the_messages() -> None:
     ]
 
 
-def test_one_trace_has_one_task_of_an_id() -> None:
+def test_users_of_one_trace_may_word_a_task_in_any_way() -> None:
     assert names(seen("a", "hi"), seen("a", "hello")) == ["5", "5"]
+    assert names(seen("a", "hi", BUY), seen("a", "hello")) == ["5", "5"]
+
+
+def test_gold_actions_tell_tasks_of_one_trace_apart() -> None:
+    """Two files and the one that holds both have the same tasks."""
+    assert names(seen("a", "hi", BUY), seen("a", "hi", SHIP)) == ["5", "a/5#2"]
+    both = seen("b", "hi", BUY), seen("b", "hi", SHIP)
+    assert names(seen("a", "hi", BUY), *both) == ["5", "5", "b/5#2"]
+    assert names(seen("a", "hi", SHIP), *both) == ["5", "b/5", "5"]
+    assert names(*both, seen("a", "hi", SHIP)) == ["5", "b/5#2", "b/5#2"]
+    known = (replace(each, domain="shop", namesake=1) for each in both)
+    assert names(*known) == ["shop/5", "shop/5"]  # a domain and an id are a task
+
+
+def test_a_trace_without_user_messages_goes_with_the_only_other_task() -> None:
+    def told(*openings: Any) -> list[str]:
+        return names(*(seen(s, o) for s, o in zip("abc", openings, strict=True)))
+
+    assert told("hi", None, "hi") == ["5"] * 3
+    assert told("hi", "hello", None) == ["5", "b/5", "c/5"]
+    assert told(None, "hello", "hi") == ["5", "b/5", "c/5"]
 
 
 def test_numbered_tasks_are_never_those_of_another_trace() -> None:

@@ -141,6 +141,27 @@ def test_public_files_are_named(file: str, name: str) -> None:
     assert near is not None and near.name == name
 
 
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        ({"prompt": [], "completion": []}, "a prompt and its completion"),
+        ({"nodes": [{"message": {}}], "rewards": {}}, "a verifiers trace"),
+        ({"id": "1", "observations": [], "input": {}}, "a Langfuse trace"),
+        ({"id": "1", "traceId": "t", "type": "SPAN", "input": {}}, "a Langfuse observation"),
+        ({"attributes": {"gen_ai.operation.name": "chat"}}, "an OpenTelemetry span"),
+        ({"custom_id": "1", "response": {}}, "a line of an OpenAI batch"),
+        ({"messages_and_choices": [], "reward": 1}, "an OpenPipe ART trajectory"),
+        ({"trajectory": [], "history": [], "info": {}}, "a SWE-agent trajectory"),
+        ({"type": "session_meta", "timestamp": "t", "payload": {}}, "a Codex session"),
+        ({"id": "0", "evaluation_criteria": {}, "user_scenario": {}}, "a task of tau2-bench"),
+        ({"user_id": "a", "actions": [], "instruction": ""}, "a task of tau-bench"),
+    ],
+)
+def test_more_formats_are_named(record: dict[str, Any], name: str) -> None:
+    near = near_format([record])
+    assert near is not None and near.name == name
+
+
 def test_what_is_read_is_near_nothing(example: Path) -> None:
     assert near_format(orjson.loads(example.read_bytes().splitlines()[0])) is None
     for record in ({}, [], None, 3, {"a": 1}, [{"b": None}]):

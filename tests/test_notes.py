@@ -22,8 +22,8 @@ PLAY = "--env airline-mini --policy replay --recording twice.jsonl --max-tasks 3
 # Command (what it writes last), and what it notes of the files of `desk`.
 COMMANDS: dict[str, dict[str, int]] = {
     "score odd.jsonl -o OUT": {PYTHON: 1, CRASHED: 1},
-    "eval odd.jsonl -o OUT": {CRASHED: 1},
-    "eval good.jsonl --against odd.jsonl -o OUT": {CRASHED: 1},
+    "eval odd.jsonl -o OUT": {CRASHED: 1, PYTHON: 1},
+    "eval good.jsonl --against odd.jsonl -o OUT": {CRASHED: 1, PYTHON: 1},
     f"eval {PLAY} -o OUT": {"left out, recorded again later": 6},
     "compare-args odd.jsonl -o OUT": {CRASHED: 1, PYTHON: 1},
     "export sft odd.jsonl -o OUT": {CRASHED: 1},

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.pasted import UnreadableCallError, unwrapped
+from stages.pasted import unwrapped
+from stages.traces.calls import UnreadableCallError
 from tests.conftest import Cli
 
 ARGUMENTS = {"id": 1, "bags": [{"n": 2}]}
@@ -17,6 +18,8 @@ TEXT = json.dumps(ARGUMENTS)
 OPENAI = {"id": "c1", "type": "function", "function": {"name": "get", "arguments": TEXT}}
 ANTHROPIC = {"type": "tool_use", "id": "toolu_1", "name": "get", "input": ARGUMENTS}
 GEMINI = {"functionCall": {"name": "get", "args": ARGUMENTS}}
+LANGCHAIN = {"name": "get", "args": ARGUMENTS, "id": "x", "type": "tool_call"}
+RESPONSES = {"type": "function_call", "id": "f", "call_id": "c", "name": "get", "arguments": TEXT}
 
 # Form, and how an API writes the call of `get` with ARGUMENTS.
 CALLS: list[tuple[str, Any]] = [
@@ -34,7 +37,7 @@ CALLS: list[tuple[str, Any]] = [
     ("gemini", GEMINI | {"thoughtSignature": "x"}),
     ("gemini", {"function_call": {"name": "get", "args": ARGUMENTS}}),
     ("gemini", {"role": "model", "parts": [{"text": "a"}, GEMINI]}),
-    ("langchain", {"name": "get", "args": ARGUMENTS, "id": "x", "type": "tool_call"}),
+    ("langchain", LANGCHAIN),
     (
         "mcp",
         {
@@ -44,15 +47,34 @@ CALLS: list[tuple[str, Any]] = [
             "params": {"name": "get", "arguments": ARGUMENTS},
         },
     ),
-    (
-        "responses",
-        {"type": "function_call", "id": "f", "call_id": "c", "name": "get", "arguments": TEXT},
-    ),
+    ("responses", RESPONSES),
     ("flat", {"name": "get", "arguments": ARGUMENTS}),
     ("flat", {"name": "get", "arguments": TEXT}),
     ("flat", {"id": "c", "name": "get", "arguments": ARGUMENTS, "requestor": "assistant"}),
     ("flat", {"name": "get", "parameters": ARGUMENTS}),
     ("flat", {"name": "get", "kwargs": ARGUMENTS}),
+    ("flat", {"name": "get", "input": ARGUMENTS}),
+    ("flat", {"type": "function", "id": "x", "name": "get", "namespace": None, "arguments": TEXT}),
+    ("flat", {"action_id": "1_0", "name": "get", "arguments": ARGUMENTS, "compare_args": None}),
+    ("openai", OPENAI | {"extra_content": {"google": {"thought_signature": "x"}}}),
+    ("openai", {"role": "assistant", "tool_calls": [json.dumps(OPENAI)]}),
+    ("openai", {"content": None, "tool_calls": [OPENAI]}),
+    (
+        "openai",
+        {"choices": [{"index": 0, "message": {"role": "assistant", "tool_calls": [OPENAI]}}]},
+    ),
+    ("openai", {"message": {"tool_calls": [OPENAI]}, "finish_reason": "tool_calls"}),
+    ("anthropic", [{"type": "text", "text": "a"}, ANTHROPIC]),
+    ("anthropic", [{"type": "message", "role": "assistant", "content": [ANTHROPIC]}]),
+    ("gemini", {"candidates": [{"content": {"role": "model", "parts": [{"text": "a"}, GEMINI]}}]}),
+    ("langchain", {"type": "ai", "content": "", "tool_calls": [LANGCHAIN]}),
+    ("langchain", {"tool": "get", "tool_input": ARGUMENTS, "log": ""}),
+    ("react", {"action": "get", "action_input": ARGUMENTS}),
+    ("responses", {"output": [{"type": "reasoning", "summary": []}, RESPONSES]}),
+    ("bedrock", {"toolUse": {"toolUseId": "x", "name": "get", "input": ARGUMENTS}}),
+    ("ai-sdk", {"type": "tool-call", "toolCallId": "x", "toolName": "get", "input": ARGUMENTS}),
+    ("atif", {"tool_call_id": "x", "function_name": "get", "arguments": ARGUMENTS}),
+    ("inspect", {"id": "x", "function": "get", "arguments": ARGUMENTS, "type": "function"}),
 ]
 
 # Arguments that look a little like a call.
@@ -64,7 +86,12 @@ NO_CALLS: list[Any] = [
     None,
     {"name": "Bob"},
     {"name": "Bob", "input": "x"},
-    {"name": "Bob", "input": {"a": 1}},
+    {"name": "Bob", "input": {"a": 1}, "age": 3},
+    [{"type": "text", "text": "a"}],
+    [{"type": ["text"]}, {}],
+    {"output": [{"a": 1}]},
+    {"type": "function", "function": {"name": "get", "parameters": {"properties": {}}}},
+    {"choices": ["a", "b"]},
     {"name": "Bob", "arguments": "for and against"},
     {"name": "Bob", "arguments": [1]},
     {"name": "Bob", "arguments": None},
@@ -100,7 +127,7 @@ def test_arguments_that_are_not_there(form: dict[str, Any]) -> None:
     inner = form.get("function", form)
     key = "arguments" if "function" in form else "input"
     lacking = {name: value for name, value in inner.items() if name != key}
-    with pytest.raises(UnreadableCallError, match=f"^the call of 'get' has no '{key}'$"):
+    with pytest.raises(UnreadableCallError, match=r"^a call of 'get' without arguments$"):
         unwrapped({**form, "function": lacking} if "function" in form else lacking)
     for nothing in (None, ""):
         empty = inner | {key: nothing}
@@ -179,6 +206,22 @@ def test_names_and_arguments_decide_and_ids_do_not(run: Cli) -> None:
     assert (other.code, difference["path"]) == (1, "$.id")
 
 
+def test_arguments_with_the_keys_of_a_call_beside_a_call(run: Cli) -> None:
+    """The arguments of a tool that takes `name` and `parameters` are no call themselves."""
+    arguments = {"name": "index", "parameters": {"k": 1}}
+    call = {"id": "x", "type": "function", "function": {"name": "create", "arguments": arguments}}
+    for one, two in ((call, arguments), (arguments, call)):
+        assert compare(run, one, two).code == 0
+    assert compare(run, call, arguments | {"name": "other"}).code == 1
+    assert compare(run, arguments, arguments).code == 0
+    assert compare(run, arguments, arguments | {"name": "other"}).code == 1
+
+
+def test_calls_that_cannot_be_read_are_never_passed_over(run: Cli) -> None:
+    message = {"role": "assistant", "tool_calls": [OPENAI, {"x": 1}]}
+    assert compare(run, OPENAI, message).code == 2
+
+
 def test_raw_compares_documents(run: Cli) -> None:
     assert compare(run, OPENAI, OPENAI, "--raw").out == b"equal (deep)\n"
     assert compare(run, OPENAI, OPENAI | {"id": "other"}, "--raw").code == 1
@@ -196,7 +239,7 @@ LINES = [
     ([OPENAI, OPENAI], "2 calls; give one call in JSON, or pass --raw"),
     (
         {"function": {"name": "get"}},
-        "the call of 'get' has no 'arguments'; give one call in JSON, or pass --raw",
+        "a call of 'get' without arguments; give one call in JSON, or pass --raw",
     ),
 ]
 

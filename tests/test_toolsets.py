@@ -45,6 +45,17 @@ def test_a_stated_domain_counts_before_the_tools() -> None:
     assert told(played("buy", domain="mine")) == [("mine", "guessed")]
 
 
+def test_a_domain_is_known_by_any_case_and_by_the_environment() -> None:
+    retail = ("retail", "retail")
+    assert told(played("buy", domain="Retail")) == [retail]
+    assert told(played("buy", env="tau2-retail"), played("buy", env="retail")) == [retail] * 2
+    assert told(played("buy", env="airline", domain="retail")) == [retail]
+    assert told(played("buy", env="shop"), played("buy", env="bank")) == [
+        ("shop", "guessed"),
+        ("bank", "guessed"),
+    ]
+
+
 def test_the_users_tools_count_for_every_episode_and_tasks_keep_their_domain() -> None:
     assert told(played(*AIRLINE), played("buy"), given=SHOP) == [
         ("airline", "shop"),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stages.errors import InputError
 from stages.failures import default_failures
 from stages.traces import Call, Episode, GoldAction, Trace, Turn, open_trace
-from stages.traces.fields import BadItemError
+from stages.traces.fields import BadItemError, policy_in
 from stages.traces.turns import read_turns
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -1077,3 +1077,23 @@ def test_a_bad_line_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = io.TextIOWrapper(io.BytesIO(f"{GOOD}\noops\n".encode()))
     monkeypatch.setattr(sys, "stdin", stored)
     assert error_of("-").startswith("standard input:2: broken JSON")
+
+
+@pytest.mark.parametrize(
+    ("stated", "policy"),
+    [
+        ({"policy": "a", "model": "b"}, "a"),
+        ({"model": "b"}, "b"),
+        ({"model_name": "b"}, "b"),
+        ({"agent": {"model_name": "b", "name": "terminus"}}, "b"),
+        ({"metadata": {"model": "b"}}, "b"),
+        ({"agent": "b"}, "b"),
+        ({"model": {"name": "b"}}, "b"),
+        ({"agent": {"name": "b"}}, "b"),
+        ({"agent": {"version": "b"}}, None),
+        ({"metadata": ["model"]}, None),
+        ({}, None),
+    ],
+)
+def test_what_acted_is_stated_in_many_places(stated: dict[str, Any], policy: str | None) -> None:
+    assert policy_in(stated) == policy

@@ -43,7 +43,7 @@ def command(
     check_notes(notes, strict=strict)
     made_by = console.made_by("export trl", {}, seed, writing.digests(files))
     writing.write_lines(rows, out, made_by, force=force)
-    tasks = len({row["task_id"] for row in rows})
+    tasks = len({(row["domain"], row["task_id"], repr(row["gold_actions"])) for row in rows})
     document = {"rows": len(rows), "conversations": len(found), "tasks": tasks}
     line = f"{len(rows):,} openings of {tasks:,} tasks, from {len(found):,} conversations"
     writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)

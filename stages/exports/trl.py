@@ -21,7 +21,7 @@ def trl(talks: Iterable[Conversation]) -> list[dict[str, Any]]:
         begins = opening(talk.messages)
         if begins == len(talk.messages):
             continue
-        key = orjson.dumps([talk.task_id, talk.messages[:begins]])
+        key = orjson.dumps([*_task(talk), talk.messages[:begins]])
         if key not in best or _known(talk.outcome) > _known(best[key].outcome):
             best[key] = talk
     return [_row(talk) for talk in best.values()]
@@ -39,6 +39,12 @@ def _row(talk: Conversation) -> dict[str, Any]:
         "task_id": talk.task_id,
         "domain": talk.domain,
     }
+
+
+def _task(talk: Conversation) -> tuple[str | None, str | None, str]:
+    """What tells tasks apart: the domain and the id; where the id is used twice, gold actions."""
+    gold = orjson.dumps(talk.gold_actions, option=orjson.OPT_SORT_KEYS)
+    return talk.domain, talk.task_id, gold.decode()
 
 
 def _known(outcome: float | None) -> float:

@@ -52,6 +52,7 @@ class Episode:
     policy: str = ""  # what acted: as the trace states it, else the source
     domain: str | None = None  # name, where the trace states it or its tools show it
     within: str | None = None  # what the task id is an id in: a domain, a source, or both
+    namesake: int = 1  # which of the tasks of that id in its trace, where some differ
     task_numbered: bool = False  # the trace has no task id: `task_id` is the record's number
     opening: Any = field(default=None, compare=False)  # the user's first message, as recorded
     tools: list[dict[str, Any]] | None = None  # OpenAI tool definitions, where the trace has them
@@ -68,9 +69,15 @@ class Episode:
     @property
     def task(self) -> str:
         """The task's id in tables, such as "airline/5"."""
-        return self.task_id if self.within is None else f"{self.within}/{self.task_id}"
+        name = numbered(self.task_id, self.namesake)
+        return name if self.within is None else f"{self.within}/{name}"
 
     @property
     def group(self) -> str:
         """The id in tables of the episodes of this task under this policy."""
         return f"{self.policy}:{self.task}" if self.group_id is None else self.group_id
+
+
+def numbered(task_id: str, namesake: int) -> str:
+    """The name of one of the tasks that have an id in a trace: "5", "5#2", and so on."""
+    return task_id if namesake == 1 else f"{task_id}#{namesake}"

@@ -100,6 +100,18 @@ def name_in(item: dict[str, Any], *fields: str) -> str | None:
     return next((value for value in values if isinstance(value, str) and value), None)
 
 
+def policy_in(item: dict[str, Any]) -> str | None:
+    """What acted, as a record names it or as an object in it that tells of the agent does."""
+    keys = ("policy", "model", "model_name", "model_id", "llm")
+    places = [item, *(item.get(key) for key in ("agent", "agent_info", "metadata", "info"))]
+    for place in (place for place in places if isinstance(place, dict)):
+        if name := name_in(place, *keys):
+            return name
+    named = (item.get(key) for key in ("policy", "model", "agent"))
+    names = (name_in(value, "name", "id") for value in named if isinstance(value, dict))
+    return next(filter(None, names), name_in(item, "agent"))
+
+
 def opening_of(messages: list[Any]) -> Any:
     """The content of the user's first message, as recorded; None where there is none."""
     for message in messages:
@@ -152,6 +164,8 @@ class Names:
             task_id = self._records if group_id is None else group_id
             self._notes["no task id"] += 1
         self._records += 1
+        if isinstance(task_id, float) and task_id.is_integer():
+            task_id = int(task_id)  # a column of whole numbers that has nulls
         task = str(task_id)
         group = None if group_id is None else str(group_id)
         number = self._trial((task if group is None else group, group is None, kin), trial)

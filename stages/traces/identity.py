@@ -1,7 +1,8 @@
 """Which episodes of several traces are of one task, and which of one group.
 
-A task is a domain and an id. Where the domain is not known, traces that use the same id may still
-mean different tasks: other gold actions, or where those do not tell, no user message in common.
+A task is a domain and an id. Where the domain is not known, episodes with the same id may still be
+of different tasks: they have other gold actions or, where those do not tell and they are of
+different traces, no user message in common.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ import polars as pl
 
 from stages.core.arguments import canonical, parse_arguments
 from stages.errors import InputError
-from stages.traces.episode import Episode, GoldAction
+from stages.traces.episode import Episode, GoldAction, numbered
 from stages.traces.turns import text_of
 
 Renamed = dict[tuple[str, str], str]  # a task's name by source and the name it had
+Place = tuple[str, int]  # of a task of some id: the path, and its number there from 1
 
-SPLIT_TASKS = "task id of another task in another file: kept apart"
+SPLIT_TASKS = "task id of another task: kept apart"
 SPLIT_GROUPS = "group id of several policies or tasks: split"
 
 
 @dataclass
 class _Seen:
-    """What one trace shows of a task."""
+    """What one trace shows of one of the tasks of an id."""
 
-    gold: tuple[Any, ...] = ()  # empty: unknown, or none expected
+    gold: tuple[Any, ...] = ()  # by what they mean; empty: unknown, or none expected
+    recorded: tuple[GoldAction, ...] = ()  # the same as the last episode had them
     openings: set[str] = field(default_factory=set)
 
 
@@ -36,7 +39,7 @@ class Identities:
     def __init__(self) -> None:
         self._labels: dict[str, str] = {}  # what a path is called in ids
         # Where the domain is unknown, by what the id is an id in, the id, and the path.
-        self._seen: dict[tuple[str | None, str], dict[str, _Seen]] = {}
+        self._seen: dict[tuple[str | None, str], dict[Place, _Seen]] = {}
         self._groups: dict[str, list[tuple[str, str]]] = {}  # (policy, task) by stated group id
 
     def place(self, path: str, episode: Episode, given: str | None = None) -> None:
@@ -67,18 +70,24 @@ class Identities:
 
     def _look(self, path: str, episode: Episode) -> None:
         self._label(path, episode.source)
-        task = episode.within, episode.task_id
-        seen = self._seen.setdefault(task, {}).setdefault(path, _Seen())
-        seen.gold = seen.gold or _meaning(episode.gold)
+        places = self._seen.setdefault((episode.within, episode.task_id), {})
+        seen, number = places.setdefault((path, 1), _Seen()), 1
+        if episode.gold and episode.gold != seen.recorded:  # most trials repeat them word for word
+            gold = _meaning(episode.gold)
+            while seen.gold not in ((), gold):
+                number += 1
+                seen = places.setdefault((path, number), _Seen())
+            seen.gold, seen.recorded = gold, episode.gold
+        episode.namesake = number
         if opening := " ".join(text_of(episode.opening).split()):
             seen.openings.add(opening)
 
     def _part(self, episode: Episode, group_id: str) -> None:
         policies = self._groups.setdefault(group_id, [])
-        of = episode.policy, episode.task
-        if of not in policies:
-            policies.append(of)
-        if of != policies[0]:
+        these = episode.policy, episode.task
+        if these not in policies:
+            policies.append(these)
+        if these != policies[0]:
             episode.group_id = f"{episode.policy}:{episode.task}:{group_id}"
 
     def split_groups(self) -> int:
@@ -99,11 +108,16 @@ class Identities:
         for (within, task_id), seen in self._seen.items():
             prefix = f"{within}/" if within else ""
             order = list(seen)
-            tasks = sorted(_tasks(seen), key=lambda paths: min(map(order.index, paths)))
-            for paths in tasks[1:]:
-                label = self._labels[min(paths, key=order.index)]
-                name, had = f"{prefix}{label}/{task_id}", f"{prefix}{task_id}"
-                names |= {(of_path[path], had): name for path in paths if path in of_path}
+            tasks = [sorted(places, key=order.index) for places in _tasks(seen)]
+            tasks.sort(key=lambda places: order.index(places[0]))
+            for places in tasks:
+                path, number = places[0]
+                label = "" if places is tasks[0] else f"{self._labels[path]}/"
+                name = f"{prefix}{label}{numbered(task_id, number)}"
+                for path, number in places:
+                    had = prefix + numbered(task_id, number)
+                    if path in of_path and name != had:
+                        names[of_path[path], had] = name
         return names
 
 
@@ -121,44 +135,49 @@ def settled(frame: pl.DataFrame, renamed: Renamed | None) -> pl.DataFrame:
     return frame.with_columns(**columns)
 
 
-def _tasks(seen: dict[str, _Seen]) -> list[list[str]]:
-    """The paths that mean the same task by an id, whatever their order."""
+def _tasks(seen: dict[Place, _Seen]) -> list[list[Place]]:
+    """The places that mean the same task by an id, whatever their order."""
     if len(seen) == 1:
         return [list(seen)]
-    by_gold: dict[tuple[Any, ...], list[str]] = {}
-    for path, of in seen.items():
-        by_gold.setdefault(of.gold, []).append(path)
+    by_gold: dict[tuple[Any, ...], list[Place]] = {}
+    for place, of in seen.items():
+        by_gold.setdefault(of.gold, []).append(place)
     silent = _clusters(by_gold.pop((), []), seen)
     known = list(by_gold.values())
-    tasks = [list(paths) for paths in known]
-    for paths in silent:
+    tasks = [list(places) for places in known]
+    for places in silent:
         # Where several gold actions fit, or none, nothing tells which task it is.
-        fits = [i for i, other in enumerate(known) if _alike(paths, other, seen)]
+        fits = [i for i, other in enumerate(known) if _alike(places, other, seen)]
         if len(fits) == 1:
-            tasks[fits[0]] += paths
+            tasks[fits[0]] += places
         else:
-            tasks.append(paths)
+            tasks.append(places)
     return tasks
 
 
-def _clusters(paths: list[str], seen: dict[str, _Seen]) -> list[list[str]]:
-    """Paths joined by user messages that they share."""
-    clusters: list[list[str]] = []
-    for path in paths:
-        joined, apart = [path], []
+def _clusters(places: list[Place], seen: dict[Place, _Seen]) -> list[list[Place]]:
+    """Places joined by user messages that they share; those without any are one task."""
+    mute = [place for place in places if not seen[place].openings]
+    clusters: list[list[Place]] = []
+    for place in places:
+        if place in mute:
+            continue
+        joined, apart = [place], []
         for cluster in clusters:
-            if _alike([path], cluster, seen):
+            if _alike([place], cluster, seen):
                 joined = cluster + joined
             else:
                 apart.append(cluster)
         clusters = [*apart, joined]
-    return clusters
+    if len(clusters) == 1:
+        return [clusters[0] + mute]
+    return [*clusters, mute] if mute else clusters
 
 
-def _alike(some: list[str], others: list[str], seen: dict[str, _Seen]) -> bool:
-    """Whether two sets of traces share a user message, or one of them has none."""
-    ones = set().union(*(seen[path].openings for path in some))
-    twos = set().union(*(seen[path].openings for path in others))
+def _alike(some: list[Place], others: list[Place], seen: dict[Place, _Seen]) -> bool:
+    """Whether two sets of places share a user message, or one of them has none."""
+    ones = set().union(*(seen[place].openings for place in some))
+    twos = set().union(*(seen[place].openings for place in others))
     return not ones or not twos or not ones.isdisjoint(twos)
 
 

@@ -18,6 +18,7 @@ from stages.traces.fields import (
     name_in,
     opening_of,
     outcome_of,
+    policy_in,
 )
 from stages.traces.near import WITHOUT_TURN, messages_seen
 from stages.traces.turns import read_turns
@@ -76,7 +77,7 @@ def reader(
             notes[f"unknown status {status!r:.40}"] += 1
             status = "ok"
         domain, family, env = (name_in(item, key) for key in ("domain", "family", "env"))
-        policy = name_in(item, "policy", "model")
+        policy = policy_in(item)
         turns, user_calls = read_turns(messages, notes, tools)
         gaps.note(item)
         if not turns:

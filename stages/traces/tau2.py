@@ -17,6 +17,7 @@ from stages.traces.fields import (
     object_of,
     opening_of,
     outcome_of,
+    policy_in,
 )
 from stages.traces.turns import read_turns
 
@@ -139,7 +140,7 @@ def reader(
         if expected is None and checks is not None:
             expected = tuple([action for action, _ in checks])
         place = domain or name_in(item, "domain")
-        agent = policy or name_in(item, "policy", "model")
+        agent = policy or policy_in(item)
         calls = [*user_calls, *(call for turn in turns for call in turn.calls)]
         if unflagged := sum(call.result is not None and call.flagged is None for call in calls):
             notes["result without 'error'"] += unflagged

@@ -16,6 +16,7 @@ from stages.traces.fields import (
     object_of,
     opening_of,
     outcome_of,
+    policy_in,
 )
 from stages.traces.turns import read_turns
 
@@ -51,7 +52,7 @@ def reader(
             notes["no gold actions"] += 1
         gold = gold_of(task.get("actions"), "actions")
         turns, user_calls = read_turns(messages, notes)
-        domain, policy = name_in(item, "domain"), name_in(item, "policy", "model")
+        domain, policy = name_in(item, "domain"), policy_in(item)
         episode_id, task_id, trial, group_id = names.give(
             item.get("task_id"),
             None if ignore_trial else item.get("trial"),

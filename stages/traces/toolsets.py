@@ -50,6 +50,7 @@ class Toolsets:
         """Yield each episode, its `domain` filled in where it is known, with its tools."""
         waiting = deque[tuple[Episode, Names]]()
         for episode in episodes:
+            episode.domain = _stated(episode)
             names = names_of(episode)
             self._learn(episode, names)
             waiting.append((episode, names))
@@ -166,6 +167,15 @@ class Toolsets:
                 self._domains.clear()
             self._domains[key] = find_domain(None, names, tools, types)
         return self._domains[key]
+
+
+def _stated(episode: Episode) -> str | None:
+    """The domain that a record states, by our name where it is a shipped one; else its `env`."""
+    for name in filter(None, (episode.domain, episode.env)):
+        plain = name.lower().removeprefix("tau2-")
+        if plain in SHIPPED:
+            return plain
+    return episode.domain or episode.env
 
 
 def names_of(episode: Episode) -> Names:

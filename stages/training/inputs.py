@@ -20,6 +20,8 @@ from stages.judge import advantage_frame, tier_rewards, turn_advantages, turn_ar
 from stages.notes import CRASHED, left_out, why_none
 from stages.rollout import without_kind
 from stages.rollout_files import RunFiles
+from stages.traces.calls import UnreadableCallError, read_call
+from stages.traces.forms import Result, read_message
 from stages.traces.stream import Stream
 
 SLACK = 1e-3  # above 0 that rounding may put a logprob
@@ -104,7 +106,7 @@ def check_lineage(rollouts: Rollouts, model: str) -> None:
 def read_conversations(path: str, notes: Counter[str] | None = None) -> list[dict[str, Any]]:
     """Read the records with `messages` of JSON lines; rollouts are such records.
 
-    Calls that are flat, as {id, name, arguments}, come in OpenAI's form.
+    Calls that are flat, as {id, name, arguments} or {id, name, args}, come in OpenAI's form.
 
     Args:
         path: of the conversations.
@@ -197,32 +199,41 @@ def _message(message: dict[str, Any], place: int, where: str) -> dict[str, Any]:
     """Return a message whose calls are in OpenAI's form; raise InputError where it is none."""
     if not isinstance(message.get("role"), str):
         raise InputError(where, f"message {place} has no 'role'", "give each message a role")
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
+    calls = message.get("tool_calls") or []
     try:
-        return message | {"tool_calls": [_call(call) for call in calls]}
-    except (AttributeError, KeyError, TypeError):
+        told = message | {"tool_calls": [_call(call) for call in calls]} if calls else message
+    except (AttributeError, TypeError, UnreadableCallError):
         what = f"message {place} has a call that is none: {calls!r:.60}"
         raise InputError(where, what, "give {id, function: {name, arguments}}") from None
+    if not _is_openai(message, len(calls)):
+        what = f"message {place} holds a call or a result in another form than OpenAI's"
+        todo = "give calls as 'tool_calls', and each result as a message of role 'tool'"
+        raise InputError(where, what, todo)
+    return told
+
+
+def _is_openai(message: dict[str, Any], calls: int) -> bool:
+    """Whether all that a message says is where chat templates look for it."""
+    lost: list[str] = []
+    events = read_message(message, lost, Counter())
+    read = sum(len(event.calls) for event in events if not isinstance(event, Result))
+    results = sum(isinstance(event, Result) for event in events)
+    return not lost and read == calls and results == (message["role"] in ("tool", "function"))
 
 
 def _without_arguments(messages: list[dict[str, Any]]) -> int:
     calls = [call for message in messages for call in message.get("tool_calls") or ()]
-    return sum((call.get("function") or call).get("arguments") is None for call in calls)
+    return sum(read_call(call).arguments is None for call in calls)
 
 
 def _call(call: Any) -> dict[str, Any]:
     """Return a call as {id, function: {name, arguments}}, or raise where it can't be one."""
-    if not call.get("function"):  # flat
-        function = {"name": call["name"], "arguments": call.get("arguments")}
-        call = {"id": call.get("id"), "type": "function", "function": function}
-    function = call["function"]
-    if not isinstance(function["name"], str):
-        raise TypeError
-    if function.get("arguments") is None:
-        function = {**function, "arguments": "{}"}
-    return {**call, "function": function}
+    written = read_call(call)
+    arguments = "{}" if written.arguments is None else written.arguments
+    function = {"name": written.name, "arguments": arguments}
+    if isinstance(call.get("function"), dict):
+        return {**call, "function": function}
+    return {"id": written.id, "type": "function", "function": function}
 
 
 def _objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
