@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stages.core.arguments import (
@@ -28,6 +28,9 @@ _REMEMBERED = 100_000  # readings, and comparisons, that are kept
 # One call meets one gold action: as many full matches as can be, then the largest matched shares;
 # of calls that match alike those that worked, then the earliest.
 _FULL_WEIGHT, _FAILED_COSTS, _LATER_COSTS = 1e3, 1e-3, 1e-6
+_SEARCHED = 6  # gold actions up to which all pairings are tried, in less time than scipy loads
+
+Weights = Mapping[tuple[int, int], float]  # by positions of call and gold action
 
 
 class Side:
@@ -171,20 +174,47 @@ def _assignment(
     rest = [(i, j) for i, j in pairs if i not in calls and j not in gold]
     if len(_alone(rest)) == len(rest):
         return sure + rest  # nothing to choose
+    weights = {(i, j): _weight(pairs[i, j], i, failed[i]) for i, j in rest}
+    few = len({j for _, j in rest}) <= _SEARCHED
+    return sure + (best_of_few(weights) if few else best_of_many(weights))
+
+
+def _weight(match: Match, place: int, fails: bool) -> float:
+    value = match.share - _LATER_COSTS * place - _FAILED_COSTS * fails
+    return value + _FULL_WEIGHT if match.kind == FULL else value
+
+
+def best_of_few(weights: Weights) -> list[tuple[int, int]]:
+    """Return the one-to-one pairs of the greatest total weight, from all there are.
+
+    Args:
+        weights: positive, by call and gold action; the time is exponential in the gold actions.
+    """
+    best: dict[frozenset[int], tuple[float, list[tuple[int, int]]]] = {frozenset(): (0.0, [])}
+    for call in sorted({i for i, _ in weights}):
+        more = dict(best)  # by the gold actions that are taken
+        for taken, (total, chosen) in best.items():
+            for (i, j), weight in weights.items():
+                if i != call or j in taken:
+                    continue
+                if total + weight > more.get(taken | {j}, (0.0,))[0]:
+                    more[taken | {j}] = total + weight, [*chosen, (i, j)]
+        best = more
+    return max(best.values(), key=lambda entry: entry[0])[1]
+
+
+def best_of_many(weights: Weights) -> list[tuple[int, int]]:
+    """Return what `best_of_few` returns, by the Hungarian method."""
     # Imported late: they take longer to load than most traces take to score.
     import numpy as np
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = sorted({i for i, _ in rest}), sorted({j for _, j in rest})
-    weight = np.zeros((len(rows), len(columns)))
-    for i, j in rest:
-        match = pairs[i, j]
-        value = match.share - _LATER_COSTS * i - _FAILED_COSTS * failed[i]
-        if match.kind == FULL:
-            value += _FULL_WEIGHT
-        weight[rows.index(i), columns.index(j)] = value
-    chosen = zip(*linear_sum_assignment(weight, maximize=True), strict=True)
-    return sure + [pair for a, b in chosen if (pair := (rows[a], columns[b])) in pairs]
+    rows, columns = sorted({i for i, _ in weights}), sorted({j for _, j in weights})
+    matrix = np.zeros((len(rows), len(columns)))
+    for (i, j), weight in weights.items():
+        matrix[rows.index(i), columns.index(j)] = weight
+    chosen = zip(*linear_sum_assignment(matrix, maximize=True), strict=True)
+    return [pair for a, b in chosen if (pair := (rows[a], columns[b])) in weights]
 
 
 def _alone(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:

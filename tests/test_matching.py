@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from stages.core.arguments import Mode, ToolRules
 from stages.domains import Domain
-from stages.matching import FULL, NO_MATCH, NONE, PARTIAL, Match, Matcher, agent_gold
+from stages.matching import (
+    FULL,
+    NO_MATCH,
+    NONE,
+    PARTIAL,
+    Match,
+    Matcher,
+    agent_gold,
+    best_of_few,
+    best_of_many,
+)
 from stages.traces import Call, GoldAction
 from tests.builders import SHOP, call, gold, written
 
@@ -184,3 +194,20 @@ def test_gold_actions_of_the_user_are_not_the_agents() -> None:
     actions = (gold("buy"), gold("look", requestor="user"), gold("ship"))
     assert agent_gold(actions) == [actions[0], actions[2]]
     assert agent_gold(None) == agent_gold(()) == []
+
+
+@settings(deadline=None)  # the first run loads scipy
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(0, 7), st.integers(0, 5)),
+        st.floats(0.01, 2) | st.sampled_from([0.25, 0.5, 1.0]),
+        min_size=1,
+    )
+)
+def test_few_gold_actions_are_paired_as_by_the_hungarian_method(
+    weights: dict[tuple[int, int], float],
+) -> None:
+    few, many = best_of_few(weights), best_of_many(weights)
+    for pairs in (few, many):
+        assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs)
+    assert sum(weights[pair] for pair in few) == pytest.approx(sum(weights[p] for p in many))

@@ -91,6 +91,11 @@ def test_a_gold_action_without_arguments_is_refused() -> None:
     )
 
 
+def test_a_gold_action_whose_arguments_are_null_is_refused() -> None:
+    with pytest.raises(BadItemError, match="whose arguments are null"):
+        gold_of([{"name": "end", "arguments": None}], "actions")
+
+
 def test_broken_actions_are_speech_as_in_tau_bench() -> None:
     act = {"role": "assistant", "content": 'Action:\n{"name": "get", "arguments": {"a": 1}}'}
     broken = {"role": "assistant", "content": 'Action:\n{"name": "get", '}

@@ -78,10 +78,12 @@ def gold_action(action: Any, field: str) -> GoldAction:
             return GoldAction(name, arguments)
     try:
         name, arguments, _ = read_call(action)
+        if arguments is None:  # unknown ones would equal those of a call without any
+            raise UnreadableCallError("a call whose arguments are null")
         compare, requestor = _beside(action, "compare_args"), _beside(action, "requestor")
         return GoldAction(
             name,
-            {} if arguments is None else arguments,
+            arguments,
             None if compare is None else tuple(compare),
             requestor or "assistant",
         )
