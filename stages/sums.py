@@ -20,8 +20,10 @@ from stages.errors import InputError
 
 # The unit of each measure's sums. A share is rounded to 2^-20, which moves r by less than 1e-5.
 UNITS = {"presence": 1, "count": 1, "share": 2**20}
-COLUMNS = ["episode_id", "task_id", "group_id", "turn", "tier", "success", "status"]  # all read
-_GROUP = ["task_id", "group_id"]
+_GROUP = ["task_id", "group_id", "policy", "domain"]  # a group has one task, policy and domain
+_KNOWN = ["episode_id", "task_id", "group_id", "turn", "tier", "success", "status"]  # never null
+COLUMNS = [*_KNOWN, "policy", "domain"]  # all read
+_GROUP_TYPES = {name: SUMS.columns[name] for name in _GROUP}
 _BLOCK = 500_000  # turns a block: large enough for numpy, small enough for any machine
 _UPPER = 32  # bits: a number holds two counts below 2^32, or a group and a length
 _LOWER = 2**_UPPER - 1
@@ -57,7 +59,7 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
             group = table.number(used.select(_GROUP).filter(used["first"]))
             cells, sums = _sum_block(used, group, tiers, measure)
             table.add(cells, tiers, sums)
-    return Summed(table.frame() if table.groups else SUMS.empty(), excluded)
+    return Summed(table.frame() if table.groups.height else SUMS.empty(), excluded)
 
 
 def merge(sums: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -146,7 +148,7 @@ def _episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[pl.DataFr
         coming = reader.submit(_read_block, turns, start, size, tiers)
         while (block := coming.result()).height:
             # Counting nulls is free; the other rules of TURNS hold of what `score` writes.
-            for rule in (f"{name} not null" for name in COLUMNS if block[name].null_count()):
+            for rule in (f"{name} not null" for name in _KNOWN if block[name].null_count()):
                 TURNS.check_rules({rule: TURNS.rules.get(rule, pl.lit(True))}, block, where, start)
             _check_order(block, start, where)
             if block["code"].null_count():
@@ -228,7 +230,7 @@ class _GrowingTable:
     """Sums over cells and tiers that are met one block after another."""
 
     def __init__(self) -> None:
-        self.groups: dict[tuple[str, str], int] = {}  # task and group
+        self.groups = pl.DataFrame(schema={**_GROUP_TYPES, "number": pl.Int64()})
         self.tiers: list[str] = []
         self.cells: Ints = np.zeros(0, np.int64)  # sorted
         self.rows: Ints = np.zeros(0, np.int64)  # of each cell in the sums
@@ -236,13 +238,24 @@ class _GrowingTable:
 
     def number(self, episodes: pl.DataFrame) -> Ints:
         """Return the number of each episode's group, shape [E]; episodes hold `_GROUP`."""
-        changes = (pl.col(name) != pl.col(name).shift() for name in _GROUP)
-        begins = episodes.select(pl.any_horizontal(changes).fill_null(True)).to_series()
-        names = (episodes[name].filter(begins).to_list() for name in _GROUP)
-        pairs = zip(*names, strict=True)
-        numbers = [self.groups.setdefault(pair, len(self.groups)) for pair in pairs]
-        run = np.cumsum(begins.to_numpy()) - 1
-        return np.asarray(np.array(numbers)[run], np.int64)
+        changes = (pl.col(name).ne_missing(pl.col(name).shift()) for name in _GROUP)
+        first = pl.int_range(pl.len()) == 0
+        begins = episodes.select(pl.any_horizontal(first, *changes)).to_series()
+        runs = episodes.filter(begins)
+        numbers = self._known(runs)
+        if numbers.null_count():
+            new = runs.filter(numbers.is_null()).unique(maintain_order=True)
+            row = pl.int_range(self.groups.height, self.groups.height + new.height, eager=True)
+            self.groups = pl.concat([self.groups, new.with_columns(number=row)])
+            numbers = self._known(runs)
+        return numbers.to_numpy()[np.cumsum(begins.to_numpy()) - 1]
+
+    def _known(self, groups: pl.DataFrame) -> pl.Series:
+        """Return the number of each group; null where it is new."""
+        joined = groups.join(
+            self.groups, on=_GROUP, how="left", nulls_equal=True, maintain_order="left"
+        )
+        return joined["number"]
 
     def add(self, cells: Ints, tiers: list[str], sums: Ints) -> None:
         """Add the sums [n, 1 + C, channels] of these cells; tiers go on where the last ended."""
@@ -266,10 +279,10 @@ class _GrowingTable:
 
     def frame(self) -> pl.DataFrame:
         """Return the rows with at least one episode (SUMS), sorted by their key."""
-        groups = pl.DataFrame(list(self.groups), _GROUP, orient="row").with_row_index()
+        groups = self.groups
         tiers = pl.Series([None, *self.tiers], dtype=pl.String)
         by_tier = tiers.arg_sort().to_numpy()  # null, the totals, sorts first
-        rank = groups.sort(_GROUP)["index"].arg_sort().to_numpy()
+        rank = groups.sort(_GROUP)["number"].arg_sort().to_numpy()
         group, length = self.cells >> _UPPER, self.cells & _LOWER
         by_cell = np.lexsort((length, rank[group]))
         sums = self.sums[self.rows[by_cell][:, None], by_tier]
@@ -280,8 +293,7 @@ class _GrowingTable:
         x, xx, xo = sums[2:] if len(sums) > 2 else (episodes, episodes, successes)
         cell = by_cell[cell]
         columns = {
-            "task_id": groups["task_id"][group[cell]],
-            "group_id": groups["group_id"][group[cell]],
+            **{name: groups[name][group[cell]] for name in _GROUP},
             "length": length[cell],
             "tier": tiers[by_tier][tier],
             "episodes": episodes,
