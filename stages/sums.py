@@ -78,6 +78,10 @@ class TierSums(NamedTuple):
     turns_in_successes: Floats  # [C]
     all_turns: float
     all_turns_in_successes: float
+    stratum: Ints  # [L] of each cell
+    strata: list[str]  # their names: policy and domain, as far as they vary
+    having: Floats  # [L, C] episodes with the tier, whatever the measure
+    won: Floats  # [L, C] successes among them
 
     @property
     def tasks(self) -> TaskSums:
@@ -112,7 +116,16 @@ def lay_out(sums: pl.DataFrame, measure: str) -> TierSums:
         grid.totals.select(pl.struct(names).rle_id()).to_series().to_numpy().astype(np.int64)
         for names in (_GROUP[:1], _GROUP)
     )
-    return tier_sums(grid, task, group, grid.totals["length"].to_numpy(), UNITS[measure])
+    laid_out = tier_sums(grid, task, group, grid.totals["length"].to_numpy(), UNITS[measure])
+    varying = [name for name in ("policy", "domain") if grid.totals[name].n_unique() > 1]
+    if not varying:
+        return laid_out
+    names = grid.totals.select(
+        pl.concat_str([pl.col(name).fill_null("unknown") for name in varying], separator=", ")
+    ).to_series()
+    strata = names.unique().sort()
+    number = names.cast(pl.Enum(strata)).to_physical().to_numpy().astype(np.int64)
+    return laid_out._replace(stratum=number, strata=strata.to_list())
 
 
 def tier_sums(grid: Grid, task: Ints, group: Ints, length: Ints, unit: int) -> TierSums:
@@ -124,16 +137,20 @@ def tier_sums(grid: Grid, task: Ints, group: Ints, length: Ints, unit: int) -> T
     by_cell = TaskSums(
         episodes, successes, grid("x") / unit, grid("xx") / unit**2, grid("xo") / unit
     )
-    of_tier = grid("turns")
+    of_tier, having, won = grid("turns"), grid("episodes"), grid("successes")
     return TierSums(
         grid.tiers,
         LengthSums(task, group, length, by_cell, of_tier),
-        grid("episodes").sum(axis=0),
-        grid("successes").sum(axis=0),
+        having.sum(axis=0),
+        won.sum(axis=0),
         of_tier.sum(axis=0),
         grid("turns_in_successes").sum(axis=0),
         float(turns.sum()),
         float(turns_in_successes.sum()),
+        np.zeros_like(task),
+        ["all"],
+        having,
+        won,
     )
 
 

@@ -22,6 +22,7 @@ class Design(NamedTuple):
     group: Ints  # [E], likewise
     success: Ints  # [E] 0 or 1
     counts: Ints  # [E, C] turns of each tier; every turn has one
+    stratum: Ints | None = None  # [E]
 
 
 def tier_sums(turns: Design) -> TierSums:
@@ -39,6 +40,10 @@ def tier_sums(turns: Design) -> TierSums:
         (turns.counts * won).sum(axis=0).astype(np.float64),
         float(length.sum()),
         float((length * turns.success).sum()),
+        np.zeros_like(turns.task) if turns.stratum is None else turns.stratum,
+        ["all"] if turns.stratum is None else [f"p{s}" for s in range(turns.stratum.max() + 1)],
+        x,
+        x * won,
     )
 
 
@@ -113,7 +118,11 @@ def joined(one: Design, other: Design) -> Design:
     shifted = other._replace(
         task=other.task + one.task[-1] + 1, group=other.group + one.group[-1] + 1
     )
-    return Design(*(np.concatenate(parts) for parts in zip(one, shifted, strict=True)))
+    stratum = None
+    if one.stratum is not None and other.stratum is not None:
+        stratum = np.concatenate([one.stratum, other.stratum])
+    arrays = zip(one[:4], shifted[:4], strict=True)
+    return Design(*(np.concatenate(parts) for parts in arrays), stratum)
 
 
 def runs(count: int, seed: int) -> Iterator[Rng]:
