@@ -216,7 +216,7 @@ def _sum_block(
         measure: of a tier in an episode.
 
     Returns:
-        Cells in the form group << 32 | length, shape [n]; sums, shape [n, 1 + C, channels],
+        Cells in the form group << 32 | length, shape [n]; sums, shape [channels, n, 1 + C],
         whose column 0 sums over all of a cell's episodes.
     """
     first = block["first"].to_numpy()
@@ -239,8 +239,10 @@ def _sum_block(
         x = x.astype(np.int64)
         values += [x, x * x, x * won]
     # Over the episodes of each cell: [E, 1 + C] -> [n, 1 + C].
-    sums = [np.add.reduceat(value, bounds, axis=0, dtype=np.int64) for value in values]
-    return cell[bounds], np.stack(sums, axis=-1)
+    sums = np.empty((len(values), len(bounds), shape[1]), np.int64)
+    for value, out in zip(values, sums, strict=True):
+        np.add.reduceat(value, bounds, axis=0, out=out)
+    return cell[bounds], sums
 
 
 class _GrowingTable:
@@ -251,7 +253,7 @@ class _GrowingTable:
         self.tiers: list[str] = []
         self.cells: Ints = np.zeros(0, np.int64)  # sorted
         self.rows: Ints = np.zeros(0, np.int64)  # of each cell in the sums
-        self.sums: Ints = np.zeros((0, 1, 0), np.int64)
+        self.sums: Ints = np.zeros((0, 0, 1), np.int64)  # [channels, rows, 1 + C]
 
     def number(self, episodes: pl.DataFrame) -> Ints:
         """Return the number of each episode's group, shape [E]; episodes hold `_GROUP`."""
@@ -275,7 +277,7 @@ class _GrowingTable:
         return joined["number"]
 
     def add(self, cells: Ints, tiers: list[str], sums: Ints) -> None:
-        """Add the sums [n, 1 + C, channels] of these cells; tiers go on where the last ended."""
+        """Add the sums [channels, n, 1 + C] of these cells; tiers go on where the last ended."""
         self.tiers = tiers
         at = np.searchsorted(self.cells, cells)
         new = np.ones(len(cells), np.bool_)
@@ -286,13 +288,15 @@ class _GrowingTable:
             self.rows = np.insert(self.rows, at[new], rows)
             self.cells = np.insert(self.cells, at[new], cells[new])
             at = np.searchsorted(self.cells, cells)
-        have, need = self.sums.shape, (len(self.cells), *sums.shape[1:])
-        if need[0] > have[0] or need[1] > have[1]:
+        (_, rows_had, tiers_had), need = self.sums.shape, len(self.cells)
+        if need > rows_had or sums.shape[2] > tiers_had:
             # Doubling keeps the cost of growing in proportion to the result.
-            grown = np.zeros((max(need[0], 2 * have[0]), *need[1:]), np.int64)
-            grown[: have[0], : have[1], : have[2]] = self.sums
+            grown = np.zeros((len(sums), max(need, 2 * rows_had), sums.shape[2]), np.int64)
+            grown[: len(self.sums), :rows_had, :tiers_had] = self.sums
             self.sums = grown
-        self.sums[self.rows[at]] += sums
+        rows = self.rows[at]
+        for total, part in zip(self.sums, sums, strict=True):
+            total[rows] += part
 
     def frame(self) -> pl.DataFrame:
         """Return the rows with at least one episode (SUMS), sorted by their key."""
@@ -302,9 +306,9 @@ class _GrowingTable:
         rank = groups.sort(_GROUP)["number"].arg_sort().to_numpy()
         group, length = self.cells >> _UPPER, self.cells & _LOWER
         by_cell = np.lexsort((length, rank[group]))
-        sums = self.sums[self.rows[by_cell][:, None], by_tier]
-        cell, tier = np.nonzero(sums[:, :, 0])
-        sums = sums[cell, tier].T
+        rows = self.rows[by_cell]
+        cell, tier = np.nonzero(self.sums[0][rows[:, None], by_tier])
+        sums = self.sums[:, rows[cell], by_tier[tier]]
         episodes, successes = sums[0] & _LOWER, sums[0] >> _UPPER
         # For presence, x is 0 or 1.
         x, xx, xo = sums[2:] if len(sums) > 2 else (episodes, episodes, successes)
