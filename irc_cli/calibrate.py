@@ -13,7 +13,7 @@ import polars as pl
 import typer
 
 from irc_cli import console, estimator, method, options
-from irc_cli.calibrate_report import print_online, print_report
+from irc_cli.calibrate_report import print_online, print_report, print_test
 from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.plots import check_figures, write_figures
 from stages.artifacts import (
@@ -28,12 +28,16 @@ from stages.calibrate import (
     ADJUSTMENTS,
     CORRELATIONS,
     PAYMENTS,
+    STRATA,
     CalibrateConfig,
     Calibration,
     Payment,
     calibrate,
+    with_landmark,
 )
-from stages.calibration_file import read_previous, write_calibration
+from stages.calibration_file import read_previous, strata_rows, write_calibration
+from stages.carry_over import Elsewhere, carry_over
+from stages.core.advantages import AdvantageConfig
 from stages.core.forgetting import GateConfig
 from stages.errors import InputError, few
 from stages.files import digest, refuse_existing
@@ -49,6 +53,7 @@ from stages.judge import (
     objections,
     turn_arrays,
 )
+from stages.landmark import landmark
 from stages.notes import left_out
 from stages.online import HALF_LIFE, Online, add, read_online, write_online
 from stages.places import files_of, remote
@@ -120,6 +125,14 @@ def command(
             "once where presence is measured.",
         ),
     ] = _C.pay,
+    strata: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(STRATA),
+            help="Turns of several policies or domains: values that hold over these; none: over "
+            "all episodes together.",
+        ),
+    ] = _C.strata,
     method_name: method.Method = None,
     resamples: Annotated[
         int, typer.Option(min=100, help="Bootstrap resamples of the tasks, at least.")
@@ -149,6 +162,21 @@ def command(
     previous: Annotated[
         str | None,
         typer.Option(metavar="FILE.yaml", help="An earlier calibration: show what changed."),
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TURNS", help="Judge the values on these other turns; may be repeated."
+        ),
+    ] = None,
+    landmark_at: Annotated[
+        int | None,
+        typer.Option(
+            "--landmark",
+            metavar="K",
+            min=1,
+            help="Landmark r: of the first K turns; default: the median length.",
+        ),
     ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Only write the sums of this shard to --out.")
@@ -212,6 +240,7 @@ def command(
         min_tasks,
         tuple(zero or ()),
         cast(Payment, options.one_of("pay", pay, PAYMENTS)),
+        options.one_of("strata", strata, STRATA),
     )
     judged_by = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
     gate = GateConfig(
@@ -232,10 +261,14 @@ def command(
         raise InputError("--plots", "sums of one shard are no figures yet", "plot with --merge")
     if partial and not out:
         raise InputError("--partial", "nothing to write the sums to", "name a file with --out")
-    if of_sums and (check or advantages or previous or keep_rewards or online):
+    if of_sums and landmark_at:
+        what = "sums hold no turns to tell the first of"
+        raise InputError(of_sums[0], what, "calibrate the turns themselves for --landmark")
+    if of_sums and (check or advantages or previous or keep_rewards or online or test):
         what = "sums hold no turns to judge advantages by"
         raise InputError(of_sums[0], what, "calibrate the turns themselves for that")
     inputs = files_of(inputs)
+    tests = {name: files_of([name]) for name in test or []}
     beside = None if of_sums else _beside(out)
     outputs = [path for path in (out, beside, online) if path and path != "-"]
     for files in (inputs, [advantages] if advantages else []):
@@ -251,6 +284,7 @@ def command(
     if state:
         made_with["online"] = {"half_life": state.half_life} | asdict(gate)
     read = [*inputs, previous, advantages, online if state and state.additions else None]
+    read += [path for paths in tests.values() for path in paths]
     # What lies in an object store would have to be fetched twice.
     digests = {path: None if remote(path) else digest(path) for path in read if path}
     origin = console.made_by("calibrate", made_with, seed, digests)
@@ -287,7 +321,12 @@ def command(
         result = calibrate(lay_out(summed.sums, settings.measure), summed.excluded, settings, rng)
     judged: Judged | None = None
     changes: Changes | None = None
+    others = [_carried(result, *other, settings, judged_by, seed) for other in tests.items()]
     if turns is not None:
+        result = with_landmark(
+            result,
+            landmark(turns.frame, settings.measure, result.correlation, landmark_at),
+        )
         given = (
             given_advantages(turns, read_columns(advantages), advantages) if advantages else None
         )
@@ -317,6 +356,7 @@ def command(
     found = objections(result, judged.chosen, settings) if judged else []
     if as_json:
         document = _document(result, judged, changes, settings, found)
+        document |= {"test": [_tested(one) for one in others]} if others else {}
         document |= {"online": following} if following else {}
         console.print_json(document | {"notes": dict(notes)})
     elif not quiet:
@@ -324,6 +364,8 @@ def command(
             print_online(state, stderr=out == "-")
         both = judged and (judged.before, judged.after)
         print_report(result, both, changes, settings, stderr=out == "-")
+        for other in others:
+            print_test(other, stderr=out == "-")
         show_notes(notes)
     if check and found:
         for objection in found:
@@ -353,6 +395,24 @@ def _read_turns(inputs: list[str]) -> tuple[pl.DataFrame, int]:
     if not frame.select(ordered).item():
         frame = frame.sort("episode_id", "turn")
     return frame, sum(unseen(path) for path in inputs)
+
+
+def _carried(
+    result: Calibration,
+    name: str,
+    paths: list[str],
+    settings: CalibrateConfig,
+    judged_by: AdvantageConfig,
+    seed: int,
+) -> Elsewhere:
+    """Judge the values on other turns."""
+    rng = np.random.default_rng(seed)
+    summed, turns = _sum_turns(paths, settings.measure)
+    _check_outcomes(summed, paths, any_will_do=False)
+    there = calibrate(lay_out(summed.sums, settings.measure), summed.excluded, settings, rng)
+    if turns is None:
+        raise AssertionError("episodes have outcomes, so they have turns")
+    return carry_over(result, name, turns, there, settings, judged_by, rng)
 
 
 def _open_online(path: str, measure: str, half_life: float | None) -> Online:
@@ -422,6 +482,7 @@ def _document(
     found: list[str],
 ) -> dict[str, Any]:
     document = result._asdict() | {"tiers": [tier._asdict() for tier in result.tiers]}
+    document["strata"] = strata_rows(result)
     document |= {"before": None, "after": None, "converged": None}
     if judged:
         document |= {
@@ -434,6 +495,11 @@ def _document(
         rows = [row._asdict() for row in changes.tiers]
         document["previous"] = changes._asdict() | {"tiers": rows}
     return document
+
+
+def _tested(test: Elsewhere) -> dict[str, Any]:
+    rows = [row._asdict() for row in test.tiers]
+    return test._asdict() | {"tiers": rows, "farmability": test.farmability._asdict()}
 
 
 def _judgement(judgement: Judgement) -> dict[str, Any]:

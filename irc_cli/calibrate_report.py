@@ -9,12 +9,15 @@ from rich.text import Text
 
 from irc_cli import console
 from stages.calibrate import CalibrateConfig, Calibration, TierStatistics, chosen_r
+from stages.carry_over import Elsewhere
 from stages.judge import Changes, Direction, Judgement
 from stages.online import Online
 
 # Columns from r = -1 to r = 1; odd, so that 0 has one.
 _FOREST_WIDTH, _NARROW_FOREST_WIDTH = 25, 15
 _WIDE = 130  # columns of the full tables
+_MEDIUM = 100  # columns with what a tier tells elsewhere and early
+_STRATA_SHOWN = 8  # policies or domains of a tier; the others are in --json
 _STATUS_STYLE = {"discriminative": "green", "undecided": "yellow"}
 _VERDICT_STYLE = {"aligned": "green", "misaligned": "red", "undecided": "yellow"}
 
@@ -35,7 +38,7 @@ def print_report(
         stderr=stderr,
     )
     wide = out.width >= _WIDE
-    out.print(_tier_table(result, wide=wide))
+    out.print(_tier_table(result, wide=wide, medium=out.width >= _MEDIUM))
     for tier in result.tiers:
         if tier.sign_reversed:
             out.print(
@@ -43,6 +46,14 @@ def print_report(
                 f"({_signed(tier.r_pooled)}) and the other within tasks ({_signed(tier.r_within)})",
                 style="yellow",
             )
+        if tier.necessary:
+            out.print(
+                f"Necessary by definition: no success lacks '{escape(tier.tier)}' where one has "
+                "it, so its r is no discovery",
+                style="yellow",
+            )
+    if result.strata:
+        out.print(_strata_table(result))
     if judged:
         out.print(_direction_table(*judged, wide=wide))
         for name, judgement in zip(("before", "after"), judged, strict=True):
@@ -55,6 +66,28 @@ def print_report(
         out.print(_changes_table(changes))
         out.print(f"{changes.flipped_advantages:,} of {changes.turns:,} advantages change sign")
     out.print(f"Next: {next_step(result, judged, settings)}", style="bold")
+
+
+def print_test(test: Elsewhere, *, stderr: bool) -> None:
+    """Print what the values are worth on other turns."""
+    out = console.console(stderr=stderr)
+    console.heading(
+        f"on {test.turns}: {test.episodes:,} episodes of {test.tasks:,} tasks, "
+        f"pass rate {test.pass_rate:.1%}",
+        stderr=stderr,
+    )
+    table = console.table("tier", "value", "r there", "carries over?", left=(0, 3))
+    for row in test.tiers:
+        r = escape(_with_interval(row.r, row.ci_low, row.ci_high))
+        table.add_row(escape(row.tier), _value(row.value, ""), r, row.verdict or "")
+    table.caption = f"r there: {test.correlation}, as the value is set, with its 95 % interval"
+    out.print(table)
+    r = _with_interval(test.reward_outcome_correlation, test.ci_low, test.ci_high)
+    farmable = ", ".join(f"{n} x {tier}" for tier, n in test.farmability.farmable().items())
+    out.print(
+        f"mean reward by these values and outcome correlate by {r}; farmable: {farmable or 'no'}",
+        markup=False,
+    )
 
 
 def print_online(state: Online, *, stderr: bool) -> None:
@@ -102,30 +135,51 @@ def next_step(
     return "train with the calibrated values; all that tells is pushed as intended."
 
 
-def _tier_table(result: Calibration, *, wide: bool) -> Any:
+def _strata_table(result: Calibration) -> Any:
+    """What policies and domains say of the tiers, each and together."""
+    table = console.table("tier", "policy or domain", "r", "I2", "they", left=(0, 1, 4))
+    for tier in result.strata:
+        if tier.mean is not None:
+            disagree = f"{tier.i2:.0%} [{tier.i2_low:.0%}, {tier.i2_high:.0%}]"
+            mean = _with_interval(tier.mean, tier.ci_low, tier.ci_high)
+            named = f"mean over {tier.counted:,}"
+            table.add_row(escape(tier.tier), named, escape(mean), escape(disagree), tier.reading)
+        name = escape(tier.tier) if tier.mean is None else ""
+        known = [stratum for stratum in tier.strata if stratum.r is not None]
+        for at, one in enumerate(known[:_STRATA_SHOWN]):
+            r = escape(_with_interval(one.r, one.ci_low, one.ci_high))
+            table.add_row("" if at else name, escape(one.stratum), r)
+    table.caption = (
+        "random-effects means and 95 % intervals; from three on, a value needs the mean's to "
+        "exclude 0, and from two their signs to agree"
+    )
+    return table
+
+
+def _tier_table(result: Calibration, *, wide: bool, medium: bool) -> Any:
     width = _FOREST_WIDTH if wide else _NARROW_FOREST_WIDTH
     scale = "-1" + "0".center(width - 3) + "1"
-    names: tuple[str, ...]
-    if wide:
-        names = ("tier", "turns", "episodes", "pooled", "within", "excess", "held out", scale)
-        table = console.table(*names, "q", "value", "status", left=(0, 7, 10))
-    else:
-        names = ("tier", "with it", _name_of_r(result), scale, "q", "value", "status")
-        table = console.table(*names, left=(0, 3, 6))
+    names = ["tier", "turns", "episodes", "pooled", "within", "excess"]
+    if not wide:
+        names = ["tier", "with it", _name_of_r(result)]
+    elsewhere = ["held out", "landmark"] if medium else []
+    names += [*elsewhere, scale, "q", "value", "status"]
+    table = console.table(*names, left=(0, len(names) - 4, len(names) - 1))
     for tier in sorted(result.tiers, key=lambda tier: -(chosen_r(tier, result) or 0.0)):
         r = chosen_r(tier, result)
-        every_r = tier.r_pooled, tier.r_within, tier.excess, tier.r_cv
+        every_r = [tier.r_pooled, tier.r_within, tier.excess] if wide else [r]
+        every_r += [tier.r_cv, tier.r_landmark] if medium else []
         table.add_row(
             escape(tier.tier),
             *([f"{tier.turns:,}"] if wide else []),
             f"{tier.episodes:,}",
-            *map(_signed, every_r if wide else [r]),
+            *map(_signed, every_r),
             forest(r, tier.ci_low, tier.ci_high, width),
             _small(tier.q),
             f"{tier.value:+.3f}" if tier.value else "0",
             Text(_status(tier, wide=wide), style=_STATUS_STYLE.get(tier.status, "")),
         )
-    table.caption = _caption(result, wide=wide)
+    table.caption = _caption(result, medium=medium)
     return table
 
 
@@ -133,12 +187,14 @@ def _name_of_r(result: Calibration) -> str:
     return "excess" if result.adjust == "length" else result.correlation
 
 
-def _caption(result: Calibration, *, wide: bool) -> str:
+def _caption(result: Calibration, *, medium: bool) -> str:
     paid = {"once": "the first turn in an episode earns it", "turn": "every turn earns it"}
     value = f"; value: {paid[result.pay]}"
+    held_out = "; held out: the same on tasks that did not choose the tier" if medium else ""
+    if medium and result.landmark:
+        held_out += f"; landmark: r of the first {result.landmark:,} turns"
     if result.adjust == "none":
-        return f"r with the outcome; 95 % intervals of r {result.correlation}{value}"
-    held_out = "; held out: the same on tasks that did not choose the tier" if wide else ""
+        return f"r with the outcome; 95 % intervals of r {result.correlation}{held_out}{value}"
     return (
         "r with the outcome; excess: what is left of "
         f"r {result.correlation} beyond the length of episodes, with its 95 % interval"
@@ -163,9 +219,9 @@ def forest(r: float | None, low: float | None, high: float | None, width: int) -
 
 
 def _status(tier: TierStatistics, *, wide: bool) -> str:
-    if tier.necessary and wide:
-        return f"{tier.status}, necessary by definition"
     if tier.status == "undecided" and wide:
+        if tier.more_episodes is None and tier.held_back:
+            return "undecided, policies or domains disagree"
         if tier.more_episodes is None:
             return "undecided, in too few tasks"
         high = "more" if tier.more_high is None else f"to {tier.more_high:,} more"

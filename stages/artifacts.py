@@ -155,6 +155,8 @@ SUMS = Table(
     columns={
         "task_id": pl.String(),
         "group_id": pl.String(),
+        "policy": pl.String(),  # of the group
+        "domain": pl.String(),  # of the group; null: unknown
         "length": pl.Int64(),  # turns of each of these episodes
         "tier": pl.String(),  # null: all of the group's episodes of this length
         "episodes": pl.Int64(),  # with the tier
@@ -165,7 +167,7 @@ SUMS = Table(
         "xx": pl.Int64(),  # sum of its squares
         "xo": pl.Int64(),  # sum over the successes
     },
-    key=("task_id", "group_id", "length", "tier"),
+    key=("task_id", "group_id", "policy", "domain", "length", "tier"),
     made_by="irc-cli calibrate --partial",
     made_from="turns",
     rules={"successes at most episodes": pl.col("successes") <= pl.col("episodes")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -16,16 +17,20 @@ from stages.core.correlation import (
     pooled,
     sign_reversed,
 )
-from stages.core.lengths import LengthSums, add_by, length_terms
+from stages.core.lengths import LengthSums, add_by, length_terms, stratum_terms
 from stages.core.payment import PAYS, Pay, Values
 from stages.core.resampling import Inference, correlation_inference, held_out_correlation
+from stages.landmark import Landmark
+from stages.strata import OverStrata, TierStrata, over_strata
 from stages.sums import TierSums
 
 CORRELATIONS = ("auto", "within", "pooled")
 ADJUSTMENTS = ("length", "none")
+STRATA = ("auto", "none")
 Payment: TypeAlias = Pay | Literal["auto"]
 PAYMENTS: tuple[Payment, ...] = ("auto", *PAYS)
 MOST_RESAMPLES = 50_000
+ACCIDENT = 0.01  # probability below which no accident keeps a tier in every success
 SPLITS = 200  # of the tasks into halves, for what a value is worth elsewhere
 
 
@@ -46,6 +51,7 @@ class CalibrateConfig:
     min_tasks: int = 2  # fewer tasks never pass a check
     zero: tuple[str, ...] = ()  # tiers that are worth nothing, whatever they tell
     pay: Payment = "auto"  # turn | once; auto: as often as the measure counts
+    strata: str = "auto"  # by policy and domain where these vary; none: all episodes together
 
     @property
     def payment(self) -> Pay:
@@ -71,12 +77,14 @@ class TierStatistics(NamedTuple):
     p: float | None  # of the same, from the same bootstrap of tasks
     q: float | None  # over the tiers: that the tier tells, and with adjust length beyond length
     r_cv: float | None  # of what sets the value, on tasks that did not choose the tier
+    r_landmark: float | None  # raw, of the first turns alone; None also where sums hold no turns
     value: float
     status: str  # discriminative | neutral | undecided | constant
     more_episodes: int | None  # undecided: so many more decide at 80 % power; None: no number
     more_low: int | None  # the same if |r| lies a standard deviation above what is expected
     more_high: int | None  # and below
     sign_reversed: bool  # Simpson: pooled and within tasks point opposite ways
+    held_back: bool  # no value, only because policies or domains do not agree on one
     necessary: bool  # no success lacks it, though episodes do: r is a definition, not a discovery
 
 
@@ -92,6 +100,8 @@ class Calibration(NamedTuple):
     adjust: str  # length | none
     tiers: list[TierStatistics]
     pay: Pay = "turn"  # which turns of a tier earn its value: see stages.core.payment
+    strata: Sequence[TierStrata] = ()  # of several policies or domains, for each tier
+    landmark: int | None = None  # turns that r_landmark is of
 
     def values(self) -> Values:
         """Return the calibrated value of each tier, and how it is paid."""
@@ -143,13 +153,19 @@ def calibrate(
     """Calibrate the tiers from their sums (SUMS -> Calibration).
 
     value = alpha * excess where |excess| > delta, q < fdr and the support is enough, else 0. The
-    false discoveries that q counts are tiers that tell nothing, or nothing beyond length.
+    false discoveries that q counts are tiers that tell nothing, or nothing beyond length. With
+    several policies or domains the excess is their random-effects mean, if they agree on it. The
+    raw r of `adjust` none is over all episodes.
     """
     which: Which = "within" if mixed_tasks(sums.cells) >= 2 else "pooled"
     if config.correlation != "auto":
         which = "within" if config.correlation == "within" else "pooled"
+    adjusted = config.adjust == "length"
+    apart = config.strata == "auto" and len(sums.strata) > 1
+    stratum = sums.stratum if apart and adjusted else np.zeros_like(sums.stratum)
     raw, excess = (
-        length_terms(sums.cells, which, config.measure, adjust=adjust) for adjust in (False, True)
+        stratum_terms(sums.cells, stratum, which, config.measure, adjust=adjust)
+        for adjust in (False, True)
     )
     within = raw
     if which == "pooled":
@@ -159,10 +175,19 @@ def calibrate(
     if config.measure == "presence":  # otherwise a tier may be in every episode, more or less often
         rarer = np.minimum(rarer, episodes - rarer)
     found = weigh(which, raw, excess, within, episodes, rarer, config, rng)
+    over: OverStrata | None = None
+    if apart:
+        over = over_strata(
+            sums, which, config.measure, found.chosen.r, config.resamples, rng, adjust=adjusted
+        )
+    worth = over.worth if over and adjusted else found.chosen.r
     with np.errstate(invalid="ignore"):
-        tells = np.abs(found.chosen.r) > config.delta
+        tells = np.abs(worth) > config.delta
         tells &= (benjamini_hochberg(found.p) < config.fdr) | (config.fdr == 1)
-    return describe(sums, found, tells & (rarer >= config.min_support), excluded, config)
+    tells &= rarer >= config.min_support
+    held_back = tells & ~over.agree if over and adjusted else np.zeros_like(tells)
+    result = describe(sums, found, tells & ~held_back, excluded, config, worth, held_back)
+    return result._replace(strata=over.tiers) if over else result
 
 
 def weigh(
@@ -218,9 +243,26 @@ def mixed_tasks(cells: LengthSums) -> int:
 
 
 def describe(
-    sums: TierSums, found: Evidence, tells: Bools, excluded: int, config: CalibrateConfig
+    sums: TierSums,
+    found: Evidence,
+    tells: Bools,
+    excluded: int,
+    config: CalibrateConfig,
+    worth: Floats | None = None,
+    held_back: Bools | None = None,
 ) -> Calibration:
-    """Turn the evidence on the tiers into their values and statuses; tells: which have one."""
+    """Turn the evidence on the tiers into their values and statuses.
+
+    Args:
+        sums: of C tiers.
+        found: the evidence on them.
+        tells: which have a value, shape [C].
+        excluded: episodes that were left out.
+        config: how values are set.
+        worth: r that the values follow, shape [C]; None: the chosen r.
+        held_back: which have none only because the strata disagree, shape [C]; more episodes of
+            the same policies and domains do not decide those.
+    """
     r, q = found.chosen.r, benjamini_hochberg(found.p)
     negligible = _within(found.chosen, config.effect) | _within(found.raw, config.effect)
     status = np.select(
@@ -232,13 +274,16 @@ def describe(
     plans = [
         _more_episodes(found, config, min(level, config.fdr), shift) for shift in (0, 1.28, -1.28)
     ]
-    plans = [np.where(status == "undecided", more, np.inf) for more in plans]
+    open_ = status == "undecided"
+    if held_back is not None:
+        open_ &= ~held_back
+    plans = [np.where(open_, more, np.inf) for more in plans]
     pays = tells & ~np.isin(sums.tiers, config.zero)
-    values = _values(np.where(pays, r, 0.0), config.alpha)
+    values = _values(np.where(pays, r if worth is None else worth, 0.0), config.alpha)
     r_pooled, r_within = pooled(sums.tasks), found.within.r
     q_within = benjamini_hochberg(found.within.p)
     reverses = sign_reversed(r_pooled, r_within, q_within, config.delta, config.fdr)
-    necessary = _necessary(sums, config.min_support)
+    necessary = _necessary(sums, found.which)
     tiers = [
         TierStatistics(
             tier=tier,
@@ -254,12 +299,14 @@ def describe(
             p=defined(found.chosen.p[c]),
             q=defined(q[c]),
             r_cv=defined(found.held_out[c]),
+            r_landmark=None,
             value=float(values[c]),
             status=str(status[c]),
             more_episodes=_whole(plans[0][c]),
             more_low=_whole(min(plans[0][c], plans[1][c])),
             more_high=_whole(max(plans[0][c], plans[2][c])),
             sign_reversed=bool(reverses[c]),
+            held_back=held_back is not None and bool(held_back[c]),
             necessary=bool(necessary[c]),
         )
         for c, tier in enumerate(sums.tiers)
@@ -278,12 +325,35 @@ def describe(
     )
 
 
-def _necessary(sums: TierSums, min_support: float) -> Bools:
-    """Whether no success lacks a tier, though enough episodes do; [C]."""
-    without = sums.tasks.episodes.sum() - sums.episodes
-    won_without = sums.tasks.successes.sum() - sums.successes
-    # Sums that forget are rounded.
-    return np.asarray((without >= max(min_support, 1)) & (won_without < 1e-6), np.bool_)
+def with_landmark(result: Calibration, at: Landmark) -> Calibration:
+    """Return the calibration with what its tiers tell early."""
+    tiers = [tier._replace(r_landmark=at.r.get(tier.tier)) for tier in result.tiers]
+    return result._replace(tiers=tiers, landmark=at.k)
+
+
+def _necessary(sums: TierSums, which: Which) -> Bools:
+    """Whether no success lacks a tier, which is no accident; [C].
+
+    Within tasks, those count of which some success has the tier: no other asks for it. It is no
+    accident if failures drawn at random among a task's episodes would all miss the successes with
+    a probability below `ACCIDENT`, which is a product of C(n - s, m) / C(n, m) over tasks.
+    """
+    from scipy.special import gammaln
+
+    task = sums.cells.task if which == "within" else np.zeros_like(sums.cells.task)
+    n, s = (
+        add_by(part, task)[:, None]
+        for part in (sums.cells.sums.episodes, sums.cells.sums.successes)
+    )
+    having, won = add_by(sums.having, task), add_by(sums.won, task)
+    asked = won > 0
+    lacking = np.maximum(n - having, 0)  # sums that forget are rounded
+    lost = np.maximum(n - s, lacking)
+    log_chance = gammaln(lost + 1) - gammaln(lost - lacking + 1)
+    log_chance += gammaln(having + 1) - gammaln(n + 1)
+    unlikely = np.where(asked, log_chance, 0.0).sum(axis=0) < np.log(ACCIDENT)
+    won_without = np.where(asked, s - won, 0.0).sum(axis=0)
+    return np.asarray(unlikely & (won_without < 1e-6), np.bool_)
 
 
 def _within(test: Inference, effect: float) -> Bools:

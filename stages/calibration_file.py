@@ -43,13 +43,23 @@ def write_calibration(
         "adjust": calibration.adjust,
         "pay": calibration.pay,
         "rewards": dict(calibration.values()),
+        "landmark": calibration.landmark,
         "tiers": [tier._asdict() for tier in calibration.tiers],
+        "strata": strata_rows(calibration),
     }
     if online:
         document["online"] = online
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     with whole_file(path, force=force) as file:
         file.write((_HEADER + text).encode())
+
+
+def strata_rows(calibration: Calibration) -> list[dict[str, Any]]:
+    """Return what policies and domains say of each tier, as plain values."""
+    return [
+        tier._asdict() | {"strata": [stratum._asdict() for stratum in tier.strata]}
+        for tier in calibration.strata
+    ]
 
 
 def read_previous(path: str) -> Previous:

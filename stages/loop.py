@@ -120,6 +120,8 @@ def calibrate(config: LoopConfig, at: Places, zeroed: tuple[str, ...] = ()) -> S
     numbers = [at.number] if online else range(max(0, at.number + 1 - config.window), at.number + 1)
     turns = [Places(at.out, number)("turns.parquet") for number in numbers]
     args = [*turns, "--out", out, "--seed", str(config.seed)]
+    if len(turns) > 1:  # the policies of a window are one that learns
+        args += ["--strata", "none"]
     args += [part for tier in zeroed for part in ("--zero", tier)]
     args += [*_advantage_options(config), *_options(config, "calibrate")]
     outputs = (out, str(Path(out).with_name("advantages.parquet")))

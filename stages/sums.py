@@ -20,8 +20,10 @@ from stages.errors import InputError
 
 # The unit of each measure's sums. A share is rounded to 2^-20, which moves r by less than 1e-5.
 UNITS = {"presence": 1, "count": 1, "share": 2**20}
-COLUMNS = ["episode_id", "task_id", "group_id", "turn", "tier", "success", "status"]  # all read
-_GROUP = ["task_id", "group_id"]
+_GROUP = ["task_id", "group_id", "policy", "domain"]  # a group has one task, policy and domain
+_KNOWN = ["episode_id", "task_id", "group_id", "turn", "tier", "success", "status"]  # never null
+COLUMNS = [*_KNOWN, "policy", "domain"]  # all read
+_GROUP_TYPES = {name: SUMS.columns[name] for name in _GROUP}
 _BLOCK = 500_000  # turns a block: large enough for numpy, small enough for any machine
 _UPPER = 32  # bits: a number holds two counts below 2^32, or a group and a length
 _LOWER = 2**_UPPER - 1
@@ -57,7 +59,7 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
             group = table.number(used.select(_GROUP).filter(used["first"]))
             cells, sums = _sum_block(used, group, tiers, measure)
             table.add(cells, tiers, sums)
-    return Summed(table.frame() if table.groups else SUMS.empty(), excluded)
+    return Summed(table.frame() if table.groups.height else SUMS.empty(), excluded)
 
 
 def merge(sums: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -76,6 +78,10 @@ class TierSums(NamedTuple):
     turns_in_successes: Floats  # [C]
     all_turns: float
     all_turns_in_successes: float
+    stratum: Ints  # [L] of each cell
+    strata: list[str]  # their names: policy and domain, as far as they vary
+    having: Floats  # [L, C] episodes with the tier, whatever the measure
+    won: Floats  # [L, C] successes among them
 
     @property
     def tasks(self) -> TaskSums:
@@ -110,7 +116,16 @@ def lay_out(sums: pl.DataFrame, measure: str) -> TierSums:
         grid.totals.select(pl.struct(names).rle_id()).to_series().to_numpy().astype(np.int64)
         for names in (_GROUP[:1], _GROUP)
     )
-    return tier_sums(grid, task, group, grid.totals["length"].to_numpy(), UNITS[measure])
+    laid_out = tier_sums(grid, task, group, grid.totals["length"].to_numpy(), UNITS[measure])
+    varying = [name for name in ("policy", "domain") if grid.totals[name].n_unique() > 1]
+    if not varying:
+        return laid_out
+    names = grid.totals.select(
+        pl.concat_str([pl.col(name).fill_null("unknown") for name in varying], separator=", ")
+    ).to_series()
+    strata = names.unique().sort()
+    number = names.cast(pl.Enum(strata)).to_physical().to_numpy().astype(np.int64)
+    return laid_out._replace(stratum=number, strata=strata.to_list())
 
 
 def tier_sums(grid: Grid, task: Ints, group: Ints, length: Ints, unit: int) -> TierSums:
@@ -122,16 +137,20 @@ def tier_sums(grid: Grid, task: Ints, group: Ints, length: Ints, unit: int) -> T
     by_cell = TaskSums(
         episodes, successes, grid("x") / unit, grid("xx") / unit**2, grid("xo") / unit
     )
-    of_tier = grid("turns")
+    of_tier, having, won = grid("turns"), grid("episodes"), grid("successes")
     return TierSums(
         grid.tiers,
         LengthSums(task, group, length, by_cell, of_tier),
-        grid("episodes").sum(axis=0),
-        grid("successes").sum(axis=0),
+        having.sum(axis=0),
+        won.sum(axis=0),
         of_tier.sum(axis=0),
         grid("turns_in_successes").sum(axis=0),
         float(turns.sum()),
         float(turns_in_successes.sum()),
+        np.zeros_like(task),
+        ["all"],
+        having,
+        won,
     )
 
 
@@ -146,7 +165,7 @@ def _episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[pl.DataFr
         coming = reader.submit(_read_block, turns, start, size, tiers)
         while (block := coming.result()).height:
             # Counting nulls is free; the other rules of TURNS hold of what `score` writes.
-            for rule in (f"{name} not null" for name in COLUMNS if block[name].null_count()):
+            for rule in (f"{name} not null" for name in _KNOWN if block[name].null_count()):
                 TURNS.check_rules({rule: TURNS.rules.get(rule, pl.lit(True))}, block, where, start)
             _check_order(block, start, where)
             if block["code"].null_count():
@@ -197,7 +216,7 @@ def _sum_block(
         measure: of a tier in an episode.
 
     Returns:
-        Cells in the form group << 32 | length, shape [n]; sums, shape [n, 1 + C, channels],
+        Cells in the form group << 32 | length, shape [n]; sums, shape [channels, n, 1 + C],
         whose column 0 sums over all of a cell's episodes.
     """
     first = block["first"].to_numpy()
@@ -220,32 +239,45 @@ def _sum_block(
         x = x.astype(np.int64)
         values += [x, x * x, x * won]
     # Over the episodes of each cell: [E, 1 + C] -> [n, 1 + C].
-    sums = [np.add.reduceat(value, bounds, axis=0, dtype=np.int64) for value in values]
-    return cell[bounds], np.stack(sums, axis=-1)
+    sums = np.empty((len(values), len(bounds), shape[1]), np.int64)
+    for value, out in zip(values, sums, strict=True):
+        np.add.reduceat(value, bounds, axis=0, out=out)
+    return cell[bounds], sums
 
 
 class _GrowingTable:
     """Sums over cells and tiers that are met one block after another."""
 
     def __init__(self) -> None:
-        self.groups: dict[tuple[str, str], int] = {}  # task and group
+        self.groups = pl.DataFrame(schema={**_GROUP_TYPES, "number": pl.Int64()})
         self.tiers: list[str] = []
         self.cells: Ints = np.zeros(0, np.int64)  # sorted
         self.rows: Ints = np.zeros(0, np.int64)  # of each cell in the sums
-        self.sums: Ints = np.zeros((0, 1, 0), np.int64)
+        self.sums: Ints = np.zeros((0, 0, 1), np.int64)  # [channels, rows, 1 + C]
 
     def number(self, episodes: pl.DataFrame) -> Ints:
         """Return the number of each episode's group, shape [E]; episodes hold `_GROUP`."""
-        changes = (pl.col(name) != pl.col(name).shift() for name in _GROUP)
-        begins = episodes.select(pl.any_horizontal(changes).fill_null(True)).to_series()
-        names = (episodes[name].filter(begins).to_list() for name in _GROUP)
-        pairs = zip(*names, strict=True)
-        numbers = [self.groups.setdefault(pair, len(self.groups)) for pair in pairs]
-        run = np.cumsum(begins.to_numpy()) - 1
-        return np.asarray(np.array(numbers)[run], np.int64)
+        changes = (pl.col(name).ne_missing(pl.col(name).shift()) for name in _GROUP)
+        first = pl.int_range(pl.len()) == 0
+        begins = episodes.select(pl.any_horizontal(first, *changes)).to_series()
+        runs = episodes.filter(begins)
+        numbers = self._known(runs)
+        if numbers.null_count():
+            new = runs.filter(numbers.is_null()).unique(maintain_order=True)
+            row = pl.int_range(self.groups.height, self.groups.height + new.height, eager=True)
+            self.groups = pl.concat([self.groups, new.with_columns(number=row)])
+            numbers = self._known(runs)
+        return numbers.to_numpy()[np.cumsum(begins.to_numpy()) - 1]
+
+    def _known(self, groups: pl.DataFrame) -> pl.Series:
+        """Return the number of each group; null where it is new."""
+        joined = groups.join(
+            self.groups, on=_GROUP, how="left", nulls_equal=True, maintain_order="left"
+        )
+        return joined["number"]
 
     def add(self, cells: Ints, tiers: list[str], sums: Ints) -> None:
-        """Add the sums [n, 1 + C, channels] of these cells; tiers go on where the last ended."""
+        """Add the sums [channels, n, 1 + C] of these cells; tiers go on where the last ended."""
         self.tiers = tiers
         at = np.searchsorted(self.cells, cells)
         new = np.ones(len(cells), np.bool_)
@@ -256,32 +288,33 @@ class _GrowingTable:
             self.rows = np.insert(self.rows, at[new], rows)
             self.cells = np.insert(self.cells, at[new], cells[new])
             at = np.searchsorted(self.cells, cells)
-        have, need = self.sums.shape, (len(self.cells), *sums.shape[1:])
-        if need[0] > have[0] or need[1] > have[1]:
+        (_, rows_had, tiers_had), need = self.sums.shape, len(self.cells)
+        if need > rows_had or sums.shape[2] > tiers_had:
             # Doubling keeps the cost of growing in proportion to the result.
-            grown = np.zeros((max(need[0], 2 * have[0]), *need[1:]), np.int64)
-            grown[: have[0], : have[1], : have[2]] = self.sums
+            grown = np.zeros((len(sums), max(need, 2 * rows_had), sums.shape[2]), np.int64)
+            grown[: len(self.sums), :rows_had, :tiers_had] = self.sums
             self.sums = grown
-        self.sums[self.rows[at]] += sums
+        rows = self.rows[at]
+        for total, part in zip(self.sums, sums, strict=True):
+            total[rows] += part
 
     def frame(self) -> pl.DataFrame:
         """Return the rows with at least one episode (SUMS), sorted by their key."""
-        groups = pl.DataFrame(list(self.groups), _GROUP, orient="row").with_row_index()
+        groups = self.groups
         tiers = pl.Series([None, *self.tiers], dtype=pl.String)
         by_tier = tiers.arg_sort().to_numpy()  # null, the totals, sorts first
-        rank = groups.sort(_GROUP)["index"].arg_sort().to_numpy()
+        rank = groups.sort(_GROUP)["number"].arg_sort().to_numpy()
         group, length = self.cells >> _UPPER, self.cells & _LOWER
         by_cell = np.lexsort((length, rank[group]))
-        sums = self.sums[self.rows[by_cell][:, None], by_tier]
-        cell, tier = np.nonzero(sums[:, :, 0])
-        sums = sums[cell, tier].T
+        rows = self.rows[by_cell]
+        cell, tier = np.nonzero(self.sums[0][rows[:, None], by_tier])
+        sums = self.sums[:, rows[cell], by_tier[tier]]
         episodes, successes = sums[0] & _LOWER, sums[0] >> _UPPER
         # For presence, x is 0 or 1.
         x, xx, xo = sums[2:] if len(sums) > 2 else (episodes, episodes, successes)
         cell = by_cell[cell]
         columns = {
-            "task_id": groups["task_id"][group[cell]],
-            "group_id": groups["group_id"][group[cell]],
+            **{name: groups[name][group[cell]] for name in _GROUP},
             "length": length[cell],
             "tier": tiers[by_tier][tier],
             "episodes": episodes,

@@ -22,6 +22,7 @@ class Design(NamedTuple):
     group: Ints  # [E], likewise
     success: Ints  # [E] 0 or 1
     counts: Ints  # [E, C] turns of each tier; every turn has one
+    stratum: Ints | None = None  # [E]
 
 
 def tier_sums(turns: Design) -> TierSums:
@@ -39,6 +40,10 @@ def tier_sums(turns: Design) -> TierSums:
         (turns.counts * won).sum(axis=0).astype(np.float64),
         float(length.sum()),
         float((length * turns.success).sum()),
+        np.zeros_like(turns.task) if turns.stratum is None else turns.stratum,
+        ["all"] if turns.stratum is None else [f"p{s}" for s in range(turns.stratum.max() + 1)],
+        x,
+        x * won,
     )
 
 
@@ -97,6 +102,24 @@ def drifting(rng: Rng, tasks: int = 12, trials: int = 8, iterations: int = 8) ->
     return Design(task, group, success, np.column_stack([present, fillers]).astype(np.int64))
 
 
+def policies(rng: Rng, count: int, tasks: int = 24, trials: int = 8, spread: float = 0.0) -> Design:
+    """Policies on tasks of their own; the later ones succeed and use tiers 0 to 2 more often.
+
+    For a policy the presence of a tier differs between success and failure by an effect that is
+    normal with mean 0 and standard deviation `spread`.
+    """
+    task, group = groups_of(count * tasks, trials)
+    policy = task // tasks
+    better = policy / (count - 1) - 0.5
+    ease = rng.beta(2, 2, count * tasks)[task]
+    success = rng.binomial(1, np.clip(ease + 0.25 * better, 0.05, 0.95))
+    effect = rng.normal(0, spread, (count, 3))[policy]
+    rate = 0.5 + 0.4 * better[:, None] + effect * (success[:, None] - 0.5)
+    present = rng.random(rate.shape) < rate
+    counts = np.column_stack([present, lengthy(rng, success)]).astype(np.int64)
+    return Design(task, group, success, counts, policy)
+
+
 def planted(rng: Rng, r: float, tasks: int, trials: int = 8, tiers: int = 10) -> Design:
     """Tier 0 correlates by r within tasks; the others are as frequent and tell nothing."""
     task, group = groups_of(tasks, trials)
@@ -113,7 +136,11 @@ def joined(one: Design, other: Design) -> Design:
     shifted = other._replace(
         task=other.task + one.task[-1] + 1, group=other.group + one.group[-1] + 1
     )
-    return Design(*(np.concatenate(parts) for parts in zip(one, shifted, strict=True)))
+    stratum = None
+    if one.stratum is not None and other.stratum is not None:
+        stratum = np.concatenate([one.stratum, other.stratum])
+    arrays = zip(one[:4], shifted[:4], strict=True)
+    return Design(*(np.concatenate(parts) for parts in arrays), stratum)
 
 
 def runs(count: int, seed: int) -> Iterator[Rng]:

@@ -171,16 +171,34 @@ def test_nothing_tells_apart_what_all_episodes_share() -> None:
 
 def test_what_no_success_lacks_is_necessary_by_definition() -> None:
     episodes = [
-        Tiered(f"{i % 10}", float(i % 2), ["needed", "any"] if i % 4 else ["any"] * (1 + i % 3))
+        Tiered(f"{i % 9}", float(i % 2), ["needed", "any"] if i % 4 else ["any"] * (1 + i % 3))
         for i in range(100)
     ]
     tiers = by_tier(calibrated(turn_frame(episodes)))
     # 25 failures lack it, and no success; all episodes have the other.
     assert (tiers["needed"].necessary, tiers["any"].necessary) == (True, False)
-    bar = replace(FEW, min_support=26)
-    assert not by_tier(calibrated(turn_frame(episodes), bar))["needed"].necessary
     one_more = [*episodes, Tiered("0", 1.0, ["any"])]
     assert not by_tier(calibrated(turn_frame(one_more)))["needed"].necessary
+    # Tasks of which no success has it ask for something else.
+    others = [Tiered(f"other {i % 9}", float(i % 2), ["any"]) for i in range(100)]
+    assert by_tier(calibrated(turn_frame([*episodes, *others])))["needed"].necessary
+
+
+@pytest.mark.parametrize(("failures", "necessary"), [(6, False), (7, True)])
+def test_what_is_lacked_too_rarely_may_be_an_accident(failures: int, necessary: bool) -> None:
+    # In so many tasks one of two episodes lacks it, the failure: by chance 2^-6, or 2^-7 < 1 %.
+    episodes = [
+        Tiered(f"{t}", float(won), ["needed"] if won or t >= failures else ["any"])
+        for t in range(failures + 2)
+        for won in (0, 1)
+    ]
+    assert by_tier(calibrated(turn_frame(episodes)))["needed"].necessary is necessary
+
+
+@needs_shared
+def test_a_gold_write_is_necessary_on_a_real_trace() -> None:
+    tiers = by_tier(calibrated(airline_scored("extended").frame()))
+    assert [name for name, tier in tiers.items() if tier.necessary] == ["gold_write"]
 
 
 # --- which correlation ----------------------------------------------------------------------------

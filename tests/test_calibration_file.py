@@ -27,12 +27,14 @@ GOLD = TierStatistics(
     p=1e-20,
     q=0.1,
     r_cv=0.25,
+    r_landmark=None,
     value=1.0,
     status="discriminative",
     more_episodes=None,
     more_low=None,
     more_high=None,
     sign_reversed=False,
+    held_back=False,
     necessary=False,
 )
 SOFT = GOLD._replace(tier="soft", value=-0.1 - 0.2, status="undecided", more_episodes=12)
@@ -59,7 +61,9 @@ def test_the_file_says_all_that_was_found(tmp_path: Path) -> None:
         "adjust": "length",
         "pay": "turn",
         "rewards": {"gold": 1.0, "soft": -0.1 - 0.2, "no": 0.0},  # every digit
+        "landmark": None,
         "tiers": [tier._asdict() for tier in RESULT.tiers],
+        "strata": [],
     }
     assert list(document)[:3] == ["version", "seed", "inputs"]
     assert Path(path).read_text(encoding="utf-8").startswith("# The rewards are what each tier's")

@@ -41,6 +41,8 @@ def test_a_calibration_sees_the_turns_of_a_window() -> None:
     config = LoopConfig(env="airline-mini", model="seed", window=2)
     step = stage.calibrate(config, Places(Path("out"), 4))
     assert step.inputs == ("out/iter-03/turns.parquet", "out/iter-04/turns.parquet")
+    assert "--strata none" in step.command  # one policy that learns, not several
+    assert "--strata" not in stage.calibrate(config, Places(Path("out"), 0)).command
     again = stage.calibrate(config, Places(Path("out"), 4), ("handoff",))
     assert "--zero handoff" in again.command
     assert again.outputs[0] == "out/iter-04/round-1/calibration.yaml"

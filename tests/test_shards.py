@@ -82,11 +82,16 @@ def test_ten_shards_equal_one_run_bit_for_bit(folder: Path, measure: str) -> Non
 def test_a_stream_says_what_the_turns_say(run: Cli, folder: Path) -> None:
     streamed = run("calibrate", folder, "--stream", "--json").json()
     whole = run("calibrate", folder, "--json").json()
-    of_turns = {"before", "after", "converged", "objections"}
+    of_turns = {"before", "after", "converged", "objections", "landmark"}
+    assert whole["landmark"] == 3 and streamed["landmark"] is None
+    assert all(tier.pop("r_landmark") is not None for tier in whole["tiers"])
+    assert all(tier.pop("r_landmark") is None for tier in streamed["tiers"])
     assert all(streamed[key] == whole[key] for key in whole.keys() - of_turns)
     assert streamed["before"] is streamed["after"] is streamed["converged"] is None
     run("calibrate", folder / "?.parquet", "--partial", "-o", "sums", "--quiet")
-    assert run("calibrate", "sums", "--merge", "--json").json() == streamed
+    merged = run("calibrate", "sums", "--merge", "--json").json()
+    assert all(tier.pop("r_landmark") is None for tier in merged["tiers"])
+    assert merged == streamed
 
 
 def test_a_ray_job_makes_the_same_sums(run: Cli, folder: Path, tmp_path: Path) -> None:

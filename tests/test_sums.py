@@ -74,8 +74,9 @@ def test_sums_equal_adding_up_one_by_one(measure: str, episodes: list[Tiered]) -
         for tier in [None, "a", "b", "c"]:
             if having := [one for one in cell if turns_of(one, tier)]:
                 name = f"{group}/{task}" if group else task
-                rows.append((task, name, length, tier, *added_up(having, tier, measure)))
-    rows.sort(key=lambda row: (*row[:3], row[3] or ""))
+                of_group = (task, name, "trace", None)
+                rows.append((*of_group, length, tier, *added_up(having, tier, measure)))
+    rows.sort(key=lambda row: (*row[:2], row[4], row[5] or ""))
     result = sum_turns(turn_frame(episodes).lazy(), measure, "turns")
     assert result.sums.rows() == rows
     assert result.sums.schema == SUMS.columns

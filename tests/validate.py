@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from rich.console import Console
 
 from irc_cli import console
-from stages.calibrate import CalibrateConfig
+from stages.calibrate import CalibrateConfig, calibrate
+from stages.sums import lay_out, sum_turns
+from tests.conftest import exit_code
 from tests.designs import (
     Design,
     Rng,
@@ -24,11 +29,17 @@ from tests.designs import (
     joined,
     placebo,
     planted,
+    policies,
     runs,
     valued,
 )
 
 RUNS = 400
+RELABELLINGS = 100
+DEMO = (  # iteration 0 of `make demo`
+    "--env airline-mini --split train --sample-tasks 48 --seed 0 --group-size 8 --concurrency 128 "
+    "--max-turns 20 --max-tokens 60"
+)
 WIDTH = 120  # columns
 
 
@@ -51,6 +62,41 @@ def valued_share(what: str, most: float, draw: Callable[[Rng], Design], tiers: r
     """Share of the runs in which one of these tiers, which tell nothing, has a value."""
     hits = [valued(calibrated(draw(rng), rng), tiers) > 0 for rng in runs(RUNS, 10)]
     return Row(what, 0.0, most, float(np.mean(hits)), RUNS)
+
+
+def demo_turns(folder: str, policy: str) -> pl.DataFrame:
+    """Turns (TURNS) that a policy plays as in iteration 0 of `make demo`."""
+    rollouts, turns = f"{folder}/rollouts.jsonl", f"{folder}/turns.parquet"
+    play = f"rollout {DEMO} {policy} -o {rollouts}"
+    for command in (play, f"score {rollouts} -o {turns}"):
+        if code := exit_code(f"{command} --quiet --force".split()):
+            raise RuntimeError(f"{command} exits with {code}")
+    return pl.read_parquet(turns)
+
+
+def relabelled_share(what: str, turns: pl.DataFrame, share: float) -> Row:
+    """Share of the runs in which a tier put on this share of the turns at random has a value."""
+    hits = []
+    for rng in runs(RELABELLINGS, 15):
+        chosen = pl.Series(rng.random(turns.height) < share)
+        tier = pl.when(chosen).then(pl.lit("placebo")).otherwise(pl.col("tier"))
+        summed = sum_turns(turns.with_columns(tier=tier).lazy(), "presence", "turns")
+        result = calibrate(lay_out(summed.sums, "presence"), 0, CalibrateConfig(), rng)
+        hits += [tier.value != 0 for tier in result.tiers if tier.tier == "placebo"]
+    what = f"{what}: {share:.0%} of the turns relabelled, valued"
+    return Row(what, 0.0, 0.05, float(np.mean(hits)), len(hits))
+
+
+def relabelled_rows() -> Iterator[Row]:
+    """Placebos on turns of the noisy expert, and, where torch is installed, of the seed policy."""
+    players = {"noisy expert": "--policy expert --noise 0.2"}
+    if find_spec("torch"):
+        players["seed policy"] = "--policy transformers"
+    for name, policy in players.items():
+        with TemporaryDirectory() as folder:
+            turns = demo_turns(folder, policy)
+        for share in (0.05, 0.3):
+            yield relabelled_share(name, turns, share)
 
 
 def own_interval_share() -> Row:
@@ -98,6 +144,7 @@ def planned(tasks: int, trials: int) -> Row:
 
 def rows() -> Iterator[Row]:
     """All rows, one after another."""
+    yield from relabelled_rows()
     for share in (0.05, 0.3):
         what = f"placebo on {share:.0%} of the turns, valued"
         yield valued_share(what, 0.05, partial(placebo, share=share), range(1))
@@ -105,6 +152,13 @@ def rows() -> Iterator[Row]:
         what = f"+-0.4 by task, mean 0, 24 tasks x {trials}, any of 6 tiers valued"
         yield valued_share(what, 0.07, partial(differing, trials=trials), range(6))
     yield valued_share("8 drifting iterations of 12 tasks, valued", 0.05, drifting, range(1))
+    for count in (2, 3, 6):
+        what = f"{count} policies of other pass rates and habits, any of 3 tiers valued"
+        yield valued_share(what, 0.07, partial(policies, count=count), range(3))
+    what = "2 policies, an episode a task, any of 3 tiers valued"
+    yield valued_share(what, 0.07, partial(policies, count=2, tasks=200, trials=1), range(3))
+    what = "6 policies, effects of sd 0.2 by policy, mean 0, valued"
+    yield valued_share(what, 0.07, partial(policies, count=6, spread=0.2), range(1))
     yield own_interval_share()
     for tasks, trials in ((24, 8), (48, 8)):
         yield coverage(tasks, trials)

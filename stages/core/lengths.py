@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.core.correlation import Floats, Ints, TaskSums, Which, pooled_terms, within_terms
+from stages.core.correlation import Bools, Floats, Ints, TaskSums, Which, pooled_terms, within_terms
 
 
 class LengthSums(NamedTuple):
@@ -92,6 +92,51 @@ def length_terms(cells: LengthSums, which: Which, measure: str, *, adjust: bool)
     for row in (0, 1, 4)[: 2 if which == "within" else 3]:  # those that x is in
         terms[:, row, constant] = 0.0
     return terms
+
+
+def stratum_terms(
+    cells: LengthSums, stratum: Ints, which: Which, measure: str, *, adjust: bool
+) -> Floats:
+    """Sum the terms of several strata, each around means of its own.
+
+    Else a policy that succeeds more often, and uses a tier more often, would make a pooled
+    correlation that no policy has. Within groups nothing changes: a group has one stratum.
+
+    Args:
+        cells: of T tasks and C tiers.
+        stratum: of each cell, from 0 on, shape [L].
+        which: within | pooled.
+        measure: presence | count | share.
+        adjust: as for `length_terms`.
+
+    Returns:
+        The terms of `length_terms` where they hold of one stratum or are within, else [T, 3, C].
+    """
+    names = np.unique(stratum)
+    if which == "within" or len(names) == 1:
+        return length_terms(cells, which, measure, adjust=adjust)
+    terms = np.zeros((int(cells.task[-1]) + 1, 3, cells.turns.shape[1]))
+    for name in names:
+        chosen = stratum == name
+        part = length_terms(select(cells, chosen), which, measure, adjust=adjust)
+        # Around the stratum's means, the sums of x and o are 0.
+        terms[np.unique(cells.task[chosen])] += part[:, :3]
+    return terms
+
+
+def select(cells: LengthSums, chosen: Bools) -> LengthSums:
+    """Return some of the cells, with tasks and groups numbered anew.
+
+    Args:
+        cells: of L cells.
+        chosen: which of them, at least one, shape [L].
+    """
+    task, group = (
+        np.unique(numbers[chosen], return_inverse=True)[1].astype(np.int64)
+        for numbers in (cells.task, cells.group)
+    )
+    sums = TaskSums(*(part[chosen] for part in cells.sums))
+    return LengthSums(task, group, cells.length[chosen], sums, cells.turns[chosen])
 
 
 def _terms(cells: LengthSums, which: Which, sums: TaskSums) -> Floats:

@@ -25,8 +25,9 @@ def random_effects(estimate: Floats, variance: Floats, level: float = 0.95) -> R
     """Mean of values that differ between strata, and how much they do.
 
     The variance between strata solves Q(tau2) = k - 1 (Paule and Mandel), where Q is the weighted
-    sum of squares around the weighted mean; the interval of the mean is Hartung and Knapp's, with
-    Student's t, and that of I2 profiles Q.
+    sum of squares around the weighted mean. The interval of the mean is Hartung and Knapp's with
+    Student's t, never shorter than without a variance between strata; so two strata say little.
+    The interval of I2 profiles Q.
 
     Args:
         estimate: of each stratum, shape [k], on a scale where it is about normal (Fisher's z).
@@ -37,7 +38,8 @@ def random_effects(estimate: Floats, variance: Floats, level: float = 0.95) -> R
         The mean in units of the estimates, and I2.
 
     Source: Paule and Mandel (1982), J. Res. NBS 87(5), 377-385; Hartung and Knapp (2001), Stat.
-    Med. 20(12), 1771-1782; Viechtbauer (2007), Stat. Med. 26(1), 37-52, for the interval of I2.
+    Med. 20(12), 1771-1782; Roever, Knapp and Friede (2015), BMC Med. Res. Methodol. 15:99, for the
+    bound on its length; Viechtbauer (2007), Stat. Med. 26(1), 37-52, for the interval of I2.
     """
     from scipy.stats import chi2, t
 
@@ -52,8 +54,8 @@ def random_effects(estimate: Floats, variance: Floats, level: float = 0.95) -> R
     )
     w = 1 / (v + tau2)
     mean = float(w @ y / w.sum())
-    error = float(np.sqrt(w @ np.square(y - mean) / (more * w.sum())))
-    half = float(t.ppf(1 - tail, more)) * error
+    # Hartung and Knapp multiply by sqrt(Q / (k - 1)), which is 1 where tau2 > 0, else below.
+    half = float(t.ppf(1 - tail, more) / np.sqrt(w.sum()))
     fixed = 1 / v
     typical = more * fixed.sum() / (fixed.sum() ** 2 - np.square(fixed).sum())
     i2, i2_low, i2_high = (float(x / (x + typical)) for x in (tau2, least, most))

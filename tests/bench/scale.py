@@ -40,6 +40,8 @@ def shard(number: int, turns: int = SHARD) -> pl.DataFrame:
         "episode_id": pl.Series(episode + number * episodes).cast(pl.String),
         "task_id": task,
         "group_id": task,
+        "policy": pl.Series(["policy"]).new_from_index(0, n),
+        "domain": pl.Series(["airline"]).new_from_index(0, n),
         "turn": np.arange(n) - np.repeat(np.cumsum(length) - length, length),
         "tier": np.array([f"tier_{i}" for i in range(TIERS)])[tier],
         "reward": np.zeros(n),

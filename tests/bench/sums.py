@@ -41,6 +41,8 @@ def write(path: str) -> int:
             "episode_id": pl.Series(episode).cast(pl.String),
             "task_id": task,
             "group_id": task,
+            "policy": pl.Series(["policy"]).new_from_index(0, n),
+            "domain": pl.Series(["airline"]).new_from_index(0, n),
             "turn": (np.arange(n) - np.repeat(np.cumsum(length) - length, length)).astype(np.int32),
             "tier": tiers[tier],
             "success": success[episode],

@@ -1,0 +1,90 @@
+"""Whether a calibration holds on other turns (Calibration, TURNS -> Elsewhere)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from stages.calibrate import CalibrateConfig, Calibration, TierStatistics, chosen_r
+from stages.core.advantages import AdvantageConfig
+from stages.judge import Farming, TurnArrays, judge, tier_rewards, turn_advantages
+
+
+class TierElsewhere(NamedTuple):
+    """What a tier is worth, and what it tells on the other turns; undefined is None."""
+
+    tier: str
+    value: float
+    r: float | None  # excess, or with adjust none the raw r, on the other turns
+    ci_low: float | None
+    ci_high: float | None
+    verdict: str | None  # carries over | reversed | undecided; None: the tier is worth nothing
+
+
+class Elsewhere(NamedTuple):
+    """A calibration on turns that did not make it; undefined is None."""
+
+    turns: str  # where they are
+    episodes: int
+    tasks: int
+    pass_rate: float
+    correlation: str  # within | pooled
+    tiers: list[TierElsewhere]
+    reward_outcome_correlation: float | None  # of the mean reward by these values
+    ci_low: float | None
+    ci_high: float | None
+    farmability: Farming
+
+
+def carry_over(
+    calibration: Calibration,
+    where: str,
+    turns: TurnArrays,
+    there: Calibration,
+    config: CalibrateConfig,
+    estimator: AdvantageConfig,
+    rng: np.random.Generator,
+) -> Elsewhere:
+    """Judge the values of a calibration on other turns.
+
+    Args:
+        calibration: whose values are judged.
+        where: name of the other turns.
+        turns: the other turns.
+        there: their own calibration, whose values are not used.
+        config: how both were calibrated.
+        estimator: of advantages.
+        rng: source of randomness.
+    """
+    values = calibration.values()
+    reward = tier_rewards(turns, values)
+    repeats = np.array([values.get(t, 0.0) if values.pay == "turn" else 0.0 for t in turns.tiers])
+    made = turn_advantages(turns, reward, estimator)
+    judged = judge(turns, reward, made, values, config, estimator, rng, repeats)
+    found = {tier.tier: tier for tier in there.tiers}
+    return Elsewhere(
+        turns=where,
+        episodes=there.episodes,
+        tasks=there.tasks,
+        pass_rate=there.pass_rate,
+        correlation=there.correlation,
+        tiers=[_tested(t.tier, t.value, found.get(t.tier), there) for t in calibration.tiers],
+        reward_outcome_correlation=judged.reward_outcome_correlation,
+        ci_low=judged.ci_low,
+        ci_high=judged.ci_high,
+        farmability=judged.farmability,
+    )
+
+
+def _tested(
+    name: str, value: float, tier: TierStatistics | None, there: Calibration
+) -> TierElsewhere:
+    r = chosen_r(tier, there) if tier else None
+    if tier is None or r is None or tier.ci_low is None or tier.ci_high is None:
+        return TierElsewhere(name, value, None, None, None, "undecided" if value else None)
+    verdict = None
+    if value:
+        sure = tier.ci_low > 0 or tier.ci_high < 0
+        verdict = ("carries over" if r * value > 0 else "reversed") if sure else "undecided"
+    return TierElsewhere(name, value, r, tier.ci_low, tier.ci_high, verdict)
