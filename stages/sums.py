@@ -277,7 +277,8 @@ class _GrowingTable:
             row = pl.int_range(self.groups.height, self.groups.height + new.height, eager=True)
             self.groups = pl.concat([self.groups, new.with_columns(number=row)])
             numbers = self._known(runs)
-        return numbers.to_numpy()[np.cumsum(begins.to_numpy()) - 1]
+        run = np.cumsum(begins.to_numpy()) - 1
+        return np.asarray(numbers.to_numpy()[run], np.int64)
 
     def _known(self, groups: pl.DataFrame) -> pl.Series:
         """Return the number of each group; null where it is new."""
