@@ -96,7 +96,7 @@ class Calibration(NamedTuple):
     tasks: int
     mixed_tasks: int  # with both successes and failures in one group
     pass_rate: float
-    correlation: str  # within | pooled
+    correlation: Which
     adjust: str  # length | none
     tiers: list[TierStatistics]
     pay: Pay = "turn"  # which turns of a tier earn its value: see stages.core.payment

@@ -20,7 +20,7 @@ from stages.errors import InputError
 
 # The unit of each measure's sums. A share is rounded to 2^-20, which moves r by less than 1e-5.
 UNITS = {"presence": 1, "count": 1, "share": 2**20}
-_GROUP = ["task_id", "group_id", "policy", "domain"]  # a group has one task, policy and domain
+_GROUP = ["task_id", "group_id", "policy", "domain"]
 _KNOWN = ["episode_id", "task_id", "group_id", "turn", "tier", "success", "status"]  # never null
 COLUMNS = [*_KNOWN, "policy", "domain"]  # all read
 _GROUP_TYPES = {name: SUMS.columns[name] for name in _GROUP}
@@ -111,7 +111,7 @@ class Grid:
 
 def lay_out(sums: pl.DataFrame, measure: str) -> TierSums:
     """Lay out a table of sums (SUMS) as arrays over groups, lengths and tiers."""
-    grid = Grid(sums, [*_GROUP, "length"])
+    grid = Grid(_of_one_policy(sums), [*_GROUP, "length"])
     task, group = (
         grid.totals.select(pl.struct(names).rle_id()).to_series().to_numpy().astype(np.int64)
         for names in (_GROUP[:1], _GROUP)
@@ -126,6 +126,16 @@ def lay_out(sums: pl.DataFrame, measure: str) -> TierSums:
     strata = names.unique().sort()
     number = names.cast(pl.Enum(strata)).to_physical().to_numpy().astype(np.int64)
     return laid_out._replace(stratum=number, strata=strata.to_list())
+
+
+def _of_one_policy(sums: pl.DataFrame) -> pl.DataFrame:
+    """Give each group one policy and domain.
+
+    Where a trace states groups but no policy, the name of its file stands for the policy. A group
+    that is spread over files then has several, and is still one.
+    """
+    named = sums.with_columns(pl.col("policy", "domain").min().over("task_id", "group_id"))
+    return sums if named.equals(sums) else merge([named])
 
 
 def tier_sums(grid: Grid, task: Ints, group: Ints, length: Ints, unit: int) -> TierSums:
@@ -267,7 +277,8 @@ class _GrowingTable:
             row = pl.int_range(self.groups.height, self.groups.height + new.height, eager=True)
             self.groups = pl.concat([self.groups, new.with_columns(number=row)])
             numbers = self._known(runs)
-        return numbers.to_numpy()[np.cumsum(begins.to_numpy()) - 1]
+        run = np.cumsum(begins.to_numpy()) - 1
+        return np.asarray(numbers.to_numpy()[run], np.int64)
 
     def _known(self, groups: pl.DataFrame) -> pl.Series:
         """Return the number of each group; null where it is new."""

@@ -139,8 +139,10 @@ def joined(one: Design, other: Design) -> Design:
     stratum = None
     if one.stratum is not None and other.stratum is not None:
         stratum = np.concatenate([one.stratum, other.stratum])
-    arrays = zip(one[:4], shifted[:4], strict=True)
-    return Design(*(np.concatenate(parts) for parts in arrays), stratum)
+    task, group, success, counts = (
+        np.concatenate(parts) for parts in zip(one[:4], shifted[:4], strict=True)
+    )
+    return Design(task, group, success, counts, stratum)
 
 
 def runs(count: int, seed: int) -> Iterator[Rng]:

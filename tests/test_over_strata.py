@@ -127,6 +127,13 @@ def test_domains_count_too_and_unknown_is_one() -> None:
     assert [s.stratum for s in strata_of(calibrated(by_domain))["x"].strata] == ["shop", "unknown"]
 
 
+def test_a_group_that_is_spread_over_files_is_one() -> None:
+    # The name of a file stands for a policy that the trace does not state.
+    turns = of_policies({"a": 0.5})
+    file = pl.concat_str(pl.lit("file "), pl.col("trial") % 3)
+    assert calibrated(turns.with_columns(policy=file)) == calibrated(turns)
+
+
 # --- pooled: no group has both outcomes -----------------------------------------------------------
 
 

@@ -135,7 +135,8 @@ def select(cells: LengthSums, chosen: Bools) -> LengthSums:
         np.unique(numbers[chosen], return_inverse=True)[1].astype(np.int64)
         for numbers in (cells.task, cells.group)
     )
-    sums = TaskSums(*(part[chosen] for part in cells.sums))
+    n, s, x, xx, xo = cells.sums
+    sums = TaskSums(n[chosen], s[chosen], x[chosen], xx[chosen], xo[chosen])
     return LengthSums(task, group, cells.length[chosen], sums, cells.turns[chosen])
 
 
