@@ -27,15 +27,15 @@ demo: $(EXTRAS)/.trains
 
 # Half an hour on one core. What it makes is in the repository.
 seed-policy: $(EXTRAS)/.trains
-	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m data.seed_policy.make
+	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m examples.seed_policy.make
 
 # Hours on two cores; BUDGET ends it after so many minutes, and it goes on next time.
 study: $(EXTRAS)/.trains
-	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m data.study.make $(if $(BUDGET),--budget $(BUDGET))
+	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m examples.study.make $(if $(BUDGET),--budget $(BUDGET))
 
 # Which estimator's gradient points where the pass rate rises: half an hour on one core.
 gradients: $(EXTRAS)/.trains
-	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m data.study.gradients
+	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m examples.study.gradients
 
 test: lint
 	$(BIN)/pytest
@@ -56,8 +56,8 @@ $(EXTRAS)/.ready: $(EXTRAS)/.trains
 
 test-extras: $(EXTRAS)/.ready
 	$(EXTRAS)/bin/pytest tests/test_tau2.py tests/test_replay.py tests/test_rollout.py \
-	  tests/test_openai_policy.py tests/test_fleet.py tests/test_llm_user.py tests/test_local_model.py \
-	  tests/test_dialects.py tests/test_chat.py tests/test_template.py tests/test_tiny_model.py tests/test_transformers_policy.py \
+	  tests/test_openai_policy.py tests/test_server_pool.py tests/test_llm_user.py tests/test_local_model.py \
+	  tests/test_tool_parser.py tests/test_renderer.py tests/test_template.py tests/test_tiny_model.py tests/test_transformers_policy.py \
 	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
 	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
 	  tests/test_exports_trl.py tests/test_readme.py tests/test_gradients.py
@@ -76,11 +76,11 @@ test-ray: $(RAY)/.ready
 
 # vLLM itself, on the CPU, in an environment of 3 GB. Its imports warn.
 test-vllm: $(VLLM)/.ready
-	$(VLLM)/bin/pytest -W default --durations=3 --ignore tests/vllm/test_fleet.py tests/vllm
+	$(VLLM)/bin/pytest -W default --durations=3 --ignore tests/vllm/test_server_pool.py tests/vllm
 
 # Two of vLLM's servers: how even their load is, new weights, one killed. Too long for CI.
 test-fleet: $(VLLM)/.ready
-	$(VLLM)/bin/pytest -W default tests/vllm/test_fleet.py
+	$(VLLM)/bin/pytest -W default tests/vllm/test_server_pool.py
 
 # verl itself, which wants an older transformers, in an environment of 2.1 GB. Its imports warn.
 test-verl: $(VERL)/.ready

@@ -16,15 +16,8 @@ from irc_cli import console, estimator, method, options
 from irc_cli.calibrate_report import print_online, print_report, print_test
 from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.plots import check_figures, write_figures
-from stages.artifacts import (
-    ADVANTAGES,
-    SUMS,
-    TURNS,
-    read_columns,
-    read_table,
-    write_table,
-)
-from stages.calibrate import (
+from stages.calibrate import calibrate
+from stages.calibration.estimate import (
     ADJUSTMENTS,
     CORRELATIONS,
     PAYMENTS,
@@ -32,35 +25,40 @@ from stages.calibrate import (
     CalibrateConfig,
     Calibration,
     Payment,
-    calibrate,
     with_landmark,
 )
-from stages.calibration_file import read_previous, strata_rows, write_calibration
+from stages.calibration.file import read_previous, strata_rows, write_calibration
+from stages.calibration.landmark import landmark
+from stages.calibration.online import HALF_LIFE, Online, add, read_online, write_online
+from stages.calibration.shards import add_up, read_sums, sum_file, summary, unseen
+from stages.calibration.sums import UNITS, Summed, lay_out, sum_turns
 from stages.carry_over import Elsewhere, carry_over
+from stages.check import (
+    BothChecks,
+    Changes,
+    CheckResult,
+    changes_since,
+    check_both,
+    given_advantages,
+    objections,
+)
 from stages.core.advantages import AdvantageConfig
 from stages.core.forgetting import GateConfig
 from stages.errors import InputError, few
-from stages.files import digest, refuse_existing
-from stages.judge import (
-    Changes,
-    Judged,
-    Judgement,
-    TurnArrays,
-    advantage_frame,
-    changes_since,
-    given_advantages,
-    judge_both,
-    objections,
-    turn_arrays,
+from stages.tables.artifacts import (
+    ADVANTAGES,
+    SUMS,
+    TURNS,
+    read_columns,
+    read_table,
+    write_table,
 )
-from stages.landmark import landmark
-from stages.notes import left_out
-from stages.online import HALF_LIFE, Online, add, read_online, write_online
-from stages.places import files_of, remote
-from stages.shards import add_up, read_sums, sum_file, summary, unseen
-from stages.sums import UNITS, Summed, lay_out, sum_turns
-from stages.tiersfile import load_tiers
-from stages.yamlfile import nearest
+from stages.tables.files import digest, refuse_existing
+from stages.tables.paths import files_of, remote
+from stages.tables.turn_arrays import TurnArrays, advantage_frame, turn_arrays
+from stages.tables.yamlfile import nearest
+from stages.tiers.file import load_tiers
+from stages.traces.notes import left_out
 
 _C = CalibrateConfig
 FIGURES = ("tiers", "advantages", "gradient-mass")  # of calibration_figures
@@ -319,7 +317,7 @@ def command(
         state, result = add(state, summed, added, settings, gate, rng)
     else:
         result = calibrate(lay_out(summed.sums, settings.measure), summed.excluded, settings, rng)
-    judged: Judged | None = None
+    judged: BothChecks | None = None
     changes: Changes | None = None
     others = [_carried(result, *other, settings, judged_by, seed) for other in tests.items()]
     if turns is not None:
@@ -330,7 +328,7 @@ def command(
         given = (
             given_advantages(turns, read_columns(advantages), advantages) if advantages else None
         )
-        judged = judge_both(
+        judged = check_both(
             turns, result, settings, judged_by, seed, keep_rewards=keep_rewards, given=given
         )
         if previous:
@@ -476,7 +474,7 @@ def _tiers_of_others(result: Calibration) -> Counter[str]:
 
 def _document(
     result: Calibration,
-    judged: Judged | None,
+    judged: BothChecks | None,
     changes: Changes | None,
     settings: CalibrateConfig,
     found: list[str],
@@ -502,7 +500,7 @@ def _tested(test: Elsewhere) -> dict[str, Any]:
     return test._asdict() | {"tiers": rows, "farmability": test.farmability._asdict()}
 
 
-def _judgement(judgement: Judgement) -> dict[str, Any]:
+def _judgement(judgement: CheckResult) -> dict[str, Any]:
     rows = [row._asdict() for row in judgement.direction]
     farmability = judgement.farmability._asdict()
     return judgement._asdict() | {"direction": rows, "farmability": farmability}

@@ -8,10 +8,10 @@ from rich.markup import escape
 from rich.text import Text
 
 from irc_cli import console
-from stages.calibrate import CalibrateConfig, Calibration, TierStatistics, chosen_r
+from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatistics, chosen_r
+from stages.calibration.online import Online
 from stages.carry_over import Elsewhere
-from stages.judge import Changes, Direction, Judgement
-from stages.online import Online
+from stages.check import Changes, CheckResult, Direction
 
 # Columns from r = -1 to r = 1; odd, so that 0 has one.
 _FOREST_WIDTH, _NARROW_FOREST_WIDTH = 25, 15
@@ -24,7 +24,7 @@ _VERDICT_STYLE = {"aligned": "green", "misaligned": "red", "undecided": "yellow"
 
 def print_report(
     result: Calibration,
-    judged: tuple[Judgement, Judgement] | None,
+    judged: tuple[CheckResult, CheckResult] | None,
     changes: Changes | None,
     settings: CalibrateConfig,
     *,
@@ -106,7 +106,7 @@ def print_online(state: Online, *, stderr: bool) -> None:
 
 
 def next_step(
-    result: Calibration, judged: tuple[Judgement, Judgement] | None, settings: CalibrateConfig
+    result: Calibration, judged: tuple[CheckResult, CheckResult] | None, settings: CalibrateConfig
 ) -> str:
     """Say in one sentence what the figures ask for."""
     telling = [tier for tier in result.tiers if tier.status == "discriminative"]
@@ -229,7 +229,7 @@ def _status(tier: TierStatistics, *, wide: bool) -> str:
     return tier.status
 
 
-def _direction_table(before: Judgement, after: Judgement, *, wide: bool) -> Any:
+def _direction_table(before: CheckResult, after: CheckResult, *, wide: bool) -> Any:
     table = console.table(
         "tier",
         "before",
@@ -254,7 +254,7 @@ def _cells(row: Direction, *, wide: bool) -> tuple[str, str, Text]:
     return escape(mean), wrong, Text(row.verdict, style=_VERDICT_STYLE.get(row.verdict, "dim"))
 
 
-def _summary(name: str, judgement: Judgement, settings: CalibrateConfig) -> Text:
+def _summary(name: str, judgement: CheckResult, settings: CalibrateConfig) -> Text:
     r = _with_interval(judgement.reward_outcome_correlation, judgement.ci_low, judgement.ci_high)
     good = judgement.converged(settings.eta)
     text = (
@@ -266,7 +266,7 @@ def _summary(name: str, judgement: Judgement, settings: CalibrateConfig) -> Text
     return Text(f"{text}: {'converged' if good else 'not converged'}", "green" if good else "red")
 
 
-def _farming_table(before: Judgement, after: Judgement) -> Any:
+def _farming_table(before: CheckResult, after: CheckResult) -> Any:
     """What failures earn by repeating tiers and by length, under both reward sets."""
     table = console.table("what rewards pay for", "before", "after", left=(0,))
     found = (before.farmability, after.farmability)
@@ -292,7 +292,7 @@ def _with_interval(r: float | None, low: float | None, high: float | None) -> st
     return _signed(r) + ("" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]")
 
 
-def _pushed_for_nothing(judgement: Judgement) -> list[str]:
+def _pushed_for_nothing(judgement: CheckResult) -> list[str]:
     """Return the tiers without a value that the advantages surely push one way."""
     return [
         row.tier

@@ -25,10 +25,10 @@ from stages.core.arguments import (
     parse_arguments,
 )
 from stages.errors import InputError
-from stages.notes import READ_AS_PYTHON, note_left_out
-from stages.pasted import unwrapped
+from stages.tables.yamlfile import nearest
 from stages.traces.calls import UnreadableCallError
-from stages.yamlfile import nearest
+from stages.traces.notes import READ_AS_PYTHON, note_left_out
+from stages.traces.pasted import unwrapped
 
 
 def command(
@@ -106,8 +106,8 @@ def command(
             _report_values(found, chosen, sides, explain=explain)
             show_notes(notes)
         raise typer.Exit(1 if found else 0)
-    from stages.artifacts import PAIRS, write_table  # two values do without polars
     from stages.compare_args import Comparison
+    from stages.tables.artifacts import PAIRS, write_table  # two values do without polars
 
     options.check_outputs([out], as_json=as_json, force=force)
     reader = TraceReader(traces or [], domain, skip_bad, quiet)

@@ -16,6 +16,7 @@ from irc_cli import console, options
 from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.playing import played, refuse_play_options, with_play_options
 from irc_cli.traces import DomainOption, OptionalPaths, SkipBad, TraceReader
+from stages.envs.registry import ENVS, open_env
 from stages.errors import InputError, few
 from stages.evaluate import (
     PUBLISHED,
@@ -31,13 +32,12 @@ from stages.evaluate import (
     transfer,
     under_pressure,
 )
-from stages.files import whole_file
-from stages.notes import note_left_out, why_none
-from stages.policies.registry import POLICIES
+from stages.policy_registry import POLICIES
 from stages.replay import Replay, Replayer
-from stages.score import SUCCESS
-from stages.worlds.registry import WORLDS, open_world
-from stages.yamlfile import nearest
+from stages.tables.files import whole_file
+from stages.tables.yamlfile import nearest
+from stages.traces.episode import SUCCESS
+from stages.traces.notes import note_left_out, why_none
 
 PUBLISHED_SOURCE, PUBLISHED_NOTE = "arXiv 2604.02869", "published, not measured here"
 SHOWN_DIFFERENCES = 5  # of a replay, on the screen
@@ -73,7 +73,7 @@ def command(
     ] = False,
     env: Annotated[
         str | None,
-        typer.Option(metavar="|".join(WORLDS), help="The environment for --policy or --replay."),
+        typer.Option(metavar="|".join(ENVS), help="The environment for --policy or --replay."),
     ] = None,
     policy: Annotated[
         str | None,
@@ -115,7 +115,7 @@ def command(
             path, made_with, notes = stack.enter_context(episodes_of)
             traces, settings["rollout"] = [path], made_with
         assert traces  # by _check_use
-        replayer = Replayer(open_world(env)) if replay and env else None
+        replayer = Replayer(open_env(env)) if replay and env else None
         reader = TraceReader(traces, domain, skip_bad, quiet, other.identities)
         reader.check_sidecar(out, force=force)
         measured = _measure(reader, replayer)
@@ -193,7 +193,7 @@ def _check_before_playing(env: str, split: str, trained_on: list[str], *, publis
     """Raise InputError now for what would be found wrong when all is played."""
     if published:
         _check_published({env})
-    families = {task.family for task in open_world(env).tasks(split)} if trained_on else set()
+    families = {task.family for task in open_env(env).tasks(split)} if trained_on else set()
     _check_families(trained_on, sorted(families - {""}))
 
 

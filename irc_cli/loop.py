@@ -23,15 +23,15 @@ from irc_cli.extras import LEARNING, needs
 from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.plots import write_figures
 from stages import loop as stage
-from stages.calibration_file import read_previous
+from stages.calibration.file import read_previous
+from stages.calibration.online import Event
+from stages.envs.registry import check_env
 from stages.errors import InputError
-from stages.files import whole_file
 from stages.loop import LoopConfig, Places, Rewards, Step
 from stages.loop_files import Records, check_settings
-from stages.online import Event
-from stages.policies.registry import SEED_POLICY
-from stages.worlds.registry import check_world
-from stages.yamlfile import parse_yaml
+from stages.policy_registry import SEED_POLICY
+from stages.tables.files import whole_file
+from stages.tables.yamlfile import parse_yaml
 
 if TYPE_CHECKING:
     from stages.plots import Rate
@@ -113,7 +113,7 @@ def command(
 
     Example: irc-cli loop --iterations 20 --set train.lr=3e-4 -o first
     """
-    check_world(env)
+    check_env(env)
     settings = LoopConfig(
         env=env,
         model=model,

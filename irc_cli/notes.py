@@ -9,7 +9,7 @@ import typer
 
 from irc_cli.console import note
 from stages.errors import InputError, few
-from stages.notes import serious
+from stages.traces.notes import serious
 
 Strict = Annotated[
     bool,

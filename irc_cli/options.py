@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from stages.errors import InputError
-from stages.files import reachable, refuse_existing
-from stages.yamlfile import Node, nearest, read_yaml
+from stages.tables.files import reachable, refuse_existing
+from stages.tables.yamlfile import Node, nearest, read_yaml
 
 BELOW_ONE = math.nextafter(1, 0)
 

@@ -16,7 +16,7 @@ import orjson
 
 from irc_cli import rollout
 from stages.errors import InputError
-from stages.rollout_files import RunFiles
+from stages.tables.paths import RunFiles
 
 PANEL = "Playing, as in irc-cli rollout"
 # What `eval` declares itself, or has no use for.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.errors import InputError
-from stages.files import refuse_existing
+from stages.tables.files import refuse_existing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,28 +20,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from irc_cli import console, options
 from irc_cli.notes import Strict, check_notes, show_notes
-from stages.artifacts import RolloutRow
+from stages.envs.env import Env, Task
+from stages.envs.llm_user import Budget, LlmUsers, is_local
+from stages.envs.registry import ENVS, check_env, open_env
 from stages.errors import InputError
-from stages.files import alone, digest, refuse_existing
-from stages.fleet import addresses
-from stages.fleet import load_weights as load
-from stages.notes import left_out
-from stages.policies.policy import Policy, Prompts, Sampling, Told
-from stages.policies.registry import POLICIES, SEED_POLICY, PolicyOptions, open_policy
+from stages.messages.message import Told
+from stages.policies.policy import Policy, Prompts, Sampling
+from stages.policy_registry import POLICIES, SEED_POLICY, PolicyOptions, open_policy
 from stages.rollout import Config, Pair, Run, plan, rollout, seen_tools
-from stages.rollout_files import Journal, RunFiles, open_journal, run_id
-from stages.score import SUCCESS
-from stages.worlds.llm_user import Budget, LlmUsers, is_local
-from stages.worlds.registry import WORLDS, check_world, open_world
-from stages.worlds.world import Task, World
-from stages.yamlfile import nearest
+from stages.rollout_files import Journal, open_journal, run_id
+from stages.serving.server_pool import addresses
+from stages.serving.server_pool import load_weights as load
+from stages.tables.artifacts import RolloutRow
+from stages.tables.files import alone, digest, refuse_existing
+from stages.tables.paths import RunFiles
+from stages.tables.yamlfile import nearest
+from stages.traces.episode import SUCCESS
+from stages.traces.notes import left_out
 
 USERS = ("scripted", "llm")
 SHOWN_FAILURES = 5  # reasons, in the report
 
 
 def command(
-    env: Annotated[str, typer.Option(metavar="|".join(WORLDS), help="The environment.")],
+    env: Annotated[str, typer.Option(metavar="|".join(ENVS), help="The environment.")],
     policy: Annotated[
         str, typer.Option(metavar="|".join(POLICIES), help="Who plays.")
     ] = "transformers",
@@ -160,16 +162,16 @@ def command(
 
     Example: irc-cli rollout --env airline-mini --policy expert --noise 0.2 -o rollouts.jsonl
     """
-    check_world(env)
+    check_env(env)
     options.one_of("policy", policy, POLICIES)
     options.one_of("user", user, USERS)
     if policy == "expert" and env != "airline-mini":
         raise InputError("--policy", f"the expert does not know {env}", "choose another policy")
     _check_output(out, as_json=as_json, resume=resume, force=force)
-    world = open_world(env)
+    environment = open_env(env)
     if model is None and env == "airline-mini" and policy in ("transformers", "vllm"):
         model = SEED_POLICY
-    chosen = _tasks(world, split, tasks or [], max_tasks)
+    chosen = _tasks(environment, split, tasks or [], max_tasks)
     if sample_tasks:
         chosen = _sample(chosen, sample_tasks, seed)
     playing = Config(group_size, max_turns, seed, Sampling(temperature, top_p, max_tokens))
@@ -193,7 +195,7 @@ def command(
     made_by = console.made_by("rollout", settings, seed, _inputs(models, recording))
     budget = Budget.of(user_tokens, user_cost, user_price)
     if user == "scripted":
-        world.reset(chosen[0], 0)  # refuses now where the world has no user of its own
+        environment.reset(chosen[0], 0)  # refuses now where the environment has no user of its own
     notes = Counter[str]()
     if load_weights:
         base_urls = _load_weights(base_urls, model, restart_command, notes)
@@ -213,7 +215,7 @@ def command(
     )
     player = open_policy(policy, policy_options)
     notes += getattr(player, "notes", {})  # on what it was read from
-    told = _told(player, world)
+    told = _told(player, environment)
     notes.update(told.notes)
     check_notes(notes, strict=strict)
     with _files(out) as files:
@@ -224,7 +226,7 @@ def command(
                 users = LlmUsers(user_model, user_base_url, budget, timeout, retries, concurrency)
             run = Run(
                 run_id(made_by),
-                world,
+                environment,
                 player,
                 playing,
                 policy_name=model or policy,
@@ -242,7 +244,7 @@ def command(
                 raise
             failed = left_out(tally.failures)
             check_notes(failed, strict=strict)
-            journal.finish([pair.key for pair in pairs], world.tools, told.record)
+            journal.finish([pair.key for pair in pairs], environment.tools, told.record)
         if out == "-":
             sys.stdout.buffer.write(Path(files.out).read_bytes())
     if as_json:
@@ -253,9 +255,9 @@ def command(
     return notes
 
 
-def _told(policy: Policy, world: World) -> Told:
+def _told(policy: Policy, environment: Env) -> Told:
     """How the policy is told its tools."""
-    return policy.told(seen_tools(world)) if isinstance(policy, Prompts) else Told({}, [])
+    return policy.told(seen_tools(environment)) if isinstance(policy, Prompts) else Told({}, [])
 
 
 @dataclass
@@ -400,13 +402,13 @@ def _check_output(out: str | None, *, as_json: bool, resume: bool, force: bool) 
         refuse_existing(str(out), force=force or resume)
 
 
-def _tasks(world: World, split: str, wanted: list[str], most: int | None) -> list[Task]:
-    tasks = world.tasks(split)
+def _tasks(environment: Env, split: str, wanted: list[str], most: int | None) -> list[Task]:
+    tasks = environment.tasks(split)
     if wanted:
         known = {task.task_id: task for task in tasks}
         for name in wanted:
             if name not in known:
-                what = f"no task '{name}' in split '{split}' of {world.name}"
+                what = f"no task '{name}' in split '{split}' of {environment.name}"
                 raise InputError("--tasks", what, nearest(name, known))
         tasks = [known[name] for name in dict.fromkeys(wanted)]
     if not tasks:

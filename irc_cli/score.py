@@ -10,13 +10,13 @@ import typer
 from irc_cli import console, options
 from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.traces import DomainOption, Paths, SkipBad, TraceReader
-from stages.artifacts import TURNS, write_table
-from stages.core.tiers import Tiers
 from stages.errors import InputError, few
-from stages.files import digest
-from stages.notes import left_out, why_none
 from stages.score import Scored, Scorer
-from stages.tiersfile import SHIPPED, load_tiers, use_rewards
+from stages.tables.artifacts import TURNS, write_table
+from stages.tables.files import digest
+from stages.tiers.file import SHIPPED, load_tiers, use_rewards
+from stages.tiers.rules import Tiers
+from stages.traces.notes import left_out, why_none
 
 
 def command(

@@ -16,14 +16,14 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from stages.calibration_file import read_previous
-from stages.classify import Classifier
+from stages.calibration.file import read_previous
 from stages.core.payment import Values, pay_of
-from stages.core.tiers import Reward, Tiers
-from stages.domains import find_domain, load_domain
 from stages.errors import InputError
-from stages.matching import agent_gold
-from stages.tiersfile import load_tiers
+from stages.tiers.classify import Classifier
+from stages.tiers.domains import find_domain, load_domain
+from stages.tiers.file import load_tiers
+from stages.tiers.matching import agent_gold
+from stages.tiers.rules import Reward, Tiers
 from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError, gold_of, outcome_of
 from stages.traces.turns import read_turns

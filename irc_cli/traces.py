@@ -12,13 +12,13 @@ import typer
 
 from irc_cli import options
 from irc_cli.console import note, progress
-from stages.domains import SHIPPED, Domain, load_domain
 from stages.errors import InputError
-from stages.files import refuse_existing, whole_file
+from stages.tables.files import refuse_existing, whole_file
+from stages.tiers.domains import SHIPPED, Domain, load_domain
+from stages.tiers.toolsets import Toolsets
 from stages.traces.detect import open_trace, source_name
 from stages.traces.episode import Episode
 from stages.traces.identity import SPLIT_GROUPS, SPLIT_TASKS, Identities, Renamed
-from stages.traces.toolsets import Toolsets
 
 _TRACES = typer.Argument(
     metavar="TRACES...",

@@ -17,12 +17,12 @@ from rich.live import Live
 from irc_cli import console, estimator, options
 from irc_cli.extras import LEARNING, PLANNING, needs
 from irc_cli.notes import Strict, check_notes, show_notes
-from stages.artifacts import TURNS, read_table
 from stages.core.advantages import AdvantageConfig
 from stages.core.payment import Values
 from stages.errors import InputError
-from stages.files import digest
-from stages.policies.chat import Chat
+from stages.messages.renderer import Renderer
+from stages.tables.artifacts import TURNS, read_table
+from stages.tables.files import digest
 from stages.training.config import (
     Aggregation,
     LossConfig,
@@ -45,8 +45,9 @@ from stages.training.inputs import (
 from stages.training.sequences import Example, check
 
 if TYPE_CHECKING:
-    from stages.train import Known, Step, Tiers, Trainer
+    from stages.train import Known, Step, Tiers
     from stages.training.folder import RunFolder
+    from stages.training.trainer import Trainer
 
 _T, _L = TrainConfig, LossConfig
 _SCHEDULES, _SCALES, _OLD = get_args(Schedule), get_args(Scale), get_args(Old)
@@ -263,10 +264,11 @@ def command(
     needs("irc-cli train", "train", *LEARNING)
     import torch
 
-    from stages.train import DivergedError, Trainer, known_logprobs
+    from stages.train import DivergedError, known_logprobs
     from stages.training.checkpoint import set_optimizer_state
     from stages.training.folder import RunFolder, optimizer_of, refuse_existing_run, result_of
     from stages.training.model import learner, load_model, packable, weights_of
+    from stages.training.trainer import Trainer
 
     given = [path for path in (rollouts, turns, calibration, sft, dev) if path]
     refuse_existing_run(out, [model, reference or model, *given], resume=resume, force=force)
@@ -297,7 +299,7 @@ def command(
     with _told_if_out_of_memory():
         torch.manual_seed(seed)  # of adapters, and of dropout where a model has it
         policy, tokenizer = load_model(model)
-        chat = Chat(tokenizer) if sft or allow_retokenised else None
+        chat = Renderer(tokenizer) if sft or allow_retokenised else None
         if chat:
             tools = recorded_tools(str(sft or rollouts))
             notes.update(_told(chat, played, [*talks, *held_out], tools))
@@ -324,8 +326,8 @@ def command(
         if not (quiet or as_json):
             show_notes(notes)
         if played:
-            referee = _referee(reference, lesson, trainer, settings)
-            known = known_logprobs(trainer, lesson.examples, referee, settings)
+            reference_model = _reference_model(reference, lesson, trainer, settings)
+            known = known_logprobs(trainer, lesson.examples, reference_model, settings)
         folder = RunFolder(out, main=trainer.accelerator.is_main_process)
         if moments is not None:
             set_optimizer_state(trainer.bare, trainer.optimizer, moments)
@@ -392,7 +394,7 @@ class Every(NamedTuple):
 
 
 def _told(
-    chat: Chat,
+    chat: Renderer,
     played: Rollouts | None,
     talks: list[dict[str, Any]],
     tools: list[dict[str, Any]],
@@ -415,7 +417,7 @@ def _reinforced(
     scored: pl.DataFrame,
     values: Values | None,
     advantages: AdvantageConfig,
-    chat: Chat | None,
+    chat: Renderer | None,
     turns: str,
 ) -> Lesson:
     """Give each token of the rollouts the advantage of its turn."""
@@ -431,7 +433,7 @@ def _reinforced(
     return Lesson(lesson.examples, Tiers(lesson.tiers, values or {}), counts)
 
 
-def _supervised(records: list[dict[str, Any]], path: str, chat: Chat | None) -> Lesson:
+def _supervised(records: list[dict[str, Any]], path: str, chat: Renderer | None) -> Lesson:
     from stages.train import Tiers
 
     assert chat is not None
@@ -471,14 +473,14 @@ def _comparable(
     return lesson._replace(examples=[without_engine(one) for one in lesson.examples])
 
 
-def _referee(
+def _reference_model(
     reference: str | None, lesson: Lesson, trainer: Trainer, config: TrainConfig
 ) -> Trainer | None:
     """Load the reference of the KL; None: there is no KL, or it is the starting policy."""
     if reference is None or not config.loss.kl:
         return None
-    from stages.train import Trainer
     from stages.training.model import learner, load_model, packable
+    from stages.training.trainer import Trainer
 
     other, _ = load_model(reference)
     vocabulary = other.get_input_embeddings().weight.shape[0]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from irc_cli.scorer import load_calibration, score
-from stages.domains import SHIPPED
+from stages.tiers.domains import SHIPPED
 
 Messages = Sequence[dict[str, Any]]
 Column = Sequence[Any] | None  # of the dataset, a value for each completion

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.calibrate import CalibrateConfig, Calibration, TierStatistics, chosen_r
+from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatistics, chosen_r
+from stages.check import Farming, check_rewards
 from stages.core.advantages import AdvantageConfig
-from stages.judge import Farming, TurnArrays, judge, tier_rewards, turn_advantages
+from stages.tables.turn_arrays import TurnArrays, tier_rewards, turn_advantages
 
 
 class TierElsewhere(NamedTuple):
@@ -61,7 +62,7 @@ def carry_over(
     reward = tier_rewards(turns, values)
     repeats = np.array([values.get(t, 0.0) if values.pay == "turn" else 0.0 for t in turns.tiers])
     made = turn_advantages(turns, reward, estimator)
-    judged = judge(turns, reward, made, values, config, estimator, rng, repeats)
+    judged = check_rewards(turns, reward, made, values, config, estimator, rng, repeats)
     found = {tier.tier: tier for tier in there.tiers}
     return Elsewhere(
         turns=where,

@@ -9,13 +9,13 @@ from typing import Any
 import orjson
 import polars as pl
 
-from stages.artifacts import PAIRS
 from stages.core.arguments import MODES, PYTHON_REPR, Mode, canonical
-from stages.domains import Domain, PerDomain
-from stages.matching import FULL, Match, Matcher, Side, agent_gold
-from stages.notes import READ_AS_PYTHON, UNPARSEABLE
+from stages.tables.artifacts import PAIRS
+from stages.tiers.domains import Domain, PerDomain
+from stages.tiers.matching import FULL, Match, Matcher, Side, agent_gold
 from stages.traces.episode import Episode
 from stages.traces.identity import Renamed, settled
+from stages.traces.notes import READ_AS_PYTHON, UNPARSEABLE
 
 _EXAMPLES = 3  # of each change between modes
 _SHOWN = 300  # characters of the arguments in an example

@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import polars as pl
 
-from stages.artifacts import EPISODES
-from stages.classify import KindNotes
 from stages.core.arguments import PYTHON_REPR
 from stages.core.passk import (
     clustered_proportion,
@@ -18,12 +16,13 @@ from stages.core.passk import (
     pass_k,
     unpaired_difference,
 )
-from stages.domains import Domain, PerDomain
-from stages.matching import FULL, Matcher, agent_gold
-from stages.notes import READ_AS_PYTHON, UNPARSEABLE
-from stages.score import SUCCESS
-from stages.traces.episode import Episode
+from stages.tables.artifacts import EPISODES
+from stages.tiers.classify import KindNotes
+from stages.tiers.domains import Domain, PerDomain
+from stages.tiers.matching import FULL, Matcher, agent_gold
+from stages.traces.episode import SUCCESS, Episode
 from stages.traces.identity import Renamed, settled
+from stages.traces.notes import READ_AS_PYTHON, UNPARSEABLE
 
 PRESSURE = "pressure"  # the family of tasks whose users flatter, threaten and lie
 UNKNOWN = "unknown"  # family of a task whose trace names none

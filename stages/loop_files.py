@@ -14,8 +14,8 @@ import orjson
 import yaml
 
 from stages.errors import InputError
-from stages.files import digest, whole_file
 from stages.loop import Step
+from stages.tables.files import digest, whole_file
 
 SETTINGS = "loop.yaml"
 

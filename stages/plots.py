@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stages.calibrate import Calibration, chosen_r
-from stages.files import whole_file
-from stages.judge import Direction, Judgement
-from stages.online import Event
+from stages.calibration.estimate import Calibration, chosen_r
+from stages.calibration.online import Event
+from stages.check import CheckResult, Direction
+from stages.tables.files import whole_file
 
 FORMATS = ("png", "svg")
 WIDTH, ROW = 8.0, 0.32  # inches; of a figure, and of one tier in it
@@ -36,7 +36,7 @@ class Rate(NamedTuple):
 
 
 def calibration_figures(
-    calibration: Calibration, judged: tuple[Judgement, Judgement] | None
+    calibration: Calibration, judged: tuple[CheckResult, CheckResult] | None
 ) -> dict[str, Figure]:
     """Return the figures of a calibration by name; without judgements only that of the tiers."""
     figures = {"tiers": tiers_figure(calibration)}
@@ -72,7 +72,7 @@ def tiers_figure(calibration: Calibration) -> Figure:
     return figure
 
 
-def advantages_figure(before: Judgement, after: Judgement) -> Figure:
+def advantages_figure(before: CheckResult, after: CheckResult) -> Figure:
     """Mean advantage of each tier's turns with its interval, split into its two parts."""
     names = [row.tier for row in reversed(before.direction)]
     figure = Figure((WIDTH * 1.25, 1.4 + 1.4 * ROW * len(names)), DPI, layout="constrained")
@@ -109,7 +109,7 @@ def _advantage_row(axes: Axes, y: float, row: Direction) -> None:
     axes.plot(row.mean_advantage, y, marker, color=DARK, markersize=size, label=label)
 
 
-def gradient_mass_figure(before: Judgement, after: Judgement) -> Figure:
+def gradient_mass_figure(before: CheckResult, after: CheckResult) -> Figure:
     """Share of the gradient mass, sum of |A| x tokens, that each tier's turns have."""
     names = sorted(after.gradient_mass, key=lambda tier: after.gradient_mass[tier] or 0.0)
     figure, axes = _rows(names, height=1.4)

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
-from stages.domains import SHIPPED
+from stages.envs.env import Env, Session, Task
 from stages.errors import InputError
+from stages.messages.message import Message
+from stages.tiers.domains import SHIPPED
 from stages.traces.episode import Call, Episode
 from stages.traces.turns import text_of
-from stages.worlds.world import Message, Session, Task, World
 
-SPLITS = ("train", "dev", "test", "base", "full")  # all that any world has
+SPLITS = ("train", "dev", "test", "base", "full")  # all that any environment has
 DRAWN = re.compile(r"\bB[0-9a-f]{8}\b")  # tau2-bench's telecom draws the id of a new bill
 SAME = 1e-6  # outcomes this close are equal
 
@@ -33,11 +34,11 @@ class Replay:
         outcomes_equal: episodes with the recorded outcome.
         outcomes_differ: episodes with another one.
         unjudged: replayed episodes without a recorded outcome, or cut off before their end.
-        unknown: episodes of tasks that the world does not have, which can't be replayed.
+        unknown: episodes of tasks that the environment does not have, which can't be replayed.
         differences: what differs, a row each: episode_id, task_id, what (result or outcome),
             turn and tool of a result, recorded, replayed, and `why` where that is known.
-        rescored: stale episodes, those with other results or another task than the world's:
-            episode_id, task_id, recorded, replayed (the outcome by the world's task).
+        rescored: stale episodes, those with other results or another task than the environment's:
+            episode_id, task_id, recorded, replayed (the outcome by the environment's task).
     """
 
     results_equal: int = 0
@@ -65,11 +66,11 @@ class Replayer:
     Results are compared exactly, as text. Outcomes are judged by the gold actions and required
     information of the trace, where it has them, and compared without the part that only a
     language model can judge, where the trace records its parts. Where results differ, or the
-    world's own task now expects other things, the episode is also judged by the world's task.
+    env's own task now expects other things, the episode is also judged by the env's task.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world, self._tasks = world, _all_tasks(world)
+    def __init__(self, environment: Env) -> None:
+        self._environment, self._tasks = environment, _all_tasks(environment)
         self._found = Replay()
         self._replayed = 0
 
@@ -81,12 +82,14 @@ class Replayer:
                 self._found.unknown += 1
             else:
                 self._replayed += 1
-                _replay_episode(self._found, episode, task, self._world)
+                _replay_episode(self._found, episode, task, self._environment)
             yield episode
 
     def _task(self, episode: Episode) -> Task | None:
-        """The world's task that an episode played; None: it has none, or another domain has."""
-        if episode.domain in SHIPPED and episode.domain != self._world.name.removeprefix("tau2-"):
+        """The env's task that an episode played; None: it has none, or another domain has."""
+        if episode.domain in SHIPPED and episode.domain != self._environment.name.removeprefix(
+            "tau2-"
+        ):
             return None
         return self._tasks.get(episode.task_id)
 
@@ -94,34 +97,34 @@ class Replayer:
         """What was found so far.
 
         Raises:
-            InputError: no episode was of a task of this world.
+            InputError: no episode was of a task of this environment.
         """
         if not self._replayed:
             todo = "choose another --env"
-            raise InputError(self._world.name, "has none of the tasks of these traces", todo)
+            raise InputError(self._environment.name, "has none of the tasks of these traces", todo)
         return self._found
 
 
-def _all_tasks(world: World) -> Mapping[str, Task]:
+def _all_tasks(environment: Env) -> Mapping[str, Task]:
     tasks: dict[str, Task] = {}
     for split in SPLITS:
         try:
-            tasks |= {task.task_id: task for task in world.tasks(split)}
+            tasks |= {task.task_id: task for task in environment.tasks(split)}
         except InputError:
             continue
     return tasks
 
 
-def _replay_episode(found: Replay, episode: Episode, task: Task, world: World) -> None:
+def _replay_episode(found: Replay, episode: Episode, task: Task, environment: Env) -> None:
     recorded_task = _recorded_task(episode, task)
-    session = world.reset(recorded_task, 0, _SilentUser())
+    session = environment.reset(recorded_task, 0, _SilentUser())
     results = [played for played in _play(session, episode) if played[1].result is not None]
     differ = [played for played in results if played[1].result != played[2]]
     found.results_equal += len(results) - len(differ)
     found.results_differ += len(differ)
     for turn, call, result in differ:
         place = {"turn": turn, "tool": call.name}
-        why = _why_result(call, result, world)
+        why = _why_result(call, result, environment)
         found.differences.append(
             _row(episode, call.result, result, what="result", why=why, **place)
         )
@@ -136,7 +139,7 @@ def _replay_episode(found: Replay, episode: Episode, task: Task, world: World) -
         why = "results differ" if differ else None
         found.differences.append(_row(episode, recorded, outcome, what="outcome", why=why))
     if recorded_task != task:
-        session = world.reset(task, 0, _SilentUser())
+        session = environment.reset(task, 0, _SilentUser())
         deque(_play(session, episode), maxlen=0)
         outcome = session.outcome().outcome
     if differ or recorded_task != task:
@@ -187,7 +190,7 @@ def _message(text: Any, calls: Sequence[Call]) -> Message:
 
 
 def _user_result(session: Session, call: Call) -> str:
-    """What a call of the user's own tools gives; only some worlds have any."""
+    """What a call of the user's own tools gives; only some environments have any."""
     user_call = getattr(session, "user_call", None)
     return str(user_call(call.name, call.arguments)) if user_call else "Error: no tools of the user"
 
@@ -204,10 +207,13 @@ def _recorded_outcome(episode: Episode) -> float | None:
     return prod(value for name, value in episode.factors.items() if name != "NL_ASSERTION")
 
 
-def _why_result(call: Call, result: str, world: World) -> str | None:
+def _why_result(call: Call, result: str, environment: Env) -> str | None:
     """What explains another result, as far as that shows."""
     assert call.result is not None
-    if all(call.name != tool["function"]["name"] for tool in world.tools) and "not found" in result:
+    if (
+        all(call.name != tool["function"]["name"] for tool in environment.tools)
+        and "not found" in result
+    ):
         return "the tool is not in this world"
     if DRAWN.sub("", call.result) == DRAWN.sub("", result) or DRAWN.search(str(call.arguments)):
         return "the id of a new bill is drawn at random"

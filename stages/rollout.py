@@ -1,9 +1,8 @@
-"""Play episodes: a policy against the users of a world, many at once (-> RolloutRow, TOKENS)."""
+"""Play episodes: a policy against the users of an env, many at once (-> RolloutRow, TOKENS)."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -12,8 +11,9 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from stages.artifacts import RolloutRow
-from stages.domains import SHIPPED
+from stages.core.seeds import derived_seed
+from stages.envs.env import Env, Session, Task, User, UserError
+from stages.messages.message import Message, without_kind
 from stages.policies.policy import (
     Action,
     ContextOverflowError,
@@ -23,11 +23,10 @@ from stages.policies.policy import (
     Remembers,
     Sampling,
 )
-from stages.worlds.world import Message, Session, Task, User, UserError, World
+from stages.tables.artifacts import RolloutRow
+from stages.tiers.domains import SHIPPED
 
 T = TypeVar("T")
-
-SEED_BYTES = 6  # of a derived seed: exact in JSON numbers, whoever reads them
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,11 @@ class Run:
         policy_name: of the policy or its model, as it is recorded.
         user_name: of the user or its model.
         new_user: makes the user of an episode from its task and seed, called in the event loop;
-            the user speaks in a thread, where it may block. None: the world's scripted user.
+            the user speaks in a thread, where it may block. None: the environment's scripted user.
     """
 
     run_id: str
-    world: World
+    environment: Env
     policy: Policy
     config: Config
     policy_name: str
@@ -82,16 +81,16 @@ class Run:
 
     @cached_property
     def domain(self) -> str:
-        """Name of the world's domain, as `score` knows it."""
-        return self.world.name.removeprefix("tau2-")
+        """Name of the environment's domain, as `score` knows it."""
+        return self.environment.name.removeprefix("tau2-")
 
     @cached_property
     def tools(self) -> list[dict[str, Any]]:
         """What the policy sees of the tools: their kinds are not for it."""
-        return seen_tools(self.world)
+        return seen_tools(self.environment)
 
     def first(self, pair: Pair) -> tuple[Task, int, User | None]:
-        """What the world needs to begin an episode."""
+        """What the environment needs to begin an episode."""
         seed = derived_seed(self.config.seed, *pair.key)
         return pair.task, seed, self.new_user(pair.task, seed) if self.new_user else None
 
@@ -109,7 +108,7 @@ async def rollout(run: Run, pairs: Iterable[Pair], concurrency: int) -> AsyncGen
     """Play the pairs, at most `concurrency` at a time; yield each episode as it ends.
 
     Raises:
-        InputError: the world can't be played like this, such as one without a scripted user.
+        InputError: the environment can't be played like this, such as one without a scripted user.
     """
     # Not the loop's own executor: it looks up addresses there, for which blocked users may wait.
     threads = ThreadPoolExecutor(concurrency) if run.new_user else None
@@ -141,7 +140,7 @@ async def play_episode(run: Run, pair: Pair, threads: Executor | None = None) ->
     Args:
         run: what the episodes share.
         pair: what to play.
-        threads: where the world answers if its user may block; None: here, at once.
+        threads: where the environment answers if its user may block; None: here, at once.
     """
     began = time.perf_counter()
     attempt, restarts = _Attempt(), 0
@@ -174,7 +173,7 @@ async def _play(
 ) -> tuple[str, str] | None:
     """Play an episode from its start; return its status and what ended it; None: begin again."""
     try:
-        session = attempt.session = await _in(threads, run.world.reset, *run.first(pair))
+        session = attempt.session = await _in(threads, run.environment.reset, *run.first(pair))
         while not session.done:
             turn = len(attempt.actions)
             if turn == run.config.max_turns:
@@ -193,12 +192,6 @@ async def _play(
     except UserError as error:
         return "error", f"user: {error}"
     return "ok", "done"
-
-
-def derived_seed(*parts: object) -> int:
-    """Return a seed that follows from all the parts, and differs where one differs."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=SEED_BYTES).digest()
-    return int.from_bytes(digest, "big")
 
 
 def token_rows(episode_id: str, actions: Sequence[Action]) -> list[dict[str, Any]]:
@@ -233,15 +226,9 @@ def n_tokens(action: Action) -> int | None:
     return action.n_tokens if action.token_ids is None else len(action.token_ids)
 
 
-def seen_tools(world: World) -> list[dict[str, Any]]:
-    """What a policy sees of a world's tools: their kinds are not for it."""
-    return [without_kind(tool) for tool in world.tools]
-
-
-def without_kind(tool: dict[str, Any]) -> dict[str, Any]:
-    """Return a tool's definition as a model or a server may see it."""
-    function = {key: value for key, value in tool["function"].items() if key != "x-kind"}
-    return {"type": "function", "function": function}
+def seen_tools(environment: Env) -> list[dict[str, Any]]:
+    """What a policy sees of an environment's tools: their kinds are not for it."""
+    return [without_kind(tool) for tool in environment.tools]
 
 
 async def _in(threads: Executor | None, function: Callable[..., T], *args: Any) -> T:
@@ -271,7 +258,7 @@ def _row(
         trial=pair.trial,
         group_id=f"{run.run_id}/{task.task_id}",
         domain=run.domain,
-        env=run.world.name,
+        env=run.environment.name,
         policy=run.policy_name,
         user=run.user_name,
         sampling=asdict(run.config.sampling),
@@ -287,7 +274,7 @@ def _row(
         required_info=list(task.required_info),
     )
     if run.domain not in SHIPPED:
-        row["tools"] = run.world.tools
+        row["tools"] = run.environment.tools
     return row
 
 

@@ -15,17 +15,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import polars as pl
 
-from stages.artifacts import TOKENS, RolloutRow, read_table, write_blocks
 from stages.errors import InputError
-from stages.files import refuse_existing, whole_file
 from stages.rollout import Played
+from stages.tables.artifacts import TOKENS, RolloutRow, read_table, write_blocks
+from stages.tables.files import refuse_existing, whole_file
+from stages.tables.paths import RunFiles
 
 SPEC = (
     "irc_cli",
@@ -37,31 +37,6 @@ SPEC = (
 BLOCK = 200  # turns whose tokens are held as Python objects, some thousand each
 
 Key = tuple[str, int]  # task id, trial
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """Where a run's files lie, by the path of its rollouts."""
-
-    out: str
-
-    def beside(self, ending: str) -> str:
-        """Return the path of a file that belongs to the rollouts."""
-        return self.out.removesuffix(".jsonl") + ending
-
-    @property
-    def partial(self) -> Path:
-        """The journal."""
-        return Path(f"{self.out}.partial")
-
-    @property
-    def sidecars(self) -> tuple[str, str, str]:
-        """Tokens, timing and provenance."""
-        return (
-            self.beside(".tokens.parquet"),
-            self.beside(".timing.jsonl"),
-            self.beside(".meta.json"),
-        )
 
 
 def run_id(made_by: Mapping[str, Any]) -> str:

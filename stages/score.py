@@ -10,14 +10,12 @@ from typing import Any
 import orjson
 import polars as pl
 
-from stages.artifacts import TURNS
-from stages.classify import Classifier
-from stages.core.tiers import Tiers
-from stages.domains import Domain, PerDomain
-from stages.traces.episode import Episode
+from stages.tables.artifacts import TURNS
+from stages.tiers.classify import Classifier
+from stages.tiers.domains import Domain, PerDomain
+from stages.tiers.rules import Tiers
+from stages.traces.episode import SUCCESS, Episode
 from stages.traces.identity import Renamed, settled
-
-SUCCESS = 1 - 1e-6  # an outcome from here on is a success
 
 
 @dataclass

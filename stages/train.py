@@ -14,11 +14,10 @@ The advantages are those of `stages.core.advantages`. Left out is sampling: the 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,74 +26,18 @@ import torch
 
 from stages.core.direction import DEAD
 from stages.errors import InputError
-from stages.training.batches import Pack, passes, steps
+from stages.training.batches import Pack, steps
 from stages.training.config import LossConfig, TrainConfig
-from stages.training.logprobs import Nuclei, TokenLogprobs
+from stages.training.logprobs import Nuclei
 from stages.training.loss import METRICS, TokenBatch, policy_loss, token_weights
 from stages.training.sequences import NO_TIER, Example
+from stages.training.trainer import Trainer
 
 T = TypeVar("T")
 
 HISTORY = 50  # steps whose median is the usual gradient norm
 SETTLING = 10  # steps before one can be told from a spike
 TRIED = 16  # examples that tell what an engine's logprobs are of
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """What learns."""
-
-    model: Any  # TokenLogprobs, as accelerate wraps it
-    optimizer: Any
-    accelerator: Any
-    packable: bool  # whether sequences can share a pass
-    bf16: bool
-
-    @classmethod
-    def of(
-        cls, learner: TokenLogprobs, config: TrainConfig, *, packable: bool, bf16: bool
-    ) -> Trainer:
-        """Prepare a model for the devices and processes that accelerate finds.
-
-        Raises:
-            InputError: a launcher started several processes that would each train alone.
-        """
-        from accelerate import Accelerator
-
-        accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
-        started = int(os.environ.get("WORLD_SIZE", "1"))
-        if started != accelerator.num_processes:  # as accelerate does where FSDP meets a CPU
-            what = f"{started} processes were started, which accelerate does not connect"
-            raise InputError("accelerate launch", what, "on a CPU leave FSDP out, and give --cpu")
-        weights = [one for one in learner.parameters() if one.requires_grad]
-        optimizer = torch.optim.AdamW(
-            weights,
-            lr=config.lr,
-            betas=(0.9, config.beta2),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        model, optimizer = accelerator.prepare(learner, optimizer)
-        return cls(model, optimizer, accelerator, packable, bf16)
-
-    @property
-    def bare(self) -> Any:
-        """The model of transformers, or peft's around it."""
-        return self.accelerator.unwrap_model(self.model).model
-
-    def passes(
-        self, examples: List[Example], config: TrainConfig
-    ) -> Iterator[tuple[list[int], bool]]:
-        """Yield this process's passes over some examples; see `stages.training.batches`."""
-        lengths = [len(one.sequence) for one in examples]
-        budget = config.pack_tokens if self.packable else 0
-        one = self.accelerator
-        return passes(lengths, budget, one.process_index, one.num_processes)
-
-    def total(self, numbers: List[float]) -> list[float]:
-        """Add up numbers over the processes."""
-        mine = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
-        return list(self.accelerator.reduce(mine, "sum").tolist())
 
 
 class Tiers(NamedTuple):
@@ -239,14 +182,14 @@ def accumulate(
 
 
 def known_logprobs(
-    trainer: Trainer, examples: List[Example], referee: Trainer | None, config: TrainConfig
+    trainer: Trainer, examples: List[Example], reference_model: Trainer | None, config: TrainConfig
 ) -> Known:
     """Return what the loss compares with, which the first step must not have changed yet.
 
     Args:
         trainer: with the weights from before training.
         examples: all of them.
-        referee: holds the reference of the KL; None: what is trained, as it is before.
+        reference_model: holds the reference of the KL; None: what is trained, as it is before.
         config: the settings.
 
     Raises:
@@ -258,13 +201,13 @@ def known_logprobs(
     if any(one.top_p < 1 for one in examples):
         own, nuclei = found_nuclei(trainer, examples, config)
     if config.loss.kl:
-        reference = token_logprobs(referee or trainer, examples, config, nuclei)
+        reference = token_logprobs(reference_model or trainer, examples, config, nuclei)
     if config.old_logprobs == "engine":
         if unknown := [one.episode_id for one in examples if np.isnan(one.engine).any()]:
             what = f"episode '{unknown[0]}' has tokens whose logprobs were not recorded"
             raise InputError("--old-logprobs", what, "use trainer")
         return Known([torch.from_numpy(one.engine) for one in examples], reference, nuclei)
-    if reference and not referee:
+    if reference and not reference_model:
         own = reference
     if own:
         return Known([*own], reference, nuclei)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from stages.worlds.airline_mini.database import Database
+from stages.envs.airline_mini.database import Database
 
 Record = dict[str, Any]
 

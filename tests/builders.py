@@ -11,15 +11,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.artifacts import TURNS
-from stages.calibrate import CalibrateConfig, Calibration, TierStatistics, calibrate
-from stages.core.tiers import Tiers
-from stages.domains import Domain, load_domain
+from stages.calibrate import calibrate
+from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatistics
+from stages.calibration.sums import lay_out, sum_turns
 from stages.errors import InputError
 from stages.evaluate import Measurer
 from stages.score import Scored, Scorer
-from stages.sums import lay_out, sum_turns
-from stages.tiersfile import load_tiers
+from stages.tables.artifacts import TURNS
+from stages.tiers.domains import Domain, load_domain
+from stages.tiers.file import load_tiers
+from stages.tiers.rules import Tiers
 from stages.traces import Call, Episode, GoldAction, Turn, open_trace
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

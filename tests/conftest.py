@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 import pytest
 
-from data.examples.generate import TRACE
+from examples.trace.generate import TRACE
 from irc_cli.app import app
-from stages import files
+from stages.tables import files
 
 # Tests use no network, and no telemetry: libraries read this once, when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.calibrate import CalibrateConfig, Calibration, calibrate
+from stages.calibrate import calibrate
+from stages.calibration.estimate import CalibrateConfig, Calibration
+from stages.calibration.sums import TierSums
 from stages.core.correlation import Ints, TaskSums
 from stages.core.lengths import LengthSums
-from stages.sums import TierSums
 
 Rng = np.random.Generator
 

@@ -12,13 +12,13 @@ import polars as pl
 import torch
 import yaml
 
-from stages.artifacts import TOKENS, TURNS, write_table
-from stages.files import digest
-from stages.tiny_model import Size, make_tiny_model, tiny_model
-from stages.train import Trainer
+from stages.tables.artifacts import TOKENS, TURNS, write_table
+from stages.tables.files import digest
 from stages.training.config import TrainConfig
 from stages.training.model import learner, packable
-from stages.training.sequences import PROMPT, Example, Sequence
+from stages.training.sequences import PROMPT, Example, TokenSequence
+from stages.training.tiny_model import Size, make_tiny_model, tiny_model
+from stages.training.trainer import Trainer
 from tests.builders import Tiered, turn_frame
 
 PIECES = ["hello", "yes", "no", "cat", " "]
@@ -55,7 +55,7 @@ def example(
     by_turn = rng.normal(size=len(turns)) if advantages is None else np.array(advantages)
     written = turn[turn != PROMPT]
     return Example(
-        Sequence(episode, ids, turn.astype(np.int32), logprobs.astype(np.float32)),
+        TokenSequence(episode, ids, turn.astype(np.int32), logprobs.astype(np.float32)),
         by_turn[written].astype(np.float32),
         (written % 2).astype(np.int32),
         np.ones(len(written), np.float32),

@@ -8,10 +8,11 @@ from typing import Any
 
 import orjson
 
-from stages.worlds.airline_mini import AirlineMini
-from stages.worlds.airline_mini.session import AirlineSession
-from stages.worlds.users import pick
-from stages.worlds.world import Message, Task
+from stages.envs.airline_mini import AirlineMini
+from stages.envs.airline_mini.session import AirlineSession
+from stages.envs.env import Task
+from stages.envs.users import pick
+from stages.messages.message import Message
 
 Policy = Callable[[list[Message], Random], Message]
 
@@ -19,9 +20,9 @@ TURNS = 20  # as many as the longest conversation of the expert takes
 WRITES = 5  # of a policy that writes at random
 
 
-def play(world: AirlineMini, task: Task, policy: Policy, seed: int = 0) -> AirlineSession:
+def play(environment: AirlineMini, task: Task, policy: Policy, seed: int = 0) -> AirlineSession:
     """Play one episode with the scripted user, to its end or for TURNS turns."""
-    session, rng = world.reset(task, seed), Random(f"{task.task_id} {seed}")
+    session, rng = environment.reset(task, seed), Random(f"{task.task_id} {seed}")
     for _ in range(TURNS):
         if session.done:
             break
@@ -29,8 +30,10 @@ def play(world: AirlineMini, task: Task, policy: Policy, seed: int = 0) -> Airli
     return session
 
 
-def pass_rate(world: AirlineMini, tasks: Iterable[Task], policy: Policy, seed: int = 0) -> float:
-    outcomes = [play(world, task, policy, seed).outcome().outcome for task in tasks]
+def pass_rate(
+    environment: AirlineMini, tasks: Iterable[Task], policy: Policy, seed: int = 0
+) -> float:
+    outcomes = [play(environment, task, policy, seed).outcome().outcome for task in tasks]
     return sum(outcomes) / len(outcomes)
 
 
@@ -50,16 +53,18 @@ def do_nothing(messages: list[Message], rng: Random) -> Message:
     return says("goodbye")
 
 
-def random_writes(world: AirlineMini) -> Policy:
+def random_writes(environment: AirlineMini) -> Policy:
     """A policy that writes at random, with ids and values that exist, then takes its leave."""
-    reservations, flights = (sorted(world.tables[table]) for table in ("reservations", "flights"))
+    reservations, flights = (
+        sorted(environment.tables[table]) for table in ("reservations", "flights")
+    )
 
     def policy(messages: list[Message], rng: Random) -> Message:
         if len(messages) > 2 * WRITES:
             return says("goodbye")
         reservation_id = pick(rng, reservations)
-        user_id = world.tables["reservations"][reservation_id]["user"]
-        payment_id = pick(rng, sorted(world.tables["users"][user_id]["methods"]))
+        user_id = environment.tables["reservations"][reservation_id]["user"]
+        payment_id = pick(rng, sorted(environment.tables["users"][user_id]["methods"]))
         cabin = pick(rng, ("basic", "economy", "business"))
         on = {"reservation_id": reservation_id}
         people = [{"first": "ada", "last": "fox"}]

@@ -1,4 +1,4 @@
-"""`irc-cli` with a slow policy in a tiny world, as a process that a test can kill."""
+"""`irc-cli` with a slow policy in a tiny environment, as a process that a test can kill."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def play(args: list[str]) -> None:
     """Run the command line; exits this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollout, "open_policy", lambda name, options: Adder(pause_s=0.001))
-        patch.setattr(rollout, "open_world", lambda name: Till(8))
+        patch.setattr(rollout, "open_env", lambda name: Till(8))
         app(args, prog_name="irc-cli")

@@ -15,17 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.domains import find_domain, load_domain
+from stages.envs.airline_mini import airline_mini, names, phrase_book
+from stages.envs.airline_mini.baselines import hand_off, refuse
+from stages.envs.airline_mini.database import Database
+from stages.envs.airline_mini.expert import Expert
+from stages.envs.airline_mini.generate import FAMILIES, SPLITS, generate, rows
+from stages.envs.airline_mini.session import run_call
+from stages.envs.airline_mini.tools import TOOLS, call_tool
+from stages.envs.airline_mini.vocabulary import vocabulary
+from stages.envs.env import Task
 from stages.errors import InputError
-from stages.policies.expert import Expert
-from stages.policies.one_answer import hand_off, refuse
-from stages.worlds.airline_mini import airline_mini, names, phrase_book
-from stages.worlds.airline_mini.database import Database
-from stages.worlds.airline_mini.generate import FAMILIES, SPLITS, generate, rows
-from stages.worlds.airline_mini.session import run_call
-from stages.worlds.airline_mini.tools import TOOLS, call_tool
-from stages.worlds.airline_mini.vocabulary import vocabulary
-from stages.worlds.world import Message, Task
+from stages.messages.message import Message
+from stages.tiers.domains import find_domain, load_domain
 from tests.airline_mini_policy import Case
 from tests.playing import call, do_nothing, pass_rate, play, random_writes, says
 from tests.tiny import cut

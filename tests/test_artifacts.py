@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages import files
-from stages.artifacts import (
+from stages.errors import InputError
+from stages.tables import files
+from stages.tables.artifacts import (
     ADVANTAGES,
     EPISODES,
     PAIRS,
@@ -35,8 +36,7 @@ from stages.artifacts import (
     write_blocks,
     write_table,
 )
-from stages.errors import InputError
-from stages.files import digest, refuse_existing, whole_file
+from stages.tables.files import digest, refuse_existing, whole_file
 from tests.builders import Tiered, line_of, turn_frame
 
 FRAME = turn_frame([Tiered("t", 1.0, "ab"), Tiered("u", 0.0, "c")])

@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.judge import (
-    turn_arrays,
-)
+from stages.tables.turn_arrays import turn_arrays
 from tests.builders import (
     FEW,
     Tiered,

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.calibrate import Calibration, TierStatistics
-from stages.calibration_file import Previous, read_previous, write_calibration
+from stages.calibration.estimate import Calibration, TierStatistics
+from stages.calibration.file import Previous, read_previous, write_calibration
 from stages.core.payment import Values
-from stages.core.tiers import Reward
 from stages.errors import InputError
-from stages.tiersfile import load_tiers, use_rewards
+from stages.tiers.file import load_tiers, use_rewards
+from stages.tiers.rules import Reward
 from tests.builders import line_of
 
 GOLD = TierStatistics(

@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.calibrate import Calibration
+from stages.calibration.estimate import Calibration
 from stages.carry_over import Elsewhere, carry_over
 from stages.core.advantages import AdvantageConfig
-from stages.judge import tier_rewards, turn_arrays
+from stages.tables.turn_arrays import tier_rewards, turn_arrays
 from tests.builders import FEW, Tiered, by_tier, calibrated, turn_frame
 from tests.conftest import Cli
 

@@ -24,7 +24,7 @@ import yaml
 from irc_cli import __version__
 from irc_cli.app import COMMANDS
 from irc_cli.export import FORMATS
-from stages.artifacts import PAIRS, SUMS, TURNS
+from stages.tables.artifacts import PAIRS, SUMS, TURNS
 from tests.builders import AIRLINE, SHARED, needs_shared
 from tests.conftest import Cli
 

@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
-from data.examples.generate import TRACE
-from stages.artifacts import PAIRS, read_table, write_table
+from examples.trace.generate import TRACE
 from stages.compare_args import Comparison
 from stages.core.arguments import MODES, ToolRules
-from stages.domains import Domain, find_domain
+from stages.tables.artifacts import PAIRS, read_table, write_table
+from stages.tiers.domains import Domain, find_domain
 from stages.traces import Call, Episode, GoldAction, open_trace
 from tests.builders import SHARED, SHOP, call, episode, gold, needs_shared, written
 

@@ -7,9 +7,9 @@ import orjson
 import pytest
 
 from stages.core.arguments import ToolRules
-from stages.domains import SHIPPED, Domain, find_domain, load_domain
 from stages.errors import InputError
-from stages.tool_names import guessed_kind
+from stages.tiers.domains import SHIPPED, Domain, find_domain, load_domain
+from stages.tiers.tool_names import guessed_kind
 from stages.traces import open_trace
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.artifacts import EPISODES
 from stages.core.arguments import ToolRules
-from stages.domains import Domain, load_domain
 from stages.evaluate import (
     Measurer,
     by_family,
@@ -23,6 +21,8 @@ from stages.evaluate import (
     transfer,
     under_pressure,
 )
+from stages.tables.artifacts import EPISODES
+from stages.tiers.domains import Domain, load_domain
 from stages.traces import Call, Episode
 from tests.builders import (
     SHOP,

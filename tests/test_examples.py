@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from data.examples.generate import TRACE, trace
+from examples.trace.generate import TRACE, trace
 
 Record = dict[str, Any]
 

@@ -13,13 +13,13 @@ import numpy as np
 import orjson
 import pytest
 
-from stages.policies.desk import ConversationDesk
-from stages.policies.expert import Expert
-from stages.policies.slips import SLIPS
-from stages.worlds.airline_mini import airline_mini
-from stages.worlds.airline_mini.plans import Step, next_step
-from stages.worlds.airline_mini.tools import TOOLS
-from stages.worlds.world import Message
+from stages.envs.airline_mini import airline_mini
+from stages.envs.airline_mini.expert import Expert
+from stages.envs.airline_mini.mistakes import MISTAKES
+from stages.envs.airline_mini.plans import Step, next_step
+from stages.envs.airline_mini.tools import TOOLS
+from stages.envs.airline_mini.transcript import Transcript
+from stages.messages.message import Message
 from tests.playing import TURNS, call, pass_rate, play, says
 
 WORLD = airline_mini()
@@ -122,17 +122,17 @@ def test_every_kind_of_slip_is_made() -> None:
         session = WORLD.reset(task, 0)
         while not session.done:
             right = Expert()(session.messages, rng)
-            for _, make in SLIPS:
+            for _, make in MISTAKES:
                 message = make(right_step(session.messages), session.messages, rng)
                 if message is not None:
                     made[make.__name__] += 1
                     assert message["role"] == "assistant"
             session.step(right)
-    assert set(made) == {make.__name__ for _, make in SLIPS} and min(made.values()) > 20
+    assert set(made) == {make.__name__ for _, make in MISTAKES} and min(made.values()) > 20
 
 
 def right_step(messages: Sequence[Message]) -> Step:
-    desk = ConversationDesk(messages)
+    desk = Transcript(messages)
     return next_step(desk.want, desk)
 
 

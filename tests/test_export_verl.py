@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 import yaml
 
-from stages.artifacts import made_by, read_table
+from stages.envs.airline_mini import airline_mini
 from stages.exports.verl import DATASET
-from stages.worlds.airline_mini import airline_mini
+from stages.tables.artifacts import made_by, read_table
 from tests.conftest import Cli
 
 EXPORT = ("export", "verl", "--env", "airline-mini", "--model", "org/name", "-o", "out")

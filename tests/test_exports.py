@@ -17,11 +17,11 @@ import pytest
 from irc_cli.export import FORMATS
 from irc_cli.scorer import score
 from irc_cli.trl_reward import reward_function
-from stages.artifacts import ADVANTAGES, SEQUENCES, TOKENS, TURNS, read_table, write_table
 from stages.core.payment import PAYS
 from stages.exports.preferences import preferences
-from stages.files import digest
-from stages.rollout import without_kind
+from stages.messages.message import without_kind
+from stages.tables.artifacts import ADVANTAGES, SEQUENCES, TOKENS, TURNS, read_table, write_table
+from stages.tables.files import digest
 from tests.builders import Tiered, turn_frame
 from tests.conftest import Cli, exit_code
 

@@ -19,8 +19,8 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 
 from irc_cli.scorer import score
 from irc_cli.trl_reward import reward_function
-from stages.artifacts import SEQUENCES, read_table
-from stages.policies.chat import Chat
+from stages.messages.renderer import Renderer
+from stages.tables.artifacts import SEQUENCES, read_table
 from stages.training.sequences import retokenised
 from tests.conftest import exit_code
 from tests.learning import played
@@ -116,7 +116,7 @@ def test_our_own_sft_makes_the_same_tokens_of_the_export(exported: Exported) -> 
     assert len(rows) == len(passed) > 0
     for one, other in zip(passed, rows, strict=True):
         made = [
-            list(retokenised("e", messages, other["tools"], Chat(tokenizer)))
+            list(retokenised("e", messages, other["tools"], Renderer(tokenizer)))
             for messages in (one["messages"], other["messages"])
         ]
         assert made[0] == made[1] != []

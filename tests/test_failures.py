@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.domains import load_domain
 from stages.errors import InputError
-from stages.failures import default_failures
+from stages.tiers.domains import load_domain
+from stages.tiers.failures import default_failures
 
 # The texts are of the forms that frameworks write: tau-bench, both SDKs of MCP, LangChain,
 # the OpenAI SDKs, smolagents, inspect, pydantic, requests, shells.

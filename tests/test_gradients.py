@@ -11,8 +11,8 @@ import yaml
 
 pytest.importorskip("accelerate", reason="needs irc-cli[train]")
 
-from data.study import gradients as study_gradients
-from data.study.gradients import (
+from examples.study import gradients as study_gradients
+from examples.study.gradients import (
     RLOO,
     Played,
     compared,
@@ -23,8 +23,8 @@ from data.study.gradients import (
     table,
     weights_of,
 )
-from stages.artifacts import TURNS, read_table
-from stages.judge import turn_arrays
+from stages.tables.artifacts import TURNS, read_table
+from stages.tables.turn_arrays import turn_arrays
 from stages.train import accumulate
 from stages.training.config import TrainConfig
 from stages.training.inputs import read_rollouts

@@ -8,8 +8,8 @@ pytest.importorskip("transformers", reason="the extra [transformers] is not inst
 
 import torch
 
-from data.seed_policy.induction import add_induction
-from stages.tiny_model import Size, tiny_model
+from examples.seed_policy.induction import add_induction
+from stages.training.tiny_model import Size, tiny_model
 
 LENGTH = 60
 

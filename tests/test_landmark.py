@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.calibrate import CalibrateConfig
-from stages.landmark import landmark
+from stages.calibration.estimate import CalibrateConfig
+from stages.calibration.landmark import landmark
 from tests.builders import Tiered, by_tier, calibrated, turn_frame
 from tests.conftest import Cli
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.calibration.sums import lay_out, merge, sum_turns
 from stages.core.correlation import TaskSums, correlation
 from stages.core.lengths import LengthSums, add_by, expected_measure, length_terms
-from stages.sums import lay_out, merge, sum_turns
 from tests.builders import Tiered, turn_frame
 from tests.designs import calibrated, differing, drifting, placebo, runs, valued
 

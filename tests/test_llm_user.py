@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from stages.worlds.llm_user import (
+from stages.envs.env import STOP, UserError
+from stages.envs.llm_user import (
     ATTEMPTS,
     EQUIPPED,
     GREETING,
@@ -21,7 +22,6 @@ from stages.worlds.llm_user import (
     fault,
     prompt_of,
 )
-from stages.worlds.world import STOP, UserError
 from tests.conftest import Cli
 from tests.mock_openai import Body, MockServer, Reply, calls, fails, says
 

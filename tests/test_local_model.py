@@ -12,12 +12,12 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs irc-cli[transformers]")
 
-from stages.endpoint import EndpointError
-from stages.local_model import LocalModel
+from stages.envs.airline_mini import airline_mini
+from stages.envs.llm_user import Budget, LlmUsers
+from stages.policies.local_model import LocalModel
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 from stages.policies.transformers_policy import TransformersPolicy
-from stages.worlds.airline_mini import airline_mini
-from stages.worlds.llm_user import Budget, LlmUsers
+from stages.serving.endpoint import EndpointError
 from tests.conftest import Cli
 from tests.till import Adder
 from tests.tiny import tiny_checkpoint

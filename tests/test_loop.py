@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from stages import loop as stage
-from stages.files import digest
 from stages.loop import LoopConfig, Places
+from stages.tables.files import digest
 from tests.conftest import Cli
 from tests.test_cli import example_of
 

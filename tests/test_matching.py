@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.core.arguments import Mode, ToolRules
-from stages.domains import Domain
-from stages.matching import (
+from stages.tiers.domains import Domain
+from stages.tiers.matching import (
     FULL,
     NO_MATCH,
     NONE,

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from stages.traces.near import CONVERT, NEAR, messages_seen, near_format
+from stages.tables.near import CONVERT, NEAR, messages_seen, near_format
 from tests.builders import SHARED
 from tests.conftest import Cli
 

@@ -11,7 +11,7 @@ import orjson
 import polars as pl
 import pytest
 
-from stages.notes import INFORMATION, left_out, note_left_out, serious, why_none
+from stages.traces.notes import INFORMATION, left_out, note_left_out, serious, why_none
 from tests.builders import call, episode
 from tests.conftest import Cli, exit_code
 

@@ -8,13 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.artifacts import ONLINE
-from stages.calibrate import CalibrateConfig, Calibration, calibrate
+from stages.calibrate import calibrate
+from stages.calibration.estimate import CalibrateConfig, Calibration
+from stages.calibration.online import Online, add, read_online, weighted, write_online
+from stages.calibration.sums import UNITS, Summed, lay_out, merge, sum_turns
 from stages.core.correlation import within
 from stages.core.forgetting import GateConfig
 from stages.errors import InputError
-from stages.online import Online, add, read_online, weighted, write_online
-from stages.sums import UNITS, Summed, lay_out, merge, sum_turns
+from stages.tables.artifacts import ONLINE
 from tests.builders import FEW, Tiered, by_tier, line_of, turn_frame
 
 HALF_LIFE = 200.0

@@ -15,12 +15,12 @@ import orjson
 import polars as pl
 import pytest
 
+from stages.envs.registry import open_env
 from stages.errors import InputError
 from stages.policies.openai_policy import OpenAIPolicy, action_of, sendable
 from stages.policies.policy import Action
 from stages.rollout import Config, Played, Run, plan, rollout
-from stages.tiny_model import END, SCAFFOLD, tiny_tokenizer
-from stages.worlds.registry import open_world
+from stages.training.tiny_model import END, SCAFFOLD, tiny_tokenizer
 from tests.conftest import Cli
 from tests.mock_openai import Body, MockServer, Reply, calls, completion, fails, says
 from tests.till import Till
@@ -41,7 +41,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def play(
     *servers: MockServer,
     tokenizer: Any = None,
-    world: Any = None,
+    environment: Any = None,
     max_turns: int = 5,
     group_size: int = 2,
     timeout_s: float = TIMEOUT_S,
@@ -52,8 +52,8 @@ def play(
         urls = [server.base_url for server in servers]
         policy = OpenAIPolicy("tiny", urls, timeout_s, RETRIES, 0.01, tokenizer)
         config = Config(group_size=group_size, max_turns=max_turns)
-        run = Run("run", world or Till(), policy, config, "tiny")
-        pairs = plan(run.world.tasks("train")[:3], group_size)
+        run = Run("run", environment or Till(), policy, config, "tiny")
+        pairs = plan(run.environment.tasks("train")[:3], group_size)
         try:
             return [one async for one in rollout(run, pairs, 32)]
         finally:
@@ -204,7 +204,7 @@ def test_retry_after_is_heeded() -> None:
         return fails(429, retry_after="0.3") if number == 0 else good(body)
 
     with MockServer(answer) as server:
-        played = play(server, group_size=1, world=Till(1))
+        played = play(server, group_size=1, environment=Till(1))
     assert statuses(played) == {"ok": 1}
     assert 0.3 <= server.times[1] - server.times[0] < 1.5
 
@@ -244,7 +244,7 @@ WRITTEN: dict[str, Callable[[], Reply]] = {
 @pytest.mark.parametrize("written", WRITTEN)
 def test_whatever_a_model_writes_is_played(written: str) -> None:
     with MockServer(lambda body, number: WRITTEN[written]()) as server:
-        played = play(server, world=open_world("airline-mini"), max_turns=4, timeout_s=30)
+        played = play(server, environment=open_env("airline-mini"), max_turns=4, timeout_s=30)
     assert set(statuses(played)) <= {"ok", "truncated"}
     assert {one.row["outcome"] for one in played} <= {0.0, 1.0}
     assert len(server.requests) == sum(len(one.timing["turn_seconds"]) for one in played)

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 import yaml
 
-from stages.calibrate import CalibrateConfig, Calibration
+from stages.calibration.estimate import CalibrateConfig, Calibration
+from stages.calibration.strata import TierStrata
+from stages.calibration.sums import lay_out, sum_turns
 from stages.core.lengths import length_terms, select, stratum_terms
-from stages.strata import TierStrata
-from stages.sums import lay_out, sum_turns
 from tests.builders import FEW, Tiered, by_tier, calibrated, turn_frame
 from tests.conftest import Cli
 from tests.designs import Design, Rng, groups_of, lengthy, runs, valued

@@ -13,9 +13,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from data.examples.generate import TRACE
+from examples.trace.generate import TRACE
 from irc_cli import __version__
-from stages import domains, tiersfile
+from stages.tiers import domains
+from stages.tiers import file as tiersfile
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("README.md", "LICENSE", "pyproject.toml")  # by the build, beside the packages
@@ -102,7 +103,7 @@ def test_the_installed_command_finds_its_data(installed: Path, tmp_path: Path) -
 def test_everything_shipped_loads_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     code = (
         "import irc_cli, stages, data\n"
-        "from stages import domains, tiersfile\n"
+        "from stages.tiers import domains, file as tiersfile\n"
         "print(*(module.__file__ for module in (irc_cli, stages, data)))\n"
         "print(*(tiersfile.load_tiers(name).name for name in tiersfile.SHIPPED))\n"
         "print(*(domains.load_domain(name).name for name in domains.SHIPPED))\n"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.pasted import unwrapped
 from stages.traces.calls import UnreadableCallError
+from stages.traces.pasted import unwrapped
 from tests.conftest import Cli
 
 ARGUMENTS = {"id": 1, "bags": [{"n": 2}]}

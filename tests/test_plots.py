@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from irc_cli.calibrate import FIGURES
-from stages.calibrate import Calibration
+from stages.calibration.estimate import Calibration
+from stages.calibration.online import Event
+from stages.check import BothChecks, check_both
 from stages.core.advantages import AdvantageConfig
-from stages.judge import Judged, judge_both, turn_arrays
-from stages.online import Event
+from stages.tables.turn_arrays import turn_arrays
 from tests.builders import FEW, calibrated
 from tests.conftest import Cli
 from tests.test_calibrate import PLANTED
@@ -38,8 +39,8 @@ def result() -> Calibration:
 
 
 @pytest.fixture(scope="module")
-def judged(result: Calibration) -> Judged:
-    return judge_both(turn_arrays(PLANTED), result, FEW, AdvantageConfig(), 0)
+def judged(result: Calibration) -> BothChecks:
+    return check_both(turn_arrays(PLANTED), result, FEW, AdvantageConfig(), 0)
 
 
 def axes_of(figure: Figure, panel: int = 0) -> Any:
@@ -75,7 +76,7 @@ def test_the_forest_orders_tiers_and_says_what_they_are_worth(result: Calibratio
     assert filled == {True, False}, "told apart without colour"
 
 
-def test_advantages_are_split_into_their_parts(judged: Judged) -> None:
+def test_advantages_are_split_into_their_parts(judged: BothChecks) -> None:
     figure = advantages_figure(judged.before, judged.after)
     assert rows(figure) == [row.tier for row in judged.before.direction]
     for panel, judgement in enumerate((judged.before, judged.after)):
@@ -89,7 +90,7 @@ def test_advantages_are_split_into_their_parts(judged: Judged) -> None:
         assert hatches == [None, "////"] * len(judgement.direction)
 
 
-def test_advantages_without_parts_and_misaligned_ones_are_drawn(judged: Judged) -> None:
+def test_advantages_without_parts_and_misaligned_ones_are_drawn(judged: BothChecks) -> None:
     rows = [
         row._replace(return_part=None, outcome_part=None, verdict="misaligned")
         for row in judged.before.direction
@@ -102,7 +103,7 @@ def test_advantages_without_parts_and_misaligned_ones_are_drawn(judged: Judged) 
     assert "D" not in markers
 
 
-def test_the_gradient_mass_of_both_sides_stands_in_pairs(judged: Judged) -> None:
+def test_the_gradient_mass_of_both_sides_stands_in_pairs(judged: BothChecks) -> None:
     figure = gradient_mass_figure(judged.before, judged.after)
     names = rows(figure)[::-1]
     both = [
@@ -162,7 +163,7 @@ def test_gates_are_bars_from_opening_to_closing() -> None:
 
 
 def test_equal_results_make_equal_bytes(
-    result: Calibration, judged: Judged, tmp_path: Path
+    result: Calibration, judged: BothChecks, tmp_path: Path
 ) -> None:
     for name in "ab":
         write_figure(

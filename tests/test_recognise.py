@@ -10,8 +10,8 @@ import orjson
 import polars as pl
 import pytest
 
-from stages.artifacts import SUMS, TURNS
-from stages.recognise import TABLES, of_columns, of_json, of_record
+from stages.tables.artifacts import SUMS, TURNS
+from stages.tables.recognise import TABLES, of_columns, of_json, of_record
 from tests.conftest import Cli
 
 

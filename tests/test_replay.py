@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from stages.envs.env import Outcome, Task, User
 from stages.errors import InputError
+from stages.messages.message import Message
 from stages.replay import Replay, Replayer
 from stages.traces import tau2
 from stages.traces.episode import Call, Episode, GoldAction, Turn
-from stages.worlds.world import Message, Outcome, Task, User
 from tests.conftest import Cli
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -25,7 +26,7 @@ needs_package = pytest.mark.skipif(
 
 
 class Counting:
-    """A world with one number: `add` adds to it, the user's own `double` doubles it.
+    """An environment with one number: `add` adds to it, the user's own `double` doubles it.
 
     The outcome is 1 if the number is what the gold actions reach and all information was told.
     """
@@ -160,7 +161,7 @@ def test_calls_of_the_user_are_made_in_their_place() -> None:
 
 
 def test_outcome_is_judged_by_the_task_of_the_trace() -> None:
-    # The world's task wants 3 and "done"; the trace's wanted 2 and "ok".
+    # The environment's task wants 3 and "done"; the trace's wanted 2 and "ok".
     turn = Turn([add(2, '{"now": 2}')], text="ok")
     own: dict[str, Any] = {"gold": (GoldAction("add", {"n": 2}),), "required_info": ("ok",)}
     found = replayed(episode(turn, **own))

@@ -16,11 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irc_cli import rollout as command
+from stages.core.seeds import derived_seed
+from stages.envs.env import Task, User, UserError
 from stages.errors import InputError
+from stages.messages.message import Message
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
-from stages.rollout import Config, Played, derived_seed, plan, token_rows
+from stages.rollout import Config, Played, plan, token_rows
 from stages.traces import open_trace
-from stages.worlds.world import Message, Task, User, UserError
 from tests.conftest import Cli
 from tests.till import SAYS, Adder, Till, TillSession, TillUser, play
 
@@ -232,7 +234,7 @@ def test_same_seed_same_bytes_whatever_the_concurrency(
     run: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "open_policy", lambda name, options: Adder(0.0005))
-    monkeypatch.setattr(command, "open_world", lambda name: Till(6))
+    monkeypatch.setattr(command, "open_env", lambda name: Till(6))
     made = []
     for concurrency in ("1", "7"):
         args = ("--concurrency", concurrency, "-o", "r.jsonl", "--force")
@@ -362,7 +364,7 @@ def test_a_local_user_without_the_package(run: Cli, monkeypatch: pytest.MonkeyPa
 
 def test_a_terminal_shows_how_it_goes(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "open_policy", lambda name, options: Adder(0.001))
-    monkeypatch.setattr(command, "open_world", lambda name: Till())
+    monkeypatch.setattr(command, "open_env", lambda name: Till())
     quiet = run(*ROLLOUT, "-o", "-").err
     assert "━" not in quiet
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
@@ -395,7 +397,7 @@ def test_the_sampling_reaches_the_policy(run: Cli, monkeypatch: pytest.MonkeyPat
 
     policy = Looks()
     monkeypatch.setattr(command, "open_policy", lambda name, options: policy)
-    monkeypatch.setattr(command, "open_world", lambda name: Till())
+    monkeypatch.setattr(command, "open_env", lambda name: Till())
     args = ("--temperature", "0.5", "--top-p", "0.9", "--max-tokens", "7")
     assert run(*ROLLOUT, *args, "--json").json()["tokens"] == 4 * 2 * (1 + 2 + 3)
     assert set(seen) == {Sampling(0.5, 0.9, 7)}

@@ -15,10 +15,10 @@ import orjson
 import pytest
 
 from irc_cli import rollout as command
-from stages.files import alone
+from stages.messages.message import Message
 from stages.policies.policy import Action, PolicyError
-from stages.rollout_files import RunFiles
-from stages.worlds.world import Message
+from stages.tables.files import alone
+from stages.tables.paths import RunFiles
 from tests import slow_rollout
 from tests.conftest import Cli
 from tests.till import Adder, Till
@@ -44,7 +44,7 @@ class Stops(Adder):
 
 def use(monkeypatch: pytest.MonkeyPatch, policy: Adder) -> None:
     monkeypatch.setattr(command, "open_policy", lambda name, options: policy)
-    monkeypatch.setattr(command, "open_world", lambda name: Till(4))
+    monkeypatch.setattr(command, "open_env", lambda name: Till(4))
 
 
 def artifacts(folder: Path = Path()) -> list[bytes]:

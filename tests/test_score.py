@@ -13,14 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.examples.generate import TRACE
-from stages.artifacts import TURNS
+from examples.trace.generate import TRACE
+from stages.calibration.sums import lay_out, sum_turns
 from stages.core.arguments import ToolRules
 from stages.core.correlation import pooled
-from stages.domains import Domain, find_domain, load_domain
-from stages.score import SUCCESS, Scored
-from stages.sums import lay_out, sum_turns
+from stages.score import Scored
+from stages.tables.artifacts import TURNS
+from stages.tiers.domains import Domain, find_domain, load_domain
 from stages.traces import Call, GoldAction, open_trace
+from stages.traces.episode import SUCCESS
 from tests.builders import (
     AIRLINE,
     SHARED,

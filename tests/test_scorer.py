@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 import pytest
 
-from data.examples.generate import TRACE
+from examples.trace.generate import TRACE
 from irc_cli.scorer import Score, load_calibration, score
 from stages.core.payment import Values
-from stages.domains import load_domain
 from stages.errors import InputError
+from stages.tiers.domains import load_domain
 from stages.traces import open_trace
 from tests.builders import line_of, scored
 

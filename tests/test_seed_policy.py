@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from stages.policies.registry import SEED_POLICY
+from stages.policy_registry import SEED_POLICY
 from tests.conftest import Cli
 
 FOLDER = Path(SEED_POLICY)
@@ -22,8 +22,8 @@ def test_it_is_small_and_says_how_it_was_made() -> None:
 
 def test_it_copies_every_kind_of_entity() -> None:
     pytest.importorskip("accelerate", reason="needs irc-cli[train]")
-    from data.seed_policy.make import Copied, copy_accuracy, expert_episodes
-    from stages.policies.chat import Chat
+    from examples.seed_policy.make import Copied, copy_accuracy, expert_episodes
+    from stages.messages.renderer import Renderer
     from stages.training.examples import supervised
     from stages.training.model import learner, load_model
 
@@ -31,7 +31,7 @@ def test_it_copies_every_kind_of_entity() -> None:
     learner(model)
     # Tasks and random choices that its making did not look at.
     episodes = expert_episodes("test", 1, 0.0, seed=1)[::2]
-    examples = supervised(episodes, Chat(tokenizer))
+    examples = supervised(episodes, Renderer(tokenizer))
     found = copy_accuracy(model.eval(), examples, Copied(tokenizer))
     assert {kind: share for kind, share in found.items() if share < 0.9} == {}
 

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.artifacts import SUMS, made_by, read_table
+from stages.calibration.shards import add_up, sum_file
+from stages.calibration.sums import lay_out, sum_turns
 from stages.core.correlation import pooled, within
-from stages.shards import add_up, sum_file
-from stages.sums import lay_out, sum_turns
+from stages.tables.artifacts import SUMS, made_by, read_table
 from tests.builders import Tiered, turn_frame
 from tests.conftest import Cli
 
@@ -97,7 +97,7 @@ def test_a_stream_says_what_the_turns_say(run: Cli, folder: Path) -> None:
 def test_a_ray_job_makes_the_same_sums(run: Cli, folder: Path, tmp_path: Path) -> None:
     """On a local cluster of two workers, which Ray starts."""
     pytest.importorskip("ray", reason="needs ray")
-    script = str(ROOT / "examples/ray_sums.py")
+    script = str(ROOT / "examples/ray/sums.py")
     command = [sys.executable, "-W", "ignore", script, str(folder), "sums"]
     subprocess.run(command, check=True, timeout=300, cwd=tmp_path, capture_output=True)
     run("calibrate", folder, "--partial", "-o", "ours", "--quiet")

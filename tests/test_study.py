@@ -11,9 +11,9 @@ import yaml
 
 pytest.importorskip("matplotlib", reason="needs irc-cli[train]")
 
-from data.study import make as study_make
-from data.study import runs
-from data.study.runs import Budget, Run
+from examples.study import make as study_make
+from examples.study import runs
+from examples.study.runs import Budget, Run
 
 ARMS = yaml.safe_load((Path(runs.__file__).parent / "arms.yaml").read_bytes())
 LOW, MIDDLE, HIGH = sorted(ARMS["learning_rates"])

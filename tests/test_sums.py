@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages import sums as module
-from stages.artifacts import SUMS
+from stages.calibration import sums as module
+from stages.calibration.sums import UNITS, lay_out, merge, sum_turns
 from stages.core.correlation import Floats, pooled, within
 from stages.errors import InputError
-from stages.sums import UNITS, lay_out, merge, sum_turns
+from stages.tables.artifacts import SUMS
 from tests.builders import Tiered, airline_scored, line_of, needs_shared, turn_frame
 
 MEASURES = tuple(UNITS)

@@ -13,14 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.domains import load_domain
+from stages.envs.env import STOP, Task
+from stages.envs.registry import open_env
+from stages.envs.tau2 import package as packages
+from stages.envs.tau2.database import State
+from stages.envs.tau2.env import WORLDS, Tau2Env, Tau2Session
+from stages.envs.tau2.package import Package, load_package
 from stages.errors import InputError
-from stages.worlds.registry import open_world
-from stages.worlds.tau2 import package as packages
-from stages.worlds.tau2.database import State
-from stages.worlds.tau2.package import Package, load_package
-from stages.worlds.tau2.world import WORLDS, Tau2Session, Tau2World
-from stages.worlds.world import STOP, Message, Task
+from stages.messages.message import Message
+from stages.tiers.domains import load_domain
 
 needs_package = pytest.mark.skipif(
     find_spec("inspect_evals") is None, reason="inspect-evals is not installed (extra [tau2])"
@@ -65,9 +66,9 @@ def state(session: Tau2Session) -> dict[str, State]:
 
 
 def start(name: str, task_id: str | None = None, user: Any = None) -> Tau2Session:
-    world = Tau2World(name)
-    task = world.tasks("base")[0] if task_id is None else world.task(task_id)
-    return world.reset(task, 0, user or Silent())
+    environment = Tau2Env(name)
+    task = environment.tasks("base")[0] if task_id is None else environment.task(task_id)
+    return environment.reset(task, 0, user or Silent())
 
 
 def play_gold(session: Tau2Session, package: Package, task: Task) -> None:
@@ -93,36 +94,39 @@ def play_gold(session: Tau2Session, package: Package, task: Task) -> None:
     ],
 )
 def test_gold_actions_solve_every_task(name: str, tasks: int, parts: set[str]) -> None:
-    world, package = Tau2World(name), load_package(name.removeprefix("tau2-"))
+    environment, package = Tau2Env(name), load_package(name.removeprefix("tau2-"))
     seen: set[str] = set()
-    for task in world.tasks("base"):
-        session = world.reset(task, 0, Silent())
+    for task in environment.tasks("base"):
+        session = environment.reset(task, 0, Silent())
         play_gold(session, package, task)
         outcome = session.outcome()
         assert outcome.outcome == 1.0, (task.task_id, outcome)
         assert all(outcome.parts.values())
         seen |= outcome.parts.keys()
-    assert len(world.tasks("base")) == tasks
+    assert len(environment.tasks("base")) == tasks
     assert seen == parts
 
 
 @needs_package
 @pytest.mark.parametrize("name", ["tau2-airline", "tau2-retail"])
 def test_doing_nothing_solves_only_what_changes_nothing(name: str) -> None:
-    world, package = Tau2World(name), load_package(name.removeprefix("tau2-"))
+    environment, package = Tau2Env(name), load_package(name.removeprefix("tau2-"))
     solved = changed = 0
-    for task in world.tasks("base"):
-        session = world.reset(task, 0, Silent())
+    for task in environment.tasks("base"):
+        session = environment.reset(task, 0, Silent())
         solved += session.outcome().parts["database"] is True
         play_gold(session, package, task)
         changed += bool(state(session)["agent"])
-    assert 0 < solved == len(world.tasks("base")) - changed < changed
+    assert 0 < solved == len(environment.tasks("base")) - changed < changed
 
 
 @needs_package
 def test_doing_nothing_solves_no_telecom_task() -> None:
-    world = Tau2World("tau2-telecom")
-    outcomes = [world.reset(task, 0, Silent()).outcome().outcome for task in world.tasks("small")]
+    environment = Tau2Env("tau2-telecom")
+    outcomes = [
+        environment.reset(task, 0, Silent()).outcome().outcome
+        for task in environment.tasks("small")
+    ]
     assert len(outcomes) == 20
     assert sum(outcomes) == 0
 
@@ -130,9 +134,9 @@ def test_doing_nothing_solves_no_telecom_task() -> None:
 @needs_package
 def test_information_is_told_by_the_rule_of_tau2_bench() -> None:
     # Source: evaluator_communicate.py of tau2-bench: within one message, without commas and case.
-    world = Tau2World("tau2-retail")
-    task = replace(world.tasks("base")[0], gold_actions=(), required_info=("1234.5", "Visa"))
-    session = world.reset(task, 0, Silent())
+    environment = Tau2Env("tau2-retail")
+    task = replace(environment.tasks("base")[0], gold_actions=(), required_info=("1234.5", "Visa"))
+    session = environment.reset(task, 0, Silent())
     session.step({"role": "assistant", "content": "It is $1,234.50."})
     assert session.outcome().parts == {"database": True, "told": False}
     session.step({"role": "assistant", "content": "By vi"})
@@ -147,7 +151,7 @@ def test_what_needs_a_language_model_is_left_unjudged() -> None:
     package = load_package("airline")
     record = json.loads(json.dumps(package.records["0"]))
     record["evaluation_criteria"]["reward_basis"] = ["DB", "NL_ASSERTION"]
-    task = Tau2World("tau2-airline").task("0")
+    task = Tau2Env("tau2-airline").task("0")
     session = Tau2Session(replace(package, records={"0": record}), task, Silent())
     assert session.outcome().parts == {"database": True, "judged": None}
     assert session.outcome().outcome == 1.0
@@ -156,16 +160,16 @@ def test_what_needs_a_language_model_is_left_unjudged() -> None:
 @needs_package
 def test_databases_are_told_apart_as_by_tau2_bench() -> None:
     # Its hash is of JSON text, in which 3 and 3.0 differ.
-    world = Tau2World("tau2-airline")
+    environment = Tau2Env("tau2-airline")
     arguments: Json = {"reservation_id": "EHGLP3", "nonfree_baggages": 0, "payment_id": "none"}
     method = json.loads(answers(start("tau2-airline"), ("get_user_details", EMMA))[0])
     arguments["payment_id"] = next(iter(method["payment_methods"]))
     tool = "update_reservation_baggages"
     gold = {"name": tool, "arguments": arguments | {"total_baggages": 3}}
-    task = replace(world.task("0"), gold_actions=(gold,))
+    task = replace(environment.task("0"), gold_actions=(gold,))
     outcomes = []
     for bags in (3, 3.0):
-        session = world.reset(task, 0, Silent())
+        session = environment.reset(task, 0, Silent())
         (text,) = answers(session, (tool, arguments | {"total_baggages": bags}))
         assert f'"total_baggages": {bags}' in text
         outcomes.append(session.outcome().outcome)
@@ -175,27 +179,29 @@ def test_databases_are_told_apart_as_by_tau2_bench() -> None:
 @needs_package
 @pytest.mark.parametrize("name", WORLDS)
 def test_world_offers_tools_with_kinds_and_splits(name: str) -> None:
-    world = Tau2World(name)
+    environment = Tau2Env(name)
     domain = load_domain(name.removeprefix("tau2-"))
-    assert {tool["x-kind"] for tool in world.tools} >= {"read", "write", "terminal"}
-    for tool in world.tools:
+    assert {tool["x-kind"] for tool in environment.tools} >= {"read", "write", "terminal"}
+    for tool in environment.tools:
         assert tool["type"] == "function"
         assert tool["function"]["parameters"]["type"] == "object"
         assert tool["function"]["description"]
         assert tool["x-kind"] == domain.kind(tool["function"]["name"])
-    train, test = ({task.task_id for task in world.tasks(split)} for split in ("train", "test"))
+    train, test = (
+        {task.task_id for task in environment.tasks(split)} for split in ("train", "test")
+    )
     assert not train & test
-    assert train | test == {task.task_id for task in world.tasks("base")}
-    assert "policy" in world.policy
+    assert train | test == {task.task_id for task in environment.tasks("base")}
+    assert "policy" in environment.policy
     with pytest.raises(InputError, match=f"^{name}: no split 'dev'; use '"):
-        world.tasks("dev")
+        environment.tasks("dev")
     with pytest.raises(InputError, match=f"^{name}: has no scripted user; choose the user 'llm'$"):
-        world.reset(world.tasks("test")[0], 0)
+        environment.reset(environment.tasks("test")[0], 0)
 
 
 def test_unknown_environment_is_an_error() -> None:
     with pytest.raises(InputError) as error:
-        open_world("tau2")
+        open_env("tau2")
     given = "use 'airline-mini' or 'tau2-airline' or 'tau2-retail' or 'tau2-telecom'"
     assert str(error.value) == f"--env: no environment 'tau2'; {given}"
 
@@ -452,13 +458,13 @@ def some_calls(draw: st.DrawFn, tools: list[Json]) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.filterwarnings("error")
 def test_any_calls_are_answered_and_failed_ones_change_nothing(name: str) -> None:
-    world, package = Tau2World(name), load_package(name.removeprefix("tau2-"))
+    environment, package = Tau2Env(name), load_package(name.removeprefix("tau2-"))
     session = start(name)
     before = package.agent.database.model_dump_json()
     failures = successes = 0
 
     @settings(max_examples=60, deadline=None, derandomize=True)
-    @given(some_calls(world.tools), some_calls(world.user_tools or world.tools))
+    @given(some_calls(environment.tools), some_calls(environment.user_tools or environment.tools))
     def check(calls: list[tuple[str, Any]], of_user: list[tuple[str, Any]]) -> None:
         nonlocal session, failures, successes
         session = start(name)
@@ -486,7 +492,7 @@ def test_any_calls_are_answered_and_failed_ones_change_nothing(name: str) -> Non
 
 def test_the_package_is_imported_only_when_a_world_is_opened() -> None:
     code = (
-        "import sys, stages.replay, stages.worlds.registry, stages.worlds.tau2.world\n"
+        "import sys, stages.replay, stages.envs.registry, stages.envs.tau2.env\n"
         "sys.exit(any(name.startswith(('inspect_', 'pydantic')) for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from stages.errors import InputError
-from stages.policies.chat import Chat
-from stages.policies.template import IN_WEIGHTS, Form, Shape, Template, in_hermes
-from stages.tiny_model import tiny_tokenizer
+from stages.messages.message import Message
+from stages.messages.renderer import Renderer
+from stages.messages.template import IN_WEIGHTS, Form, Shape, Template, in_hermes
 from stages.training.sequences import retokenised
-from stages.worlds.world import Message
+from stages.training.tiny_model import tiny_tokenizer
 from tests.conftest import Cli
 from tests.tiny import PIECES, tiny_checkpoint
 
@@ -258,7 +258,7 @@ def test_a_model_sees_tools_calls_and_results_in_every_turn(name: str) -> None:
 @pytest.mark.parametrize("name", FORMS)
 def test_an_episode_is_played_and_learnt_from_with_the_same_prompt(name: str) -> None:
     tokenizer = tokenizer_of(FORMS[name][0])
-    chat, again = Chat(tokenizer), Chat(tokenizer)
+    chat, again = Renderer(tokenizer), Renderer(tokenizer)
     prompts, messages = [], PLAYED[:2]
     for turn in (2, 4, 6):
         prompts.append(chat.prompt("e", messages, [TOOL]).ids)
@@ -321,7 +321,7 @@ def test_a_single_call_template_gets_several_calls_one_by_one() -> None:
     places = [text.index(word) for word in ("DL1", '"no"', "DL2", '"yes"')]
     assert places == sorted(places)
     # Not one message as the model would have written it, so not to be learnt from.
-    chat = Chat(tokenizer_of(LLAMA_3))
+    chat = Renderer(tokenizer_of(LLAMA_3))
     chat.prompt("e", messages[:2], [TOOL])
     with pytest.raises(InputError, match="writes a message otherwise"):
         chat.recorded("e", messages[:3], [TOOL])
@@ -382,12 +382,12 @@ REFUSED = "give a model with another template"
 )
 def test_a_template_that_shows_too_little_is_refused(template: str, what: str) -> None:
     with pytest.raises(InputError) as refused:
-        Chat(tokenizer_of(template)).prompt("e", PLAYED[:2], [TOOL])
+        Renderer(tokenizer_of(template)).prompt("e", PLAYED[:2], [TOOL])
     assert str(refused.value).startswith(f"some/model: its chat template {what}")
 
 
 def test_a_conversation_that_a_template_refuses_is_one_line() -> None:
-    chat = Chat(tokenizer_of(GEMMA))
+    chat = Renderer(tokenizer_of(GEMMA))
     said = {"role": "assistant", "content": "no"}
     with pytest.raises(InputError) as refused:
         chat.prompt("e", [user("hello."), said, said], [])
@@ -403,7 +403,7 @@ def test_without_a_template_or_an_end_there_is_no_chat() -> None:
         tokenizer_of("{{ messages[0].content }}", eos_token=None),
     ):
         with pytest.raises(InputError, match="no chat template, or no token that ends a message"):
-            Chat(tokenizer)
+            Renderer(tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -438,13 +438,13 @@ def test_rollouts_training_and_exports_share_a_prompt(run: Cli, unaware: Path) -
         text = tokenizer.decode(seen[row["episode_id"]])
         assert all(tool["function"]["name"] in text for tool in meta["tools"])
         [first, *_] = retokenised(
-            row["episode_id"], row["messages"], tools_of(meta), Chat(tokenizer)
+            row["episode_id"], row["messages"], tools_of(meta), Renderer(tokenizer)
         )
         assert first["prompt_ids"] == seen[row["episode_id"]]
     assert run("export", "sft", "r.jsonl", "--min-outcome", "0", "-o", "sft.jsonl").code == 0
     for line in Path("sft.jsonl").read_bytes().splitlines():
         row = orjson.loads(line)
-        [first, *_] = retokenised("e", row["messages"], row["tools"], Chat(tokenizer))
+        [first, *_] = retokenised("e", row["messages"], row["tools"], Renderer(tokenizer))
         assert row["tools"] == [] and first["prompt_ids"] in seen.values()
     learnt = run("train", "--model", str(unaware), "--sft", "sft.jsonl", "-o", "out")
     assert learnt.code == 0, learnt.err
@@ -462,7 +462,7 @@ def test_rollouts_training_and_exports_share_a_prompt(run: Cli, unaware: Path) -
 
 
 def tools_of(meta: dict[str, Any]) -> list[dict[str, Any]]:
-    from stages.rollout import without_kind
+    from stages.messages.message import without_kind
 
     return [without_kind(tool) for tool in meta["tools"]]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.core.tiers import (
+from stages.tiers.rules import (
     CONDITIONS,
     CallFacts,
     Reward,

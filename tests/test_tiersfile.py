@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.core.tiers import CallFacts, Reward, all_facts
-from stages.domains import load_domain
 from stages.errors import InputError
-from stages.tiersfile import SHIPPED, load_tiers, use_rewards
+from stages.tiers.domains import load_domain
+from stages.tiers.file import SHIPPED, load_tiers, use_rewards
+from stages.tiers.rules import CallFacts, Reward, all_facts
 from tests.builders import (
     SHARED,
     airline_episodes,

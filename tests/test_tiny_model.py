@@ -15,7 +15,8 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.tiny_model import (
+from stages.envs.airline_mini import airline_mini
+from stages.training.tiny_model import (
     ASSISTANT,
     END,
     USER,
@@ -24,7 +25,6 @@ from stages.tiny_model import (
     split_pattern,
     tiny_tokenizer,
 )
-from stages.worlds.airline_mini import airline_mini
 from tests.tiny import PIECES, cut
 
 TOKENIZER = tiny_tokenizer(PIECES)
@@ -64,9 +64,12 @@ def test_the_checkpoint_loads_with_transformers(tmp_path: Path) -> None:
 
 
 def test_the_tokens_of_a_domain_are_its_pieces() -> None:
-    world = airline_mini()
-    texts = [world.reset(task, 0).messages[1]["content"] for task in world.tasks("train")[:50]]
-    for text in [*texts, world.policy]:
+    environment = airline_mini()
+    texts = [
+        environment.reset(task, 0).messages[1]["content"]
+        for task in environment.tasks("train")[:50]
+    ]
+    for text in [*texts, environment.policy]:
         assert tokens(text) == cut(text)
 
 

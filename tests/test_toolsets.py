@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.domains import Domain, load_domain
+from stages.tiers.domains import Domain, load_domain
+from stages.tiers.toolsets import LOOK_AHEAD, Toolsets
 from stages.traces import Call, Episode, GoldAction
-from stages.traces.toolsets import LOOK_AHEAD, Toolsets
 from tests.builders import SHOP, call, episode, gold
 
 # Tools of one shipped domain alone, and tools that several have.

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from stages.errors import InputError
-from stages.failures import default_failures
+from stages.tiers.failures import default_failures
 from stages.traces import Call, Episode, open_trace
 from tests import trace_writers
 from tests.trace_writers import FLAGGED, FORMS, Json, Talk, talks

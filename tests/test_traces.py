@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.errors import InputError
-from stages.failures import default_failures
+from stages.tiers.failures import default_failures
 from stages.traces import Call, Episode, GoldAction, Trace, Turn, open_trace
 from stages.traces.fields import BadItemError, policy_in
 from stages.traces.turns import read_turns

@@ -13,16 +13,15 @@ pytest.importorskip("accelerate", reason="needs irc-cli[train]")
 
 import torch
 
-from stages.artifacts import TOKENS
 from stages.core.advantages import AdvantageConfig, Estimator
 from stages.errors import InputError
-from stages.judge import advantage_frame, turn_advantages, turn_arrays
+from stages.tables.artifacts import TOKENS
+from stages.tables.turn_arrays import advantage_frame, turn_advantages, turn_arrays
 from stages.train import (
     DivergedError,
     Known,
     Step,
     Tiers,
-    Trainer,
     accumulate,
     advantage_log,
     dev_loss,
@@ -35,6 +34,7 @@ from stages.train import (
 from stages.training.config import LossConfig, TrainConfig
 from stages.training.examples import reinforced
 from stages.training.sequences import Example
+from stages.training.trainer import Trainer
 from tests.builders import Tiered, line_of, turn_frame
 from tests.learning import VOCABULARY, example, small_model, some_examples, trainer_of
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from irc_cli.app import app
-from stages.artifacts import TURNS, read_table, write_table
+from stages.tables.artifacts import TURNS, read_table, write_table
 from tests.conftest import Cli
 from tests.learning import (
     NO,

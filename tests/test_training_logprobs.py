@@ -11,10 +11,10 @@ pytest.importorskip("transformers", reason="needs irc-cli[train]")
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stages.tiny_model import Size, tiny_model
 from stages.training.batches import Pack
 from stages.training.logprobs import TokenLogprobs
 from stages.training.model import learner
+from stages.training.tiny_model import Size, tiny_model
 from tests.learning import small_model, some_examples
 
 PACK = Pack.of(some_examples(), torch.device("cpu"))

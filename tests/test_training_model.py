@@ -14,11 +14,11 @@ import torch
 import transformers
 
 from stages.errors import InputError
-from stages.tiny_model import tiny_tokenizer
 from stages.train import Known, Tiers, token_logprobs, train
 from stages.training.config import TrainConfig
 from stages.training.folder import RunFolder
 from stages.training.model import learner, load_model, packable, trained
+from stages.training.tiny_model import tiny_tokenizer
 from tests.builders import line_of
 from tests.learning import PIECES, VOCABULARY, small_model, some_examples, trainer_of
 

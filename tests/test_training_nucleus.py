@@ -15,13 +15,12 @@ pytest.importorskip("accelerate", reason="needs irc-cli[train]")
 
 import torch
 
-from stages.artifacts import TOKENS, TURNS, read_table, write_table
 from stages.policies.batch_decoder import sample
 from stages.policies.nucleus import in_nucleus, nucleus
 from stages.policies.policy import Sampling
+from stages.tables.artifacts import TOKENS, TURNS, read_table, write_table
 from stages.train import (
     Known,
-    Trainer,
     accumulate,
     engine_measures_otherwise,
     found_nuclei,
@@ -33,6 +32,7 @@ from stages.train import Tiers as Named
 from stages.training.config import LossConfig, TrainConfig
 from stages.training.logprobs import Nuclei
 from stages.training.sequences import Example
+from stages.training.trainer import Trainer
 from tests.conftest import Cli
 from tests.learning import VOCABULARY, Played, metrics, played, small_model, trainer_of
 from tests.learning import some_examples as made_up

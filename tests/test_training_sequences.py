@@ -13,16 +13,16 @@ pytest.importorskip("transformers", reason="needs irc-cli[train]")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.artifacts import ADVANTAGES, TOKENS
 from stages.errors import InputError
-from stages.policies.chat import Chat
+from stages.messages.message import Message
+from stages.messages.renderer import Renderer
 from stages.policies.policy import Action
 from stages.rollout import token_rows
+from stages.tables.artifacts import ADVANTAGES, TOKENS
 from stages.training.examples import Conversation, Reinforced, offending, reinforced, supervised
-from stages.training.sequences import NO_TIER, Sequence, check, retokenised, sequences
-from stages.worlds.world import Message
+from stages.training.sequences import NO_TIER, TokenSequence, check, retokenised, sequences
 from tests.builders import line_of
-from tests.test_chat import FORGETFUL, chat_of, say
+from tests.test_renderer import FORGETFUL, chat_of, say
 
 ids = st.lists(st.integers(0, 99), min_size=1, max_size=5)
 
@@ -139,9 +139,9 @@ def test_a_template_that_can_not_be_cut_is_refused(template: str) -> None:
     )
 
 
-def sequence(token_ids: list[int], turn: list[int]) -> Sequence:
+def sequence(token_ids: list[int], turn: list[int]) -> TokenSequence:
     logprobs = np.full(len(turn), np.nan, np.float32)
-    return Sequence("e", np.array(token_ids), np.array(turn, np.int32), logprobs)
+    return TokenSequence("e", np.array(token_ids), np.array(turn, np.int32), logprobs)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def sequence(token_ids: list[int], turn: list[int]) -> Sequence:
         ),
     ],
 )
-def test_sequences_that_a_model_can_not_learn(one: Sequence, line: str) -> None:
+def test_sequences_that_a_model_can_not_learn(one: TokenSequence, line: str) -> None:
     check([sequence([0, 9], [-1, 0])], 10, "r.jsonl")
     with pytest.raises(InputError) as caught:
         check([one], 10, "r.jsonl")
@@ -168,7 +168,7 @@ def test_sequences_that_a_model_can_not_learn(one: Sequence, line: str) -> None:
 def lesson(
     rows: list[dict[str, Any]],
     scored: dict[tuple[str, int], float],
-    chat: Chat | None = None,
+    chat: Renderer | None = None,
     **more: Any,
 ) -> Reinforced:
     """Learn from episodes named `group/number`."""

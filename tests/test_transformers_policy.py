@@ -16,12 +16,12 @@ import torch
 import transformers
 
 from stages.errors import InputError
+from stages.messages.message import Message
 from stages.policies.batch_decoder import BatchDecoder, Request, sample
 from stages.policies.nucleus import nucleus
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 from stages.policies.transformers_policy import TransformersPolicy
-from stages.tiny_model import Size, tiny_model, tiny_tokenizer
-from stages.worlds.world import Message
+from stages.training.tiny_model import Size, tiny_model, tiny_tokenizer
 from tests.tiny import PIECES, tiny_checkpoint
 
 TOKENIZER = tiny_tokenizer(PIECES)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.worlds.airline_mini import names, phrase_book
-from stages.worlds.users import PATIENCE, PERSONAS, PhraseBook, ScriptedUser, pick
-from stages.worlds.world import STOP
+from stages.envs.airline_mini import names, phrase_book
+from stages.envs.env import STOP
+from stages.envs.users import PATIENCE, PERSONAS, PhraseBook, ScriptedUser, pick
 
 BOOK = phrase_book()
 FACTS = {

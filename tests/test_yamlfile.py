@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.errors import InputError
-from stages.yamlfile import Node, nearest, parse_yaml, read_yaml, unknown_key
+from stages.tables.yamlfile import Node, nearest, parse_yaml, read_yaml, unknown_key
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text("abc -:#'\"", max_size=6),

@@ -1,4 +1,4 @@
-"""A tiny world for tests of the runner, and policies that play it.
+"""A tiny environment for tests of the runner, and policies that play it.
 
 The customer wants the till to hold a number; each call of `add` adds one.
 """
@@ -9,9 +9,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from stages.envs.env import STOP, Outcome, Task, User
+from stages.messages.message import Message
 from stages.policies.policy import Action, Sampling
 from stages.rollout import Config, Pair, Played, Run, plan, rollout
-from stages.worlds.world import STOP, Message, Outcome, Task, User
 
 ADD: dict[str, Any] = {
     "type": "function",
@@ -106,12 +107,14 @@ class Adder:
         self.closed = True
 
 
-def play(policy: Any, world: Any = None, config: Config | None = None, **more: Any) -> list[Played]:
+def play(
+    policy: Any, environment: Any = None, config: Config | None = None, **more: Any
+) -> list[Played]:
     """All episodes of a run, in the order in which they ended."""
     config = config or Config()
     concurrency = more.pop("concurrency", 4)
-    run = Run("run", world or Till(), policy, config, "adder", **more)
-    pairs: list[Pair] = plan(run.world.tasks("train"), config.group_size)
+    run = Run("run", environment or Till(), policy, config, "adder", **more)
+    pairs: list[Pair] = plan(run.environment.tasks("train"), config.group_size)
 
     async def played() -> list[Played]:
         return [one async for one in rollout(run, pairs, concurrency)]

@@ -6,8 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
-from stages.tiny_model import make_tiny_model, split_pattern
-from stages.worlds.airline_mini.vocabulary import vocabulary
+from stages.envs.airline_mini.vocabulary import vocabulary
+from stages.training.tiny_model import make_tiny_model, split_pattern
 
 PIECES = [piece for group in vocabulary().values() for piece in group]
 

@@ -17,8 +17,9 @@ import polars as pl
 from rich.console import Console
 
 from irc_cli import console
-from stages.calibrate import CalibrateConfig, calibrate
-from stages.sums import lay_out, sum_turns
+from stages.calibrate import calibrate
+from stages.calibration.estimate import CalibrateConfig
+from stages.calibration.sums import lay_out, sum_turns
 from tests.conftest import exit_code
 from tests.designs import (
     Design,

@@ -12,9 +12,9 @@ import typer
 from irc_cli import console, estimator, options
 from irc_cli.exports import writing
 from irc_cli.notes import Strict, check_notes
-from stages.artifacts import TURNS, read_table
 from stages.errors import InputError
 from stages.exports.preferences import Prefix, preferences
+from stages.tables.artifacts import TURNS, read_table
 from stages.training.inputs import other_turns, played_advantages, read_rollouts, read_values
 
 _PREFIXES = get_args(Prefix)

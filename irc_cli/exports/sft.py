@@ -13,7 +13,7 @@ from irc_cli.notes import Strict, check_notes
 from stages.errors import InputError, few
 from stages.exports.conversations import conversations
 from stages.exports.sft import sft
-from stages.notes import NO_OUTCOME, left_out
+from stages.traces.notes import NO_OUTCOME, left_out
 
 
 def command(

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from irc_cli import console, estimator, options
 from irc_cli.exports import writing
 from irc_cli.notes import Strict, check_notes
-from stages.artifacts import SEQUENCES, TURNS, read_table, write_table
 from stages.errors import InputError
 from stages.exports.tokens import token_advantages
-from stages.rollout_files import RunFiles
+from stages.tables.artifacts import SEQUENCES, TURNS, read_table, write_table
+from stages.tables.paths import RunFiles
 from stages.training.examples import reinforced
 from stages.training.inputs import other_turns, played_advantages, read_rollouts, read_values
 

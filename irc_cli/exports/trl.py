@@ -10,7 +10,7 @@ from irc_cli.notes import Strict, check_notes
 from stages.errors import InputError, few
 from stages.exports.conversations import conversations, opening
 from stages.exports.trl import trl
-from stages.notes import left_out
+from stages.traces.notes import left_out
 
 
 def command(

@@ -1,4 +1,4 @@
-"""`irc-cli export verl`: a folder from which verl trains on a world's tasks."""
+"""`irc-cli export verl`: a folder from which verl trains on an environment's tasks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import typer
 from irc_cli import console, estimator, options
 from irc_cli.exports import writing
 from irc_cli.scorer import load_calibration, score
-from stages.artifacts import write_table
+from stages.envs.env import Env
+from stages.envs.registry import ENVS, open_env
 from stages.errors import InputError
 from stages.exports.verl import DATASET, NAME, VerlConfig, agent_loops, dataset, trainer_config
-from stages.files import refuse_existing, whole_file
-from stages.tiersfile import SHIPPED
-from stages.worlds.registry import WORLDS, open_world
-from stages.worlds.world import World
+from stages.tables.artifacts import write_table
+from stages.tables.files import refuse_existing, whole_file
+from stages.tiers.file import SHIPPED
 
 DATA = {"train": "train.parquet", "val": "val.parquet"}
 AGENT, CONFIG = "agent.yaml", f"{NAME}.yaml"
@@ -25,7 +25,7 @@ _D = VerlConfig
 
 
 def command(
-    env: Annotated[str, typer.Option(metavar="|".join(WORLDS), help="The environment.")],
+    env: Annotated[str, typer.Option(metavar="|".join(ENVS), help="The environment.")],
     model: Annotated[str, typer.Option(metavar="DIR|NAME", help="The policy to start from.")],
     out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")],
     calibration: writing.Calibration = _D.calibration,
@@ -83,9 +83,9 @@ def command(
         max_tokens=max_tokens,
         gpus=gpus,
     )
-    world = open_world(env)
+    environment = open_env(env)
     tasks = {
-        name: _dataset(world, which, max_tasks)
+        name: _dataset(environment, which, max_tasks)
         for name, which in (("train", split), ("val", val_split))
     }
     if tasks["train"].height < batch_size:
@@ -115,11 +115,11 @@ def _check_folder(folder: Path, files: list[str], *, force: bool) -> None:
             refuse_existing(path, force=force)
 
 
-def _dataset(world: World, split: str, most: int | None) -> pl.DataFrame:
-    tasks = world.tasks(split)[:most]
+def _dataset(environment: Env, split: str, most: int | None) -> pl.DataFrame:
+    tasks = environment.tasks(split)[:most]
     if not tasks:
         raise InputError("--split", f"split '{split}' has no tasks", "choose another one")
-    return dataset(world, split, tasks)
+    return dataset(environment, split, tasks)
 
 
 def _write_yaml(document: Any, path: str, *, force: bool) -> None:

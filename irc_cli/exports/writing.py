@@ -9,8 +9,8 @@ import typer
 
 from irc_cli import console, options
 from irc_cli.notes import show_notes
-from stages.artifacts import made_by_path, write_rows
-from stages.files import digest, refuse_existing
+from stages.tables.artifacts import made_by_path, write_rows
+from stages.tables.files import digest, refuse_existing
 
 Conversations = Annotated[
     list[str],

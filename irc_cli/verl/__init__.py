@@ -1,1 +1,1 @@
-"""What verl trains with: our estimator, the tier scorer as its reward function, our worlds."""
+"""What verl trains with: our estimator, the tier scorer as its reward function, our envs."""

@@ -1,4 +1,4 @@
-"""Our worlds as an agent loop of verl: its engine plays them as `irc-cli rollout` does.
+"""Our environments as an agent loop of verl: its engine plays them as `irc-cli rollout` does.
 
 In verl's configuration: an entry {name: irc, _target_: irc_cli.verl.agent_loop.WorldLoop} in the
 file of `actor_rollout_ref.rollout.agent.agent_loop_config_path`. Episodes whose user fails raise,
@@ -20,14 +20,15 @@ from verl.experimental.agent_loop.agent_loop import (
     AgentLoopOutput,
 )
 
-from stages.artifacts import TOKENS
+from stages.envs.env import Env, Task
+from stages.envs.registry import open_env
 from stages.errors import InputError
-from stages.policies.chat import Chat
+from stages.messages.message import Message
+from stages.messages.renderer import Renderer
 from stages.policies.policy import Action, ContextOverflowError, Sampling
 from stages.rollout import Config, Pair, Played, Run, play_episode
+from stages.tables.artifacts import TOKENS
 from stages.training.sequences import sequences
-from stages.worlds.registry import open_world
-from stages.worlds.world import Message, Task, World
 
 VERSIONS = ("min_global_steps", "max_global_steps")  # of the weights that an episode was played by
 
@@ -56,7 +57,7 @@ class TurnOutput(AgentLoopOutput):
 
 
 class WorldLoop(AgentLoopBase):  # type: ignore[misc]  # untyped
-    """Plays a task of a world with its scripted user.
+    """Plays a task of an environment with its scripted user.
 
     Args:
         max_turns: assistant messages of an episode.
@@ -84,13 +85,13 @@ class WorldLoop(AgentLoopBase):  # type: ignore[misc]  # untyped
             RuntimeError: the user failed.
         """
         info = kwargs["extra_info"]
-        world = _world(info["env"])
+        environment = _environment(info["env"])
         policy = EnginePolicy(self, sampling_params)
         sampling = Sampling(max_tokens=self._max_tokens)
         config = Config(
             max_turns=self._max_turns, seed=int(kwargs["global_steps"]), sampling=sampling
         )
-        run = Run(str(kwargs["uid"]), world, policy, config, policy_name="verl")
+        run = Run(str(kwargs["uid"]), environment, policy, config, policy_name="verl")
         pair = Pair(_tasks(info["env"], info["split"])[info["task_id"]], int(kwargs["session_id"]))
         played = await play_episode(run, pair)
         if played.row["status"] == "error":
@@ -109,7 +110,7 @@ class EnginePolicy:
         self.versions: dict[str, Any] = {}
         self._engine = loop.server_manager
         self._sampling = sampling_params
-        self._chat = Chat(loop.tokenizer)
+        self._chat = Renderer(loop.tokenizer)
         self._most_prompt = loop.rollout_config.prompt_length
         self._most_response = loop.rollout_config.response_length
         self._first: int | None = None  # tokens of the first prompt
@@ -185,10 +186,10 @@ def output_of(played: Played, closing: int, versions: Mapping[str, Any]) -> Turn
 
 
 @cache
-def _world(name: str) -> World:
-    return open_world(name)
+def _environment(name: str) -> Env:
+    return open_env(name)
 
 
 @cache
 def _tasks(name: str, split: str) -> dict[str, Task]:
-    return {task.task_id: task for task in _world(name).tasks(split)}
+    return {task.task_id: task for task in _environment(name).tasks(split)}

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from stages.artifacts import OF_ROLLOUT
 from stages.errors import InputError
-from stages.notes import CRASHED, left_out
-from stages.policies.template import Form, formed, shown
+from stages.messages.message import Message
+from stages.messages.template import Form, formed, shown
+from stages.tables.artifacts import OF_ROLLOUT
 from stages.traces.fields import BadItemError
 from stages.traces.messages import stated_outcome
+from stages.traces.notes import CRASHED, left_out
 from stages.training.inputs import read_conversations, recorded_prompt, recorded_tools
-from stages.worlds.world import Message
 
 
 class Conversation(NamedTuple):

@@ -21,9 +21,9 @@ from typing import Any, Literal
 import orjson
 import polars as pl
 
-from stages.artifacts import RolloutRow
 from stages.exports.conversations import as_told, opening, portable
-from stages.worlds.world import Message
+from stages.messages.message import Message
+from stages.tables.artifacts import RolloutRow
 
 Prefix = Literal["exact", "calls"]
 Spot = tuple[str, int, bytes]  # group, turn, what stands before it

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stages.exports.conversations import Conversation, as_told
-from stages.score import SUCCESS
+from stages.traces.episode import SUCCESS
 
 
 def sft(talks: Iterable[Conversation], min_outcome: float) -> Iterator[dict[str, Any]]:

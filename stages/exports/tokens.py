@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from stages.artifacts import SEQUENCES
+from stages.tables.artifacts import SEQUENCES
 from stages.training.sequences import Example
 
 

@@ -1,4 +1,4 @@
-"""What verl's trainer starts from: tasks of a world as its dataset, and a ready configuration.
+"""What verl's trainer starts from: tasks of an env as its dataset, and a ready configuration.
 
 Loading the configuration needs verl and our plugin, `irc_cli.verl`; writing it needs neither.
 """
@@ -13,10 +13,10 @@ from typing import Any
 import orjson
 import polars as pl
 
-from stages.artifacts import Table
 from stages.core.advantages import AdvantageConfig
-from stages.rollout import derived_seed
-from stages.worlds.world import Task, World
+from stages.core.seeds import derived_seed
+from stages.envs.env import Env, Task
+from stages.tables.artifacts import Table
 
 NAME = "irc"  # of our estimator and our agent loop
 
@@ -59,22 +59,22 @@ class VerlConfig:
     gpus: int = 8
 
 
-def dataset(world: World, split: str, tasks: Iterable[Task]) -> pl.DataFrame:
+def dataset(environment: Env, split: str, tasks: Iterable[Task]) -> pl.DataFrame:
     """Return a row for each task (DATASET).
 
     Args:
-        world: with a scripted user.
+        environment: with a scripted user.
         split: that the tasks are of.
         tasks: some of the split's.
     """
-    rows = [_row(world, split, index, task) for index, task in enumerate(tasks)]
+    rows = [_row(environment, split, index, task) for index, task in enumerate(tasks)]
     return DATASET.frame({name: [row[name] for row in rows] for name in DATASET.columns})
 
 
-def _row(world: World, split: str, index: int, task: Task) -> dict[str, Any]:
-    messages = world.reset(task, derived_seed(0, task.task_id, 0)).messages
+def _row(environment: Env, split: str, index: int, task: Task) -> dict[str, Any]:
+    messages = environment.reset(task, derived_seed(0, task.task_id, 0)).messages
     return {
-        "data_source": world.name,
+        "data_source": environment.name,
         "prompt": [{key: message[key] for key in ("role", "content")} for message in messages],
         "reward_model": {
             "style": "rule",
@@ -82,10 +82,10 @@ def _row(world: World, split: str, index: int, task: Task) -> dict[str, Any]:
         },
         "extra_info": {
             "index": index,
-            "env": world.name,
+            "env": environment.name,
             "split": split,
             "task_id": task.task_id,
-            "domain": world.name.removeprefix("tau2-"),
+            "domain": environment.name.removeprefix("tau2-"),
         },
     }
 

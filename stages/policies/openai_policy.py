@@ -11,7 +11,10 @@ from typing import Any
 
 import orjson
 
-from stages.endpoint import (
+from stages.messages.message import Message, Told
+from stages.messages.renderer import Renderer
+from stages.policies.policy import Action, ContextOverflowError, LostError, PolicyError, Sampling
+from stages.serving.endpoint import (
     CHAT,
     COMPLETIONS,
     FIRST_WAIT_S,
@@ -20,16 +23,6 @@ from stages.endpoint import (
     EndpointError,
     plain_text,
 )
-from stages.policies.chat import Chat
-from stages.policies.policy import (
-    Action,
-    ContextOverflowError,
-    LostError,
-    PolicyError,
-    Sampling,
-    Told,
-)
-from stages.worlds.world import Message
 
 # What we ask for beyond the text; a server that knows one of them not is not asked again.
 # `return_token_ids` is vLLM's: it gives the ids of the prompt and of what was sampled.
@@ -116,7 +109,7 @@ class OpenAIPolicy:
             for url in urls or (None,)
         ]
         self._places: dict[str, Place] = {}
-        self._chat = Chat(tokenizer) if tokenizer else None
+        self._chat = Renderer(tokenizer) if tokenizer else None
         self._rejoin, self._check_s = rejoin, check_s
         self._watches: set[asyncio.Task[None]] = set()
         # A server alone is asked in any case.
@@ -297,7 +290,7 @@ def action_of(answer: Answer, turn: int) -> Action:
 
 
 def continued(
-    chat: Chat, episode_id: str, prompt: list[int], answer: Answer, tools: list[dict[str, Any]]
+    chat: Renderer, episode_id: str, prompt: list[int], answer: Answer, tools: list[dict[str, Any]]
 ) -> Action:
     """Read an answer to a prompt of token ids.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from stages.worlds.world import Message
+from stages.messages.message import Message, Told
 
 
 class PolicyError(Exception):
@@ -48,13 +48,6 @@ class Remembers(Protocol):
 
     def forget(self, episode_id: str) -> None:
         """Let go of an episode that has ended."""
-
-
-class Told(NamedTuple):
-    """How a model is told its tools and the system message."""
-
-    record: dict[str, str]  # "tools": template, messages, weights or server; "system": see Template
-    notes: list[str]  # what a user should know of it
 
 
 @runtime_checkable

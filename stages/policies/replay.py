@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from stages.artifacts import OF_ROLLOUT
 from stages.errors import InputError
+from stages.messages.message import Message
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
-from stages.worlds.world import Message
+from stages.tables.artifacts import OF_ROLLOUT
 
 
 class Replay:

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from stages.errors import InputError
+from stages.messages.message import Message, Told
+from stages.messages.renderer import Renderer
 from stages.policies.batch_decoder import BatchDecoder, Request
-from stages.policies.chat import Chat
-from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling, Told
-from stages.threads import limit_threads
-from stages.worlds.world import Message
+from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
+from stages.policies.threads import limit_threads
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TransformersPolicy:
         self, model: Any, tokenizer: Any, rows: int = 32, context: int | None = None
     ) -> None:
         _check(model.config.get_text_config())
-        self._chat = Chat(tokenizer)
+        self._chat = Renderer(tokenizer)
         self._context = context or model.config.get_text_config().max_position_embeddings
         self._decoder = BatchDecoder(
             model, rows, self._context, _stops(model, tokenizer, self._chat.end_id)

@@ -20,9 +20,9 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from stages.errors import InputError
-from stages.policies.chat import Chat
-from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling, Told
-from stages.worlds.world import Message
+from stages.messages.message import Message, Told
+from stages.messages.renderer import Renderer
+from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 
 
 class VLLMPolicy:
@@ -39,7 +39,7 @@ class VLLMPolicy:
 
     def __init__(self, engine: Any, tokenizer: Any) -> None:
         self._engine = engine
-        self._chat = Chat(tokenizer)
+        self._chat = Renderer(tokenizer)
         self._context: int = engine.model_config.max_model_len
         # The engine knows the model's own ends.
         self._ends = [id for id in {tokenizer.eos_token_id, self._chat.end_id} if id is not None]

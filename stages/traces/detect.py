@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import InputError
-from stages.files import reachable
+from stages.tables.files import reachable
+from stages.tables.near import description, near_format
 from stages.traces import messages, parquet, tau2, tau_bench
 from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError
-from stages.traces.near import description, near_format
 from stages.traces.stream import NOT_STANDARD, BrokenJsonError, Stream, parse, parse_document
 
 if TYPE_CHECKING:
@@ -363,7 +363,7 @@ def _is_results(document: Any) -> bool:
 
 def _unknown(document: Any, where: str) -> InputError:
     """The error for JSON that is no trace, to be raised."""
-    from stages.recognise import of_columns  # imports polars
+    from stages.tables.recognise import of_columns  # imports polars
 
     record = document[0] if isinstance(document, list) and document else document
     if isinstance(record, dict) and (kind := of_columns(record)):

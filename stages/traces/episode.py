@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+SUCCESS = 1 - 1e-6  # an outcome from here on is a success
+
 
 @dataclass(slots=True)
 class Call:

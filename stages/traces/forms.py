@@ -394,7 +394,9 @@ class _Message:
 
     def _in_text(self, text: str) -> list[Written]:
         """Read calls from text that is no JSON: thoughts stand before them, or they are cut."""
-        from stages.dialects import recorded_calls  # its many patterns take a while to compile
+        from stages.messages.tool_parser import (
+            recorded_calls,  # its many patterns take a while to compile
+        )
 
         calls = [Written(name, given, None) for name, given, _ in recorded_calls(text)]
         if not calls:

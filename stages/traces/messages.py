@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from stages.tables.near import WITHOUT_TURN, messages_seen
 from stages.traces.episode import Episode
 from stages.traces.fields import (
     BadItemError,
@@ -20,7 +21,6 @@ from stages.traces.fields import (
     outcome_of,
     policy_in,
 )
-from stages.traces.near import WITHOUT_TURN, messages_seen
 from stages.traces.turns import read_turns
 
 FIELDS = [

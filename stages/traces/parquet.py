@@ -27,7 +27,7 @@ def read_rows(data: bytes, where: str) -> list[dict[str, Any]]:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         raise InputError(where, "is broken Parquet", "copy or write the file again") from None
     if "messages" not in frame.columns:
-        from stages.recognise import of_columns
+        from stages.tables.recognise import of_columns
 
         if kind := of_columns(frame.columns):
             raise InputError(where, f"not a trace but {kind.name}", "give the traces themselves")

@@ -18,7 +18,7 @@ import msgspec
 import orjson
 
 from stages.errors import InputError
-from stages.files import standard_input
+from stages.tables.files import standard_input
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stages.core.arguments import parse_arguments
-from stages.tool_parsers.signs import has_signs, may_hold_calls
-from stages.tool_parsers.unread import unread_call
+from stages.messages.tool_parsers.signs import has_signs, may_hold_calls
+from stages.messages.tool_parsers.unread import unread_call
 from stages.traces import react
 from stages.traces.calls import (
     UnreadableCallError,
@@ -23,7 +23,7 @@ from stages.traces.fields import LARGEST, BadItemError
 from stages.traces.forms import Event, Result, Spoken, read_message, text_of
 
 if TYPE_CHECKING:
-    from stages.tool_parsers.calls import TextCall
+    from stages.messages.tool_parsers.calls import TextCall
 
 __all__ = ["read_turns", "text_of"]
 
@@ -277,7 +277,9 @@ class _Conversation:
     def _written(self, text: str) -> list[TextCall]:
         if not may_hold_calls(text):
             return []
-        from stages.dialects import recorded_calls  # its many patterns take a while to compile
+        from stages.messages.tool_parser import (
+            recorded_calls,  # its many patterns take a while to compile
+        )
 
         return recorded_calls(text, self._tools)
 

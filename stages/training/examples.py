@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from stages.artifacts import TOKENS, RolloutRow
 from stages.core.direction import DEAD
 from stages.errors import InputError
-from stages.policies.chat import Chat
-from stages.training.sequences import NO_TIER, Example, Sequence, retokenised, sequences
-from stages.worlds.world import Message
+from stages.messages.message import Message
+from stages.messages.renderer import Renderer
+from stages.tables.artifacts import TOKENS, RolloutRow
+from stages.training.sequences import NO_TIER, Example, TokenSequence, retokenised, sequences
 
 # Other ways to truncate a distribution, and the values that leave it whole.
 UNTRUNCATED = {"top_k": (0, -1), "min_p": (0,), "typical_p": (1,), "repetition_penalty": (1,)}
@@ -39,7 +39,7 @@ class Reinforced(NamedTuple):
     retokenised: int  # episodes
 
 
-def supervised(conversations: Iterable[Conversation], chat: Chat) -> list[Example]:
+def supervised(conversations: Iterable[Conversation], chat: Renderer) -> list[Example]:
     """Return examples in which every assistant token counts the same."""
     rows = [
         row for one in conversations for row in retokenised(one.name, one.messages, one.tools, chat)
@@ -56,7 +56,7 @@ def reinforced(
     tokens: pl.DataFrame,
     advantages: pl.DataFrame,
     tools: List[dict[str, Any]],
-    chat: Chat | None,
+    chat: Renderer | None,
     where: str,
 ) -> Reinforced:
     """Return examples whose tokens have their turn's advantage.
@@ -168,7 +168,7 @@ def _by_turn(advantages: pl.DataFrame, tiers: list[str]) -> Turns:
     return {(episode, turn): (value, code[tier]) for episode, turn, value, tier in rows}
 
 
-def _example(one: Sequence, turns: Turns, temperature: float, top_p: float) -> Example:
+def _example(one: TokenSequence, turns: Turns, temperature: float, top_p: float) -> Example:
     turn = one.turn[one.written]
     of = [turns[one.episode_id, number] for number in turn.tolist()]
     return Example(

@@ -19,12 +19,12 @@ import polars as pl
 import torch
 
 from stages.errors import InputError
-from stages.files import whole_file
-from stages.train import Trainer
+from stages.tables.files import whole_file
 from stages.training import checkpoint
 from stages.training.examples import offending
 from stages.training.model import read_weights, whole_weights, write_policy, write_weights
 from stages.training.sequences import Example
+from stages.training.trainer import Trainer
 
 RECORD = "train.json"
 

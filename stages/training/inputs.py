@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import orjson
 import polars as pl
 
-from stages.artifacts import PARQUET_MAGIC, TOKENS, RolloutRow, made_by, read_table
-from stages.calibration_file import read_previous
+from stages.calibration.file import read_previous
 from stages.core.advantages import AdvantageConfig
 from stages.core.payment import Values
 from stages.errors import InputError, few
-from stages.files import digest
-from stages.judge import advantage_frame, tier_rewards, turn_advantages, turn_arrays
-from stages.notes import CRASHED, left_out, why_none
-from stages.rollout import without_kind
-from stages.rollout_files import RunFiles
+from stages.messages.message import without_kind
+from stages.tables.artifacts import PARQUET_MAGIC, TOKENS, RolloutRow, made_by, read_table
+from stages.tables.files import digest
+from stages.tables.paths import RunFiles
+from stages.tables.turn_arrays import advantage_frame, tier_rewards, turn_advantages, turn_arrays
 from stages.traces.calls import UnreadableCallError, read_call
 from stages.traces.forms import Result, read_message
+from stages.traces.notes import CRASHED, left_out, why_none
 from stages.traces.stream import Stream
 
 SLACK = 1e-3  # above 0 that rounding may put a logprob

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from stages.errors import InputError
-from stages.threads import limit_threads
+from stages.policies.threads import limit_threads
 from stages.training.logprobs import TokenLogprobs
 from stages.training.packing import PACKED
 

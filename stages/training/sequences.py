@@ -18,15 +18,15 @@ import numpy.typing as npt
 import polars as pl
 
 from stages.errors import InputError
-from stages.policies.chat import Chat
-from stages.worlds.world import Message
+from stages.messages.message import Message
+from stages.messages.renderer import Renderer
 
 PROMPT = -1  # the turn of a token that the policy did not write
 NO_TIER = -1
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenSequence:
     """Tokens that a model reads at once; all arrays are [L].
 
     Attributes:
@@ -63,7 +63,7 @@ class Example:
         top_p: that it was sampled with.
     """
 
-    sequence: Sequence
+    sequence: TokenSequence
     advantage: npt.NDArray[np.float32]
     tier: npt.NDArray[np.int32]
     weight: npt.NDArray[np.float32]
@@ -92,7 +92,7 @@ def without_engine(one: Example) -> Example:
     return replace(one, sequence=replace(one.sequence, logprobs=unknown))
 
 
-def sequences(tokens: pl.DataFrame) -> list[Sequence]:
+def sequences(tokens: pl.DataFrame) -> list[TokenSequence]:
     """Return the sequences of all turns, in the order of the table.
 
     Args:
@@ -108,7 +108,7 @@ def sequences(tokens: pl.DataFrame) -> list[Sequence]:
     return [_sequence(rows) for rows in found]
 
 
-def _sequence(rows: List[dict[str, Any]]) -> Sequence:
+def _sequence(rows: List[dict[str, Any]]) -> TokenSequence:
     ids: list[int] = []
     turn: list[int] = []
     logprobs: list[float] = []
@@ -117,7 +117,7 @@ def _sequence(rows: List[dict[str, Any]]) -> Sequence:
         ids += prompt + wrote
         turn += [PROMPT] * len(prompt) + [row["turn"]] * len(wrote)
         logprobs += [np.nan] * len(prompt) + (row["logprobs"] or [np.nan] * len(wrote))
-    return Sequence(
+    return TokenSequence(
         rows[0]["episode_id"],
         np.array(ids, np.int64),
         np.array(turn, np.int32),
@@ -125,7 +125,7 @@ def _sequence(rows: List[dict[str, Any]]) -> Sequence:
     )
 
 
-def check(found: Iterable[Sequence], vocabulary: int, where: str) -> None:
+def check(found: Iterable[TokenSequence], vocabulary: int, where: str) -> None:
     """Raise InputError where a model with so many tokens can't learn from a sequence."""
     for one in found:
         place = f"{where}: episode '{one.episode_id}'"
@@ -138,7 +138,7 @@ def check(found: Iterable[Sequence], vocabulary: int, where: str) -> None:
 
 
 def retokenised(
-    episode_id: str, messages: List[Message], tools: List[dict[str, Any]], chat: Chat
+    episode_id: str, messages: List[Message], tools: List[dict[str, Any]], chat: Renderer
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of TOKENS that recorded messages would have made, without logprobs.
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from stages.envs.airline_mini import airline_mini
+from stages.messages.message import Message
 from stages.policies.policy import Action, Sampling
 from stages.policies.transformers_policy import TransformersPolicy
-from stages.tiny_model import Size, tiny_model, tiny_tokenizer
-from stages.worlds.airline_mini import airline_mini
-from stages.worlds.world import Message
+from stages.training.tiny_model import Size, tiny_model, tiny_tokenizer
 from tests.bench.timing import Row, row
 from tests.tiny import PIECES
 
@@ -31,9 +31,9 @@ async def episode(policy: TransformersPolicy, messages: list[Message], seed: int
 def bench() -> list[Row]:
     """Sample the same number of tokens from the same prompts, on one thread."""
     torch.set_num_threads(1)
-    tokenizer, world = tiny_tokenizer(PIECES), airline_mini()
+    tokenizer, environment = tiny_tokenizer(PIECES), airline_mini()
     model = tiny_model(len(tokenizer), 0, Size())
-    opened = [world.reset(task, 0).messages for task in world.tasks("train")[:EPISODES]]
+    opened = [environment.reset(task, 0).messages for task in environment.tasks("train")[:EPISODES]]
 
     async def together() -> list[Action]:
         policy = TransformersPolicy(model, tokenizer, rows=EPISODES)

@@ -21,10 +21,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
+from stages.envs.airline_mini import airline_mini
 from stages.policies.policy import Sampling
 from stages.policies.vllm_policy import VLLMPolicy
 from stages.rollout import Config, Played, Run, plan, rollout
-from stages.worlds.airline_mini import airline_mini
 from tests.bench.timing import Row
 from tests.tiny import tiny_checkpoint
 
@@ -36,10 +36,10 @@ Request = tuple[list[int], int]  # a prompt, and how many tokens followed
 
 async def episodes(policy: VLLMPolicy) -> list[Played]:
     """Play with the scripted user."""
-    world = airline_mini()
+    environment = airline_mini()
     config = Config(group_size=GROUP, max_turns=6, sampling=SAMPLING)
-    run = Run("bench", world, policy, config, "tiny")
-    pairs = plan(world.tasks("train")[:TASKS], GROUP)
+    run = Run("bench", environment, policy, config, "tiny")
+    pairs = plan(environment.tasks("train")[:TASKS], GROUP)
     return [played async for played in rollout(run, pairs, CONCURRENCY)]
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stages.artifacts import TURNS
-from stages.shards import add_up, read_sums
+from stages.calibration.shards import add_up, read_sums
+from stages.tables.artifacts import TURNS
 from tests.bench.timing import Row
 
 SHARD, SHARDS = 10_000_000, 10  # turns, and files of so many

@@ -8,12 +8,12 @@ from typing import Any
 
 import orjson
 
-from data.examples.generate import TRACE
+from examples.trace.generate import TRACE
 from irc_cli.traces import TraceReader
-from stages.artifacts import TURNS, write_table
-from stages.core.tiers import Tiers
 from stages.score import Scorer
-from stages.tiersfile import load_tiers
+from stages.tables.artifacts import TURNS, write_table
+from stages.tiers.file import load_tiers
+from stages.tiers.rules import Tiers
 from tests.bench.timing import Row, row
 
 SHARED = Path(__file__).resolve().parents[3] / "shared/data/tau-bench/gpt-4o-airline.json"

@@ -54,14 +54,14 @@ def write(path: str) -> int:
 
 def ours(path: str) -> int:
     """What `irc-cli calibrate --partial` computes; the rows."""
-    from stages.sums import sum_turns
+    from stages.calibration.sums import sum_turns
 
     return sum_turns(pl.scan_parquet(path), "presence", path).sums.height
 
 
 def scan(path: str) -> int:
     """Read the same columns, and no more."""
-    from stages.sums import COLUMNS
+    from stages.calibration.sums import COLUMNS
 
     return pl.scan_parquet(path).select(COLUMNS).collect().height
 

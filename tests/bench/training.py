@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.tiny_model import Size, tiny_model, tiny_tokenizer
-from stages.train import Known, Tiers, Trainer, train
+from stages.train import Known, Tiers, train
 from stages.training.config import TrainConfig
 from stages.training.logprobs import TokenLogprobs
 from stages.training.model import learner
-from stages.training.sequences import Example, Sequence
+from stages.training.sequences import Example, TokenSequence
+from stages.training.tiny_model import Size, tiny_model, tiny_tokenizer
+from stages.training.trainer import Trainer
 from tests.bench.timing import Row, row
 from tests.tiny import PIECES
 
@@ -46,7 +47,7 @@ def examples(vocabulary: int) -> list[Example]:
         written = int((turn >= 0).sum())
         found.append(
             Example(
-                Sequence(str(number), ids, turn.astype(np.int32), logprobs),
+                TokenSequence(str(number), ids, turn.astype(np.int32), logprobs),
                 np.full(written, rng.normal(), np.float32),
                 np.zeros(written, np.int32),
                 np.ones(written, np.float32),

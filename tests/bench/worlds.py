@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from stages.policies.expert import Expert
-from stages.worlds.airline_mini import airline_mini
-from stages.worlds.tau2.world import Tau2World
-from stages.worlds.world import STOP, Message, Task, User, World
+from stages.envs.airline_mini import airline_mini
+from stages.envs.airline_mini.expert import Expert
+from stages.envs.env import STOP, Env, Task, User
+from stages.envs.tau2.env import Tau2Env
+from stages.messages.message import Message
 from tests.bench.timing import Row, medians
 from tests.playing import call, says
 
@@ -43,7 +44,7 @@ def expert_episodes() -> list[Episode]:
     return episodes
 
 
-def gold_episodes(world: World) -> list[Episode]:
+def gold_episodes(world: Env) -> list[Episode]:
     """The gold actions of a domain's tasks, one a message, and a last word."""
 
     def messages(task: Task) -> list[Message]:
@@ -53,7 +54,7 @@ def gold_episodes(world: World) -> list[Episode]:
     return [(task, messages(task)) for task in world.tasks("base")]
 
 
-def rate(world: World, episodes: list[Episode], user: User | None, floor: int) -> Row:
+def rate(world: Env, episodes: list[Episode], user: User | None, floor: int) -> Row:
     """Seconds of a step beside those that a floor of steps per second allows."""
     steps = sum(len(messages) for _, messages in episodes)
 
@@ -71,7 +72,7 @@ def rate(world: World, episodes: list[Episode], user: User | None, floor: int) -
 
 def bench() -> list[Row]:
     """Our domain with its scripted user, and tau2-bench's airline."""
-    tau2 = Tau2World("tau2-airline")
+    tau2 = Tau2Env("tau2-airline")
     return [
         rate(airline_mini(), expert_episodes(), None, 2_000),
         rate(tau2, gold_episodes(tau2), Content(), 500),

@@ -30,12 +30,12 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 from verl.workers.rollout.replica import TokenOutput
 
-from stages.policies.chat import Chat
-from stages.policies.expert import Expert
+from stages.envs.airline_mini import airline_mini
+from stages.envs.airline_mini.expert import Expert
+from stages.messages.message import Message
+from stages.messages.renderer import Renderer
 from stages.policies.policy import Action, Sampling
 from stages.rollout import Config, Played, Run, plan, play_episode
-from stages.worlds.airline_mini import airline_mini
-from stages.worlds.world import Message
 from tests.conftest import exit_code
 
 SEED_POLICY = Path(__file__).parents[2] / "data/seed_policy"
@@ -49,7 +49,7 @@ class Dictated:
     """A slipping expert whose messages are written in a model's tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self.chat, self.expert = Chat(tokenizer), Expert(noise=0.24)
+        self.chat, self.expert = Renderer(tokenizer), Expert(noise=0.24)
 
     async def act(
         self,
@@ -177,11 +177,11 @@ def play(exported: Exported, calibration: Path, folder: Path) -> Batch:
 
 
 async def _record(tokenizer: Any) -> list[Played]:
-    world, config = airline_mini(), Config(group_size=GROUP, max_turns=30, seed=STEP)
+    environment, config = airline_mini(), Config(group_size=GROUP, max_turns=30, seed=STEP)
     policy = Dictated(tokenizer)
     return [
-        await play_episode(Run(f"uid-{i}", world, policy, config, "dictated"), pair)
-        for i, task in enumerate(world.tasks("train")[:TASKS])
+        await play_episode(Run(f"uid-{i}", environment, policy, config, "dictated"), pair)
+        for i, task in enumerate(environment.tasks("train")[:TASKS])
         for pair in plan([task], GROUP)
     ]
 

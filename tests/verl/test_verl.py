@@ -25,12 +25,12 @@ from verl.utils.config import validate_config
 
 from irc_cli.verl.agent_loop import EnginePolicy, output_of
 from irc_cli.verl.reward import compute_score
-from stages.artifacts import ADVANTAGES, TURNS, read_table
 from stages.core.advantages import AdvantageConfig
+from stages.envs.airline_mini import airline_mini
 from stages.errors import InputError
 from stages.policies.policy import Sampling
 from stages.rollout import Played
-from stages.worlds.airline_mini import airline_mini
+from stages.tables.artifacts import ADVANTAGES, TURNS, read_table
 from tests.conftest import exit_code
 from tests.verl.batches import FILL, GROUP, TASKS, Batch, Exported
 

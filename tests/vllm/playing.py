@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from stages.envs.airline_mini import airline_mini
 from stages.policies.policy import Action, Policy, Sampling
 from stages.rollout import Config, Pair, Played, Run, plan, rollout
-from stages.worlds.airline_mini import airline_mini
 
 CLOSE = 1e-3  # in nats; 1e-6 where both compute in float32 on a CPU
 

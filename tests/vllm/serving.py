@@ -111,14 +111,14 @@ class Address(Protocol):
 
 
 def rollout(
-    out: Path, fleet: Sequence[Address], *more: str, model: str = "tiny", concurrency: int = 8
+    out: Path, pool: Sequence[Address], *more: str, model: str = "tiny", concurrency: int = 8
 ) -> subprocess.Popen[bytes]:
     """Play 32 episodes."""
     play = (
         "--env airline-mini --split dev --max-tasks 16 --group-size 2 --max-turns 6 --max-tokens 32"
         f" --policy openai --model {model} --timeout 60 --concurrency {concurrency} --json"
     )
-    where = [part for server in fleet for part in ("--base-url", f"{server.root}/v1")]
+    where = [part for server in pool for part in ("--base-url", f"{server.root}/v1")]
     command = [sys.executable, "-m", "irc_cli", "rollout", *play.split(), *where]
     return subprocess.Popen([*command, "-o", str(out), *more], stdout=subprocess.PIPE)
 

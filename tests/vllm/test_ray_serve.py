@@ -16,7 +16,7 @@ pytest.importorskip("ray.llm", reason="make test-ray sets Ray Serve LLM up")
 from tests.vllm.playing import CLOSE, worst_difference
 from tests.vllm.serving import STARTS_S, free_port, recorded, report, rollout
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_serve.py"
+EXAMPLE = Path(__file__).parents[2] / "examples/ray/serve.py"
 
 
 class Address(NamedTuple):

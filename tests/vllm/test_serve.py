@@ -19,19 +19,19 @@ def test_a_killed_server_leaves_errors_that_resume_completes(
     checkpoint: Path, model: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "rollouts.jsonl"
-    with servers(checkpoint, tmp_path) as fleet:
-        running = rollout(out, fleet, "--retries", "0", concurrency=2)
+    with servers(checkpoint, tmp_path) as pool:
+        running = rollout(out, pool, "--retries", "0", concurrency=2)
         await_episodes(4, out, running)
-        fleet[0].kill()
+        pool[0].kill()
         status = report(running)["status"]
     assert status["error"] > 0
     assert status["error"] + status["ok"] + status["truncated"] == EPISODES
     assert status["error"] < EPISODES
 
-    with servers(checkpoint, tmp_path) as fleet:
-        status = report(rollout(out, fleet, "--resume"))["status"]
+    with servers(checkpoint, tmp_path) as pool:
+        status = report(rollout(out, pool, "--resume"))["status"]
         exact = tmp_path / "exact.jsonl"
-        by_ids = report(rollout(exact, fleet, "--tokenizer", str(checkpoint)))["status"]
+        by_ids = report(rollout(exact, pool, "--tokenizer", str(checkpoint)))["status"]
     assert status["error"] == by_ids["error"] == 0
     assert status["ok"] + status["truncated"] == EPISODES
 

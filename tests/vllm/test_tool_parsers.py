@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="make test-vllm sets vLLM up")
 
-from stages.dialects import TextCall, read_message, recorded_calls
+from stages.messages.tool_parser import TextCall, read_message, recorded_calls
 from tests.written_calls import CASES, TOOLS, WRITERS
 
 # vLLM's parser of each notation. Harmony has none: vLLM reads gpt-oss from token ids.

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from vllm.distributed.weight_transfer import nccl_engine
 
-from stages.endpoint import EndpointError
-from stages.weight_transfer import can_send, send_weights
+from stages.serving.endpoint import EndpointError
+from stages.serving.weight_transfer import can_send, send_weights
 from tests.mock_openai import MockServer, Reply, Routes, fails, says
 
 STEPS = [

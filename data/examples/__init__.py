@@ -1,1 +1,0 @@
-"""A small example trace, and what writes it."""

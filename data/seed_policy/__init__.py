@@ -1,1 +1,0 @@
-"""The seed policy of airline-mini, and how it is made."""

@@ -1,0 +1,1 @@
+"""irc-cli on Ray."""

@@ -1,0 +1,1 @@
+"""How the seed policy of airline-mini is made."""

@@ -1,0 +1,204 @@
+"""Make the seed policy: a tiny Qwen3 that learns airline-mini from an expert who slips.
+
+Run as `python -m examples.seed_policy.make` (`make seed-policy`); it takes half an hour on a core.
+The episodes are the expert's on the train split. What a policy this small finds hard is to copy
+ids, names and numbers from where they were said. So it starts with an induction head; such tokens
+weigh more, rare kinds most; and all other tokens are learnt a little, too, for the episode's own
+repetitions teach copying.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence as List
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import torch
+
+from examples.seed_policy.induction import add_induction
+from irc_cli import __version__
+from stages.envs.airline_mini import airline_mini
+from stages.envs.airline_mini.expert import Expert
+from stages.envs.airline_mini.vocabulary import vocabulary
+from stages.messages.renderer import Renderer
+from stages.policy_registry import RulePolicy
+from stages.rollout import Config, Run, plan, rollout
+from stages.train import Tiers, train
+from stages.training.batches import Pack
+from stages.training.config import TrainConfig
+from stages.training.examples import Conversation, supervised
+from stages.training.model import learner, load_model, whole_weights, write_policy
+from stages.training.sequences import NO_TIER, PROMPT, Example
+from stages.training.tiny_model import make_tiny_model
+from stages.training.trainer import Trainer
+
+SHIPPED = Path(__file__).parents[2] / "data/seed_policy"
+RECORD = "made.json"
+REPORT_EVERY = 200  # steps
+NOISE, TRIALS = 0.22, 12  # of the expert: chance of a slip in a turn; episodes of a task
+PROMPT_WEIGHT, COPY_WEIGHT = 0.1, 2.0  # of tokens of others; of the most frequent copied kind
+
+# Kinds of token that episodes repeat: the vocabulary's classes, and what numbers stand for.
+CLASSES = (
+    *("first", "last", "user_last", "reservation_left", "reservation_right", "flight"),
+    *("payment", "date", "city", "choice"),
+)
+# A number is of the kind that the piece before it says: a flight's, say. Others are amounts of
+# money, or, if they are smaller, count something: bags, which are as often worked out as copied.
+NUMBERS = {
+    "user_last": "user_number",
+    "flight": "flight_number",
+    "payment": "payment_number",
+    "date": "day",
+}
+KINDS = (*CLASSES, *NUMBERS.values(), "amount")
+LEAST_AMOUNT = 40
+OTHER = -1
+
+TRAINING = TrainConfig(
+    lr=3e-3,
+    schedule="cosine",
+    warmup=100,
+    beta2=0.98,
+    epochs=2,
+    batch_size=17,
+    pack_tokens=4096,
+    spike=1e3,
+)
+
+
+def expert_episodes(split: str, trials: int, noise: float, seed: int) -> list[Conversation]:
+    """Return what the expert plays, as conversations."""
+    environment = airline_mini()
+    policy = RulePolicy(Expert(noise))
+    run = Run("seed", environment, policy, Config(trials, seed=seed), policy_name="expert")
+
+    async def play() -> list[Conversation]:
+        return [
+            Conversation(one.row["episode_id"], one.row["messages"], [])
+            async for one in rollout(run, plan(environment.tasks(split), trials), concurrency=32)
+        ]
+
+    return sorted(asyncio.run(play()))
+
+
+class Copied:
+    """Which tokens of a sequence are of a kind that episodes repeat.
+
+    Args:
+        tokenizer: of the policy.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._class = np.full(len(tokenizer), OTHER)
+        for code, name in enumerate(CLASSES):
+            self._class[tokenizer.convert_tokens_to_ids(vocabulary()[name])] = code
+        numbers = vocabulary()["number"]
+        self._number = np.full(len(tokenizer), np.nan)
+        self._number[tokenizer.convert_tokens_to_ids(numbers)] = [int(one) for one in numbers]
+
+    def kinds(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the kind of each token, a position in KINDS or OTHER, [L]."""
+        of_class = self._class[token_ids]
+        before = np.concatenate([[OTHER], of_class[:-1]])
+        number = self._number[token_ids]
+        of_number = np.where(number < LEAST_AMOUNT, OTHER, KINDS.index("amount"))
+        for name, kind in NUMBERS.items():
+            of_number[before == CLASSES.index(name)] = KINDS.index(kind)
+        return np.where(np.isnan(number), of_class, of_number)
+
+
+def weighted(examples: List[Example], copied: Copied) -> list[Example]:
+    """Return examples in which every token counts, those that are copied most, rare kinds first."""
+    kinds = [copied.kinds(one.sequence.token_ids) for one in examples]
+    counts = np.zeros(len(KINDS) + 1)  # the last is OTHER's
+    for one, kind in zip(examples, kinds, strict=True):
+        counts += np.bincount(kind[one.at] % len(counts), minlength=len(counts))
+    weight = COPY_WEIGHT * np.sqrt(counts[:-1].max() / np.maximum(counts, 1))
+    weight[-1] = 1.0
+    found = []
+    for one, kind in zip(examples, kinds, strict=True):
+        sequence = one.sequence
+        by_token = np.where(sequence.written, weight[kind], PROMPT_WEIGHT)[1:]
+        everything = np.arange(len(sequence), dtype=np.int32) + PROMPT  # all but the first
+        n = len(by_token)
+        found.append(
+            Example(
+                replace(sequence, turn=everything),
+                np.zeros(n, np.float32),
+                np.full(n, NO_TIER, np.int32),
+                by_token.astype(np.float32),
+            )
+        )
+    return found
+
+
+def copy_accuracy(model: Any, examples: List[Example], copied: Copied) -> dict[str, float]:
+    """Return how often the likeliest token is the right one where it is to be copied, by kind.
+
+    Teacher-forced: what stood before is the expert's. A token is to be copied if it has stood
+    before in the episode.
+    """
+    right, of = np.zeros(len(KINDS)), np.zeros(len(KINDS))
+    for one in examples:
+        ids = one.sequence.token_ids
+        pack = Pack.of([one], torch.device("cpu"))
+        with torch.inference_mode():
+            logits = model(pack.token_ids[None], lengths=pack.lengths, use_cache=False).logits[0]
+        best = logits.argmax(-1).numpy()
+        kind = copied.kinds(ids)
+        for at in one.at:
+            if kind[at] != OTHER and ids[at] in ids[:at]:
+                of[kind[at]] += 1
+                right[kind[at]] += best[at - 1] == ids[at]
+    return {name: round(float(right[c] / max(of[c], 1)), 4) for c, name in enumerate(KINDS)}
+
+
+def make(out: Path, seed: int, trials: int) -> None:
+    """Make the policy in a folder, and record beside it how it was made."""
+    began = time.monotonic()
+    out.mkdir(exist_ok=True)
+    make_tiny_model(out, [piece for group in vocabulary().values() for piece in group], seed)
+    model, tokenizer = load_model(str(out))
+    add_induction(model, seed)
+    chat, copied = Renderer(tokenizer), Copied(tokenizer)
+    written = supervised(expert_episodes("train", trials, NOISE, seed), chat)
+    checked = supervised(expert_episodes("dev", 1, 0.0, seed), chat)
+    config = replace(TRAINING, seed=seed)
+    trainer = Trainer.of(learner(model), config, packable=True, bf16=False)
+    accuracy: dict[str, float] = {}
+    for step in train(trainer, weighted(written, copied), None, Tiers([], {}), config):
+        if step.number % REPORT_EVERY and step.number < step.of:
+            continue
+        accuracy = copy_accuracy(model.eval(), checked, copied)
+        line = f"{step.number:,} of {step.of:,}, loss {step.log['loss']:.4f}"
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in accuracy.items())
+        sys.stderr.write(f"{line}, {time.monotonic() - began:.0f} s; copied: {shares}\n")
+        write_policy(model, whole_weights(model), tokenizer, out)
+    made = {"irc_cli": __version__, "command": "make seed-policy", "seed": seed}
+    made |= {"parameters": model.num_parameters(), "noise": NOISE, "trials": trials}
+    made |= {"prompt_weight": PROMPT_WEIGHT, "copy_weight": COPY_WEIGHT}
+    made |= {"train": asdict(config), "copy_accuracy": accuracy}
+    (out / RECORD).write_bytes(orjson.dumps(made, option=orjson.OPT_INDENT_2))
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    make(given.out, given.seed, given.trials)
+
+
+if __name__ == "__main__":
+    main()

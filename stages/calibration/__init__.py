@@ -1,0 +1,1 @@
+"""Calibration: sums, shards, online sums and the calibration file."""

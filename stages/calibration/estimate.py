@@ -1,0 +1,362 @@
+"""What the sums tell of each tier: correlations, their uncertainty, and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from stages.calibration.landmark import Landmark
+from stages.calibration.strata import TierStrata
+from stages.calibration.sums import TierSums
+from stages.core.correlation import (
+    Bools,
+    Floats,
+    Which,
+    benjamini_hochberg,
+    episodes_to_decide,
+    pooled,
+    sign_reversed,
+)
+from stages.core.lengths import LengthSums, add_by
+from stages.core.payment import PAYS, Pay, Values
+from stages.core.resampling import Inference, correlation_inference, held_out_correlation
+
+CORRELATIONS = ("auto", "within", "pooled")
+ADJUSTMENTS = ("length", "none")
+STRATA = ("auto", "none")
+Payment: TypeAlias = Pay | Literal["auto"]
+PAYMENTS: tuple[Payment, ...] = ("auto", *PAYS)
+MOST_RESAMPLES = 50_000
+ACCIDENT = 0.01  # probability below which no accident keeps a tier in every success
+SPLITS = 200  # of the tasks into halves, for what a value is worth elsewhere
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """How a tier's statistics become its value, and what counts as converged."""
+
+    measure: str = "presence"  # presence | count | share of the tier in an episode
+    correlation: str = "auto"  # within where two tasks or more have mixed outcomes, else pooled
+    adjust: str = "length"  # the excess over what length explains sets values; none: the raw r
+    delta: float = 0.05  # |r| up to which a tier is worth nothing
+    fdr: float = 0.05  # false discovery rate over the tiers; 1: no test
+    min_support: int = 20  # episodes with the tier, and, for presence, without it
+    effect: float = 0.2  # the smallest |r| that matters: neutral is what rules it out
+    alpha: float | None = None  # value = alpha * excess; None: the largest |value| is 1
+    resamples: int = 2000  # of the tasks, for intervals and p; more where q needs them
+    eta: float = 0.3  # converged: mean reward and outcome correlate by more than this
+    min_tasks: int = 2  # fewer tasks never pass a check
+    zero: tuple[str, ...] = ()  # tiers that are worth nothing, whatever they tell
+    pay: Payment = "auto"  # turn | once; auto: as often as the measure counts
+    strata: str = "auto"  # by policy and domain where these vary; none: all episodes together
+
+    @property
+    def payment(self) -> Pay:
+        """How values are paid: presence is measured once per episode, count and share by turns."""
+        if self.pay == "auto":
+            return "once" if self.measure == "presence" else "turn"
+        return self.pay
+
+
+class TierStatistics(NamedTuple):
+    """One tier's evidence and what follows from it; undefined is None."""
+
+    tier: str
+    turns: int
+    episodes: int
+    r_pooled: float | None  # raw: over all episodes
+    r_within: float | None  # raw: centred on the means of each group
+    r_turn: float | None  # a description: turns of an episode share its outcome
+    explained: float | None  # the part of the chosen raw r that the lengths of episodes explain
+    excess: float | None  # the rest
+    ci_low: float | None  # of what sets the value: the excess, or with adjust none the raw r
+    ci_high: float | None
+    p: float | None  # of the same, from the same bootstrap of tasks
+    q: float | None  # over the tiers: that the tier tells, and with adjust length beyond length
+    r_cv: float | None  # of what sets the value, on tasks that did not choose the tier
+    r_landmark: float | None  # raw, of the first turns alone; None also where sums hold no turns
+    value: float
+    status: str  # discriminative | neutral | undecided | constant
+    more_episodes: int | None  # undecided: so many more decide at 80 % power; None: no number
+    more_low: int | None  # the same if |r| lies a standard deviation above what is expected
+    more_high: int | None  # and below
+    sign_reversed: bool  # Simpson: pooled and within tasks point opposite ways
+    held_back: bool  # no value, only because policies or domains do not agree on one
+    necessary: bool  # no success lacks it, though episodes do: r is a definition, not a discovery
+
+
+class Calibration(NamedTuple):
+    """All that a table of sums says."""
+
+    episodes: int
+    excluded: int
+    tasks: int
+    mixed_tasks: int  # with both successes and failures in one group
+    pass_rate: float
+    correlation: Which
+    adjust: str  # length | none
+    tiers: list[TierStatistics]
+    pay: Pay = "turn"  # which turns of a tier earn its value: see stages.core.payment
+    strata: Sequence[TierStrata] = ()  # of several policies or domains, for each tier
+    landmark: int | None = None  # turns that r_landmark is of
+
+    def values(self) -> Values:
+        """Return the calibrated value of each tier, and how it is paid."""
+        return Values({tier.tier: tier.value for tier in self.tiers}, self.pay)
+
+
+def chosen_r(tier: TierStatistics, calibration: Calibration) -> float | None:
+    """Return the correlation that sets the tier's value, and that its interval is of."""
+    if calibration.adjust == "length":
+        return tier.excess
+    return tier.r_within if calibration.correlation == "within" else tier.r_pooled
+
+
+class Evidence(NamedTuple):
+    """What is known of each tier, arrays over C tiers, and of all episodes together."""
+
+    which: Which  # of the correlations sets the values
+    raw: Inference  # that correlation, as it is
+    chosen: Inference  # what sets the values: the excess over what length explains, or the same
+    excess: Floats
+    within: Inference  # the raw correlation within groups
+    held_out: Floats  # the chosen r on tasks that did not choose it
+    episodes: float  # how many, as evidence
+    rarer: Floats  # of them with the tier, or without it if those are fewer
+
+    @property
+    def p(self) -> Floats:
+        """P of a tier that tells: the larger of both, and 1 where the two disagree in sign.
+
+        A tier of which each episode has one turn, whatever its length, has a raw r of 0 and an
+        excess below 0 where long episodes succeed. A tier scattered at random has an excess of 0
+        and a raw r above it. Neither tells anything.
+        """
+        agree = np.sign(self.chosen.r) == np.sign(self.raw.r)
+        p = np.where(agree, np.maximum(self.chosen.p, self.raw.p), 1.0)
+        return np.where(np.isnan(self.chosen.r), np.nan, p)
+
+    @property
+    def weaker(self) -> Inference:
+        """Of the chosen r and the raw one, what lies fewer standard errors from 0."""
+        raw = self.raw.p > self.chosen.p
+        pairs = zip(self.raw, self.chosen, strict=True)
+        return Inference(*(np.where(raw, one, other) for one, other in pairs))
+
+
+def weigh(
+    which: Which,
+    raw: Floats,
+    excess: Floats,
+    within: Floats,
+    episodes: float,
+    rarer: Floats,
+    config: CalibrateConfig,
+    rng: np.random.Generator,
+) -> Evidence:
+    """Infer from each task's share of the sums how sure the correlations are.
+
+    Args:
+        which: of the correlations sets the values.
+        raw: the terms of that correlation, shape [T, 3 or 6, C].
+        excess: the same, less what length explains.
+        within: the terms of the raw correlation within groups.
+        episodes: how many there are, as evidence.
+        rarer: of them with the tier, or without it if those are fewer; shape [C].
+        config: how values are set.
+        rng: source of randomness.
+    """
+    resamples = enough_resamples(config, raw.shape[2])
+    test_raw, test_excess = (
+        correlation_inference(terms, resamples, rng) for terms in (raw, excess)
+    )
+    return Evidence(
+        which,
+        test_raw,
+        test_excess if config.adjust == "length" else test_raw,
+        test_excess.r,
+        test_raw if within is raw else correlation_inference(within, resamples, rng),
+        held_out_correlation(excess if config.adjust == "length" else raw, SPLITS, rng),
+        episodes,
+        rarer,
+    )
+
+
+def enough_resamples(config: CalibrateConfig, tiers: int) -> int:
+    """Return how many resamples let q fall to a tenth of its bar, up to `MOST_RESAMPLES`."""
+    needed = 10 * tiers / config.fdr if config.fdr else 0
+    return max(config.resamples, round(min(needed, MOST_RESAMPLES)))
+
+
+def mixed_tasks(cells: LengthSums) -> int:
+    """Return how many tasks have a group with both successes and failures."""
+    n, s = (add_by(part, cells.group) for part in (cells.sums.episodes, cells.sums.successes))
+    first = np.flatnonzero(np.diff(cells.group, prepend=-1))
+    mixed = (s > 0) & (s < n)
+    return int(np.count_nonzero(add_by(mixed.astype(np.int64), cells.task[first])))
+
+
+def describe(
+    sums: TierSums,
+    found: Evidence,
+    tells: Bools,
+    excluded: int,
+    config: CalibrateConfig,
+    worth: Floats | None = None,
+    held_back: Bools | None = None,
+) -> Calibration:
+    """Turn the evidence on the tiers into their values and statuses.
+
+    Args:
+        sums: of C tiers.
+        found: the evidence on them.
+        tells: which have a value, shape [C].
+        excluded: episodes that were left out.
+        config: how values are set.
+        worth: r that the values follow, shape [C]; None: the chosen r.
+        held_back: which have none only because the strata disagree, shape [C]; more episodes of
+            the same policies and domains do not decide those.
+    """
+    r, q = found.chosen.r, benjamini_hochberg(found.p)
+    negligible = _within(found.chosen, config.effect) | _within(found.raw, config.effect)
+    status = np.select(
+        [np.isnan(r), tells, negligible & (found.rarer >= config.min_support)],
+        ["constant", "discriminative", "neutral"],
+        "undecided",
+    )
+    level = max(config.fdr * (tells.sum() + 1) / max(np.isfinite(r).sum(), 1), 1e-9)
+    plans = [
+        _more_episodes(found, config, min(level, config.fdr), shift) for shift in (0, 1.28, -1.28)
+    ]
+    open_ = status == "undecided"
+    if held_back is not None:
+        open_ &= ~held_back
+    plans = [np.where(open_, more, np.inf) for more in plans]
+    pays = tells & ~np.isin(sums.tiers, config.zero)
+    values = _values(np.where(pays, r if worth is None else worth, 0.0), config.alpha)
+    r_pooled, r_within = pooled(sums.tasks), found.within.r
+    q_within = benjamini_hochberg(found.within.p)
+    reverses = sign_reversed(r_pooled, r_within, q_within, config.delta, config.fdr)
+    necessary = _necessary(sums, found.which)
+    tiers = [
+        TierStatistics(
+            tier=tier,
+            turns=round(sums.turns[c]),
+            episodes=round(sums.episodes[c]),
+            r_pooled=defined(r_pooled[c]),
+            r_within=defined(r_within[c]),
+            r_turn=_turn_correlation(sums, c),
+            explained=defined(found.raw.r[c] - found.excess[c]),
+            excess=defined(found.excess[c]),
+            ci_low=defined(found.chosen.low[c]),
+            ci_high=defined(found.chosen.high[c]),
+            p=defined(found.chosen.p[c]),
+            q=defined(q[c]),
+            r_cv=defined(found.held_out[c]),
+            r_landmark=None,
+            value=float(values[c]),
+            status=str(status[c]),
+            more_episodes=_whole(plans[0][c]),
+            more_low=_whole(min(plans[0][c], plans[1][c])),
+            more_high=_whole(max(plans[0][c], plans[2][c])),
+            sign_reversed=bool(reverses[c]),
+            held_back=held_back is not None and bool(held_back[c]),
+            necessary=bool(necessary[c]),
+        )
+        for c, tier in enumerate(sums.tiers)
+    ]
+    tasks = sums.tasks
+    return Calibration(
+        episodes=round(tasks.episodes.sum()),
+        excluded=excluded,
+        tasks=len(tasks.episodes),
+        mixed_tasks=mixed_tasks(sums.cells),
+        pass_rate=float(tasks.successes.sum() / tasks.episodes.sum()),
+        correlation=found.which,
+        adjust=config.adjust,
+        tiers=tiers,
+        pay=config.payment,
+    )
+
+
+def with_landmark(result: Calibration, at: Landmark) -> Calibration:
+    """Return the calibration with what its tiers tell early."""
+    tiers = [tier._replace(r_landmark=at.r.get(tier.tier)) for tier in result.tiers]
+    return result._replace(tiers=tiers, landmark=at.k)
+
+
+def _necessary(sums: TierSums, which: Which) -> Bools:
+    """Whether no success lacks a tier, which is no accident; [C].
+
+    Within tasks, those count of which some success has the tier: no other asks for it. It is no
+    accident if failures drawn at random among a task's episodes would all miss the successes with
+    a probability below `ACCIDENT`, which is a product of C(n - s, m) / C(n, m) over tasks.
+    """
+    from scipy.special import gammaln
+
+    task = sums.cells.task if which == "within" else np.zeros_like(sums.cells.task)
+    n, s = (
+        add_by(part, task)[:, None]
+        for part in (sums.cells.sums.episodes, sums.cells.sums.successes)
+    )
+    having, won = add_by(sums.having, task), add_by(sums.won, task)
+    asked = won > 0
+    lacking = np.maximum(n - having, 0)  # sums that forget are rounded
+    lost = np.maximum(n - s, lacking)
+    log_chance = gammaln(lost + 1) - gammaln(lost - lacking + 1)
+    log_chance += gammaln(having + 1) - gammaln(n + 1)
+    unlikely = np.where(asked, log_chance, 0.0).sum(axis=0) < np.log(ACCIDENT)
+    won_without = np.where(asked, s - won, 0.0).sum(axis=0)
+    return np.asarray(unlikely & (won_without < 1e-6), np.bool_)
+
+
+def _within(test: Inference, effect: float) -> Bools:
+    """Whether an interval rules out every correlation that matters."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray((-effect < test.low) & (test.high < effect), np.bool_)
+
+
+def _values(r: Floats, alpha: float | None) -> Floats:
+    largest = np.abs(r).max(initial=0)
+    if alpha is None:
+        return r / largest if largest else r
+    return alpha * r
+
+
+def _more_episodes(found: Evidence, config: CalibrateConfig, level: float, shift: float) -> Floats:
+    """How many more episodes would decide, with enough support; infinite if nothing tells; [C].
+
+    level: that Benjamini and Hochberg's procedure asks of one more tier.
+    """
+    weaker, episodes = found.weaker, found.episodes
+    for_power = episodes_to_decide(
+        weaker.r,
+        weaker.standard_error,
+        weaker.quantile,
+        episodes,
+        config.effect,
+        level,
+        shift=shift,
+    )
+    needed = episodes * config.min_support / np.maximum(found.rarer, 1)
+    return np.maximum(np.maximum(for_power, np.ceil(needed) - episodes), 1)
+
+
+def _turn_correlation(sums: TierSums, c: int) -> float | None:
+    """Phi of "the turn has the tier" and "its episode succeeds", from the counts of turns."""
+    n, s = sums.all_turns, sums.all_turns_in_successes
+    x, xo = float(sums.turns[c]), float(sums.turns_in_successes[c])
+    spread = x * (n - x) * s * (n - s)
+    return (n * xo - x * s) / spread**0.5 if spread > 0 else None
+
+
+def _whole(value: float) -> int | None:
+    return int(value) if np.isfinite(value) else None
+
+
+def defined(value: float) -> float | None:
+    """Return the number, or None where it is NaN: undefined."""
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,368 @@
+"""Whether rewards make advantages that push as the calibrated values intend (TURNS -> ADVANTAGES).
+
+SPEC section 7, for the rewards as scored (`before`) and for the calibrated values (`after`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from stages.calibration.estimate import CalibrateConfig, Calibration, defined
+from stages.calibration.file import Previous
+from stages.core import direction as directions
+from stages.core.advantages import AdvantageConfig, Advantages
+from stages.core.correlation import Floats
+from stages.core.farmability import farmability, repeat_rewards, return_spread
+from stages.core.payment import Values
+from stages.errors import InputError
+from stages.tables.artifacts import ADVANTAGES, conformed
+from stages.tables.turn_arrays import TurnArrays, _first_turns, tier_rewards, turn_advantages
+from stages.traces.episode import SUCCESS
+
+LENGTH_BOUND = 0.3  # rewards of failures that surely follow length more closely can be farmed
+
+
+class Direction(NamedTuple):
+    """Where the advantages push one tier; undefined is None."""
+
+    tier: str
+    mean_advantage: float | None
+    return_part: float | None
+    outcome_part: float | None
+    ci_low: float | None
+    ci_high: float | None
+    wrong_sign_share: float | None
+    verdict: str  # aligned | misaligned | undecided | neutral
+
+
+class Farming(NamedTuple):
+    """Whether repeating turns pays. Rewards are summed without discount; undefined is None."""
+
+    extra_turns: dict[str, int | None]  # repeats of a tier that let a failure out-earn a success
+    slack_turns: int  # by how many turns a failure could be longer
+    failure_reward: float | None  # mean reward sum of the failures
+    success_reward: float | None
+    length_correlation: float | None  # of reward sum and number of turns, among failures
+    ci_low: float | None
+    ci_high: float | None
+    reward_std: float | None  # within groups, of the discounted rewards in an episode's return
+    outcome_std: float | None  # the same of the discounted outcome
+    reward_share: float | None  # of both variances that the rewards have
+
+    def farmable(self) -> dict[str, int]:
+        """Return the tiers that farm within the slack, by how many extra turns it takes."""
+        return {
+            tier: extra
+            for tier, extra in self.extra_turns.items()
+            if extra is not None and extra <= self.slack_turns
+        }
+
+    def follows_length(self) -> bool:
+        """Return whether repeats pay, and rewards of failures surely grow with length."""
+        pays = any(extra is not None for extra in self.extra_turns.values())
+        return pays and self.ci_low is not None and self.ci_low > LENGTH_BOUND
+
+
+class CheckResult(NamedTuple):
+    """Whether a set of rewards makes advantages that push as the values intend."""
+
+    direction: list[Direction]
+    reward_outcome_correlation: float | None
+    ci_low: float | None  # of that correlation
+    ci_high: float | None
+    dead_turn_share: float
+    advantage_rms: float
+    gradient_mass: dict[str, float | None]
+    misaligned: list[str]
+    farmability: Farming
+
+    def converged(self, eta: float) -> bool:
+        """Return whether no tier is misaligned and rewards surely follow outcomes by more."""
+        return not self.misaligned and self.ci_low is not None and self.ci_low > eta
+
+    def undecided(self, eta: float) -> bool:
+        """Return whether the interval leaves open if rewards follow outcomes by more."""
+        if self.ci_low is None or self.ci_high is None:
+            return False
+        return self.ci_low <= eta < self.ci_high
+
+
+def check_rewards(
+    turns: TurnArrays,
+    reward: Floats,
+    judged: Advantages,
+    values: Mapping[str, float],
+    config: CalibrateConfig,
+    estimator: AdvantageConfig,
+    rng: np.random.Generator,
+    repeats: Floats | None = None,
+) -> CheckResult:
+    """Hold advantages against the signs that the calibrated values intend. SPEC section 7.
+
+    Args:
+        turns: the turns that count.
+        reward: of each turn, [N].
+        judged: their advantages.
+        values: the calibrated values.
+        config: how they were calibrated.
+        estimator: of the advantages, whose returns say what rewards weigh against outcomes.
+        rng: source of randomness.
+        repeats: what one more turn of each tier earns, [C]; None: what repeats earn in `reward`.
+    """
+    intended = np.sign([values.get(tier, 0.0) for tier in turns.tiers]).astype(np.int64)
+    by_tier = directions.direction(judged, turns.tier, turns.task, intended, config.resamples, rng)
+    rows = [
+        Direction(
+            tier=tier,
+            mean_advantage=_finite(by_tier.mean_advantage[c]),
+            return_part=_finite(by_tier.return_part[c]),
+            outcome_part=_finite(by_tier.outcome_part[c]),
+            ci_low=_finite(by_tier.ci_low[c]),
+            ci_high=_finite(by_tier.ci_high[c]),
+            wrong_sign_share=_finite(by_tier.wrong_sign_share[c]),
+            verdict=str(by_tier.verdict[c]),
+        )
+        for c, tier in enumerate(turns.tiers)
+    ]
+    mass = directions.gradient_mass(judged.advantage, turns.tier, len(rows), turns.n_tokens)
+    mean_reward = directions.mean_rewards(reward, turns.layout.episode, turns.outcome.size)
+    follows = directions.clustered_correlation(
+        mean_reward, turns.outcome, turns.task[turns.layout.last], config.resamples, rng
+    )
+    if repeats is None:
+        repeats = repeat_rewards(reward, turns.tier, _first_turns(turns), len(turns.tiers))
+    return CheckResult(
+        direction=rows,
+        reward_outcome_correlation=defined(follows.r),
+        ci_low=defined(follows.ci_low),
+        ci_high=defined(follows.ci_high),
+        dead_turn_share=directions.dead_turn_share(judged.advantage),
+        advantage_rms=directions.rms(judged.advantage),
+        gradient_mass={tier: defined(mass[c]) for c, tier in enumerate(turns.tiers)},
+        misaligned=[row.tier for row in rows if row.verdict == "misaligned"],
+        farmability=_farming(turns, reward, repeats, estimator, config.resamples, rng),
+    )
+
+
+def _farming(
+    turns: TurnArrays,
+    reward: Floats,
+    repeats: Floats,
+    estimator: AdvantageConfig,
+    resamples: int,
+    rng: np.random.Generator,
+) -> Farming:
+    """Measure whether repeating turns pays, with the rewards that the estimator counts."""
+    episode, last = turns.layout.episode, turns.layout.last
+    if not estimator.last_turn_reward:
+        reward = reward.copy()
+        reward[last] = 0.0
+    success = turns.outcome >= SUCCESS
+    found = farmability(reward, success, episode, turns.task[last], repeats, resamples, rng)
+    gamma = estimator.gamma if estimator.estimator in ("gtpo", "hybrid") else 1.0
+    spread = return_spread(reward, turns.outcome, episode, turns.layout.group, gamma)
+    extra = [int(n) if np.isfinite(n) else None for n in found.extra_turns]
+    return Farming(
+        extra_turns=dict(zip(turns.tiers, extra, strict=True)),
+        slack_turns=found.slack_turns,
+        failure_reward=defined(found.failure_reward),
+        success_reward=defined(found.success_reward),
+        length_correlation=defined(found.length.r),
+        ci_low=defined(found.length.ci_low),
+        ci_high=defined(found.length.ci_high),
+        reward_std=defined(spread.reward_std),
+        outcome_std=defined(spread.outcome_std),
+        reward_share=defined(spread.reward_share),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def flipped(one: Advantages, two: Advantages) -> int:
+    """Return how many turns two sets of advantages push opposite ways."""
+    return int((one.advantage * two.advantage < 0).sum())
+
+
+def given_advantages(turns: TurnArrays, given: pl.DataFrame, where: str) -> Advantages:
+    """Return the advantages of another program for these turns.
+
+    Args:
+        turns: the turns that count.
+        given: columns episode_id, turn, advantage; return_part and outcome_part where known.
+        where: name of the table in errors.
+
+    Raises:
+        InputError: a column is missing or of another type, or a turn has no advantage or several.
+    """
+    parts = [name for name in ("return_part", "outcome_part") if name in given.columns]
+    if missing := [n for n in ("episode_id", "turn", "advantage") if n not in given.columns]:
+        raise InputError(where, f"no column '{missing[0]}'", "give episode_id, turn, advantage")
+    types = {name: ADVANTAGES.columns[name] for name in ("episode_id", "turn", "advantage", *parts)}
+    given = conformed(given, types, where, "write it as such")
+    keys = turns.frame.select("episode_id", "turn")
+    joined = keys.join(given, on=["episode_id", "turn"], how="left", maintain_order="left")
+    if joined.height != keys.height:
+        raise InputError(where, "several advantages for one turn", "give one each")
+    # Other programs write NaN for what is missing.
+    lacking = joined.filter(~pl.col("advantage").is_finite().fill_null(False))
+    if lacking.height:
+        episode, turn = lacking.row(0)[:2]
+        what = f"no advantage for turn {turn} of episode '{episode}' ({lacking.height:,} lacking)"
+        raise InputError(where, what, "give one for every turn that counts")
+    unknown = np.full(keys.height, np.nan)
+    columns = {name: joined[name].to_numpy() for name in ("advantage", *parts)}
+    return Advantages(
+        columns["advantage"],
+        columns.get("return_part", unknown),
+        columns.get("outcome_part", unknown),
+        unknown,
+        unknown,
+    )
+
+
+class BothChecks(NamedTuple):
+    """The rewards as scored, the calibrated ones, and those of the two that a check looks at."""
+
+    before: CheckResult
+    after: CheckResult
+    chosen: CheckResult
+    reward: Floats  # [N], of the chosen
+    advantages: Advantages  # of the chosen
+
+
+def check_both(
+    turns: TurnArrays,
+    calibration: Calibration,
+    config: CalibrateConfig,
+    estimator: AdvantageConfig,
+    seed: int,
+    *,
+    keep_rewards: bool = False,
+    given: Advantages | None = None,
+) -> BothChecks:
+    """Judge the rewards as scored and the calibrated ones.
+
+    Args:
+        turns: the turns that count.
+        calibration: of these turns.
+        config: how it was calibrated.
+        estimator: of the advantages.
+        seed: of the resamples, the same for both, so that they differ only where the rewards do.
+        keep_rewards: the rewards as scored are the chosen ones.
+        given: advantages of another program, in the place of ours for the chosen rewards.
+    """
+    values = calibration.values()
+    rewards = {"before": turns.frame["reward"].to_numpy(), "after": tier_rewards(turns, values)}
+    repeats = {"before": None, "after": _repeats(turns, values)}
+    made = {name: turn_advantages(turns, reward, estimator) for name, reward in rewards.items()}
+    chosen = "before" if keep_rewards else "after"
+    if given is not None:
+        made[chosen] = given
+    judged = {
+        name: check_rewards(
+            turns,
+            rewards[name],
+            made[name],
+            values,
+            config,
+            estimator,
+            np.random.default_rng(seed),
+            repeats[name],
+        )
+        for name in rewards
+    }
+    return BothChecks(
+        judged["before"], judged["after"], judged[chosen], rewards[chosen], made[chosen]
+    )
+
+
+def _repeats(turns: TurnArrays, values: Values) -> Floats:
+    """Return what one more turn of each tier earns under these values; [C]."""
+    paid = values if values.pay == "turn" else {}
+    return np.array([paid.get(tier, 0.0) for tier in turns.tiers])
+
+
+def objections(calibration: Calibration, chosen: CheckResult, config: CalibrateConfig) -> list[str]:
+    """Return why a check says no; empty if it says yes."""
+    reasons = []
+    if chosen.misaligned:
+        reasons.append(f"misaligned: {', '.join(chosen.misaligned)}")
+    if not chosen.converged(config.eta) and (reason := _weak_rewards(chosen, config.eta)):
+        reasons.append(reason)
+    reasons += _farming_objections(chosen.farmability)
+    if calibration.tasks < config.min_tasks:
+        reasons.append(f"{calibration.tasks} tasks, fewer than {config.min_tasks}")
+    return reasons
+
+
+def _weak_rewards(chosen: CheckResult, eta: float) -> str | None:
+    """Return what keeps rewards from surely following outcomes; None: they do."""
+    r, low, high = chosen.reward_outcome_correlation, chosen.ci_low, chosen.ci_high
+    if r is None or low is None or high is None:
+        return "the mean reward of an episode does not vary with its outcome"
+    if low > eta:
+        return None
+    measured = f"mean reward and outcome correlate by {r:.3f} [{low:.3f}, {high:.3f}]"
+    if chosen.undecided(eta):
+        return f"undecided: {measured}, want surely more than {eta:g}; collect more episodes"
+    return f"{measured}, not more than {eta:g}"
+
+
+def _farming_objections(found: Farming) -> list[str]:
+    reasons = []
+    if farmable := found.farmable():
+        fewest_first = sorted(farmable.items(), key=lambda item: item[1])
+        repeats = ", ".join(f"{extra} x {tier}" for tier, extra in fewest_first)
+        reasons.append(f"farmable: a failure out-earns a success by repeating a tier: {repeats}")
+    if found.follows_length():
+        reasons.append(
+            "farmable: the reward sum of failures follows their length, "
+            f"r = {found.length_correlation:.3f} [{found.ci_low:.3f}, {found.ci_high:.3f}]"
+        )
+    return reasons
+
+
+class TierChange(NamedTuple):
+    """What became of one tier; None: it is new, or gone."""
+
+    tier: str
+    value_then: float | None
+    value_now: float | None
+    status_then: str | None
+    status_now: str | None
+
+
+class Changes(NamedTuple):
+    """A calibration against an earlier one."""
+
+    tiers: list[TierChange]
+    flipped_advantages: int  # turns that the two push opposite ways
+    turns: int
+
+
+def changes_since(
+    previous: Previous, calibration: Calibration, turns: TurnArrays, estimator: AdvantageConfig
+) -> Changes:
+    """Hold a calibration against an earlier one, on the same turns."""
+    now = {tier.tier: tier for tier in calibration.tiers}
+    rows = [
+        TierChange(
+            tier=tier,
+            value_then=previous.values.get(tier),
+            value_now=now[tier].value if tier in now else None,
+            status_then=previous.statuses.get(tier),
+            status_now=now[tier].status if tier in now else None,
+        )
+        for tier in dict.fromkeys([*now, *previous.values])
+    ]
+    made = [
+        turn_advantages(turns, tier_rewards(turns, values), estimator)
+        for values in (previous.values, calibration.values())
+    ]
+    return Changes(rows, flipped(*made), len(turns.tier))

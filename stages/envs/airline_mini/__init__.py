@@ -1,0 +1,10 @@
+"""The embedded domain `airline-mini`: an airline small enough for a model of a few million weights.
+
+names: pieces of ids. database, tools: what an agent can read and write. rules: policy.md as code.
+session: one episode. env: the domain as a whole. generate, requests: write data/airline-mini.
+vocabulary: every piece of text that can occur.
+"""
+
+from stages.envs.airline_mini.env import AirlineMini, airline_mini, phrase_book
+
+__all__ = ["AirlineMini", "airline_mini", "phrase_book"]

@@ -1,0 +1,21 @@
+"""Policies that do the same whatever is asked: what airline-mini gives to whoever does not try."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stages.envs.airline_mini.names import TOPICS
+from stages.envs.airline_mini.plans import HAND_OFF, Call, Tell
+from stages.envs.airline_mini.transcript import written
+from stages.envs.users import Rng
+from stages.messages.message import Message
+
+
+def refuse(messages: Sequence[Message], rng: Rng) -> Message:
+    """Refuse."""
+    return written(Tell("refuse"), len(messages))
+
+
+def hand_off(messages: Sequence[Message], rng: Rng) -> Message:
+    """Hand the customer over to a human agent."""
+    return written(Call(HAND_OFF, {"summary": TOPICS[0]}), len(messages))

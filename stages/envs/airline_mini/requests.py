@@ -1,0 +1,171 @@
+"""What customers ask: draws requests at random, and finds the gold actions by the plans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import orjson
+
+from stages.envs.airline_mini import rules
+from stages.envs.airline_mini.database import Database, Record
+from stages.envs.airline_mini.names import CABINS, DEPARTURES, FIRST, LAST, METHODS, REASONS
+from stages.envs.airline_mini.plans import Call, Desk, Step, Tell, next_step
+from stages.envs.airline_mini.tools import call_tool
+from stages.envs.users import pick
+
+# The facts that a customer has ready for each want, in the order in which they are drawn.
+FACTS = {
+    "cancel": "reservation reason",
+    "cabin": "reservation cabin payment",
+    "flight": "reservation new_date departs payment",
+    "bags": "reservation bags payment",
+    "remove_bags": "reservation",
+    "passengers": "reservation new_names",
+    "book": "journey cabin departs names insurance payment",
+    "certificate": "reservation",
+    "paid": "reservation",
+    "balance": "",
+    "departure": "reservation",
+    "status": "flight",
+    "fare": "journey cabin departs",
+    "total": "reservation other",
+    "free_bags": "reservation",
+}
+
+
+class Unfit(Exception):  # noqa: N818  # not an error: draw again
+    """What was drawn makes no sense."""
+
+
+@dataclass
+class Request(Desk):
+    """One thing that a customer wants, served at once on the database."""
+
+    db: Database
+    want: str
+    facts: dict[str, str]
+    gold: list[Record] = field(default_factory=list)
+    info: tuple[str, ...] = ()  # what the customer must be told
+    verdict: str = rules.ALLOW
+
+    def serve(self) -> None:
+        """Find the gold actions, doing them.
+
+        Raises:
+            Unfit: a tool answers with an error, so nobody should ask this.
+        """
+        match next_step(self.want, self):
+            case Call(name, arguments):
+                self._call(name, arguments)
+                self.verdict = rules.HAND_OFF
+            case Tell("refuse"):
+                self.verdict = rules.REFUSE
+            case Tell(_, values):
+                self.info = values
+
+    def ask(self, *facts: str) -> list[str]:
+        """Return what the customer would tell."""
+        slots = {"route": ("origin", "destination")}
+        return [self.facts[slot] for fact in facts for slot in slots.get(fact, (fact,))]
+
+    def look(self, name: str, **arguments: Any) -> Any:
+        """Read, as a gold action."""
+        return orjson.loads(self._call(name, arguments))
+
+    def act(self, name: str, **arguments: Any) -> Step:
+        """Write, as a gold action."""
+        self._call(name, arguments)
+        return Tell("done")
+
+    def _call(self, name: str, arguments: Record) -> str:
+        result = call_tool(self.db, name, arguments)
+        if result.startswith("Error"):
+            raise Unfit
+        action = {"name": name, "arguments": arguments}
+        if action not in self.gold:
+            self.gold.append(action)
+        return result
+
+
+def draw(want: str, user_id: str, db: Database, rng: Random, others: Sequence[str] = ()) -> Request:
+    """Draw a request and serve it.
+
+    Args:
+        want: act of the phrase book's section `wants`.
+        user_id: of the customer.
+        db: holds what earlier requests of the task changed; changed by this one's gold writes.
+        rng: what is drawn from.
+        others: reservations of somebody else, one of which is asked for; empty: one of its own.
+
+    Raises:
+        Unfit: what was drawn makes no sense; `db` may have changed.
+    """
+    facts = {"user_id": user_id}
+    own = db.tables["users"][user_id]["reservations"]  # without those booked a moment ago
+    for fact in FACTS.get(want, "").split():
+        facts |= _draw_fact(fact, facts, list(others) or own, db, rng)
+    request = Request(db, want, facts)
+    request.serve()
+    return request
+
+
+def _draw_fact(
+    fact: str, facts: dict[str, str], reservations: list[str], db: Database, rng: Random
+) -> dict[str, str]:
+    """Draw one of the entries of FACTS."""
+    match fact:
+        case "reservation" | "other":
+            left = [one for one in reservations if one not in facts.values()]
+            if not left:
+                raise Unfit
+            return {fact: pick(rng, left)}
+        case "reason":
+            return {fact: pick(rng, REASONS)}
+        case "cabin":
+            booked = db.find("reservations", facts.get("reservation", "")) or {"cabin": ""}
+            return {fact: pick(rng, [cabin for cabin in CABINS if cabin != booked["cabin"]])}
+        case "departs":
+            return {fact: pick(rng, (*DEPARTURES, "cheapest"))}
+        case "insurance":
+            return {fact: pick(rng, ("yes", "no"))}
+        case "bags":
+            return {fact: pick(rng, ("1", "1", "2", "3"))}
+        case "payment":
+            methods = list(db.get("users", facts["user_id"])["methods"])
+            return {fact: METHODS[pick(rng, methods).split("-")[0]]}
+        case "names":
+            return {"passengers": _names(rng, pick(rng, (1, 1, 2)))}
+        case "new_names":
+            count = len(db.get("reservations", facts["reservation"])["passengers"])
+            return {"passengers": _names(rng, count + (rng.random() < 0.2))}
+        case "flight":
+            return {fact: pick(rng, list(db.tables["flights"]))}
+        case "journey":
+            flight = pick(rng, [one for one in db.tables["flights"].values() if _ahead(one)])
+            return {key: flight[key] for key in ("origin", "destination", "date")}
+        case "new_date":
+            return {"date": pick(rng, _other_dates(facts["reservation"], db))}
+    raise ValueError(fact)
+
+
+def _names(rng: Random, count: int) -> str:
+    return " and ".join(f"{pick(rng, FIRST)} {pick(rng, LAST)}" for _ in range(count))
+
+
+def _ahead(flight: Record) -> bool:
+    return bool(flight["status"] != "flown")
+
+
+def _other_dates(reservation_id: str, db: Database) -> list[str]:
+    """Return the other dates on which the route of a reservation is flown; there are some."""
+    booked = db.get("flights", db.get("reservations", reservation_id)["flight"])
+    return [
+        flight["date"]
+        for flight in db.tables["flights"].values()
+        if _ahead(flight)
+        and flight["date"] != booked["date"]
+        and all(flight[key] == booked[key] for key in ("origin", "destination"))
+    ]

@@ -1,0 +1,35 @@
+"""Environments by name, each loaded only when it is asked for."""
+
+from __future__ import annotations
+
+from stages.envs.env import Env
+from stages.errors import InputError
+from stages.tables.yamlfile import nearest
+
+ENVS = ("airline-mini", "tau2-airline", "tau2-retail", "tau2-telecom")
+
+
+def check_env(name: str) -> None:
+    """Raise InputError unless there is an environment of this name."""
+    if name not in ENVS:
+        raise InputError("--env", f"no environment '{name}'", nearest(name, ENVS))
+
+
+def open_env(name: str) -> Env:
+    """Load an environment.
+
+    Args:
+        name: one of WORLDS.
+
+    Raises:
+        InputError: there is no such environment, or a package that it needs is missing.
+    """
+    check_env(name)
+    # Only here, since whoever asks for an environment's name should not wait for its modules.
+    if name == "airline-mini":
+        from stages.envs.airline_mini import airline_mini
+
+        return airline_mini()
+    from stages.envs.tau2.env import Tau2Env
+
+    return Tau2Env(name)

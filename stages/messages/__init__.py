@@ -1,0 +1,1 @@
+"""Messages: tool calls in text, and rendering by chat template."""

@@ -1,0 +1,156 @@
+"""From messages to the token ids that a model sees, and back from the ids that it wrote.
+
+What was sampled is never tokenized again: an episode's next prompt is its last prompt, the sampled
+ids and the ids of the new messages, as long as the chat template only appends. Where the template
+rewrites what stood before (Qwen3 drops earlier thoughts), the prompt is made from the messages.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.errors import InputError
+from stages.messages.message import Message
+from stages.messages.template import Template
+from stages.messages.tool_parser import begins_thoughts, needed, read_message
+
+# How many episodes may be under way at once; those that have waited longest are forgotten.
+LIVE = 4096
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is to see."""
+
+    ids: list[int]
+    appended: bool  # it starts with the episode's last prompt and all that was sampled then
+
+
+@dataclass
+class _Transcript:
+    """What an episode's model last saw and wrote."""
+
+    text: str  # the prompt as the template wrote it
+    ids: list[int]  # the prompt, and what was sampled
+    count: int  # messages in the prompt
+    tool_parser: str  # in which it is told to write calls
+    answer: Message | None = None
+
+
+class Renderer:
+    """The chat template and the tokenizer of one model, with a memory of each episode.
+
+    Args:
+        tokenizer: of transformers, with a chat template.
+
+    Attributes:
+        template: shows conversations to the model.
+        end_id: of the token that ends a message.
+
+    Raises:
+        InputError: the tokenizer has no template, or no such token.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.template = Template(tokenizer)
+        self._end, self.end_id = self.template.end, self.template.end_id
+        self._frames: dict[str, frozenset[int]] = {}  # by dialect
+        self._transcripts: OrderedDict[str, _Transcript] = OrderedDict()
+
+    def prompt(
+        self, episode_id: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> Prompt:
+        """Return the ids of the conversation so far, up to where the model is to write."""
+        text = self.template.render(messages, tools, prompt=True)
+        last = self._transcripts.pop(episode_id, None)
+        added = None
+        if last and len(messages) > last.count and messages[last.count] == last.answer:
+            before = self.template.render(messages[: last.count + 1], tools, prompt=False)
+            added = self._added(last, text, before)
+        if last is None or added is None:
+            ids = self._encode(text)
+        else:
+            ids = last.ids + self._encode(added)
+        tool_parser = self.template.tool_parser(messages, tools)
+        self._transcripts[episode_id] = _Transcript(text, ids, len(messages), tool_parser)
+        if len(self._transcripts) > LIVE:
+            self._transcripts.popitem(last=False)
+        return Prompt(list(ids), added is not None)
+
+    def answer(
+        self, episode_id: str, token_ids: list[int], tools: Sequence[Mapping[str, Any]]
+    ) -> Message:
+        """Return the message that was sampled for an episode's last prompt."""
+        transcript = self._transcripts[episode_id]
+        written = token_ids[:-1] if token_ids[-1:] == [self.end_id] else token_ids
+        # Calls of Llama, Mistral, DeepSeek and others begin with special tokens.
+        frame = self._frame(transcript.tool_parser)
+        text = self._tokenizer.decode(
+            [token for token in written if token not in frame], skip_special_tokens=False
+        )
+        thinking = begins_thoughts(transcript.text)
+        call_id = f"call_{transcript.count}"
+        message = read_message(text, transcript.tool_parser, tools, call_id, thinking)
+        transcript.ids = transcript.ids + token_ids
+        transcript.answer = message
+        return message
+
+    def recorded(
+        self, episode_id: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> list[int]:
+        """Return the ids of a message as if it had been sampled for the episode's last prompt.
+
+        Args:
+            episode_id: whose prompt was made from all messages but the last.
+            messages: the conversation; the last message is the assistant's.
+            tools: as for the prompt.
+
+        Raises:
+            InputError: the template does not write the prompt, the message and its end in a row.
+        """
+        transcript = self._transcripts[episode_id]
+        text = self.template.render(messages, tools, prompt=False)
+        written, end, _ = text.removeprefix(transcript.text).rpartition(self._end)
+        if not (end and text.startswith(transcript.text)) or self._end in written:
+            what = "the chat template writes a message otherwise than its prompt begins it"
+            todo = "choose a model whose template goes on from its prompt and ends messages"
+            raise InputError(f"episode '{episode_id}'", what, todo)
+        ids = self._encode(written + end)
+        transcript.ids = transcript.ids + ids
+        transcript.answer = messages[-1]
+        return ids
+
+    def _added(self, last: _Transcript, text: str, answered: str) -> str | None:
+        """Return what follows the last sampled token, or None if the template rewrote something.
+
+        Args:
+            last: the transcript up to the answer.
+            text: the new prompt.
+            answered: the conversation up to the answer, with nothing after it.
+        """
+        if not (text.startswith(answered) and answered.startswith(last.text) and last.answer):
+            return None
+        written, end, tail = answered[len(last.text) :].rpartition(self._end)
+        if not end or last.answer.get("reasoning_content", "") not in written:
+            return None
+        added = tail + text[len(answered) :]
+        return added if last.ids[-1] == self.end_id else end + added  # it was cut by a limit
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def _frame(self, tool_parser: str) -> frozenset[int]:
+        """The ids of the special tokens that are no part of what a message says."""
+        if tool_parser not in self._frames:
+            tokens = self._tokenizer.added_tokens_decoder.items()
+            self._frames[tool_parser] = frozenset(
+                place
+                for place, token in tokens
+                if token.special and not needed(token.content, tool_parser)
+            )
+        return self._frames[tool_parser]

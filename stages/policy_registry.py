@@ -1,0 +1,142 @@
+"""Policies by name, each loaded only when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from random import Random
+from typing import Any
+
+from stages.envs.users import Rng
+from stages.errors import InputError
+from stages.messages.message import Message
+from stages.policies.policy import Action, Policy, Sampling
+from stages.tables.yamlfile import nearest
+
+# Shipped with the package: a tiny model that plays airline-mini.
+SEED_POLICY = str(files("data") / "seed_policy")
+POLICIES = ("expert", "refuse", "hand-off", "replay", "openai", "transformers", "vllm")
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """What the policies can be told; each one heeds its own."""
+
+    model: str | None = None  # openai: its name; transformers, vllm: name or folder
+    served_model_name: str | None = None  # openai: name that the servers know, if not `model`
+    concurrency: int = 32  # transformers, vllm: how many episodes play at once
+    context: int | None = None  # transformers, vllm: most tokens; None: what the model can take
+    base_urls: tuple[str, ...] = ()  # openai
+    tokenizer: str | None = None  # openai: name or folder; None: the servers tokenize
+    timeout_s: float = 120.0  # openai: of one request
+    retries: int = 5  # openai: of one request
+    rate_limit: float | None = None  # openai: requests per second to each server
+    rejoin: bool = True  # openai: whether a server that comes back plays again
+    noise: float = 0.0  # expert: chance of a slip in each turn
+    recording: str | None = None  # replay: a rollouts file
+
+
+def open_policy(name: str, options: PolicyOptions) -> Policy:
+    """Load a policy.
+
+    Args:
+        name: one of POLICIES.
+        options: for any of them.
+
+    Raises:
+        InputError: there is no such policy, an option of its own is missing, or a package.
+    """
+    # Imported only here, since whoever plays the expert should not wait for an engine.
+    match name:
+        case "expert":
+            from stages.envs.airline_mini.expert import Expert
+
+            return RulePolicy(Expert(options.noise))
+        case "refuse":
+            from stages.envs.airline_mini.baselines import refuse
+
+            return RulePolicy(refuse)
+        case "hand-off":
+            from stages.envs.airline_mini.baselines import hand_off
+
+            return RulePolicy(hand_off)
+        case "replay":
+            from stages.policies.replay import Replay
+
+            return Replay(_given("--recording", options.recording, "a rollouts file"))
+        case "openai":
+            from stages.policies.openai_policy import OpenAIPolicy
+
+            model = _given("--model", options.model, "the name that the servers know")
+            return OpenAIPolicy(
+                options.served_model_name or model,
+                options.base_urls,
+                options.timeout_s,
+                options.retries,
+                tokenizer=_tokenizer(options.tokenizer) if options.tokenizer else None,
+                rate_limit=options.rate_limit,
+                rejoin=options.rejoin,
+            )
+        case "transformers" | "vllm":
+            model = _given("--model", options.model, "a folder that holds a model")
+            engine = _engine(name)
+            player: Policy = engine.load(model, rows=options.concurrency, context=options.context)
+            return player
+    raise InputError("--policy", f"no policy '{name}'", nearest(name, POLICIES))
+
+
+class RulePolicy:
+    """A policy of rules: a function of the messages and of a random generator."""
+
+    def __init__(self, rules: Callable[[Sequence[Message], Rng], Message]) -> None:
+        self._rules = rules
+
+    async def act(
+        self,
+        episode_id: str,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]],
+        sampling: Sampling,
+        seed: int,
+    ) -> Action:
+        """Return the next message; see `Policy`."""
+        return Action(self._rules(messages, Random(seed)))
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _engine(name: str) -> Any:
+    """The class of a policy that runs a model in this process."""
+    try:
+        if name == "vllm":
+            from stages.policies.vllm_policy import VLLMPolicy
+
+            return VLLMPolicy
+        from stages.policies.transformers_policy import TransformersPolicy
+
+        return TransformersPolicy
+    except ModuleNotFoundError as error:
+        what, todo = f"needs the package '{error.name}'", f"pip install 'irc-cli[{name}]'"
+        raise InputError(f"--policy {name}", what, todo) from None
+
+
+def _tokenizer(folder: str) -> Any:
+    """A tokenizer of transformers."""
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError as error:
+        what, todo = f"needs the package '{error.name}'", "pip install 'irc-cli[transformers]'"
+        raise InputError("--tokenizer", what, todo) from None
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        what = str(error).strip().splitlines()[0]
+        raise InputError(folder, what, "give a folder that holds a tokenizer") from error
+
+
+def _given(option: str, value: str | None, what: str) -> str:
+    if value is None:
+        raise InputError(option, "missing", f"give {what}")
+    return value

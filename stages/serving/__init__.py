@@ -1,0 +1,1 @@
+"""Model servers: endpoints, the pool of servers, new weights."""

@@ -1,0 +1,200 @@
+"""A pool of servers: their addresses, and new weights for those that run.
+
+A server gets a checkpoint in the first of these ways that it offers:
+
+1. It is sent the weights over NCCL: vLLM's weight-transfer API, of a server that was started with
+   `--weight-transfer-config`, where this process has vLLM and a GPU.
+2. It reads the folder, which it must see under the same path: vLLM's `/collective_rpc`.
+3. It is started anew, by a command of the user's.
+
+vLLM serves the routes of 1 and 2 where VLLM_SERVER_DEV_MODE=1. On a CPU, vLLM 0.32 packs an output
+layer that is tied to the embeddings, and goes on with the old pack: there only the third is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from stages.errors import InputError
+from stages.serving.endpoint import Endpoint, EndpointError
+from stages.serving.weight_transfer import ROUTE as TRANSFER
+from stages.serving.weight_transfer import can_send, send_weights, takes_nccl
+
+LOADING_S = 1800.0  # in which a server loads weights, or starts
+LOOK_S = 1.0  # from one look at a starting server to the next
+RELOAD, FORGET_PREFIXES = "/collective_rpc", "/reset_prefix_cache"
+INFO = "/server_info?config_format=json"
+
+
+def addresses(given: Iterable[str]) -> tuple[str, ...]:
+    """Return the base URLs of servers, each once.
+
+    Args:
+        given: URLs, and files with a URL a line; empty lines and those with `#` first don't count.
+
+    Raises:
+        InputError: there is no such file, or a line is no URL.
+    """
+    found: list[str] = []
+    for one in given:
+        found += [one] if "://" in one else _listed(one)
+    return tuple(dict.fromkeys(url.rstrip("/") for url in found))
+
+
+async def load_weights(
+    base_urls: Sequence[str], folder: str, restart_command: str | None
+) -> tuple[str, ...]:
+    """Have servers load weights, all at once; return those that did.
+
+    Args:
+        base_urls: of the servers, each up to and with `/v1`.
+        folder: with the weights, as the servers see it.
+        restart_command: starts a server anew that can't load weights while it runs. It is called
+            with the server's base URL and the folder, and ends when the old server is gone.
+
+    Returns:
+        The servers that are there, in their order. One that is down without a restart command is
+        left out.
+
+    Raises:
+        InputError: a server can't load weights, or not these; or none is there.
+    """
+    path, sending = str(Path(folder).resolve()), asyncio.Lock()
+    loaded = await asyncio.gather(
+        *(_load(url, path, restart_command, sending) for url in base_urls)
+    )
+    ready = tuple(url for url, done in zip(base_urls, loaded, strict=True) if done)
+    if not ready:
+        raise InputError("--base-url", "no server answers", "start them, or give other addresses")
+    return ready
+
+
+async def _load(
+    base_url: str, folder: str, restart_command: str | None, sending: asyncio.Lock
+) -> bool:
+    """Have one server load weights; return False if it is not there."""
+    server, root = Endpoint(base_url, LOADING_S, 0, "--load-weights"), _root(base_url)
+    try:
+        up = await server.answers()
+        routes = (await _told(server, root + "/openapi.json")).get("paths", {}) if up else {}
+        info = await _told(server, root + INFO) if RELOAD in routes else {}
+        stale = on_cpu(info) and _tied(folder)
+        if RELOAD in routes and not stale:
+            sends = TRANSFER in routes and takes_nccl(info) and can_send()
+            await _replace(server, base_url, folder, sending if sends else None)
+        elif restart_command:
+            await _restart(server, base_url, folder, restart_command)
+        elif stale:
+            what = "would keep the old output layer, tied to the embeddings, on its CPU"
+            raise InputError(base_url, what, "give --restart-command")
+        elif up:
+            what = "can't load weights while it runs"
+            todo = "start vLLM with VLLM_SERVER_DEV_MODE=1, or give --restart-command"
+            raise InputError(base_url, what, todo)
+        return up or bool(restart_command)
+    finally:
+        await server.close()
+
+
+async def _told(server: Endpoint, url: str) -> dict[str, Any]:
+    """What a server says of itself; nothing where it doesn't."""
+    try:
+        told = await server.call("GET", url)
+    except EndpointError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def on_cpu(server_info: Any) -> bool:
+    """Return whether a vLLM server computes on a CPU, by its `/server_info`."""
+    try:
+        return bool(server_info["vllm_config"]["device_config"]["device"] == "cpu")
+    except (LookupError, TypeError):
+        return False
+
+
+def _tied(folder: str) -> bool:
+    """Whether a model's output layer is its embeddings; transformers' own default is that it is."""
+    config = Path(folder, "config.json")
+    return not config.exists() or orjson.loads(config.read_bytes()).get("tie_word_embeddings", True)
+
+
+async def _replace(
+    server: Endpoint, base_url: str, folder: str, sending: asyncio.Lock | None
+) -> None:
+    """Have vLLM take the weights, and forget what it computed with those before.
+
+    Args:
+        server: the server.
+        base_url: its address.
+        folder: the weights.
+        sending: held while they are sent, since one GPU sends to all; None: the server reads them.
+    """
+    root = _root(base_url)
+    try:
+        if sending:
+            async with sending:
+                size = await server.call("GET", root + "/get_world_size")
+                await asyncio.to_thread(send_weights, root, folder, size["world_size"], LOADING_S)
+        else:
+            request = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
+            await server.call("POST", root + RELOAD, request)
+        forgot = await server.call("POST", root + FORGET_PREFIXES)
+    except EndpointError as error:
+        todo = "see its log; the folder must be one that the server sees, of the same architecture"
+        raise InputError(base_url, f"did not load '{folder}': {error}", todo) from None
+    if not forgot.get("success"):
+        todo = "run again when nobody else plays there"
+        raise InputError(base_url, "still uses what it computed with the old weights", todo)
+
+
+async def _restart(server: Endpoint, base_url: str, folder: str, command: str) -> None:
+    args = [*shlex.split(command), base_url, folder]
+    try:
+        # Standard output is for our results.
+        process = await asyncio.create_subprocess_exec(*args, stdout=asyncio.subprocess.DEVNULL)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError("--restart-command", f"'{args[0]}': {reason}", "check it") from None
+    if code := await process.wait():
+        what = f"ended with {code} for {base_url}"
+        raise InputError("--restart-command", what, "see what it printed")
+    end = time.monotonic() + LOADING_S
+    while not await server.answers():
+        if time.monotonic() > end:
+            raise InputError(base_url, "does not answer after its restart", "see its log")
+        await asyncio.sleep(LOOK_S)
+
+
+def _root(base_url: str) -> str:
+    """Return where a server's routes beside OpenAI's lie."""
+    return base_url.removesuffix("/v1")
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        todo = "give http://HOST:PORT/v1, or a file with such lines"
+        raise InputError("--base-url", f"'{path}' is no URL, and no file", todo) from None
+    except UnicodeDecodeError:
+        raise InputError(path, "not UTF-8 text", "give a file with a URL a line") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(path, f"can't be read ({reason})", "check the path") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        url = line.strip()
+        if url and not url.startswith("#"):
+            if "://" not in url:
+                todo = "write http://HOST:PORT/v1"
+                raise InputError(f"{path}:{number}", f"'{url}' is no URL", todo)
+            found.append(url)
+    return found

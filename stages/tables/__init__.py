@@ -1,0 +1,1 @@
+"""Tables: their declarations, reading and writing, paths and YAML."""

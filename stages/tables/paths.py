@@ -1,0 +1,94 @@
+"""Where tables lie, as users name it: files, folders, patterns of names, object stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from glob import has_magic
+from pathlib import Path
+
+import polars as pl
+
+from stages.errors import InputError
+from stages.tables.files import reachable
+
+_TABLES = "**/*.parquet"  # those of a folder, and of the folders in it
+_NO_ACCESS = "check the address, and the credentials in the environment"
+
+
+def remote(path: str) -> bool:
+    """Return whether a path is an address in an object store, such as `s3://bucket/turns.parquet`."""
+    return "://" in path
+
+
+def files_of(paths: list[str]) -> list[str]:
+    """Return the files that these paths mean, in the order of the paths, then of the names.
+
+    Args:
+        paths: files, `-`, folders of Parquet files, or patterns with `*`, `?`, `[...]` and `**`;
+            each but `-` also as the address of an object store, where a folder ends with `/`.
+            Credentials come from the environment, as polars takes them.
+
+    Raises:
+        InputError: a folder has no Parquet file, a pattern fits none, or a store can't be listed.
+    """
+    return [file for path in paths for file in _files(path)]
+
+
+def _files(path: str) -> list[str]:
+    with reachable(path):
+        is_folder = path.endswith("/") if remote(path) else Path(path).is_dir()
+        if not is_folder and (not has_magic(path) or Path(path).exists()):
+            return [path]
+    pattern = f"{path.rstrip('/')}/{_TABLES}" if is_folder else path
+    found = sorted(_listed(pattern) if remote(path) else _found(pattern))
+    if not found:
+        what = "a folder without Parquet files" if is_folder else "a pattern that no file fits"
+        raise InputError(path, what, "check the path")
+    return found
+
+
+def _found(pattern: str) -> list[str]:
+    root = Path(pattern).anchor
+    return [str(path) for path in Path(root).glob(pattern.removeprefix(root))]
+
+
+def _listed(pattern: str) -> list[str]:
+    """List an object store as polars does: it reads the files' row counts and no column."""
+    try:
+        rows = pl.scan_parquet(pattern, include_file_paths="path").select("path")
+        return rows.unique().collect()["path"].to_list()
+    except (OSError, pl.exceptions.ComputeError) as error:
+        if "expanded paths were empty" in str(error):
+            return []
+        raise unreadable(pattern, error) from None
+
+
+def unreadable(path: str, error: Exception) -> InputError:
+    """Return the error of a Parquet file that polars could not read."""
+    what = f"not readable as Parquet: {str(error).splitlines()[0].lower()}"
+    return InputError(path, what, _NO_ACCESS if remote(path) else "write the file again")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run's files lie, by the path of its rollouts."""
+
+    out: str
+
+    def beside(self, ending: str) -> str:
+        """Return the path of a file that belongs to the rollouts."""
+        return self.out.removesuffix(".jsonl") + ending
+
+    @property
+    def partial(self) -> Path:
+        """The journal."""
+        return Path(f"{self.out}.partial")
+
+    @property
+    def sidecars(self) -> tuple[str, str, str]:
+        """Tokens, timing and provenance."""
+        return (
+            self.beside(".tokens.parquet"),
+            self.beside(".timing.jsonl"),
+            self.beside(".meta.json"),
+        )

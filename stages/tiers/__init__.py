@@ -1,0 +1,1 @@
+"""Tiers: tool kinds, matching, classification, and the files that declare them."""

@@ -1,0 +1,171 @@
+"""The tier, the match and the reward of every turn of an episode, by its calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from stages.core.arguments import PYTHON_REPR
+from stages.core.payment import first_turns
+from stages.tiers.domains import Domain
+from stages.tiers.matching import NO_MATCH, Match, Matcher, Side, agent_gold
+from stages.tiers.rules import Tiers
+from stages.traces.episode import Episode, Turn
+
+_NAMED = 5  # tools that notes name, of each sort
+_RESULT = {False: "ok", True: "error"}
+
+Judged = tuple[str, Match]  # tier and match of a call
+
+
+class Classed(NamedTuple):
+    """What a turn is, and what it is worth."""
+
+    tier: str
+    match: Match | None  # of its best-ranked call; None: no call, or gold actions unknown
+    reward: float  # dimensionless
+
+
+class KindNotes:
+    """Notes the tools of a domain whose kind is only guessed, or unknown."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self._named: dict[str, set[str]] = {}  # tools that notes name
+
+    def add(self, what: str, tools: list[str], kinds: list[str], notes: Counter[str]) -> None:
+        """Note the tools of some calls or gold actions whose kinds nobody states.
+
+        Args:
+            what: they are.
+            tools: the name of each one's tool.
+            kinds: the kind that each is taken to be of.
+            notes: are added to.
+        """
+        if self._domain.guessed:
+            for tool, kind in zip(tools, kinds, strict=True):
+                if self._domain.guesses(tool):
+                    notes[self._note(what, tool, kind)] += 1
+
+    def _note(self, what: str, tool: str, kind: str) -> str:
+        """A note on one tool by its name, while it is among the first few."""
+        known = "unknown" if kind == "unknown" else "guessed from its name"
+        told = f"{what} whose tool kind is {known}"
+        named = self._named.setdefault(told, set())
+        if tool not in named and len(named) == _NAMED:
+            return f"{told}: other tools"
+        named.add(tool)
+        guess = "" if kind == "unknown" else f" ({kind})"
+        return f"{told}: {tool}{guess}"
+
+
+class Classifier:
+    """Classes the turns of one domain's episodes under one set of tiers."""
+
+    def __init__(self, tiers: Tiers, domain: Domain) -> None:
+        self._tiers, self._domain = tiers, domain
+        self._matcher = Matcher(domain, tiers.arguments, tool_rules=tiers.tool_rules)
+        self._table = {tuple(facts): tier for facts, tier in tiers.table().items()}
+        self._rank = {tier: i for i, tier in enumerate(tiers.rank)}
+        self._kind_notes = KindNotes(domain)
+        self._tests_repeats = any("repeat" in rule.when for rule in tiers.rules)
+
+    def turns(
+        self, episode: Episode, notes: Counter[str], failures: Counter[str] | None = None
+    ) -> list[Classed]:
+        """Class every turn of an episode.
+
+        Args:
+            episode: whose tools are those of the domain.
+            notes: counts what was odd about its calls.
+            failures: counts the results that were taken for failures, by rule.
+        """
+        if failures is None:
+            failures = Counter()
+        turns = self._by_turn(episode.turns, self._judge(episode, notes, failures))
+        if episode.gold is None:
+            turns = [(tier, None) for tier, _ in turns]
+        rewards = self._tiers.rewards
+        classed = [
+            Classed(tier, match, rewards[tier].of(match.share if match else 0))
+            for tier, match in turns
+        ]
+        return classed if self._tiers.pay == "turn" else _paid_once(classed)
+
+    def _by_turn(self, turns: list[Turn], judged: list[Judged]) -> list[tuple[str, Match | None]]:
+        """Return tier and match of each turn: of its best-ranked call, of equals the closest."""
+        message: tuple[str, Match | None] = (self._tiers.message, None)
+        of_turns: list[tuple[str, Match | None]] = []
+        first = 0
+        for turn in turns:
+            last = first + len(turn.calls)
+            if last - first > 1:
+                best = min(judged[first:last], key=lambda one: (self._rank[one[0]], -one[1].share))
+                of_turns.append(best)
+            else:
+                of_turns.append(judged[first] if last > first else message)
+            first = last
+        return of_turns
+
+    def _judge(self, episode: Episode, notes: Counter[str], failures: Counter[str]) -> list[Judged]:
+        """Return tier and match of every call of the episode, in order."""
+        calls = [call for turn in episode.turns for call in turn.calls]
+        if not calls:
+            return []
+        matcher = self._matcher
+        sides = [matcher.read(call) for call in calls]
+        rule = self._domain.failures.rule
+        failed_by = [rule(call.flagged, call.result) for call in calls]
+        failures.update(filter(None, failed_by))
+        failed = [
+            by is not None or not side.parsed.readable
+            for by, side in zip(failed_by, sides, strict=True)
+        ]
+        gold = [matcher.read_gold(action) for action in agent_gold(episode.gold)]
+        if not gold:
+            matches = [NO_MATCH] * len(calls)
+        elif self._tiers.match == "any":
+            matches = matcher.best(sides, gold)
+        else:
+            matches = matcher.one_to_one(sides, gold, failed)
+        domain = self._domain
+        kinds = [domain.kind(side.name, side.parsed.value) for side in sides]
+        exist = [domain.has(side.name) for side in sides]
+        self._note_calls(sides, kinds, notes)
+        repeats = [False] * len(sides)
+        if self._tests_repeats:
+            repeats = _repeats(sides, kinds, failed, exist)
+        facts = zip(matches, kinds, failed, repeats, exist, strict=True)
+        return [
+            (self._table[match.kind, kind, _RESULT[fails], repeat, exists], match)
+            for match, kind, fails, repeat, exists in facts
+        ]
+
+    def _note_calls(self, sides: list[Side], kinds: list[str], notes: Counter[str]) -> None:
+        for problem in filter(None, (side.parsed.problem for side in sides)):
+            repr_read = problem == PYTHON_REPR
+            what = "read as a Python literal" if repr_read else "unparseable, tiered as errors"
+            notes[f"arguments {what}"] += 1
+        self._kind_notes.add("calls", [side.name for side in sides], kinds, notes)
+
+
+def _repeats(
+    sides: list[Side], kinds: list[str], failed: list[bool], exist: list[bool]
+) -> list[bool]:
+    """Return which calls repeat an earlier one with no write in between."""
+    repeats, seen = [], set[tuple[str, str]]()
+    for side, kind, fails, exists in zip(sides, kinds, failed, exist, strict=True):
+        call = (side.name, side.key)
+        repeats.append(call in seen)
+        if not fails and (kind == "write" or (kind == "unknown" and exists)):
+            seen.clear()  # the environment may have changed: to look again is no repetition
+        seen.add(call)
+    return repeats
+
+
+def _paid_once(turns: list[Classed]) -> list[Classed]:
+    """Return the turns of an episode with a reward for the first of each tier only."""
+    first = first_turns(turn.tier for turn in turns)
+    return [
+        turn if pays else turn._replace(reward=0.0) for turn, pays in zip(turns, first, strict=True)
+    ]

@@ -1,0 +1,231 @@
+"""Which calls of an episode meet which of the task's gold actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from stages.core.arguments import (
+    NO_RULES,
+    Mode,
+    Parsed,
+    Prepared,
+    ToolRules,
+    bfcl_answer,
+    canonical,
+    equal,
+    matched_arguments,
+    parse_arguments,
+    prepare,
+    share,
+)
+from stages.tiers.domains import Domain
+from stages.traces.episode import Call, GoldAction
+
+FULL, PARTIAL, NONE = "full", "partial", "none"
+_REMEMBERED = 100_000  # readings, and comparisons, that are kept
+
+# One call meets one gold action: as many full matches as can be, then the largest matched shares;
+# of calls that match alike those that worked, then the earliest.
+_FULL_WEIGHT, _FAILED_COSTS, _LATER_COSTS = 1e3, 1e-3, 1e-6
+_SEARCHED = 6  # gold actions up to which all pairings are tried, in less time than scipy loads
+
+Weights = Mapping[tuple[int, int], float]  # by positions of call and gold action
+
+
+class Side:
+    """A call or a gold action, its arguments read; made ready to be compared when first needed."""
+
+    __slots__ = ("_prepared", "_rules", "compare_args", "name", "parsed")
+
+    def __init__(self, name: str, parsed: Parsed, rules: ToolRules) -> None:
+        self.name, self.parsed, self._rules = name, parsed, rules
+        self.compare_args: tuple[str, ...] | None = None
+        self._prepared: Prepared | None = None
+
+    @property
+    def prepared(self) -> Prepared:
+        """The arguments as `deep` compares them; unparseable ones have no items."""
+        if self._prepared is None:
+            self._prepared = prepare(self.parsed.value, self._rules)
+        return self._prepared
+
+    @property
+    def key(self) -> str:
+        """Equal for calls that repeat each other; free text counts: another thought is none."""
+        return canonical(self.parsed.value) if self._rules.ignore else self.prepared.key
+
+
+class Match(NamedTuple):
+    """How a call meets the gold actions."""
+
+    kind: str  # full | partial | none
+    share: float = 0.0  # of the gold action's arguments that the call has equal
+    gold: int | None = None  # position of that gold action; None: no gold action has the name
+
+
+NO_MATCH, _FULL_MATCH = Match(NONE), Match(FULL, 1.0)
+
+
+class Matcher:
+    """Compares calls with gold actions by one mode, under the tools' own rules or without."""
+
+    def __init__(self, domain: Domain, mode: Mode = "deep", *, tool_rules: bool = False) -> None:
+        self._mode, self._rules = mode, domain.rules if tool_rules else {}
+        # The trials of a task repeat its gold actions, and many of its calls, word for word.
+        self._sides: dict[tuple[str, bool, str], Side] = {}
+        self._matches: dict[tuple[Side, Side], Match] = {}
+
+    def read(self, action: Call | GoldAction) -> Side:
+        """Read the arguments of a call or a gold action."""
+        arguments = action.arguments
+        is_text = type(arguments) is str
+        key = (action.name, is_text, arguments if is_text else repr(arguments))
+        side = self._sides.get(key)
+        if side is None:
+            rules = self._rules.get(action.name, NO_RULES)
+            side = Side(action.name, parse_arguments(arguments), rules)
+            if len(self._sides) < _REMEMBERED:
+                self._sides[key] = side
+        return side
+
+    def read_gold(self, action: GoldAction) -> Side:
+        """Read a gold action, with what its mode needs besides the arguments."""
+        side = self.read(action)
+        if action.compare_args is None and self._mode != "bfcl":
+            return side
+        parsed = side.parsed
+        if self._mode == "bfcl" and isinstance(parsed.value, dict):
+            parsed = Parsed(bfcl_answer(parsed.value))
+        gold = Side(side.name, parsed, self._rules.get(side.name, NO_RULES))
+        gold.compare_args = action.compare_args
+        return gold
+
+    def match(self, gold: Side, call: Side) -> Match:
+        """Compare one call with one gold action of the same name."""
+        match = self._matches.get((gold, call))
+        if match is None:
+            match = self._match(gold, call)
+            if len(self._matches) < _REMEMBERED:
+                self._matches[gold, call] = match
+        return match
+
+    def _match(self, gold: Side, call: Side) -> Match:
+        if not call.parsed.readable:
+            return NO_MATCH
+        if self._mode == "deep":
+            if gold.prepared.key == call.prepared.key:
+                return _FULL_MATCH
+            equal_share = share(gold.prepared, call.prepared)
+        else:
+            expected, actual = gold.parsed.value, call.parsed.value
+            if equal(expected, actual, self._mode, compare_args=gold.compare_args):
+                return _FULL_MATCH
+            equal_share = self._share(expected, actual, len(gold.prepared.items))
+        return Match(PARTIAL, equal_share) if equal_share > 0 else NO_MATCH
+
+    def _share(self, expected: Any, actual: Any, arguments: int) -> float:
+        if not (isinstance(expected, dict) and isinstance(actual, dict) and arguments):
+            return 0.0
+        return matched_arguments(expected, actual, self._mode) / arguments
+
+    def best(self, calls: Sequence[Side], gold: Sequence[Side]) -> list[Match]:
+        """Return the best gold action of each call; one may be met by many calls."""
+        by_name: dict[str, list[int]] = {}
+        for j, action in enumerate(gold):
+            by_name.setdefault(action.name, []).append(j)
+        matches = []
+        for call in calls:
+            best = NO_MATCH
+            for j in by_name.get(call.name, ()):
+                match = self.match(gold[j], call)
+                if best.gold is None or match.share > best.share or match.kind == FULL:
+                    best = Match(match.kind, match.share, j)
+                if match.kind == FULL:
+                    break
+            matches.append(best)
+        return matches
+
+    def one_to_one(
+        self, calls: Sequence[Side], gold: Sequence[Side], failed: Sequence[bool]
+    ) -> list[Match]:
+        """Return the gold action that each call meets when each may be met once.
+
+        The pairing with the greatest total weight; see the weights above.
+        """
+        pairs = {
+            (i, j): match
+            for i, call in enumerate(calls)
+            for j, action in enumerate(gold)
+            if action.name == call.name and (match := self.match(action, call)).kind != NONE
+        }
+        matches = [NO_MATCH] * len(calls)
+        for i, j in _assignment(pairs, failed):
+            matches[i] = Match(pairs[i, j].kind, pairs[i, j].share, j)
+        return matches
+
+
+def _assignment(
+    pairs: dict[tuple[int, int], Match], failed: Sequence[bool]
+) -> list[tuple[int, int]]:
+    """Return the pairs of the best one-to-one pairing."""
+    sure = _alone([pair for pair, match in pairs.items() if match.kind == FULL])
+    calls, gold = {i for i, _ in sure}, {j for _, j in sure}
+    rest = [(i, j) for i, j in pairs if i not in calls and j not in gold]
+    if len(_alone(rest)) == len(rest):
+        return sure + rest  # nothing to choose
+    weights = {(i, j): _weight(pairs[i, j], i, failed[i]) for i, j in rest}
+    few = len({j for _, j in rest}) <= _SEARCHED
+    return sure + (best_of_few(weights) if few else best_of_many(weights))
+
+
+def _weight(match: Match, place: int, fails: bool) -> float:
+    value = match.share - _LATER_COSTS * place - _FAILED_COSTS * fails
+    return value + _FULL_WEIGHT if match.kind == FULL else value
+
+
+def best_of_few(weights: Weights) -> list[tuple[int, int]]:
+    """Return the one-to-one pairs of the greatest total weight, from all there are.
+
+    Args:
+        weights: positive, by call and gold action; the time is exponential in the gold actions.
+    """
+    best: dict[frozenset[int], tuple[float, list[tuple[int, int]]]] = {frozenset(): (0.0, [])}
+    for call in sorted({i for i, _ in weights}):
+        more = dict(best)  # by the gold actions that are taken
+        for taken, (total, chosen) in best.items():
+            for (i, j), weight in weights.items():
+                if i != call or j in taken:
+                    continue
+                if total + weight > more.get(taken | {j}, (0.0,))[0]:
+                    more[taken | {j}] = total + weight, [*chosen, (i, j)]
+        best = more
+    return max(best.values(), key=lambda entry: entry[0])[1]
+
+
+def best_of_many(weights: Weights) -> list[tuple[int, int]]:
+    """Return what `best_of_few` returns, by the Hungarian method."""
+    # Imported late: they take longer to load than most traces take to score.
+    import numpy as np
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = sorted({i for i, _ in weights}), sorted({j for _, j in weights})
+    matrix = np.zeros((len(rows), len(columns)))
+    for (i, j), weight in weights.items():
+        matrix[rows.index(i), columns.index(j)] = weight
+    chosen = zip(*linear_sum_assignment(matrix, maximize=True), strict=True)
+    return [pair for a, b in chosen if (pair := (rows[a], columns[b])) in weights]
+
+
+def _alone(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the pairs whose call and gold action are in no other pair.
+
+    Full matches come first, so a full match that is alone among them is in the best pairing.
+    """
+    calls, gold = [i for i, _ in pairs], [j for _, j in pairs]
+    return [(i, j) for i, j in pairs if calls.count(i) == gold.count(j) == 1]
+
+
+def agent_gold(gold: tuple[GoldAction, ...] | None) -> list[GoldAction]:
+    """Return the gold actions that are the agent's to make, not the simulated user's."""
+    return [action for action in gold or () if action.requestor != "user"]

@@ -1,0 +1,74 @@
+"""The model that learns, its optimizer and its devices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stages.errors import InputError
+from stages.training.batches import passes
+from stages.training.config import TrainConfig
+from stages.training.logprobs import TokenLogprobs
+from stages.training.sequences import Example
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What learns."""
+
+    model: Any  # TokenLogprobs, as accelerate wraps it
+    optimizer: Any
+    accelerator: Any
+    packable: bool  # whether sequences can share a pass
+    bf16: bool
+
+    @classmethod
+    def of(
+        cls, learner: TokenLogprobs, config: TrainConfig, *, packable: bool, bf16: bool
+    ) -> Trainer:
+        """Prepare a model for the devices and processes that accelerate finds.
+
+        Raises:
+            InputError: a launcher started several processes that would each train alone.
+        """
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if started != accelerator.num_processes:  # as accelerate does where FSDP meets a CPU
+            what = f"{started} processes were started, which accelerate does not connect"
+            raise InputError("accelerate launch", what, "on a CPU leave FSDP out, and give --cpu")
+        weights = [one for one in learner.parameters() if one.requires_grad]
+        optimizer = torch.optim.AdamW(
+            weights,
+            lr=config.lr,
+            betas=(0.9, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        model, optimizer = accelerator.prepare(learner, optimizer)
+        return cls(model, optimizer, accelerator, packable, bf16)
+
+    @property
+    def bare(self) -> Any:
+        """The model of transformers, or peft's around it."""
+        return self.accelerator.unwrap_model(self.model).model
+
+    def passes(
+        self, examples: List[Example], config: TrainConfig
+    ) -> Iterator[tuple[list[int], bool]]:
+        """Yield this process's passes over some examples; see `stages.training.batches`."""
+        lengths = [len(one.sequence) for one in examples]
+        budget = config.pack_tokens if self.packable else 0
+        one = self.accelerator
+        return passes(lengths, budget, one.process_index, one.num_processes)
+
+    def total(self, numbers: List[float]) -> list[float]:
+        """Add up numbers over the processes."""
+        mine = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
+        return list(self.accelerator.reduce(mine, "sum").tolist())
