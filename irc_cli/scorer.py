@@ -60,6 +60,7 @@ def score(
     outcome: float | None = None,
     tiers: str = "extended",
     domain: str | None = None,
+    played: bool = False,
 ) -> Score:
     """Class the turns of one conversation and give them their rewards.
 
@@ -78,6 +79,9 @@ def score(
         outcome: of the conversation, in [0, 1]; None: unknown.
         tiers: extended, paper, flat, or a YAML file of tiers.
         domain: airline, retail, telecom, airline-mini or a YAML file; None: found from the tools.
+        played: `tool_calls` are all the calls that the environment executed, as in a trainer's own
+            rollouts; text that looks like a call is then a message. Otherwise it is read as a
+            call, or refused.
 
     Returns:
         The outcome as given, and reward and tier of each turn, in order.
@@ -93,7 +97,7 @@ def score(
         raise InputError("irc_cli.scorer", error.what, error.todo) from None
     definitions = _list(tools)
     try:
-        turns, user_calls = read_turns(list(messages), Counter(), definitions)
+        turns, user_calls = read_turns(list(messages), Counter(), definitions, played=played)
     except BadItemError as error:
         todo = "give every call with its name and arguments, and its result after it"
         raise InputError("irc_cli.scorer", error.what, todo) from None

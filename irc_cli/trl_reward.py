@@ -58,6 +58,7 @@ def reward_function(
                 values,
                 tiers=tiers,
                 domain=domain or _shipped(columns.get("domain"), i),
+                played=True,
             )
             written = sum(message["role"] == "assistant" for message in completion)
             turns = scored.turn_rewards[len(scored.turn_rewards) - written :]

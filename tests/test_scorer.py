@@ -80,10 +80,15 @@ def test_a_conversation_without_turns_has_no_rewards() -> None:
 def test_equals_irc_cli_score_on_every_example(tiers: str) -> None:
     expected = scored(*open_trace(str(TRACE)), tiers=tiers, domain=load_domain("airline"))
     columns = expected.columns
-    found = [
-        score(row["messages"], None, row["gold_actions"], outcome=row["outcome"], tiers=tiers)
-        for row in map(orjson.loads, TRACE.read_bytes().splitlines())
-    ]
+    rows = [orjson.loads(line) for line in TRACE.read_bytes().splitlines()]
+
+    def score_of(row: dict[str, Any], domain: str | None) -> Score:
+        given = {"outcome": row["outcome"], "tiers": tiers, "domain": domain}
+        return score(row["messages"], None, row["gold_actions"], **given)
+
+    found = [score_of(row, "airline") for row in rows]
+    # A tool that no shipped domain has, beside one that several have, hides the domain.
+    assert sum(score_of(row, None) == one for row, one in zip(rows, found, strict=True)) >= 192
     assert [tier for one in found for tier in one.turn_tiers] == columns["tier"]
     assert [reward for one in found for reward in one.turn_rewards] == columns["reward"]
     assert [one.outcome for one in found for _ in one.turn_tiers] == columns["outcome"]
@@ -135,3 +140,12 @@ def test_importing_and_scoring_load_no_heavy_library() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert ended.stdout.split() == []
+
+
+def test_text_that_looks_like_a_call_is_a_message_where_all_calls_are_known() -> None:
+    """A weak policy writes such text; the environment that it played in took it as speech."""
+    text = 'get_reservation", "arguments": {"reservation_id":"deep-dune"}}\n</tool_call>'
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}]
+    assert score(messages, played=True).turn_tiers == ["message"]
+    with pytest.raises(InputError, match="looks like a call"):
+        score(messages)

@@ -287,3 +287,17 @@ def test_sharegpts_call_may_stand_after_thoughts() -> None:
     value = '<think>hm</think>\n{"name": "get", "arguments": {"a": 1}}'
     [call], _ = read({"from": "function_call", "value": value}, {"from": "tool", "value": "ok"})
     assert (call.name, json.loads(call.arguments), call.result) == ("get", {"a": 1}, "ok")
+
+
+def test_rollouts_say_which_calls_were_made(tmp_path: Path) -> None:
+    """What a policy wrote in our own rollouts was read when it played."""
+    texts = ('get", "arguments": {}}\n</tool_call>', '<tool_call>{"name": "get", "arguments": {}}')
+    messages = [{"role": "user", "content": "hi"}]
+    messages += [{"role": "assistant", "content": text} for text in texts]
+    row = {"messages": messages, "outcome": 0, "gold_actions": [], "tokens_recorded": True}
+    path = tmp_path / "rollouts.jsonl"
+    path.write_text(json.dumps(row))
+    trace = open_trace(str(path))
+    [episode] = trace
+    assert [turn.calls for turn in episode.turns] == [[], []]
+    assert not [note for note in trace.notes if "text" in note]

@@ -56,6 +56,7 @@ def compute_score(
         outcome=extra_info["outcome"],
         tiers=tiers,
         domain=extra_info["domain"],
+        played=True,
     )
     return {
         "score": scored.outcome,

@@ -78,7 +78,7 @@ def reader(
             status = "ok"
         domain, family, env = (name_in(item, key) for key in ("domain", "family", "env"))
         policy = policy_in(item)
-        turns, user_calls = read_turns(messages, notes, tools)
+        turns, user_calls = read_turns(messages, notes, tools, played="tokens_recorded" in item)
         gaps.note(item)
         if not turns:
             notes[f"{WITHOUT_TURN}: {messages_seen(messages)}"] += 1

@@ -61,7 +61,11 @@ RECORD = "record every call with its name, arguments and result, or pass --skip-
 
 
 def read_turns(
-    messages: Sequence[Any], notes: Counter[str], tools: Sequence[Any] | None = None
+    messages: Sequence[Any],
+    notes: Counter[str],
+    tools: Sequence[Any] | None = None,
+    *,
+    played: bool = False,
 ) -> tuple[list[Turn], list[Call]]:
     """The policy's turns and the simulated user's own calls, in order.
 
@@ -73,11 +77,13 @@ def read_turns(
         messages: messages of one conversation as recorded, in any form that `forms` knows.
         notes: counts what was repaired or skipped; nothing where this raises.
         tools: definitions, where they are known; calls as XML text leave types to them.
+        played: the calls are those that an environment executed, so that text is only text,
+            however much a weak policy makes it look like a call.
 
     Raises:
         BadItemError: a call or a result can't be read, or a result has no call.
     """
-    conversation = _Conversation(tools or (), react.is_react(messages))
+    conversation = _Conversation(tools or (), not played and react.is_react(messages), played)
     for place, message in enumerate(messages, 1):
         conversation.place = place
         if type(message) is not dict or not conversation.read(message):
@@ -110,12 +116,12 @@ def _plain_call(entry: Any) -> tuple[str, Any, str | None] | None:
 class _Conversation:
     """What has been read of a conversation so far."""
 
-    def __init__(self, tools: Sequence[Any], is_react: bool) -> None:
+    def __init__(self, tools: Sequence[Any], is_react: bool, played: bool) -> None:
         self.turns: list[Turn] = []
         self.user_calls: list[Call] = []
         self.notes = Counter[str]()
         self.place = 0  # of the message being read, from 1
-        self._tools, self._is_react = tools, is_react
+        self._tools, self._is_react, self._played = tools, is_react, played
         self._lost: list[str] = []  # a line for each call or result that can't be read
         self._by_id: dict[str, Call | None] = {}  # None where a result's id would be ambiguous
         self._latest: list[Call] = []  # calls of the last message that had any
@@ -167,7 +173,7 @@ class _Conversation:
             calls = self._structured(entries)
             if calls:
                 self._latest = calls
-            if content and may_hold_calls(content):
+            if content:
                 self._check_text(content, calls)
             if n_tokens is not None:
                 n_tokens = self._token_count(n_tokens)
@@ -223,7 +229,7 @@ class _Conversation:
             turn.calls += calls
             self._latest = turn.calls if calls else self._latest
         elif calls:
-            if type(event.content) is str and may_hold_calls(event.content):
+            if type(event.content) is str:
                 self._check_text(event.content, calls)
             self._add_turn(calls, event.n_tokens, event.content)
         else:
@@ -253,7 +259,7 @@ class _Conversation:
                     self.notes[DOUBTFUL] += 1
                 content = content if step.speech is None else step.speech
                 calls = [Call(step.call.name, step.call.arguments)] if step.call else []
-        elif has_signs(text):
+        elif not self._played and has_signs(text):
             calls = self._in_text(text)
         self._add_turn(calls, n_tokens, content)
 
@@ -277,14 +283,15 @@ class _Conversation:
     def _written(self, text: str) -> list[TextCall]:
         if not may_hold_calls(text):
             return []
-        from stages.messages.tool_parser import (
-            recorded_calls,  # its many patterns take a while to compile
-        )
+        # Its many patterns take a while to compile.
+        from stages.messages.tool_parser import recorded_calls
 
         return recorded_calls(text, self._tools)
 
     def _check_text(self, text: str, calls: list[Call]) -> None:
         """Lose the calls in a text that are not also recorded beside it."""
+        if self._played:
+            return
         recorded = [(call.name, parse_arguments(call.arguments).value) for call in calls]
         for written in self._written(text):
             if (written.name, parse_arguments(written.arguments).value) not in recorded:
