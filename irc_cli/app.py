@@ -24,6 +24,7 @@ COMMANDS = {
     "calibrate": ("irc_cli.calibrate", "Measure which tiers tell success from failure."),
     "train": ("irc_cli.train", "Train a policy on what its turns are worth."),
     "loop": ("irc_cli.loop", "Play, score, calibrate and train, again and again."),
+    "report": ("irc_cli.report", "Write one HTML page in which a person sees why."),
     "eval": ("irc_cli.evaluate", "Measure pass rate, pass^k and what an episode costs."),
     "compare-args": ("irc_cli.compare_args", "Compare tool-call arguments, and explain."),
     "export": ("irc_cli.export", "Write what other training libraries read."),

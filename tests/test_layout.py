@@ -22,6 +22,7 @@ PACKAGES = {
     "serving",
     "training",
     "exports",
+    "reporting",
 }
 SHARED = {"errors"}  # a module without imports of ours, which every package may import
 OURS = ("stages", "irc_cli", "data", "examples", "tests")

@@ -1,0 +1,244 @@
+"""`irc-cli report`: turns and conversations in, one HTML file out in which a person sees why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import typer
+
+from irc_cli import console, options
+from irc_cli.calibrate_report import next_step
+from irc_cli.notes import Strict, check_notes, show_notes
+from irc_cli.page.render import render_page
+from irc_cli.traces import DomainOption, SkipBad, TraceReader
+from stages.calibrate import calibrate
+from stages.calibration.estimate import CalibrateConfig, with_landmark
+from stages.calibration.landmark import landmark
+from stages.calibration.sums import lay_out, sum_turns
+from stages.check import check_both
+from stages.core.advantages import AdvantageConfig
+from stages.errors import InputError, few
+from stages.report import Known, report, with_conversations
+from stages.reporting.conversations import Conversations
+from stages.reporting.loops import ROLLOUTS, TURNS_FILE, is_loop, iterations, loop_panel
+from stages.reporting.loops import newest_calibration as calibration_of
+from stages.reporting.recorded import Recorded, read_calibration
+from stages.tables.artifacts import TURNS, made_by, read_table
+from stages.tables.files import digest, whole_file
+from stages.tables.paths import files_of
+from stages.tables.turn_arrays import turn_arrays
+from stages.tiers.file import SHIPPED, load_tiers
+from stages.tiers.rules import Tiers
+
+PAGE = "report.html"
+MAX_EPISODES = 10_000
+
+
+def command(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TURNS...|LOOP", help="Turns of irc-cli score, or the folder of a loop."
+        ),
+    ],
+    traces: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Traces that the turns were scored from; may be repeated. Default: those that the "
+            "turns record, where they are unchanged.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.yaml", help="Of irc-cli calibrate; default: calibrate these turns."
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE.html",
+            help=f"Page to write. Default: {PAGE}, for a loop in its folder; none with --json.",
+        ),
+    ] = None,
+    max_episodes: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Show the conversations of so many episodes, a sample of each task; statistics "
+            "are of all.",
+        ),
+    ] = MAX_EPISODES,
+    domain: DomainOption = None,
+    skip_bad: SkipBad = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    strict: Strict = False,
+    force: options.Force = False,
+    seed: options.Seed = 0,
+    config: options.Config = None,
+) -> None:
+    """Write one HTML page that shows what each tier is worth, and the conversations that say why.
+
+    Example: irc-cli report turns.parquet --traces traces.json --calibration calibration.yaml
+    """
+    loop = _loop_of(inputs)
+    if loop:
+        out = out or (None if as_json else str(loop / PAGE))
+        newest = iterations(loop)[-1]
+        inputs, traces = [str(newest / TURNS_FILE)], traces or [str(newest / ROLLOUTS)]
+        found = calibration_of(newest)
+        calibration = calibration or (str(found) if found else None)
+    out = out or (None if as_json else PAGE)
+    options.check_outputs([out], as_json=as_json, force=force)
+    known, notes = known_of(files_of(inputs), calibration, seed)
+    said = next_step(known.calibration, (known.judged.before, known.judged.after), known.config)
+    document = report(known, said, max_episodes)
+    if loop:
+        document["loop"] = loop_panel(loop)
+    origin = scored_from(inputs)
+    conversations, read = read_conversations(document, origin, traces, domain, skip_bad, quiet)
+    notes += read
+    check_notes(notes, strict=strict)
+    if conversations:
+        document = with_conversations(document, known, conversations)
+    if out:
+        write_page(document, conversations, out, quiet=quiet, force=force)
+    if as_json:
+        console.print_json(document | {"notes": dict(notes)})
+    elif not quiet:
+        console.heading(f"{out}: {document['verdict']['sentence']}", stderr=out == "-")
+        show_notes(notes)
+
+
+def _loop_of(inputs: list[str]) -> Path | None:
+    """Return the folder of a loop, if that is what is to be reported."""
+    folders = [Path(path) for path in inputs if is_loop(Path(path))]
+    if folders and len(inputs) > 1:
+        raise InputError(str(folders[0]), "is a loop, beside other inputs", "report it alone")
+    return folders[0] if folders else None
+
+
+def known_of(paths: list[str], calibration: str | None, seed: int) -> tuple[Known, Counter[str]]:
+    """Return turns with their calibration, read or made, and what advantages do under it."""
+    where = few(paths)
+    options.refuse_twice(paths)
+    frame = pl.concat([read_table(TURNS, path) for path in paths])
+    if len(paths) > 1:
+        TURNS.check_rows(frame, where)
+    together = pl.struct("episode_id").rle_id().n_unique() == pl.col("episode_id").n_unique()
+    if not frame.select(together).item():
+        frame = frame.sort("episode_id", "turn")
+    _check_outcomes(frame, where)
+    arrays, notes = turn_arrays(frame), Counter[str]()
+    if calibration:
+        recorded = read_calibration(calibration)
+        if not {digest(path) for path in paths} & {*recorded.inputs.values()}:
+            notes["turns that the calibration was not made from"] = frame.height
+    else:
+        recorded = _calibrated(frame, where, seed)
+    result, settings, estimator = recorded.calibration, recorded.config, recorded.estimator
+    judged = check_both(arrays, result, settings, estimator, recorded.seed)
+    return Known(frame, arrays, result, settings, estimator, judged), notes
+
+
+def _check_outcomes(frame: pl.DataFrame, where: str) -> None:
+    """Raise InputError where nothing can be said of any tier."""
+    counted = frame.filter((pl.col("status") != "error") & pl.col("success").is_not_null())
+    outcomes = counted["success"].unique().to_list()
+    if len(outcomes) < 2:
+        kind = "failures" if outcomes == [False] else "successes"
+        what = f"all episodes are {kind}" if outcomes else "no episode with an outcome"
+        todo = "collect episodes of both kinds: nothing tells them apart yet"
+        raise InputError(where, what, todo)
+
+
+def _calibrated(frame: pl.DataFrame, where: str, seed: int) -> Recorded:
+    """Calibrate the turns as `irc-cli calibrate` does by default."""
+    settings, rng = CalibrateConfig(), np.random.default_rng(seed)
+    summed = sum_turns(frame.lazy(), settings.measure, where)
+    sums = lay_out(summed.sums, settings.measure)
+    result = calibrate(sums, summed.excluded, settings, rng)
+    early = landmark(turn_arrays(frame).frame, settings.measure, result.correlation, None)
+    return Recorded(with_landmark(result, early), settings, AdvantageConfig(), seed, {})
+
+
+class Origin(NamedTuple):
+    """What turns were scored from, as they record it."""
+
+    tiers: Tiers
+    traces: dict[str, str | None]  # sha256 of each trace
+    domain: str | None
+
+
+def scored_from(paths: list[str]) -> Origin:
+    """Return the tiers, the traces and the domain that turns were scored with."""
+    recorded = [made_by(path) for path in paths]
+    settings = next((row["settings"] for row in recorded if "settings" in row), {})
+    name = settings.get("tiers") or "extended"
+    if name not in SHIPPED and not Path(name).is_file():
+        name = "extended"
+    files = {row["path"]: row.get("sha256") for made in recorded for row in made.get("inputs", [])}
+    given = {settings.get("tiers"), settings.get("rewards")}
+    return Origin(
+        load_tiers(name), {p: d for p, d in files.items() if p not in given}, settings.get("domain")
+    )
+
+
+def recorded_traces(origin: Origin) -> list[str]:
+    """Return the traces of turns, if all of them are where they were, and unchanged."""
+    paths = [path for path in origin.traces if path != "-" and Path(path).is_file()]
+    same = [path for path in paths if digest(path) == origin.traces[path]]
+    return same if len(same) == len(origin.traces) else []
+
+
+def read_conversations(
+    document: dict[str, Any],
+    origin: Origin,
+    traces: list[str] | None,
+    domain: str | None,
+    skip_bad: bool,
+    quiet: bool,
+) -> tuple[Conversations | None, Counter[str]]:
+    """Read the conversations of the episodes that are shown; None: their traces are not at hand.
+
+    Raises:
+        InputError: the traces that are given lack an episode.
+    """
+    paths = traces or recorded_traces(origin)
+    if not paths:
+        return None, Counter({"no conversations, as their traces are not at hand (--traces)": 1})
+    wanted = {row["id"] for row in document["episodes"]}
+    conversations = Conversations(origin.tiers)
+    reader = TraceReader(paths, domain or origin.domain, skip_bad, quiet)
+    for episode, tools in reader:
+        if episode.episode_id in wanted:
+            conversations.add(episode, tools)
+    lacking = [name for name in wanted if name not in conversations.packed]
+    if lacking:
+        what = f"lacks episode '{min(lacking)}' of the turns ({len(lacking):,} of {len(wanted):,})"
+        raise InputError(few(paths), what, "give the traces that the turns were scored from")
+    return conversations, Counter()
+
+
+def write_page(
+    document: dict[str, Any],
+    conversations: Conversations | None,
+    out: str,
+    *,
+    quiet: bool,
+    force: bool,
+) -> None:
+    """Write the page."""
+    parts = render_page(document, conversations)
+    with whole_file(out, force=force) as file:
+        for part in console.progress(parts, f"writing {out}", quiet=quiet):
+            file.write(part.encode())

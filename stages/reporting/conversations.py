@@ -1,0 +1,235 @@
+"""The conversations of a report: messages, calls with their results, and gold actions beside."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from stages.core.arguments import NO_RULES, Mode, differences
+from stages.errors import InputError
+from stages.tiers.domains import Domain, PerDomain
+from stages.tiers.matching import FULL, NO_MATCH, Match, Matcher, Side, agent_gold
+from stages.tiers.rules import Tiers
+from stages.traces.episode import Call, Episode, GoldAction, Turn
+from stages.traces.turns import text_of
+
+MOST_DIFFERENCES = 40  # of one call; the number of the others is stated
+Entry = dict[str, Any]
+
+
+class Track(NamedTuple):
+    """The calls of an episode in order, each as (turn, call of the turn, digest of what it says)."""
+
+    calls: tuple[tuple[int, int, str], ...]
+
+
+class Conversations:
+    """Makes the conversations of a report from episodes, and keeps them packed.
+
+    Attributes:
+        packed: JSON of each conversation by episode id.
+        tracks: the calls of each episode by its id.
+    """
+
+    def __init__(self, tiers: Tiers) -> None:
+        self.packed: dict[str, bytes] = {}
+        self.tracks: dict[str, Track] = {}
+        self._tiers = tiers
+        self._explainers = PerDomain(lambda domain: _Explainer(domain, tiers))
+
+    def add(self, episode: Episode, domain: Domain) -> None:
+        """Add the conversation of an episode whose tools are those of the domain."""
+        conversation = self._explainers.of(domain).conversation(episode)
+        entries = conversation["entries"]
+        calls = [
+            (entry["turn"], i, call["key"])
+            for entry in entries
+            for i, call in enumerate(entry.get("calls", ()))
+        ]
+        self.tracks[episode.episode_id] = Track(tuple(calls))
+        # Half an emoji that a model wrote is no text that JSON can hold.
+        self.packed[episode.episode_id] = _json(conversation)
+
+    def __getitem__(self, episode_id: str) -> Entry:
+        return dict(orjson.loads(self.packed[episode_id]))
+
+
+def _json(value: Any) -> bytes:
+    """JSON of plain values; lone surrogates become question marks."""
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return orjson.dumps(_encodable(value))
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return value
+
+
+class _Explainer:
+    """Holds the calls of one domain's episodes against their gold actions."""
+
+    def __init__(self, domain: Domain, tiers: Tiers) -> None:
+        self._domain, self._tiers = domain, tiers
+        self._matcher = Matcher(domain, tiers.arguments, tool_rules=tiers.tool_rules)
+        self._rules = domain.rules if tiers.tool_rules else {}
+
+    def conversation(self, episode: Episode) -> Entry:
+        """Return all messages of an episode, its calls explained."""
+        calls = [call for turn in episode.turns for call in turn.calls]
+        actions = agent_gold(episode.gold)
+        explained = self._explained(calls, actions)
+        turns = _by_turn(episode.turns, explained)
+        return {
+            "entries": _entries(episode, turns),
+            "gold": None if episode.gold is None else self._gold(actions, episode, explained),
+            "info": list(episode.required_info or ()),
+        }
+
+    def _explained(self, calls: list[Call], actions: list[GoldAction]) -> list[Entry]:
+        matcher, rule = self._matcher, self._domain.failures.rule
+        sides = [matcher.read(call) for call in calls]
+        gold = [matcher.read_gold(action) for action in actions]
+        failed = [rule(call.flagged, call.result) for call in calls]
+        nearest = matcher.best(sides, gold)
+        matches = nearest
+        if self._tiers.match != "any":
+            unmet = [by is not None or not s.parsed.readable for by, s in zip(failed, sides, strict=True)]
+            matches = matcher.one_to_one(sides, gold, unmet) if gold else [NO_MATCH] * len(sides)
+        rows = zip(calls, sides, failed, matches, nearest, strict=True)
+        return [self._call(*row, gold) for row in rows]
+
+    def _call(
+        self,
+        call: Call,
+        side: Side,
+        failed: str | None,
+        match: Match,
+        nearest: Match,
+        gold: list[Side],
+    ) -> Entry:
+        entry: Entry = {
+            "name": call.name,
+            "arguments": written(call.arguments),
+            "result": call.result,
+            "key": _digest(side),
+        }
+        if not side.parsed.readable:
+            entry["problem"] = str(side.parsed.problem)
+        if failed:
+            entry["failed"] = failed
+        if match.kind != "none":
+            entry |= {"match": match.kind, "gold": match.gold}
+        if match.kind != FULL and nearest.gold is not None:
+            entry |= self._difference(side, gold[nearest.gold], nearest)
+        return entry
+
+    def _difference(self, side: Side, gold: Side, nearest: Match) -> Entry:
+        """Where a call differs from the gold action that it is nearest to, and by which rule."""
+        if nearest.kind == FULL:  # a call before it has met the action already
+            return {"nearest": nearest.gold, "taken": True}
+        mode: Mode = self._tiers.arguments
+        rules = self._rules.get(side.name, NO_RULES)
+        try:
+            found = differences(
+                gold.parsed.value,
+                side.parsed.value,
+                mode,
+                rules=rules,
+                compare_args=gold.compare_args,
+            )
+        except InputError:  # nested too deep to be explained
+            return {"nearest": nearest.gold}
+        rows = [
+            [one.path, written(one.expected), written(one.actual), one.rule]
+            for one in found[:MOST_DIFFERENCES]
+        ]
+        more = len(found) - len(rows)
+        return {"nearest": nearest.gold, "differences": rows} | ({"more": more} if more else {})
+
+    def _gold(
+        self, actions: list[GoldAction], episode: Episode, explained: list[Entry]
+    ) -> list[Entry]:
+        """Return the gold actions with the call that meets each."""
+        places = [(k, i) for k, turn in enumerate(episode.turns) for i in range(len(turn.calls))]
+        met: dict[int, tuple[int, int, str]] = {}
+        for place, call in zip(places, explained, strict=True):
+            if "match" not in call:
+                continue
+            known = met.get(call["gold"])
+            if known is None or (call["match"] == FULL and known[2] != FULL):
+                met[call["gold"]] = (*place, call["match"])
+        return [
+            {"name": action.name, "arguments": written(action.arguments), "met": met.get(j)}
+            for j, action in enumerate(actions)
+        ]
+
+
+def _digest(side: Side) -> str:
+    """Equal for calls that say the same; short, as a report holds one of each call."""
+    return hashlib.blake2b(f"{side.name}\0{side.key}".encode(errors="replace"), digest_size=6).hexdigest()
+
+
+def written(value: Any) -> str:
+    """Arguments as a person reads them: text as it is, values as JSON, a key a line."""
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return str(value)
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    except (orjson.JSONEncodeError, RecursionError):
+        return repr(value)
+
+
+def _by_turn(turns: Sequence[Turn], calls: list[Entry]) -> list[list[Entry]]:
+    rows, first = [], 0
+    for turn in turns:
+        rows.append(calls[first : first + len(turn.calls)])
+        first += len(turn.calls)
+    return rows
+
+
+def _entries(episode: Episode, calls: list[list[Entry]]) -> list[Entry]:
+    """Return what was said in order: messages as recorded, each turn with its calls."""
+    messages: list[Any] = getattr(episode, "messages", [])
+    spoken = sum(message.get("role") == "assistant" for message in messages)
+    if spoken != len(episode.turns):  # some forms spread a turn over several messages
+        opening = [{"role": "user", "text": text_of(episode.opening)}] if episode.opening else []
+        return opening + [
+            _turn(k, text_of(turn.text), None, calls[k]) for k, turn in enumerate(episode.turns)
+        ]
+    entries: list[Entry] = []
+    awaited, k = 0, 0  # results that the turns' calls hold already; the next turn
+    for message in messages:
+        role, text = str(message.get("role")), text_of(message.get("content"))
+        if role == "assistant":
+            reasoning = message.get("reasoning_content") or message.get("reasoning")
+            entries.append(_turn(k, text, reasoning, calls[k]))
+            awaited, k = len(calls[k]), k + 1
+        elif role in ("tool", "function") and awaited and message.get("requestor") != "user":
+            awaited -= 1
+        else:
+            entries.append({"role": role, "text": text} | _own_calls(message))
+    return entries
+
+
+def _turn(k: int, text: str, reasoning: Any, calls: list[Entry]) -> Entry:
+    entry: Entry = {"role": "assistant", "turn": k, "text": text, "calls": calls}
+    return entry | ({"reasoning": text_of(reasoning)} if reasoning else {})
+
+
+def _own_calls(message: dict[str, Any]) -> Entry:
+    """Return the calls of a simulated user, which are part of no turn."""
+    calls = message.get("tool_calls")
+    return {"own_calls": written(calls)} if calls else {}

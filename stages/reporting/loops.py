@@ -1,0 +1,129 @@
+"""The loop panel: pass rates, values and gates by iteration, from the files of a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from stages.core.passk import clustered_proportion
+from stages.errors import InputError
+from stages.loop_files import SETTINGS
+from stages.reporting.tasks import MASKED, PASSED, episode_rows
+from stages.tables.artifacts import TURNS, read_table
+from stages.tables.yamlfile import read_yaml
+
+TURNS_FILE, ROLLOUTS, CALIBRATION = "turns.parquet", "rollouts.jsonl", "calibration.yaml"
+LOG = "loop.jsonl"
+
+
+def is_loop(folder: Path) -> bool:
+    """Return whether a folder is of a loop."""
+    return (folder / SETTINGS).is_file()
+
+
+def iterations(folder: Path) -> list[Path]:
+    """Return the folders of the iterations that have turns, in order.
+
+    Raises:
+        InputError: none has.
+    """
+    folders = sorted(folder.glob("iter-*"), key=lambda path: (len(path.name), path.name))
+    done = [path for path in folders if (path / TURNS_FILE).is_file()]
+    if not done:
+        raise InputError(str(folder), "no iteration has turns yet", "let the loop finish one")
+    return done
+
+
+def newest_calibration(iteration: Path) -> Path | None:
+    """Return the calibration of an iteration's last round; None: it has none."""
+    rounds = sorted(iteration.glob(f"round-*/{CALIBRATION}"), key=lambda path: path.parent.name)
+    paths = [path for path in (iteration / CALIBRATION, *rounds) if path.is_file()]
+    return paths[-1] if paths else None
+
+
+def loop_panel(folder: Path) -> dict[str, Any]:
+    """Return an iteration a row: pass rates with their intervals, values, verdicts and gates.
+
+    Raises:
+        InputError: a file of the loop can't be read.
+    """
+    settings = read_yaml(str(folder / SETTINGS)).plain()
+    rows = [_row(path) for path in iterations(folder)]
+    log = _log(folder)
+    for row in rows:
+        row |= _told(log.get(row["iteration"], {}))
+    start = _evaluation(folder / "start")
+    tiers = sorted({tier for row in rows for tier in row["values"]})
+    wanted = ("env", "model", "tasks", "group_size", "rewards", "window", "seed")
+    return {
+        "settings": {name: settings.get(name) for name in wanted if name in settings},
+        "start": start,
+        "tiers": tiers,
+        "iterations": rows,
+    }
+
+
+def _row(iteration: Path) -> dict[str, Any]:
+    """What the files of one iteration say."""
+    episodes = episode_rows(read_table(TURNS, str(iteration / TURNS_FILE)))
+    values: dict[str, dict[str, Any]] = {}
+    if path := newest_calibration(iteration):
+        document = read_yaml(str(path)).plain()
+        values = {tier["tier"]: tier for tier in document.get("tiers", [])}
+    names = ("value", "status", "ci_low", "ci_high", "q")
+    return {
+        "iteration": int(iteration.name.rpartition("-")[2]),
+        "played": pass_rate(episodes),
+        "values": {tier: {n: row.get(n) for n in names} for tier, row in values.items()},
+        "evaluation": _evaluation(iteration),
+    }
+
+
+def pass_rate(episodes: pl.DataFrame) -> dict[str, Any] | None:
+    """Return the pass rate of episodes with its 95 % interval, clustered by task."""
+    counted = episodes.filter(pl.col("state") != MASKED)
+    if not counted.height:
+        return None
+    tasks = counted.group_by("task_id").agg(n=pl.len(), won=(pl.col("state") == PASSED).sum())
+    n, won = (tasks[name].to_numpy().astype(int) for name in ("n", "won"))
+    rate, low, high = clustered_proportion(n, won)
+    return {
+        "episodes": counted.height,
+        "tasks": tasks.height,
+        "pass_rate": rate,
+        "ci_low": low,
+        "ci_high": high,
+    }
+
+
+def _evaluation(folder: Path) -> dict[str, Any] | None:
+    path = folder / "eval.json"
+    if not path.is_file():
+        return None
+    try:
+        document = orjson.loads(path.read_bytes())
+        names = ("episodes", "tasks", "pass_rate", "ci_low", "ci_high")
+        return {name: document[name] for name in names}
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise InputError(str(path), "is no output of irc-cli eval", "run the loop again") from None
+
+
+def _log(folder: Path) -> dict[int, Mapping[str, Any]]:
+    """Return the lines of the loop's own log by iteration; an older loop may have none."""
+    path = folder / LOG
+    if not path.is_file():
+        return {}
+    try:
+        rows = [orjson.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
+        return {int(row["iteration"]): row for row in rows}
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise InputError(str(path), "is no log of a loop", "run the loop again") from None
+
+
+def _told(line: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("misaligned", "verdicts", "gates", "restored")
+    return {name: line.get(name) for name in names}

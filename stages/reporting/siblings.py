@@ -1,0 +1,72 @@
+"""Which trial of a task an episode is held against, and the first call at which the two part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from stages.reporting.conversations import Track
+from stages.reporting.tasks import FAILED, PASSED, TRUNCATED
+
+MOST_COMPARED = 64  # trials of a task that an episode is held against
+OPPOSITE = {PASSED: (FAILED, TRUNCATED), FAILED: (PASSED,), TRUNCATED: (PASSED,)}
+
+
+class Parting(NamedTuple):
+    """Where two trials of a task part; a place is (turn, call of the turn), None: no such call."""
+
+    sibling: str
+    shared: int  # calls that are the same in both, before they part
+    here: tuple[int, int] | None
+    there: tuple[int, int] | None
+
+
+def parting(sibling: str, one: Track, two: Track) -> Parting:
+    """Return the first call at which an episode parts from a sibling."""
+    shared = 0
+    for mine, other in zip(one.calls, two.calls, strict=False):
+        if mine[2] != other[2]:
+            break
+        shared += 1
+    here, there = (
+        track.calls[shared][:2] if shared < len(track.calls) else None for track in (one, two)
+    )
+    return Parting(sibling, shared, here, there)
+
+
+def partings(episodes: pl.DataFrame, tracks: Mapping[str, Track]) -> dict[str, Parting]:
+    """Return for each episode the sibling of the other outcome that goes with it furthest.
+
+    A sibling is of the same group; where the group has none, of the same task.
+
+    Args:
+        episodes: of `episode_rows`.
+        tracks: of the episodes that are shown.
+    """
+    best: dict[str, Parting] = {}
+    for _, frame in episodes.group_by("task_id", maintain_order=True):
+        rows = frame.select("episode_id", "group_id", "state").rows()
+        rows = [row for row in rows if row[0] in tracks]
+        for name, group, state in rows:
+            others = [row for row in rows if row[2] in OPPOSITE.get(state, ())]
+            close = [row for row in others if row[1] == group] or others
+            if found := _furthest(name, [row[0] for row in close[:MOST_COMPARED]], tracks):
+                best[name] = found
+    return best
+
+
+def _furthest(name: str, others: Sequence[str], tracks: Mapping[str, Track]) -> Parting | None:
+    met = [parting(other, tracks[name], tracks[other]) for other in others]
+    return max(met, key=lambda one: one.shared, default=None)
+
+
+def as_row(found: Parting) -> dict[str, Any]:
+    """Return a parting as plain values."""
+    return {
+        "sibling": found.sibling,
+        "shared": found.shared,
+        "here": list(found.here) if found.here else None,
+        "there": list(found.there) if found.there else None,
+    }

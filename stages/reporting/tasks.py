@@ -1,0 +1,147 @@
+"""Episodes and tasks of a report: four states, what teaches, and what a tier's r hangs on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import polars as pl
+
+from stages.calibration.estimate import CalibrateConfig, Calibration
+from stages.calibration.sums import TierSums
+from stages.core.correlation import Floats, correlation
+from stages.core.lengths import stratum_terms
+
+PASSED, FAILED, TRUNCATED, MASKED = STATES = ("passed", "failed", "truncated", "masked")
+_OF_EPISODE = ("source", "task_id", "trial", "group_id", "domain", "policy", "outcome", "status")
+
+
+def episode_rows(turns: pl.DataFrame) -> pl.DataFrame:
+    """Return an episode a row, in the order of the turns, with its state (TURNS -> episodes)."""
+    state = (
+        pl.when((pl.col("status") == "error") | pl.col("success").is_null())
+        .then(pl.lit(MASKED))
+        .when(pl.col("success"))
+        .then(pl.lit(PASSED))
+        .when(pl.col("status") == "truncated")
+        .then(pl.lit(TRUNCATED))
+        .otherwise(pl.lit(FAILED))
+    )
+    first = [pl.col(name).first() for name in (*_OF_EPISODE, "success")]
+    rows = turns.group_by("episode_id", maintain_order=True).agg(*first, turns=pl.len())
+    return rows.with_columns(state=state)
+
+
+def refs(episodes: pl.DataFrame) -> dict[str, str]:
+    """Return what links call each episode: task/trial, with a number where several are called so.
+
+    Args:
+        episodes: of `episode_rows`.
+    """
+    names, taken = {}, Counter[str]()
+    for name, task, trial in episodes.select("episode_id", "task_id", "trial").iter_rows():
+        ref = f"{quote(task, safe='')}/{0 if trial is None else trial}"
+        taken[ref] += 1
+        names[name] = ref if taken[ref] == 1 else f"{ref}~{taken[ref]}"
+    return names
+
+
+def task_rows(
+    episodes: pl.DataFrame, shown: set[str], leverage: dict[str, dict[str, float]]
+) -> list[dict[str, Any]]:
+    """Return a task a row: its episodes, and whether its groups teach anything.
+
+    Args:
+        episodes: of `episode_rows`.
+        shown: ids of the episodes whose conversations are shown.
+        leverage: by task and tier, of `leverages`.
+    """
+    rows, names = [], refs(episodes)
+    for (task,), frame in episodes.group_by("task_id", maintain_order=True):
+        counted = frame.filter(pl.col("state") != MASKED)
+        passed = int((counted["state"] == PASSED).sum())
+        rows.append(
+            {
+                "task": task,
+                "episodes": [
+                    {"id": one, "ref": names[one], "state": state, "shown": one in shown}
+                    for one, state in frame.sort("trial", nulls_last=True, maintain_order=True)
+                    .select("episode_id", "state")
+                    .iter_rows()
+                ],
+                "counted": counted.height,
+                "passed": passed,
+                "pass_rate": passed / counted.height if counted.height else None,
+                "teaches": _teaches(counted, passed),
+                "leverage": leverage.get(str(task), {}),
+            }
+        )
+    return sorted(rows, key=lambda row: natural(str(row["task"])))
+
+
+def _teaches(counted: pl.DataFrame, passed: int) -> str:
+    """Return whether outcomes differ within a group: mixed, or why nothing is learned."""
+    if not counted.height:
+        return "nothing counts"
+    groups = counted.group_by("group_id").agg(won=(pl.col("state") == PASSED).mean())
+    if groups.select(pl.col("won").is_between(0, 1, closed="none").any()).item():
+        return "mixed"
+    if passed in (0, counted.height):
+        return "all pass" if passed else "all fail"
+    return "no group is mixed"
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a key by which "9" comes before "10"."""
+    parts: list[str] = []
+    for character in text:
+        if parts and parts[-1].isdecimal() == character.isdecimal():
+            parts[-1] += character
+        else:
+            parts.append(character)
+    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts)
+
+
+def leverages(
+    sums: TierSums, tasks: list[str], result: Calibration, config: CalibrateConfig
+) -> dict[str, dict[str, float]]:
+    """By how much each task moves the r that sets each tier's value: r less r without the task.
+
+    Args:
+        sums: of the turns that were calibrated.
+        tasks: names of the T tasks, in the order of the sums.
+        result: their calibration.
+        config: how it was calibrated.
+
+    Returns:
+        By task and tier, dimensionless; a tier is missing where r is undefined.
+    """
+    adjusted = config.adjust == "length"
+    apart = config.strata == "auto" and len(sums.strata) > 1 and adjusted
+    stratum = sums.stratum if apart else np.zeros_like(sums.stratum)
+    terms = stratum_terms(sums.cells, stratum, result.correlation, config.measure, adjust=adjusted)
+    moved = left_out(terms)
+    return {
+        task: {
+            tier: float(moved[t, c])
+            for c, tier in enumerate(sums.tiers)
+            if np.isfinite(moved[t, c]) and abs(moved[t, c]) >= 5e-4
+        }
+        for t, task in enumerate(tasks)
+    }
+
+
+def left_out(terms: Floats) -> Floats:
+    """Return r less r without each task.
+
+    Args:
+        terms: of `stratum_terms`, shape [T, 3 or 6, C].
+
+    Returns:
+        Shape [T, C]; NaN where either r is undefined.
+    """
+    total = terms.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(correlation(total) - correlation(total - terms), np.float64)
