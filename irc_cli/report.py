@@ -182,7 +182,7 @@ class Origin(NamedTuple):
 def scored_from(paths: list[str]) -> Origin:
     """Return the tiers, the traces and the domain that turns were scored with."""
     recorded = [made_by(path) for path in paths]
-    settings = next((row["settings"] for row in recorded if "settings" in row), {})
+    settings: dict[str, Any] = next((row["settings"] for row in recorded if "settings" in row), {})
     name = settings.get("tiers") or "extended"
     if name not in SHIPPED and not Path(name).is_file():
         name = "extended"

@@ -7,13 +7,12 @@ conversations give siblings and examples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from stages.calibration.estimate import CalibrateConfig, Calibration, chosen_r
+from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatistics, chosen_r
 from stages.calibration.sums import lay_out, sum_turns
 from stages.check import BothChecks, Changes, CheckResult, objections
 from stages.core.advantages import AdvantageConfig, Advantages
@@ -24,7 +23,15 @@ from stages.reporting.conversations import Conversations
 from stages.reporting.groups import group_panel
 from stages.reporting.loops import pass_rate
 from stages.reporting.sample import sampled
-from stages.reporting.tasks import MASKED, TRUNCATED, episode_rows, leverages, natural, refs, task_rows
+from stages.reporting.tasks import (
+    MASKED,
+    TRUNCATED,
+    episode_rows,
+    leverages,
+    natural,
+    refs,
+    task_rows,
+)
 from stages.tables.turn_arrays import TurnArrays, tier_rewards, turn_advantages
 
 VERSION = 1  # of the document
@@ -157,12 +164,12 @@ def _verdict(known: Known, next_step: str) -> dict[str, Any]:
     return {"state": state, "sentence": sentence, "objections": reasons, "next": next_step}
 
 
-def _ranked(result: Calibration) -> Sequence[Any]:
+def _ranked(result: Calibration) -> list[TierStatistics]:
     """The tiers, those first that point most to success."""
     return sorted(result.tiers, key=lambda tier: (-(chosen_r(tier, result) or 0.0), tier.tier))
 
 
-def _tier(tier: Any, result: Calibration, counts: dict[str, Any]) -> dict[str, Any]:
+def _tier(tier: TierStatistics, result: Calibration, counts: dict[str, Any]) -> dict[str, Any]:
     raw = tier.r_within if result.correlation == "within" else tier.r_pooled
     found = {"raw": raw, "r": chosen_r(tier, result), "counts": counts.get(tier.tier)}
     return tier._asdict() | found | {"examples": []}
@@ -195,7 +202,16 @@ def _episodes(
     shown: list[str],
 ) -> list[dict[str, Any]]:
     """Return the episodes that are shown, each with its turns and their numbers."""
-    names = ("episode_id", "turn", "tier", "tool_names", "match", "match_share", "reward", "n_tokens")
+    names = (
+        "episode_id",
+        "turn",
+        "tier",
+        "tool_names",
+        "match",
+        "match_share",
+        "reward",
+        "n_tokens",
+    )
     turns = known.turns.select(names).join(
         _numbers(known, rewards, made), on=["episode_id", "turn"], how="left", maintain_order="left"
     )
@@ -228,9 +244,7 @@ def _in_order(row: dict[str, Any]) -> tuple[Any, ...]:
     return natural(row["task_id"]), -1 if row["trial"] is None else row["trial"]
 
 
-def _numbers(
-    known: Known, rewards: dict[str, Floats], made: dict[str, Advantages]
-) -> pl.DataFrame:
+def _numbers(known: Known, rewards: dict[str, Floats], made: dict[str, Advantages]) -> pl.DataFrame:
     """Return what each turn that counts earns and where it is pushed, and where signs clash."""
     before, after = made["before"], made["after"]
     values = known.calibration.values()
@@ -247,6 +261,8 @@ def _numbers(
         & (np.minimum(np.abs(before.advantage), np.abs(after.advantage)) > DEAD),
     }
     return known.arrays.frame.select("episode_id", "turn").with_columns(
-        **{name: pl.Series(values).fill_nan(None) if values.dtype == float else pl.Series(values)
-           for name, values in columns.items()}
+        **{
+            name: pl.Series(values).fill_nan(None) if values.dtype == float else pl.Series(values)
+            for name, values in columns.items()
+        }
     )

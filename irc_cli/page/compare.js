@@ -45,6 +45,9 @@ async function showBeside(row, chosen) {
     goldElement(found[0]), before, heads,
     element("p", { class: "parting" }, here && there ? `The first call that differs: ${here.call.name} at turn ${here.turn}, ${there.call.name} at turn ${there.turn}.` : "One trial ends where the other calls on."),
     both([mine[1], others[1]]));
-  for (const turn of byId("episode").querySelectorAll(".pair > div > .turn:first-child")) turn.classList.add("split-here");
+  for (const turn of byId("episode").querySelectorAll(".pair > div > .turn:first-child")) {
+    turn.classList.add("split-here");
+    for (const part of turn.querySelectorAll(".differs")) part.open = true;
+  }
   byId("episode").scrollIntoView({ block: "start" });
 }

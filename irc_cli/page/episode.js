@@ -48,8 +48,10 @@ function goldNote(call, gold) {
     element("td", { dir: "auto" }, rule.startsWith("extra") ? "\u2013" : expected),
     element("td", { dir: "auto" }, rule.startsWith("missing") ? "\u2013" : actual), element("td", {}, rule)));
   const table = element("table", { class: "diff" }, element("thead", {}, element("tr", {}, cells)), element("tbody", {}, rows));
-  const more = call.more ? ` and ${call.more} more` : "";
-  return [element("details", { open: call.match === "partial" }, element("summary", {}, `Differs from gold action ${call.nearest + 1} in ${call.differences.length + (call.more || 0)} places`), table, more)];
+  const count = call.differences.length + (call.more || 0);
+  const title = `Differs from gold action ${call.nearest + 1} in ${count === 1 ? "one place" : `${count} places`}`;
+  const more = call.more ? `and ${call.more} more` : null;
+  return [element("details", { class: "differs", open: call.match === "partial" }, element("summary", {}, title), table, more)];
 }
 
 function textElement(text) {

@@ -32,10 +32,9 @@ function listed(want) {
 }
 
 function showHits(shown = PAGE) {
-  const now = location.hash.slice(1);
   const items = hits.slice(0, shown).map(({ row, turns }) => {
     const target = turns ? turnRef(row, turns[0]) : `#${row.ref}`;
-    return element("li", {}, element("a", { href: target, "data-ref": row.ref, "aria-current": now.startsWith(row.ref) && current && current.row === row ? "true" : null },
+    return element("li", {}, element("a", { href: target, "data-ref": row.ref, "aria-current": current && current.row === row ? "true" : null },
       element("span", { class: row.state, role: "img", "aria-label": row.state }, SIGNS[row.state]), element("span", { dir: "auto" }, `${row.task}, trial ${row.ref.split("/").pop()}`), element("span", { class: "quiet" }, String(row.turns.tier.length)),
       turns ? element("small", {}, `turn ${turns.slice(0, 8).join(", ")}${turns.length > 8 ? ", \u2026" : ""}`) : null));
   });

@@ -60,8 +60,8 @@ def at(value: float, width: float = PLOT, reach: float = 1.0) -> float:
 
 
 def reach_of(values: Iterable[float | None]) -> float:
-    """Return the largest size among numbers, for the scale of a plot; 1 where all are 0."""
-    return max((abs(value) for value in values if value is not None), default=0.0) or 1.0
+    """Return the largest size among numbers: the scale of a plot, on which rounding is no bar."""
+    return max((abs(value) for value in values if value is not None), default=0.0) + 1e-3
 
 
 def column(rows: Iterable[dict[str, Any]], *names: str) -> list[Any]:

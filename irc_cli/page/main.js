@@ -20,8 +20,16 @@ async function follow() {
     await showEpisode(wanted.row, wanted.turn);
     if (wanted.turn === null) byId("browser").scrollIntoView({ block: "start" });
   }
-  for (const link of byId("hits").querySelectorAll("a")) {
-    if (link.dataset.ref === wanted.row.ref) { link.setAttribute("aria-current", "true"); const box = byId("hits"); box.scrollTop = link.offsetTop - box.offsetTop - box.clientHeight / 2; } else link.removeAttribute("aria-current");
+  markHit(wanted.row);
+}
+
+/* Marks the episode in the list, and brings it into view there. */
+function markHit(row) {
+  const box = byId("hits");
+  for (const link of box.querySelectorAll("a")) {
+    if (link.dataset.ref !== row.ref) { link.removeAttribute("aria-current"); continue; }
+    link.setAttribute("aria-current", "true");
+    if (link.offsetTop < box.scrollTop || link.offsetTop > box.scrollTop + box.clientHeight - 60) box.scrollTop = link.offsetTop - box.clientHeight / 2;
   }
 }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import zlib
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
@@ -20,6 +19,7 @@ from markupsafe import Markup
 
 from irc_cli import __version__
 from irc_cli.page import forms
+from irc_cli.page.visible import visible
 from stages.reporting.conversations import Conversations
 
 TEMPLATE = "page.html.jinja"
@@ -27,24 +27,6 @@ STYLES = ("page.css", "episode.css")
 SCRIPTS = ("text.js", "data.js", "episode.js", "compare.js", "filters.js", "tasks.js", "main.js")
 CHUNK = 1 << 20  # characters of conversations that are packed together, about
 LONG = 160  # characters from which on a text that repeats is stored once
-# What changes how text looks without being seen: controls, and marks of direction.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
-
-def visible(value: Any) -> Any:
-    """Return a value with what hides in its texts made visible: a right-to-left mark as <U+200F>."""
-    if isinstance(value, Markup):
-        return value
-    if isinstance(value, str):
-        return _HIDDEN.sub(lambda hit: f"\u27e8U+{ord(hit[0]):04X}\u27e9", value)
-    if isinstance(value, dict):
-        return {visible(key): visible(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [visible(item) for item in value]
-    return value
 
 
 def render_page(document: dict[str, Any], conversations: Conversations | None) -> Iterator[str]:
@@ -61,8 +43,8 @@ def render_page(document: dict[str, Any], conversations: Conversations | None) -
         **{name: part for name, part in document.items() if name != "loop"},
         loop_panel=document["loop"],
         version_of_cli=__version__,
-        style=Markup(style),  # noqa: S704 # our own file
-        script=Markup(script),  # noqa: S704 # our own file
+        style=Markup(style),  # our own file
+        script=Markup(script),  # our own file
         policy=_policy(style, script),
         chunks=packing.chunks(),
         index=packing.index,

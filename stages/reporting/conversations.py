@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -18,12 +18,8 @@ from stages.traces.turns import text_of
 
 MOST_DIFFERENCES = 40  # of one call; the number of the others is stated
 Entry = dict[str, Any]
-
-
-class Track(NamedTuple):
-    """The calls of an episode in order, each as (turn, call of the turn, digest of what it says)."""
-
-    calls: tuple[tuple[int, int, str], ...]
+# The calls of an episode in order, each as (turn, call of the turn, digest of what it says).
+Track: TypeAlias = tuple[tuple[int, int, str], ...]
 
 
 class Conversations:
@@ -49,7 +45,7 @@ class Conversations:
             for entry in entries
             for i, call in enumerate(entry.get("calls", ()))
         ]
-        self.tracks[episode.episode_id] = Track(tuple(calls))
+        self.tracks[episode.episode_id] = tuple(calls)
         # Half an emoji that a model wrote is no text that JSON can hold.
         self.packed[episode.episode_id] = _json(conversation)
 
@@ -103,7 +99,9 @@ class _Explainer:
         nearest = matcher.best(sides, gold)
         matches = nearest
         if self._tiers.match != "any":
-            unmet = [by is not None or not s.parsed.readable for by, s in zip(failed, sides, strict=True)]
+            unmet = [
+                by is not None or not s.parsed.readable for by, s in zip(failed, sides, strict=True)
+            ]
             matches = matcher.one_to_one(sides, gold, unmet) if gold else [NO_MATCH] * len(sides)
         rows = zip(calls, sides, failed, matches, nearest, strict=True)
         return [self._call(*row, gold) for row in rows]
@@ -176,7 +174,9 @@ class _Explainer:
 
 def _digest(side: Side) -> str:
     """Equal for calls that say the same; short, as a report holds one of each call."""
-    return hashlib.blake2b(f"{side.name}\0{side.key}".encode(errors="replace"), digest_size=6).hexdigest()
+    return hashlib.blake2b(
+        f"{side.name}\0{side.key}".encode(errors="replace"), digest_size=6
+    ).hexdigest()
 
 
 def written(value: Any) -> str:

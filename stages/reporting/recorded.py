@@ -34,7 +34,9 @@ def read_calibration(path: str) -> Recorded:
     """
     root = read_yaml(path)
     nodes = root.fields()
-    if missing := [n for n in ("settings", "tiers", "rewards", "episodes", "tasks") if n not in nodes]:
+    if missing := [
+        n for n in ("settings", "tiers", "rewards", "episodes", "tasks") if n not in nodes
+    ]:
         raise InputError(path, f"has no '{missing[0]}'", TODO)
     settings = nodes["settings"].fields()
     try:

@@ -26,13 +26,11 @@ class Parting(NamedTuple):
 def parting(sibling: str, one: Track, two: Track) -> Parting:
     """Return the first call at which an episode parts from a sibling."""
     shared = 0
-    for mine, other in zip(one.calls, two.calls, strict=False):
+    for mine, other in zip(one, two, strict=False):
         if mine[2] != other[2]:
             break
         shared += 1
-    here, there = (
-        track.calls[shared][:2] if shared < len(track.calls) else None for track in (one, two)
-    )
+    here, there = (track[shared][:2] if shared < len(track) else None for track in (one, two))
     return Parting(sibling, shared, here, there)
 
 

@@ -57,8 +57,8 @@ def examples(
 ) -> list[dict[str, Any]]:
     """Return pairs of trials that show a tier at work.
 
-    A tier that is worth less than nothing is shown where a failure has it and a passing sibling
-    does not; one that is worth something, where a passing episode has it and a failing one does not.
+    A tier of a value below 0 is shown where a failure has it and a passing sibling does not; one
+    of a value above 0, where a passing episode has it and a failing sibling does not.
     The best pair parts right at a turn of the tier, after as many equal calls as can be.
 
     Args:
@@ -72,13 +72,13 @@ def examples(
     at = _turns_of(turns, tier)
     good, bad = (PASSED,), (FAILED, TRUNCATED)
     wanted, other = (bad, good) if value < 0 else (good, bad)
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for _, frame in episodes.group_by("group_id", maintain_order=True):
         trials = [r for r in frame.select("episode_id", "state").rows() if r[0] in shown.tracks]
         having = [name for name, state in trials if name in at and state in wanted]
         lacking = [name for name, state in trials if name not in at and state in other]
         pairs += [(one, two) for one in having for two in lacking][: _SEARCHED - len(pairs)]
-    ranked = sorted(pairs, key=lambda pair: _rank(*pair, at, shown), reverse=True)
+    ranked = sorted(pairs, key=lambda pair: _rank(pair, at, shown), reverse=True)
     chosen: dict[str, tuple[str, str]] = {}  # by task
     for one, two in ranked:
         if len(chosen) < EXAMPLES:
@@ -92,12 +92,13 @@ def _turns_of(turns: pl.DataFrame, tier: str) -> dict[str, list[int]]:
 
 
 def _rank(
-    one: str, two: str, at: Mapping[str, list[int]], shown: Conversations
+    pair: tuple[str, str], at: Mapping[str, list[int]], shown: Conversations
 ) -> tuple[bool, int, int]:
     """Order pairs: those that part at a turn of the tier first, then those that part late."""
+    one, two = pair
     found = parting(two, shown.tracks[one], shown.tracks[two])
     right_there = found.here is not None and found.here[0] in at[one] and found.there is not None
-    calls = len(shown.tracks[one].calls) + len(shown.tracks[two].calls)
+    calls = len(shown.tracks[one]) + len(shown.tracks[two])
     return right_there, found.shared, -calls
 
 
@@ -125,7 +126,9 @@ def _trial(row: Mapping[str, Any], conversation: Entry) -> dict[str, Any]:
     """Return a trial with its calls in order, each with the numbers of its turn."""
     names = ("tier", "reward", "value", "advantage")
     calls = [
-        {"turn": entry["turn"], "call": i} | call | {n: row["turns"][entry["turn"]][n] for n in names}
+        {"turn": entry["turn"], "call": i}
+        | call
+        | {n: row["turns"][entry["turn"]][n] for n in names}
         for entry in conversation["entries"]
         for i, call in enumerate(entry.get("calls", ()))
     ]

@@ -1,0 +1,36 @@
+"""Text as a person has to see it: what hides, or is drawn over other lines, is spelled out."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from markupsafe import Markup
+
+# What changes how text looks without being seen: controls, and marks of direction.
+_HIDDEN = re.compile(
+    r"\r(?!\n)|"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+# Marks piled on one letter, which would be drawn over the lines above and below.
+_MARKS = (
+    "[\u0300-\u036f\u0483-\u0489\u0610-\u061a\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+)
+_PILED = re.compile(f"({_MARKS}{{4}})({_MARKS}+)")
+
+
+def visible(value: Any) -> Any:
+    """Return a value whose texts show what hides in them, such as a mark of direction: <U+200F>."""
+    if isinstance(value, Markup):
+        return value
+    if isinstance(value, str):
+        if value.isascii() and value.isprintable():
+            return value
+        value = _PILED.sub(lambda hit: f"{hit[1]}\u27e8{len(hit[2])} marks more\u27e9", value)
+        return _HIDDEN.sub(lambda hit: f"\u27e8U+{ord(hit[0]):04X}\u27e9", value)
+    if isinstance(value, dict):
+        return {visible(key): visible(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [visible(item) for item in value]
+    return value
