@@ -18,6 +18,7 @@ from irc_cli.traces import DomainOption, SkipBad, TraceReader
 from stages.calibrate import calibrate
 from stages.calibration.estimate import CalibrateConfig, with_landmark
 from stages.calibration.landmark import landmark
+from stages.calibration.shards import unseen
 from stages.calibration.sums import lay_out, sum_turns
 from stages.check import check_both
 from stages.core.advantages import AdvantageConfig
@@ -147,7 +148,9 @@ def known_of(paths: list[str], calibration: str | None, seed: int) -> tuple[Know
         recorded = _calibrated(frame, where, seed)
     result, settings, estimator = recorded.calibration, recorded.config, recorded.estimator
     judged = check_both(arrays, result, settings, estimator, recorded.seed)
-    return Known(frame, arrays, result, settings, estimator, judged), notes
+    silent = sum(unseen(path) for path in paths)
+    known = Known(frame, arrays, result, settings, estimator, judged, without_turns=silent)
+    return known, notes
 
 
 def _check_outcomes(frame: pl.DataFrame, where: str) -> None:
@@ -220,7 +223,7 @@ def read_conversations(
     conversations = Conversations(origin.tiers)
     reader = TraceReader(paths, domain or origin.domain, skip_bad, quiet)
     for episode, tools in reader:
-        if episode.episode_id in wanted:
+        if episode.episode_id in wanted or not episode.turns:
             conversations.add(episode, tools)
     lacking = [name for name in wanted if name not in conversations.packed]
     if lacking:

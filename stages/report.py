@@ -31,6 +31,7 @@ from stages.reporting.tasks import (
     natural,
     refs,
     task_rows,
+    with_silent,
 )
 from stages.tables.turn_arrays import TurnArrays, tier_rewards, turn_advantages
 
@@ -47,6 +48,7 @@ class Known(NamedTuple):
     estimator: AdvantageConfig
     judged: BothChecks
     changes: Changes | None = None
+    without_turns: int = 0  # episodes left out of which the turns have no row
 
 
 def report(known: Known, next_step: str, most: int) -> dict[str, Any]:
@@ -95,7 +97,8 @@ def with_conversations(
         sign = row["value"] or row["r"] or 0.0
         pairs = why.examples(row["tier"], sign, known.turns, episodes, conversations, by_id)
         tiers.append(row | {"examples": pairs})
-    return document | {"episodes": rows, "tiers": tiers, "conversations": True}
+    tasks = with_silent(document["tasks"], conversations.silent)
+    return document | {"episodes": rows, "tiers": tiers, "tasks": tasks, "conversations": True}
 
 
 def _rewards(known: Known) -> dict[str, Floats]:
@@ -121,9 +124,9 @@ def _summary(known: Known, episodes: pl.DataFrame) -> dict[str, Any]:
     return {
         "sources": episodes["source"].unique().sort().to_list(),
         "policies": episodes["policy"].unique().sort().to_list(),
-        "episodes": episodes.height,
+        "episodes": episodes.height + known.without_turns,
         "counted": rate.get("episodes", 0),
-        "masked": int((episodes["state"] == MASKED).sum()),
+        "masked": int((episodes["state"] == MASKED).sum()) + known.without_turns,
         "truncated": int((episodes["state"] == TRUNCATED).sum()),
         "tasks": rate.get("tasks", 0),
         "mixed_tasks": mixed["task_id"].n_unique(),

@@ -28,16 +28,21 @@ class Conversations:
     Attributes:
         packed: JSON of each conversation by episode id.
         tracks: the calls of each episode by its id.
+        silent: task, trial and id of the episodes without a turn of the agent.
     """
 
     def __init__(self, tiers: Tiers) -> None:
         self.packed: dict[str, bytes] = {}
         self.tracks: dict[str, Track] = {}
+        self.silent: list[tuple[str, int, str]] = []
         self._tiers = tiers
         self._explainers = PerDomain(lambda domain: _Explainer(domain, tiers))
 
     def add(self, episode: Episode, domain: Domain) -> None:
         """Add the conversation of an episode whose tools are those of the domain."""
+        if not episode.turns:
+            self.silent.append((episode.task, episode.trial, episode.episode_id))
+            return
         conversation = self._explainers.of(domain).conversation(episode)
         entries = conversation["entries"]
         calls = [

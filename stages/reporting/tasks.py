@@ -81,6 +81,24 @@ def task_rows(
     return sorted(rows, key=lambda row: natural(str(row["task"])))
 
 
+def with_silent(
+    tasks: list[dict[str, Any]], silent: list[tuple[str, int, str]]
+) -> list[dict[str, Any]]:
+    """Return the tasks with the episodes in which the agent never spoke: they are left out.
+
+    Args:
+        tasks: of `task_rows`.
+        silent: task, trial and id of each such episode.
+    """
+    rows = {row["task"]: row | {"episodes": list(row["episodes"])} for row in tasks}
+    for task, trial, name in silent:
+        empty = {"task": task, "episodes": [], "counted": 0, "passed": 0, "pass_rate": None}
+        row = rows.setdefault(task, empty | {"teaches": "nothing counts", "leverage": {}})
+        ref = f"{quote(task, safe='')}/{trial}"
+        row["episodes"].append({"id": name, "ref": ref, "state": MASKED, "shown": False})
+    return sorted(rows.values(), key=lambda row: natural(str(row["task"])))
+
+
 def _teaches(counted: pl.DataFrame, passed: int) -> str:
     """Return whether outcomes differ within a group: mixed, or why nothing is learned."""
     if not counted.height:
