@@ -23,12 +23,18 @@ from stages.calibration.sums import lay_out, sum_turns
 from stages.check import check_both
 from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError, few
+from stages.loop_report import (
+    ROLLOUTS,
+    TURNS_FILE,
+    is_loop,
+    iterations,
+    loop_panel,
+    newest_calibration,
+)
 from stages.report import Known, report, with_conversations
 from stages.reporting.conversations import Conversations
-from stages.reporting.loops import ROLLOUTS, TURNS_FILE, is_loop, iterations, loop_panel
-from stages.reporting.loops import newest_calibration as calibration_of
 from stages.reporting.recorded import Recorded, read_calibration
-from stages.tables.artifacts import TURNS, made_by, read_table
+from stages.tables.artifacts import COUNTS, TURNS, made_by, read_table
 from stages.tables.files import digest, whole_file
 from stages.tables.paths import files_of
 from stages.tables.turn_arrays import turn_arrays
@@ -96,7 +102,7 @@ def command(
         out = out or (None if as_json else str(loop / PAGE))
         newest = iterations(loop)[-1]
         inputs, traces = [str(newest / TURNS_FILE)], traces or [str(newest / ROLLOUTS)]
-        found = calibration_of(newest)
+        found = newest_calibration(newest)
         calibration = calibration or (str(found) if found else None)
     out = out or (None if as_json else PAGE)
     options.check_outputs([out], as_json=as_json, force=force)
@@ -155,7 +161,7 @@ def known_of(paths: list[str], calibration: str | None, seed: int) -> tuple[Know
 
 def _check_outcomes(frame: pl.DataFrame, where: str) -> None:
     """Raise InputError where nothing can be said of any tier."""
-    counted = frame.filter((pl.col("status") != "error") & pl.col("success").is_not_null())
+    counted = frame.filter(COUNTS & pl.col("success").is_not_null())
     outcomes = counted["success"].unique().to_list()
     if len(outcomes) < 2:
         kind = "failures" if outcomes == [False] else "successes"

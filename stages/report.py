@@ -21,7 +21,6 @@ from stages.core.direction import DEAD
 from stages.reporting import siblings, why
 from stages.reporting.conversations import Conversations
 from stages.reporting.groups import group_panel
-from stages.reporting.loops import pass_rate
 from stages.reporting.sample import sampled
 from stages.reporting.tasks import (
     MASKED,
@@ -29,6 +28,7 @@ from stages.reporting.tasks import (
     episode_rows,
     leverages,
     natural,
+    pass_rate,
     refs,
     task_rows,
     with_silent,

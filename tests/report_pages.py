@@ -155,7 +155,7 @@ def hostile_episodes() -> Iterator[dict[str, Any]]:
                 "type": "function",
                 "function": {"name": name, "arguments": orjson.dumps(wrong).decode()},
             }
-            big = attack * (10_000_000 // len(attack)) if number == 1 and trial == 0 else attack
+            big = attack * (10_000_000 // len(attack)) if number == 9 and trial == 0 else attack
             yield {
                 "episode_id": f"{attack[:80]}/{number}/{trial}",
                 "task_id": f"{number}{attack}"[:90],

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from irc_cli.page.markdown import plain, render_markdown
 from irc_cli.page.render import Packing, packed, render_page
 from irc_cli.page.visible import visible
-from irc_cli.report import PAGE, known_of
+from irc_cli.report import PAGE, known_of, read_conversations, scored_from
 from stages.calibration.estimate import CalibrateConfig
 from stages.calibration.sums import lay_out, sum_turns
-from stages.report import report
+from stages.report import report, with_conversations
 from stages.reporting.conversations import Conversations, written
 from stages.reporting.sample import sampled
 from stages.reporting.siblings import Parting, parting, partings
@@ -101,12 +101,9 @@ def test_numbers_are_those_of_calibrate(run: Cli, turns: Path) -> None:
     assert twin["summary"]["mixed_tasks"] == other["mixed_tasks"]
     assert twin["summary"]["masked"] == 3  # the example's episodes that a time-out ended
     masked = [
-        row["task"]
-        for row in twin["tasks"]
-        for one in row["episodes"]
-        if one["state"] == "masked"
+        row["task"] for row in twin["tasks"] for one in row["episodes"] if one["state"] == "masked"
     ]
-    assert masked == ["bags-1", "change-2", "refuse-2"]
+    assert masked == ["airline/bags-1", "airline/change-2", "airline/refuse-2"]
 
 
 def test_turns_have_the_advantages_of_the_table(run: Cli, turns: Path, calibration: Path) -> None:
@@ -141,7 +138,7 @@ def test_other_turns_than_the_calibrations_are_noted(
     frame = pl.read_parquet(turns)
     frame.filter(pl.col("trial") < 4).write_parquet(tmp_path / "half.parquet")
     twin = run("report", "half.parquet", "--calibration", calibration, "--json").json()
-    assert list(twin["notes"])[0] == "turns that the calibration was not made from"
+    assert next(iter(twin["notes"])) == "turns that the calibration was not made from"
     assert (twin["summary"]["calibrated_on"], twin["summary"]["counted"]) == (192, 96)
     assert not twin["conversations"]
 
@@ -293,7 +290,7 @@ def test_differences_name_the_rule_that_decided() -> None:
 
 
 def test_an_example_parts_at_the_tier(run: Cli, turns: Path) -> None:
-    """Of a tier that is worth something, the example shows an episode with it beside one without."""
+    """Of a tier with a value, the example shows an episode with it beside one without."""
     twin = run("report", turns, "--json").json()
     rows = {row["id"]: row for row in twin["episodes"]}
     told = [tier for tier in twin["tiers"] if tier["value"]]
@@ -346,19 +343,26 @@ def test_arguments_as_a_person_reads_them(value: Any, text: str) -> None:
 # The page
 
 
-@pytest.fixture(scope="module")
-def page(turns: Path) -> tuple[dict[str, Any], str]:
-    """The example's document and its page."""
-    from irc_cli.report import read_conversations, scored_from
-    from stages.report import with_conversations
-
+def made_of(turns: Path) -> tuple[dict[str, Any], Conversations]:
+    """The document of some turns whose traces are at hand, and its conversations."""
     known, _ = known_of([str(turns)], None, 0)
     document = report(known, "train.", 1000)
     conversations, _ = read_conversations(
         document, scored_from([str(turns)]), None, None, skip_bad=False, quiet=True
     )
     assert conversations
-    document = with_conversations(document, known, conversations)
+    return with_conversations(document, known, conversations), conversations
+
+
+def document_of(turns: Path) -> dict[str, Any]:
+    """The document of some turns whose traces are at hand."""
+    return made_of(turns)[0]
+
+
+@pytest.fixture(scope="module")
+def page(turns: Path) -> tuple[dict[str, Any], str]:
+    """The example's document and its page."""
+    document, conversations = made_of(turns)
     return document, "".join(render_page(document, conversations))
 
 

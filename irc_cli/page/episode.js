@@ -89,6 +89,15 @@ function goldElement(found) {
   return element("details", {}, element("summary", {}, `Gold actions: ${items.length}, ${found.gold.filter((a) => a.met && a.met[2] === "full").length} met`), element("ol", { class: "gold-list" }, items));
 }
 
+/* What the trace says of the end, and what the agent had to tell. */
+function factsElement(found) {
+  const facts = [];
+  if (found.stop) facts.push(`Ended: ${found.stop}.`);
+  for (const [name, value] of Object.entries(found.rewards || {})) facts.push(`${name} ${value}.`);
+  if (found.info.length) facts.push(`The agent has to tell: ${found.info.join(", ")}.`);
+  return facts.length ? element("p", { class: "legend", dir: "auto" }, facts.join(" ")) : null;
+}
+
 function episodeHead(row, buttons) {
   return element("div", { class: "episode-head" }, element("h3", { dir: "auto" }, `${row.task}, trial ${row.ref.split("/").pop()}`), stateOf(row.state),
     element("span", { class: "quiet" }, `outcome ${row.outcome === null ? "unknown" : row.outcome}, ${row.turns.tier.length} turns, ${row.policy || ""}`), element("span", { class: "right" }, buttons));
@@ -99,10 +108,11 @@ async function showEpisode(row, turn) {
   const buttons = row.parting && found ? [element("button", { type: "button", onclick: () => { location.hash = `${row.ref}/${turn || 0}/beside`; } }, "Beside a sibling")] : [];
   const legend = element("p", { class: "legend" }, "Return part + outcome part = advantage. \u26a0\ufe0e in a dashed box: pushed against the value of its tier.");
   const parts = [episodeHead(row, buttons), strip(row), legend];
+  if (found) parts.push(factsElement(found));
   if (row.parting && found) parts.push(partingNote(row));
   if (found) parts.push(goldElement(found), ...found.entries.map((entry) => entryElement(row, entry, found.gold)));
   else parts.push(element("p", {}, "The conversation is not in this file: its trace was not at hand."));
-  byId("episode").replaceChildren(...parts);
+  byId("episode").replaceChildren(...parts.filter(Boolean));
   if (turn !== null) mark(turn);
 }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
@@ -14,7 +15,7 @@ from stages.tiers.domains import Domain, PerDomain
 from stages.tiers.matching import FULL, NO_MATCH, Match, Matcher, Side, agent_gold
 from stages.tiers.rules import Tiers
 from stages.traces.episode import Call, Episode, GoldAction, Turn
-from stages.traces.turns import text_of
+from stages.traces.forms import Heard, Spoken, read_message, text_of
 
 MOST_DIFFERENCES = 40  # of one call; the number of the others is stated
 Entry = dict[str, Any]
@@ -94,6 +95,8 @@ class _Explainer:
             "entries": _entries(episode, turns),
             "gold": None if episode.gold is None else self._gold(actions, episode, explained),
             "info": list(episode.required_info or ()),
+            "stop": episode.stop,
+            "rewards": episode.rewards,
         }
 
     def _explained(self, calls: list[Call], actions: list[GoldAction]) -> list[Entry]:
@@ -207,34 +210,84 @@ def _by_turn(turns: Sequence[Turn], calls: list[Entry]) -> list[list[Entry]]:
 
 def _entries(episode: Episode, calls: list[list[Entry]]) -> list[Entry]:
     """Return what was said in order: messages as recorded, each turn with its calls."""
-    messages: list[Any] = getattr(episode, "messages", [])
-    spoken = sum(message.get("role") == "assistant" for message in messages)
-    if spoken != len(episode.turns):  # some forms spread a turn over several messages
+    said = list(_said(episode.messages))
+    if sum(one.begins_turn for one in said) != len(episode.turns):  # a form that is not known here
         opening = [{"role": "user", "text": text_of(episode.opening)}] if episode.opening else []
-        return opening + [
-            _turn(k, text_of(turn.text), None, calls[k]) for k, turn in enumerate(episode.turns)
-        ]
+        turns = enumerate(episode.turns)
+        return opening + [_turn(k, text_of(turn.text), "", calls[k]) for k, turn in turns]
     entries: list[Entry] = []
-    awaited, k = 0, 0  # results that the turns' calls hold already; the next turn
-    for message in messages:
-        role, text = str(message.get("role")), text_of(message.get("content"))
-        if role == "assistant":
-            reasoning = message.get("reasoning_content") or message.get("reasoning")
-            entries.append(_turn(k, text, reasoning, calls[k]))
-            awaited, k = len(calls[k]), k + 1
-        elif role in ("tool", "function") and awaited and message.get("requestor") != "user":
+    awaited, k = 0, -1  # results that the turns' calls hold already; the turn
+    for one in said:
+        if one.begins_turn:
+            k += 1
+            entries.append(_turn(k, one.text, one.reasoning, calls[k]))
+            awaited = len(calls[k])
+        elif one.role == "assistant":  # the same turn goes on
+            entries[-1]["text"] += one.text
+        elif one.role == "tool" and awaited:
             awaited -= 1
         else:
-            entries.append({"role": role, "text": text} | _own_calls(message))
+            entries.append({"role": one.role, "text": one.text} | one.more)
     return entries
 
 
-def _turn(k: int, text: str, reasoning: Any, calls: list[Entry]) -> Entry:
+class _Said(NamedTuple):
+    """A message, or a part of one."""
+
+    role: str
+    text: str
+    begins_turn: bool = False
+    reasoning: str = ""
+    more: Entry = {}  # noqa: RUF012 # never changed
+
+
+def _said(messages: Sequence[Any]) -> Iterator[_Said]:
+    """Yield what messages of any form say, in order; `read_turns` makes the same turns of them."""
+    last: str | None = None  # what the policy just said: a "message" or a "call" item
+    for message in messages:
+        role = str(message.get("role")) if isinstance(message, dict) else ""
+        events = read_message(message, [], Counter())
+        if not events and isinstance(message, dict):
+            yield _Said(role, text_of(message.get("content")))
+        for event in events:
+            if isinstance(event, Spoken):
+                begins = not (
+                    (event.item == "call" and last is not None)
+                    or (event.item == "message" and last == "call")
+                )
+                yield _Said("assistant", text_of(event.content), begins, _reasoning(message))
+                last = event.item or "message"
+                continue
+            last = None
+            if isinstance(event, Heard):
+                yield _Said("user", text_of(event.content), more=_own_calls(event))
+            else:
+                role = "tool of the user" if event.of_user else "tool"
+                yield _Said(role, event.text)
+
+
+def _reasoning(message: Any) -> str:
+    """Return what a message records of the policy's thoughts."""
+    if not isinstance(message, dict):
+        return ""
+    content = message.get("content")
+    blocks = content if isinstance(content, list) else []
+    thoughts = [
+        str(block["thinking"])
+        for block in blocks
+        if isinstance(block, dict) and "thinking" in block
+    ]
+    return text_of(message.get("reasoning_content") or message.get("reasoning")) or "".join(
+        thoughts
+    )
+
+
+def _turn(k: int, text: str, reasoning: str, calls: list[Entry]) -> Entry:
     entry: Entry = {"role": "assistant", "turn": k, "text": text, "calls": calls}
-    return entry | ({"reasoning": text_of(reasoning)} if reasoning else {})
+    return entry | ({"reasoning": reasoning} if reasoning else {})
 
 
-def _own_calls(message: dict[str, Any]) -> Entry:
+def _own_calls(event: Heard) -> Entry:
     """Return the calls of a simulated user, which are part of no turn."""
-    calls = message.get("tool_calls")
-    return {"own_calls": written(calls)} if calls else {}
+    calls = [f"{call.name} {written(call.arguments)}" for call in event.calls]
+    return {"own_calls": "\n".join(calls)} if calls else {}

@@ -13,6 +13,8 @@ from stages.calibration.estimate import CalibrateConfig, Calibration
 from stages.calibration.sums import TierSums
 from stages.core.correlation import Floats, correlation
 from stages.core.lengths import stratum_terms
+from stages.core.passk import clustered_proportion
+from stages.tables.artifacts import COUNTS
 
 PASSED, FAILED, TRUNCATED, MASKED = STATES = ("passed", "failed", "truncated", "masked")
 _OF_EPISODE = ("source", "task_id", "trial", "group_id", "domain", "policy", "outcome", "status")
@@ -21,7 +23,7 @@ _OF_EPISODE = ("source", "task_id", "trial", "group_id", "domain", "policy", "ou
 def episode_rows(turns: pl.DataFrame) -> pl.DataFrame:
     """Return an episode a row, in the order of the turns, with its state (TURNS -> episodes)."""
     state = (
-        pl.when((pl.col("status") == "error") | pl.col("success").is_null())
+        pl.when(~COUNTS | pl.col("success").is_null())
         .then(pl.lit(MASKED))
         .when(pl.col("success"))
         .then(pl.lit(PASSED))
@@ -32,6 +34,23 @@ def episode_rows(turns: pl.DataFrame) -> pl.DataFrame:
     first = [pl.col(name).first() for name in (*_OF_EPISODE, "success")]
     rows = turns.group_by("episode_id", maintain_order=True).agg(*first, turns=pl.len())
     return rows.with_columns(state=state)
+
+
+def pass_rate(episodes: pl.DataFrame) -> dict[str, Any] | None:
+    """Return the pass rate of episodes with its 95 % interval, clustered by task."""
+    counted = episodes.filter(pl.col("state") != MASKED)
+    if not counted.height:
+        return None
+    tasks = counted.group_by("task_id").agg(n=pl.len(), won=(pl.col("state") == PASSED).sum())
+    n, won = (tasks[name].to_numpy().astype(int) for name in ("n", "won"))
+    rate, low, high = clustered_proportion(n, won)
+    return {
+        "episodes": counted.height,
+        "tasks": tasks.height,
+        "pass_rate": rate,
+        "ci_low": low,
+        "ci_high": high,
+    }
 
 
 def refs(episodes: pl.DataFrame) -> dict[str, str]:

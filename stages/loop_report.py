@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import polars as pl
 
-from stages.core.passk import clustered_proportion
 from stages.errors import InputError
 from stages.loop_files import SETTINGS
-from stages.reporting.tasks import MASKED, PASSED, episode_rows
+from stages.reporting.tasks import episode_rows, pass_rate
 from stages.tables.artifacts import TURNS, read_table
 from stages.tables.yamlfile import read_yaml
 
@@ -80,23 +78,6 @@ def _row(iteration: Path) -> dict[str, Any]:
         "played": pass_rate(episodes),
         "values": {tier: {n: row.get(n) for n in names} for tier, row in values.items()},
         "evaluation": _evaluation(iteration),
-    }
-
-
-def pass_rate(episodes: pl.DataFrame) -> dict[str, Any] | None:
-    """Return the pass rate of episodes with its 95 % interval, clustered by task."""
-    counted = episodes.filter(pl.col("state") != MASKED)
-    if not counted.height:
-        return None
-    tasks = counted.group_by("task_id").agg(n=pl.len(), won=(pl.col("state") == PASSED).sum())
-    n, won = (tasks[name].to_numpy().astype(int) for name in ("n", "won"))
-    rate, low, high = clustered_proportion(n, won)
-    return {
-        "episodes": counted.height,
-        "tasks": tasks.height,
-        "pass_rate": rate,
-        "ci_low": low,
-        "ci_high": high,
     }
 
 
