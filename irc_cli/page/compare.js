@@ -38,7 +38,7 @@ async function showBeside(row, chosen) {
     siblingsOf(row).map((other) => element("option", { value: other.ref.split("/").pop(), selected: other === sibling }, `trial ${other.ref.split("/").pop()}: ${other.state}`)));
   const back = element("button", { type: "button", onclick: () => { location.hash = row.ref; } }, "One episode");
   const heads = element("div", { class: "pair heads" }, [row, sibling].map((one) => element("h4", {}, stateOf(one.state), element("a", { href: `#${one.ref}` }, `trial ${one.ref.split("/").pop()}`))));
-  const both = (parts) => element("div", { class: "pair" }, parts.map((part, i) => element("div", {}, part.map((entry) => entryElement(i ? sibling : row, entry, found[i].gold)))));
+  const both = (sides) => element("div", { class: "pair" }, sides.map((part, i) => element("div", {}, part.map((entry) => entryElement(i ? sibling : row, entry, found[i].gold)))));
   const before = element("details", {}, element("summary", {}, shared ? `Before they part: the first ${shared} calls are the same` : "Before they part"), both([mine[0], others[0]]));
   byId("episode").replaceChildren(
     element("div", { class: "episode-head" }, element("h3", { dir: "auto" }, `${row.task}, two trials`), element("span", { class: "right" }, choice, back)),

@@ -55,7 +55,7 @@ function goldNote(call, gold) {
 }
 
 function textElement(text) {
-  return element("p", { class: `text${text.length > COUNT_LONG ? " long" : ""}`, dir: "auto", tabindex: text.length > COUNT_LONG ? "0" : null }, text);
+  return element("p", { class: `text${text.length > COUNT_LONG ? " long" : ""}`, dir: "auto", tabindex: text.length > COUNT_LONG ? "0" : null }, inParts(text));
 }
 
 function turnElement(row, entry, gold) {

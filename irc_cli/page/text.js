@@ -25,7 +25,22 @@ function signed(value, digits = 3) {
 const direction = (value) => (!value || Math.abs(value) < 0.0005 ? "zero" : value > 0 ? "up" : "down");
 const stateOf = (name) => element("span", { class: `state ${name}` }, element("span", { "aria-hidden": "true" }, SIGNS[name]), ` ${name}`);
 const tag = (text) => element("span", { class: "tag", dir: "auto" }, text);
-const pre = (text) => element("pre", { dir: "auto", tabindex: "0" }, text);
+const PART = 20000; // characters of a very long text that are laid out together
+
+/* A text as it is; a very long one in parts, of which the browser lays out those in view. */
+function inParts(text) {
+  if (text.length <= 2 * PART) return [text];
+  const found = [];
+  for (let at = 0; at < text.length;) {
+    const line = text.lastIndexOf("\n", at + PART);
+    const end = at + PART >= text.length ? text.length : line > at ? line + 1 : at + PART;
+    found.push(element("span", { class: "part" }, text.slice(at, end)));
+    at = end;
+  }
+  return found;
+}
+
+const pre = (text) => element("pre", { dir: "auto", tabindex: "0" }, inParts(text));
 
 /* Long texts are closed, and say how long they are; nothing is cut. */
 function foldable(title, text, open) {
