@@ -6,25 +6,22 @@ read in blocks: memory grows with the groups and the lengths in each, not with t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
+from stages.calibration.blocks import episode_blocks
+from stages.calibration.fingerprint import Fingerprint, Fingerprinter
 from stages.core.correlation import Floats, Ints, TaskSums
 from stages.core.lengths import LengthSums, add_by
-from stages.errors import InputError
-from stages.tables.artifacts import SUMS, TURNS
+from stages.tables.artifacts import SUMS
 
 # The unit of each measure's sums. A share is rounded to 2^-20, which moves r by less than 1e-5.
 UNITS = {"presence": 1, "count": 1, "share": 2**20}
 _GROUP = ["task_id", "group_id", "policy", "domain"]
-_KNOWN = ["episode_id", "task_id", "group_id", "turn", "tier", "success", "status"]  # never null
-COLUMNS = [*_KNOWN, "policy", "domain"]  # all read
 _GROUP_TYPES = {name: SUMS.columns[name] for name in _GROUP}
-_BLOCK = 500_000  # turns a block: large enough for numpy, small enough for any machine
 _UPPER = 32  # bits: a number holds two counts below 2^32, or a group and a length
 _LOWER = 2**_UPPER - 1
 _CHANNELS = [name for name in SUMS.columns if name not in SUMS.key]
@@ -35,6 +32,7 @@ class Summed(NamedTuple):
 
     sums: pl.DataFrame  # SUMS
     excluded: int  # episodes that crashed, were cut by infrastructure, or have no outcome
+    fingerprint: Fingerprint | None = None  # of the episodes; None: not known
 
 
 def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
@@ -46,11 +44,15 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
         measure: presence | count | share of the tier in an episode.
         where: name of the turns in errors.
 
+    Returns:
+        The sums with the fingerprint of the episodes.
+
     Raises:
-        InputError: the turns of an episode do not stand together and in order.
+        InputError: a row breaks a rule of TURNS, the turns of an episode do not stand together
+            and in order, or they differ in what is one for all of them.
     """
-    table, excluded = _GrowingTable(), 0
-    for block, tiers in _episode_blocks(turns.select(COLUMNS), where):
+    table, fingerprinter, excluded = _GrowingTable(), Fingerprinter(), 0
+    for block, tiers in episode_blocks(turns, where):
         used = block
         if not block["counts"].all():
             used = block.filter("counts")
@@ -59,7 +61,9 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
             group = table.number(used.select(_GROUP).filter(used["first"]))
             cells, sums = _sum_block(used, group, tiers, measure)
             table.add(cells, tiers, sums)
-    return Summed(table.frame() if table.groups.height else SUMS.empty(), excluded)
+            fingerprinter.add(used, tiers)
+    sums = table.frame() if table.groups.height else SUMS.empty()
+    return Summed(sums, excluded, fingerprinter.taken())
 
 
 def merge(sums: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -162,56 +166,6 @@ def tier_sums(grid: Grid, task: Ints, group: Ints, length: Ints, unit: int) -> T
         having,
         won,
     )
-
-
-def _episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[pl.DataFrame, list[str]]]:
-    """Yield blocks of whole episodes, and the tiers met so far.
-
-    Columns are added: `first`, true at an episode's first turn; `counts`, whether the episode does;
-    `code`, the position of the turn's tier among the tiers.
-    """
-    start, size, tiers = 0, _BLOCK, list[str]()
-    with ThreadPoolExecutor(1) as reader:  # reads a block ahead
-        coming = reader.submit(_read_block, turns, start, size, tiers)
-        while (block := coming.result()).height:
-            # Counting nulls is free; the other rules of TURNS hold of what `score` writes.
-            for rule in (f"{name} not null" for name in _KNOWN if block[name].null_count()):
-                TURNS.check_rules({rule: TURNS.rules.get(rule, pl.lit(True))}, block, where, start)
-            _check_order(block, start, where)
-            if block["code"].null_count():
-                tiers = list(dict.fromkeys([*tiers, *block["tier"].unique().sort()]))
-                block = block.with_columns(code=_code(tiers))
-            whole = block.height
-            if whole == size:  # the last episode may go on: it is read again with the next block
-                whole = int(block["first"].arg_true()[-1])
-                size *= 1 if whole else 2
-            start += whole
-            coming = reader.submit(_read_block, turns, start, size, tiers)
-            if whole:
-                yield block[:whole], tiers
-
-
-def _read_block(turns: pl.LazyFrame, start: int, size: int, tiers: list[str]) -> pl.DataFrame:
-    new = pl.col("episode_id").ne_missing(pl.col("episode_id").shift())
-    row = pl.int_range(pl.len())
-    counts = (pl.col("status") != "error") & pl.col("success").is_not_null()
-    columns = {"first": new | (row == 0), "counts": counts, "code": _code(tiers)}
-    return turns.slice(start, size).with_columns(**columns).collect()
-
-
-def _code(tiers: list[str]) -> pl.Expr:
-    """Position of each turn's tier among the tiers; null for any other tier."""
-    return pl.col("tier").cast(pl.Enum(tiers), strict=False).to_physical()
-
-
-def _check_order(block: pl.DataFrame, start: int, where: str) -> None:
-    """Raise InputError unless each episode's turns stand together as 0, 1, 2, ..."""
-    turn, first = block["turn"].to_numpy(), block["first"].to_numpy()
-    expected = np.where(first, 0, np.roll(turn, 1) + 1)
-    if (turn != expected).any():
-        row = start + int(np.argmax(turn != expected)) + 1
-        what = "the turns of an episode do not stand together, in order from 0"
-        raise InputError(f"{where}:row {row}", what, "sort by episode_id, turn")
 
 
 def _sum_block(
