@@ -205,7 +205,8 @@ def _hashed(texts: pl.Series) -> Hashes:
 
 def _multipliers(count: int) -> Hashes:
     """Return the first odd numbers of one fixed random sequence."""
-    return _mixed(np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | 1
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return np.asarray(_mixed(steps) | np.uint64(1), np.uint64)
 
 
 def _mixed(bits: Hashes) -> Hashes:

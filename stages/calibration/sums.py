@@ -62,8 +62,8 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
             cells, sums = _sum_block(used, group, tiers, measure)
             table.add(cells, tiers, sums)
             fingerprinter.add(used, tiers)
-    sums = table.frame() if table.groups.height else SUMS.empty()
-    return Summed(sums, excluded, fingerprinter.taken())
+    frame = table.frame() if table.groups.height else SUMS.empty()
+    return Summed(frame, excluded, fingerprinter.taken())
 
 
 def merge(sums: Iterable[pl.DataFrame]) -> pl.DataFrame:
