@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 
+import orjson
 import typer
 
 from irc_cli import calibrate_json, console, estimator, method, options
@@ -45,7 +47,7 @@ from stages.check import (
     objections,
 )
 from stages.core.forgetting import GateConfig
-from stages.tables.artifacts import ADVANTAGES, read_columns, write_table
+from stages.tables.artifacts import ADVANTAGES, made_by, read_columns, write_table
 from stages.tables.files import digest, together
 from stages.tables.paths import remote
 from stages.tables.turn_arrays import TurnArrays, advantage_frame, turn_arrays
@@ -271,6 +273,8 @@ def run(request: Request) -> None:
     if request.plots:
         figures = FIGURES[:1] if request.ways else FIGURES
         check_figures(request.plots, figures, force=request.force)
+    if _cut_off(request):
+        request = replace(request, force=True)
     outs = [request.out, request.beside]
     options.check_outputs(outs, as_json=request.as_json, force=request.force)
     if request.way == "partial":
@@ -284,6 +288,24 @@ def run(request: Request) -> None:
         for objection in results.objections:
             console.note(f"check failed: {objection}")
         raise typer.Exit(1)
+
+
+def _cut_off(request: Request) -> bool:
+    """Whether the same call was killed between the names of its files, and may go on.
+
+    The calibration gets its name after the advantages, so these are there without it.
+    """
+    beside, out = request.beside, request.out
+    if not beside or not out or not Path(beside).is_file() or Path(out).exists():
+        return False
+    recorded = made_by(beside)
+    ours = orjson.loads(orjson.dumps(_origin(request)))  # JSON has no tuples
+    inputs, settings = recorded.get("inputs", []), recorded.get("settings", {})
+    return (
+        all(recorded.get(name) == ours[name] for name in ("irc_cli", "command", "seed"))
+        and all(settings.get(name) == of for name, of in ours["settings"].items())
+        and all(file in inputs for file in ours["inputs"])
+    )
 
 
 class _Results(NamedTuple):

@@ -186,7 +186,7 @@ def calibrate_online(
         landmark_at: turns that the landmark r is of; None: the median length of an episode.
 
     Raises:
-        InputError: some of the inputs or their episodes were added before, or no episode has an outcome.
+        InputError: inputs or their episodes were added before, or no episode has an outcome.
     """
     turns = as_turns(turns)
     summed = _summed(turns, config.measure)

@@ -10,18 +10,19 @@ import polars as pl
 
 from stages.errors import InputError
 from stages.tables.artifacts import TURNS
+from stages.traces.episode import SUCCESS
 
 # One value for all turns of an episode; the last one where the turns have it.
 OF_EPISODE = ["task_id", "group_id", "policy", "domain", "success", "status", "outcome"]
 COLUMNS = ["episode_id", "turn", "tier", "reward", *OF_EPISODE]  # all that is read
 _ONLY_CHECKED = ("reward", "outcome")  # not summed, so turns may lack them
-_KNOWN = ("episode_id", "task_id", "group_id", "turn", "tier", "status")  # never null
+_KNOWN = ("episode_id", "task_id", "group_id", "turn", "tier", "reward", "status")  # never null
 # Nulls are counted apart, for nothing, and the order of turns says more than their rule.
 _RULES = {
     rule: holds
     for rule, holds in TURNS.rules.items()
     if not rule.endswith("not null") and holds.meta.root_names() != ["turn"]
-}
+} | {"success as the outcome says": pl.col("success").eq_missing(pl.col("outcome") >= SUCCESS)}
 _BLOCK = 1 << 19  # turns: two of the row groups that polars writes
 
 
@@ -77,8 +78,9 @@ def _code(tiers: list[str]) -> pl.Expr:
 
 def _check_block(block: pl.DataFrame, start: int, where: str) -> None:
     rules = {rule: holds for rule, holds in _RULES.items() if _breaks(holds, block)}
-    for name in (name for name in _KNOWN if block[name].null_count()):
-        rules[f"{name} not null"] = pl.col(name).is_not_null()
+    for name in _KNOWN:
+        if name in block.columns and block[name].null_count():
+            rules[f"{name} not null"] = pl.col(name).is_not_null()
     TURNS.check_rules(rules, block, where, start)
     _check_order(block, start, where)
     _check_episodes(block, start, where)

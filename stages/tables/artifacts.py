@@ -123,7 +123,6 @@ TURNS = Table(
     | {
         "turn at least 0": pl.col("turn") >= 0,
         "outcome within [0, 1]": pl.col("outcome").is_between(0, 1),
-        "success as the outcome says": pl.col("success").eq_missing(pl.col("outcome") >= 1 - 1e-6),
         "reward finite": pl.col("reward").is_finite(),
         "status is ok, truncated or error": pl.col("status").is_in(["ok", "truncated", "error"]),
     },
