@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import orjson
 import typer
 
 from irc_cli import calibrate_json, console, estimator, method, options
+from irc_cli import calibrate_options as of
 from irc_cli.calibrate_report import print_online, print_report, print_test
-from irc_cli.calibrate_request import Request, check_local, check_request, named_files
-from irc_cli.notes import Strict, check_notes, show_notes
+from irc_cli.calibrate_request import Request, check_local, check_request
+from irc_cli.notes import check_notes, show_notes
 from irc_cli.plots import check_figures, write_figures
 from stages.calibrate import (
     calibrate_online,
@@ -25,18 +25,12 @@ from stages.calibrate import (
     sum_shard,
 )
 from stages.calibration.estimate import (
-    ADJUSTMENTS,
-    CORRELATIONS,
-    PAYMENTS,
-    STRATA,
     CalibrateConfig,
     Calibration,
-    Payment,
 )
 from stages.calibration.file import read_previous, write_calibration
-from stages.calibration.online import HALF_LIFE, Online, open_online, write_online
+from stages.calibration.online import Online, open_online, write_online
 from stages.calibration.shards import read_turns, summary, write_sums
-from stages.calibration.sums import UNITS
 from stages.carry_over import Elsewhere, carry_over_turns
 from stages.check import (
     BothChecks,
@@ -56,214 +50,59 @@ from stages.traces.notes import left_out
 
 _C = CalibrateConfig
 FIGURES = ("tiers", "advantages", "gradient-mass")  # of calibration_figures
-_MEASURES = tuple(UNITS)
 
 
 def command(
     ctx: typer.Context,
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="TURNS...",
-            help="Turns of irc-cli score, with --merge sums of shards: files, folders, patterns, "
-            "s3:// or gs:// addresses; '-' for standard input.",
-        ),
-    ],
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="Write the calibration (YAML) here, and advantages.parquet beside it.",
-        ),
-    ] = None,
-    measure: Annotated[
-        str, typer.Option(metavar="|".join(_MEASURES), help="Of a tier in an episode.")
-    ] = _C.measure,
-    correlation: Annotated[
-        str, typer.Option(metavar="|".join(CORRELATIONS), help="Which one sets the values.")
-    ] = _C.correlation,
-    adjust: Annotated[
-        str,
-        typer.Option(
-            metavar="|".join(ADJUSTMENTS),
-            help="Value what a tier tells beyond the length of episodes; none: all that it tells.",
-        ),
-    ] = _C.adjust,
-    delta: Annotated[
-        float, typer.Option(help="Correlation up to which a tier is worth nothing.")
-    ] = _C.delta,
-    fdr: Annotated[float, typer.Option(help="False discovery rate over the tiers.")] = _C.fdr,
-    min_support: Annotated[
-        int, typer.Option(min=0, help="Episodes needed with a tier, and without it.")
-    ] = _C.min_support,
-    effect: Annotated[
-        float, typer.Option(help="Smallest correlation that matters; neutral tiers rule it out.")
-    ] = _C.effect,
-    alpha: Annotated[
-        float | None,
-        typer.Option(help="Value of a correlation of 1; default: the largest value is 1."),
-    ] = _C.alpha,
-    zero: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TIER", help="Worth nothing whatever it tells; may be repeated."),
-    ] = None,
-    pay: Annotated[
-        str,
-        typer.Option(
-            metavar="|".join(PAYMENTS),
-            help="Which turns earn a tier's value: every one, or the first in an episode; auto: "
-            "once where presence is measured.",
-        ),
-    ] = _C.pay,
-    strata: Annotated[
-        str,
-        typer.Option(
-            metavar="|".join(STRATA),
-            help="Turns of several policies or domains: values that hold over these; none: over "
-            "all episodes together.",
-        ),
-    ] = _C.strata,
-    method_name: method.Method = None,
-    resamples: Annotated[
-        int, typer.Option(min=100, help="Bootstrap resamples of the tasks, at least.")
-    ] = _C.resamples,
+    inputs: of.Turns,
+    config: of.Config = None,
+    measure: of.Measure = _C.measure,
+    correlation: of.Correlation = _C.correlation,
+    adjust: of.Adjust = _C.adjust,
+    delta: of.Delta = _C.delta,
+    fdr: of.Fdr = _C.fdr,
+    min_support: of.MinSupport = _C.min_support,
+    effect: of.Effect = _C.effect,
+    resamples: of.Resamples = _C.resamples,
+    landmark_at: of.Landmark = None,
+    seed: of.Seed = 0,
+    method_name: of.Method = None,
+    pay: of.Pay = _C.pay,
+    alpha: of.Alpha = _C.alpha,
+    zero: of.Zero = None,
     advantage: estimator.Advantage = estimator.DEFAULT.estimator,
     gamma: estimator.Gamma = estimator.DEFAULT.gamma,
     outcome_weight: estimator.OutcomeWeight = estimator.DEFAULT.outcome_weight,
     normalise: estimator.Against = estimator.DEFAULT.normalise,
     last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
-    advantages: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Judge these (episode_id, turn, advantage) instead of ours."
-        ),
-    ] = None,
-    keep_rewards: Annotated[
-        bool, typer.Option("--keep-rewards", help="Judge the rewards in the turns as they are.")
-    ] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 if misaligned, not converged or farmable.")
-    ] = False,
-    eta: Annotated[
-        float,
-        typer.Option(help="Converged: mean reward and outcome surely correlate by more."),
-    ] = _C.eta,
-    min_tasks: Annotated[int, typer.Option(help="Fewer tasks never pass --check.")] = _C.min_tasks,
-    previous: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.yaml", help="An earlier calibration: show what changed."),
-    ] = None,
-    test: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TURNS", help="Judge the values on these other turns; may be repeated."
-        ),
-    ] = None,
-    landmark_at: Annotated[
-        int | None,
-        typer.Option(
-            "--landmark",
-            metavar="K",
-            min=1,
-            help="Landmark r: of the first K turns; default: the median length.",
-        ),
-    ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Only write the sums of this shard to --out.")
-    ] = False,
-    merge_shards_: Annotated[
-        bool, typer.Option("--merge", help="The inputs are sums written by --partial.")
-    ] = False,
-    stream: Annotated[
-        bool,
-        typer.Option(
-            "--stream",
-            help="Sum turns as they are read, any number in little memory; no advantages.",
-        ),
-    ] = False,
-    online: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STATE",
-            help="Calibrate while the policy trains: add these turns to this file, which forgets.",
-        ),
-    ] = None,
-    half_life: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            help=f"Online: episodes after which one weighs half. [default: {HALF_LIFE:g}]",
-        ),
-    ] = None,
-    open_p: Annotated[
-        float, typer.Option(help="Online: p below which a tier gets its value.")
-    ] = GateConfig.open_p,
-    close_p: Annotated[
-        float, typer.Option(help="Online: p above which a tier loses it again.")
-    ] = GateConfig.close_p,
-    plots: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Write figures here, as PNG and SVG.")
-    ] = None,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
-    seed: options.Seed = 0,
-    config: options.Config = None,
+    check: of.Check = False,
+    eta: of.Eta = _C.eta,
+    min_tasks: of.MinTasks = _C.min_tasks,
+    advantages: of.Advantages = None,
+    keep_rewards: of.KeepRewards = False,
+    previous: of.Previous = None,
+    strict: of.Strict = False,
+    strata: of.Strata = _C.strata,
+    test: of.Test = None,
+    partial: of.Partial = False,
+    merge: of.Merge = False,
+    stream: of.Stream = False,
+    online: of.State = None,
+    half_life: of.HalfLife = None,
+    open_p: of.OpenP = GateConfig.open_p,
+    close_p: of.CloseP = GateConfig.close_p,
+    out: of.Out = None,
+    plots: of.Plots = None,
+    as_json: of.AsJson = False,
+    quiet: of.Quiet = False,
+    force: of.Force = False,
 ) -> None:
     """Measure which tiers tell success from failure, and check where advantages push.
 
     Example: irc-cli calibrate turns.parquet -o calibration.yaml
     """
     method.check_method(ctx, method_name)
-    settings = CalibrateConfig(
-        options.one_of("measure", measure, _MEASURES),
-        options.one_of("correlation", correlation, CORRELATIONS),
-        options.one_of("adjust", adjust, ADJUSTMENTS),
-        options.within("delta", delta, 0, 1),
-        options.within("fdr", fdr, 0, 1),
-        min_support,
-        options.within("effect", effect, 0, options.BELOW_ONE),
-        None if alpha is None else options.within("alpha", alpha, 0, sys.float_info.max),
-        resamples,
-        options.within("eta", eta, -1, 1),
-        min_tasks,
-        tuple(zero or ()),
-        cast(Payment, options.one_of("pay", pay, PAYMENTS)),
-        options.one_of("strata", strata, STRATA),
-    )
-    judged_by = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
-    gate = GateConfig(
-        options.within("open-p", open_p, 0, 1), options.within("close-p", close_p, open_p, 1)
-    )
-    files, tests = named_files(inputs, test or [])
-    ways = {"partial": partial, "merge": merge_shards_, "stream": stream}
-    request = Request(
-        files,
-        settings,
-        judged_by,
-        gate,
-        out,
-        tuple(way for way, given in ways.items() if given),
-        method_name,
-        advantages,
-        keep_rewards,
-        check,
-        previous,
-        tests,
-        landmark_at,
-        online,
-        half_life,
-        plots,
-        as_json,
-        quiet,
-        strict,
-        force,
-        seed,
-    )
-    run(request)
+    run(of.requested(ctx.params))  # the parameters declare the options
 
 
 def run(request: Request) -> None:

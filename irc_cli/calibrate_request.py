@@ -13,7 +13,7 @@ from stages.core.forgetting import GateConfig
 from stages.errors import InputError
 from stages.tables.paths import files_of, remote
 
-OF_SUMS = ("partial", "merge", "stream")  # ways that never hold the turns
+OF_SUMS = ("partial", "merge", "stream")  # ways to calibrate that never hold the turns
 
 
 @dataclass(frozen=True)
