@@ -147,7 +147,7 @@ class Evidence(NamedTuple):
         """Of the chosen r and the raw one, what lies fewer standard errors from 0."""
         raw = self.raw.p > self.chosen.p
         pairs = zip(self.raw, self.chosen, strict=True)
-        return Inference(*(np.where(raw, one, other) for one, other in pairs))
+        return Inference(*(np.where(raw, of_raw, of_chosen) for of_raw, of_chosen in pairs))
 
 
 def weigh(
