@@ -7,6 +7,7 @@ read in blocks: memory grows with the groups and the lengths in each, not with t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from stages.tables.artifacts import SUMS
 UNITS = {"presence": 1, "count": 1, "share": 2**20}
 _GROUP = ["task_id", "group_id", "policy", "domain"]
 _GROUP_TYPES = {name: SUMS.columns[name] for name in _GROUP}
+_CELLS = 1 << 13  # summed at once
 _UPPER = 32  # bits: a number holds two counts below 2^32, or a group and a length
 _LOWER = 2**_UPPER - 1
 _CHANNELS = [name for name in SUMS.columns if name not in SUMS.key]
@@ -52,16 +54,20 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
             and in order, or they differ in what is one for all of them.
     """
     table, fingerprinter, excluded = _GrowingTable(), Fingerprinter(), 0
-    for block, tiers in episode_blocks(turns, where):
-        used = block
-        if not block["counts"].all():
-            used = block.filter("counts")
-            excluded += int(block["first"].sum()) - int(used["first"].sum())
-        if used.height:
-            group = table.number(used.select(_GROUP).filter(used["first"]))
-            cells, sums = _sum_block(used, group, tiers, measure)
-            table.add(cells, tiers, sums)
-            fingerprinter.add(used, tiers)
+    with ThreadPoolExecutor(1) as aside:
+        taken = aside.submit(lambda: None)
+        for block, tiers in episode_blocks(turns, where):
+            used = block
+            if not block["counts"].all():
+                used = block.filter("counts")
+                excluded += int(block["first"].sum()) - int(used["first"].sum())
+            if used.height:
+                taken.result()
+                taken = aside.submit(fingerprinter.add, used, tiers)
+                group = table.number(used.select(_GROUP).filter(used["first"]))
+                cells, sums = _sum_block(used, group, tiers, measure)
+                table.add(cells, tiers, sums)
+        taken.result()
     frame = table.frame() if table.groups.height else SUMS.empty()
     return Summed(frame, excluded, fingerprinter.taken())
 
@@ -195,18 +201,27 @@ def _sum_block(
     cell, turns = cell[order], turns[order]
     bounds = np.flatnonzero(np.diff(cell, prepend=-1))
     won = block["success"].filter(block["first"]).to_numpy()[order, None].astype(np.int64)
+    # Over the episodes of each cell: [E, 1 + C] -> [n, 1 + C], as many as the cache holds at once.
+    sums = np.empty((2 if measure == "presence" else 5, len(bounds), shape[1]), np.int64)
+    for at in range(0, len(bounds), _CELLS):
+        some = slice(bounds[at], bounds[at + _CELLS] if at + _CELLS < len(bounds) else shape[0])
+        begins = bounds[at : at + _CELLS] - bounds[at]
+        channels = _channels(turns[some], won[some], measure)
+        for value, out in zip(channels, sums[:, at : at + _CELLS], strict=True):
+            np.add.reduceat(value, begins, axis=0, out=out)
+    return cell[bounds], sums
+
+
+def _channels(turns: Ints, won: Ints, measure: str) -> list[Ints]:
+    """Return what is summed over episodes [E, 1 + C], from turns [E, 1 + C] and success [E, 1]."""
     # Half as many sums: a number counts all episodes in its lower half, successes in its upper.
     both = 1 + (won << _UPPER)
-    values = [(turns > 0) * both, turns * both]
-    if measure != "presence":
-        x = turns if measure == "count" else np.rint(UNITS["share"] * turns / turns[:, :1])
-        x = x.astype(np.int64)
-        values += [x, x * x, x * won]
-    # Over the episodes of each cell: [E, 1 + C] -> [n, 1 + C].
-    sums = np.empty((len(values), len(bounds), shape[1]), np.int64)
-    for value, out in zip(values, sums, strict=True):
-        np.add.reduceat(value, bounds, axis=0, out=out)
-    return cell[bounds], sums
+    channels = [(turns > 0) * both, turns * both]
+    if measure == "presence":
+        return channels
+    x = turns if measure == "count" else np.rint(UNITS["share"] * turns / turns[:, :1])
+    x = x.astype(np.int64)
+    return [*channels, x, x * x, x * won]
 
 
 class _GrowingTable:
