@@ -24,7 +24,7 @@ _VERDICT_STYLE = {"aligned": "green", "misaligned": "red", "undecided": "yellow"
 
 def print_report(
     result: Calibration,
-    judged: tuple[CheckResult, CheckResult] | None,
+    checks: tuple[CheckResult, CheckResult] | None,
     changes: Changes | None,
     settings: CalibrateConfig,
     *,
@@ -54,18 +54,18 @@ def print_report(
             )
     if result.strata:
         out.print(_strata_table(result))
-    if judged:
-        out.print(_direction_table(*judged, wide=wide))
-        for name, judgement in zip(("before", "after"), judged, strict=True):
+    if checks:
+        out.print(_direction_table(*checks, wide=wide))
+        for name, judgement in zip(("before", "after"), checks, strict=True):
             out.print(_summary(name, judgement, settings))
             if idle := _pushed_for_nothing(judgement):
                 out.print(f"  pushed though worth nothing: {', '.join(idle)}", markup=False)
-        out.print(_farming_table(*judged))
+        out.print(_farming_table(*checks))
         out.print("A mean over a tier is a diagnosis, not proof of causal credit.", style="dim")
     if changes:
         out.print(_changes_table(changes))
         out.print(f"{changes.flipped_advantages:,} of {changes.turns:,} advantages change sign")
-    out.print(f"Next: {next_step(result, judged, settings)}", style="bold")
+    out.print(f"Next: {next_step(result, checks, settings)}", style="bold")
 
 
 def print_test(test: Elsewhere, *, stderr: bool) -> None:
@@ -106,7 +106,7 @@ def print_online(state: Online, *, stderr: bool) -> None:
 
 
 def next_step(
-    result: Calibration, judged: tuple[CheckResult, CheckResult] | None, settings: CalibrateConfig
+    result: Calibration, checks: tuple[CheckResult, CheckResult] | None, settings: CalibrateConfig
 ) -> str:
     """Say in one sentence what the figures ask for."""
     telling = [tier for tier in result.tiers if tier.status == "discriminative"]
@@ -116,9 +116,9 @@ def next_step(
         if more:
             return f"no tier tells yet; collect about {more:,} more episodes and calibrate again."
         return "no tier tells success from failure; reward the outcome alone, or split the tiers."
-    if judged is None:
+    if checks is None:
         return "score the turns with these values (irc-cli score --rewards) and calibrate them."
-    before, after = judged
+    before, after = checks
     if after.misaligned:
         tiers = ", ".join(after.misaligned)
         return f"split or drop what is pushed the wrong way even when calibrated: {tiers}."
@@ -146,9 +146,9 @@ def _strata_table(result: Calibration) -> Any:
             table.add_row(escape(tier.tier), named, escape(mean), escape(disagree), tier.reading)
         name = escape(tier.tier) if tier.mean is None else ""
         known = [stratum for stratum in tier.strata if stratum.r is not None]
-        for at, one in enumerate(known[:_STRATA_SHOWN]):
-            r = escape(_with_interval(one.r, one.ci_low, one.ci_high))
-            table.add_row("" if at else name, escape(one.stratum), r)
+        for at, stratum in enumerate(known[:_STRATA_SHOWN]):
+            r = escape(_with_interval(stratum.r, stratum.ci_low, stratum.ci_high))
+            table.add_row("" if at else name, escape(stratum.stratum), r)
     table.caption = (
         "random-effects means and 95 % intervals; from three on, a value needs the mean's to "
         "exclude 0, and from two their signs to agree"
@@ -240,8 +240,8 @@ def _direction_table(before: CheckResult, after: CheckResult, *, wide: bool) -> 
         "verdict",
         left=(0, 3, 6),
     )
-    for one, two in zip(before.direction, after.direction, strict=True):
-        table.add_row(escape(one.tier), *_cells(one, wide=wide), *_cells(two, wide=wide))
+    for then, now in zip(before.direction, after.direction, strict=True):
+        table.add_row(escape(then.tier), *_cells(then, wide=wide), *_cells(now, wide=wide))
     table.caption = "mean advantage; before: the rewards as scored, after: the calibrated values"
     return table
 
@@ -269,17 +269,19 @@ def _summary(name: str, judgement: CheckResult, settings: CalibrateConfig) -> Te
 def _farming_table(before: CheckResult, after: CheckResult) -> Any:
     """What failures earn by repeating tiers and by length, under both reward sets."""
     table = console.table("what rewards pay for", "before", "after", left=(0,))
-    found = (before.farmability, after.farmability)
-    sums = (f"{_signed(one.failure_reward)}, {_signed(one.success_reward)}" for one in found)
+    farming = (before.farmability, after.farmability)
+    sums = (f"{_signed(side.failure_reward)}, {_signed(side.success_reward)}" for side in farming)
     table.add_row("reward sum: failure, success", *sums)
     for tier in before.farmability.extra_turns:
-        extra = [one.extra_turns[tier] for one in found]
+        extra = [side.extra_turns[tier] for side in farming]
         if any(extra) or 0 in extra:
             cells = ("never" if turns is None else f"{turns:,}" for turns in extra)
             table.add_row(f"{escape(tier)} repeats to out-earn", *cells)
-    lengths = (_with_interval(one.length_correlation, one.ci_low, one.ci_high) for one in found)
+    lengths = (
+        _with_interval(side.length_correlation, side.ci_low, side.ci_high) for side in farming
+    )
     table.add_row("r with length, among failures", *map(escape, lengths))
-    shares = ("-" if one.reward_share is None else f"{one.reward_share:.0%}" for one in found)
+    shares = ("-" if side.reward_share is None else f"{side.reward_share:.0%}" for side in farming)
     table.add_row("share of the return's variance", *shares)
     table.caption = (
         "repeats with which a failure out-earns a success; farmable: at most "

@@ -11,22 +11,33 @@ from irc_cli import options
 from stages.core.advantages import AdvantageConfig, Estimator, Normalise
 
 DEFAULT = AdvantageConfig
+PANEL = "Advantage"
 _ESTIMATORS, _NORMALISE = get_args(Estimator), get_args(Normalise)
 
 Advantage = Annotated[
-    str, typer.Option(metavar="|".join(_ESTIMATORS), help="Estimator of the advantages.")
+    str,
+    typer.Option(
+        rich_help_panel=PANEL, metavar="|".join(_ESTIMATORS), help="Estimator of the advantages."
+    ),
 ]
-Gamma = Annotated[float, typer.Option(help="Discount per turn.")]
+Gamma = Annotated[float, typer.Option(rich_help_panel=PANEL, help="Discount per turn.")]
 OutcomeWeight = Annotated[
-    float, typer.Option("--lambda", help="Weight of the outcome in the hybrid.")
+    float,
+    typer.Option("--lambda", rich_help_panel=PANEL, help="Weight of the outcome in the hybrid."),
 ]
 Against = Annotated[
-    str, typer.Option(metavar="|".join(_NORMALISE), help="What a return is held against.")
+    str,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="|".join(_NORMALISE),
+        help="Set that a return is normalised over.",
+    ),
 ]
 LastTurnReward = Annotated[
     bool,
     typer.Option(
         "--last-turn-reward/--no-last-turn-reward",
+        rich_help_panel=PANEL,
         help="Whether an episode's last turn carries its own reward.",
     ),
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -30,25 +30,13 @@ METHODS: dict[str, dict[str, Any]] = {
 PAPER_TIERS = "paper"  # the tiers that go with the method of this name
 
 
-def _use_method(ctx: typer.Context, name: str | None) -> str | None:
+def use_method(ctx: typer.Context, name: str | None) -> str | None:
     """Take the defaults of this command's options from a method."""
     if name is None or ctx.resilient_parsing:
         return name
     settings = METHODS[options.one_of("method", name, tuple(METHODS))]
     ctx.default_map = settings | dict(ctx.default_map or {})
     return name
-
-
-Method = Annotated[
-    str | None,
-    typer.Option(
-        "--method",
-        metavar="|".join(METHODS),
-        callback=_use_method,
-        is_eager=True,
-        help="Calibrate, pay and judge as a published method does; paper: arXiv 2604.02869.",
-    ),
-]
 
 
 def check_method(ctx: typer.Context, name: str | None) -> None:

@@ -15,7 +15,7 @@ from stages.tables.yamlfile import Node, nearest, read_yaml
 BELOW_ONE = math.nextafter(1, 0)
 
 
-def _use_config(ctx: typer.Context, path: str | None) -> str | None:
+def use_config(ctx: typer.Context, path: str | None) -> str | None:
     """Take the defaults of this command's options from a YAML file."""
     if path is None or ctx.resilient_parsing:
         return path
@@ -47,7 +47,7 @@ Config = Annotated[
     str | None,
     typer.Option(
         metavar="FILE.yaml",
-        callback=_use_config,
+        callback=use_config,
         is_eager=True,
         help="Read options from this file: its keys are the long option names.",
     ),

@@ -6,20 +6,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 import polars as pl
 import typer
 
 from irc_cli import console, options
 from irc_cli.calibrate_report import next_step
 from irc_cli.notes import Strict, check_notes, show_notes
+from irc_cli.page.markdown import render_markdown
 from irc_cli.page.render import render_page
 from irc_cli.traces import DomainOption, SkipBad, TraceReader
-from stages.calibrate import calibrate
-from stages.calibration.estimate import CalibrateConfig, with_landmark
-from stages.calibration.landmark import landmark
-from stages.calibration.shards import unseen
-from stages.calibration.sums import lay_out, sum_turns
+from stages.calibrate import calibrate_turns
+from stages.calibration.estimate import CalibrateConfig
+from stages.calibration.shards import Turns, read_turns
 from stages.check import check_both
 from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError, few
@@ -34,7 +32,7 @@ from stages.loop_report import (
 from stages.report import Known, report, with_conversations
 from stages.reporting.conversations import Conversations
 from stages.reporting.recorded import Recorded, read_calibration
-from stages.tables.artifacts import COUNTS, TURNS, made_by, read_table
+from stages.tables.artifacts import COUNTS, made_by
 from stages.tables.files import digest, whole_file
 from stages.tables.paths import files_of
 from stages.tables.turn_arrays import turn_arrays
@@ -107,13 +105,12 @@ def command(
     out = out or (None if as_json else PAGE)
     options.check_outputs([out], as_json=as_json, force=force)
     known, notes = known_of(files_of(inputs), calibration, seed)
-    said = next_step(known.calibration, (known.judged.before, known.judged.after), known.config)
-    document = report(known, said, max_episodes)
+    document = report(known, next_step_of(known), max_episodes)
     if loop:
         document["loop"] = loop_panel(loop)
-    origin = scored_from(inputs)
-    conversations, read = read_conversations(document, origin, traces, domain, skip_bad, quiet)
-    notes += read
+    asked = Asked(traces, domain, skip_bad, quiet)
+    conversations, of_traces = read_conversations(document, scored_from(inputs), asked)
+    notes += of_traces
     check_notes(notes, strict=strict)
     if conversations:
         document = with_conversations(document, known, conversations)
@@ -136,48 +133,65 @@ def _loop_of(inputs: list[str]) -> Path | None:
 
 def known_of(paths: list[str], calibration: str | None, seed: int) -> tuple[Known, Counter[str]]:
     """Return turns with their calibration, read or made, and what advantages do under it."""
-    where = few(paths)
     options.refuse_twice(paths)
-    frame = pl.concat([read_table(TURNS, path) for path in paths])
-    if len(paths) > 1:
-        TURNS.check_rows(frame, where)
-    together = pl.struct("episode_id").rle_id().n_unique() == pl.col("episode_id").n_unique()
-    if not frame.select(together).item():
-        frame = frame.sort("episode_id", "turn")
-    _check_outcomes(frame, where)
-    arrays, notes = turn_arrays(frame), Counter[str]()
+    turns, notes = read_turns(paths), Counter[str]()
+    _check_outcomes(turns)
+    arrays = turn_arrays(turns.frame)
     if calibration:
         recorded = read_calibration(calibration)
         if not {digest(path) for path in paths} & {*recorded.inputs.values()}:
-            notes["turns that the calibration was not made from"] = frame.height
+            notes["turns that the calibration was not made from"] = turns.frame.height
     else:
-        recorded = _calibrated(frame, where, seed)
+        result = calibrate_turns(turns, CalibrateConfig(), seed)
+        recorded = Recorded(result, CalibrateConfig(), AdvantageConfig(), seed, {})
     result, settings, estimator = recorded.calibration, recorded.config, recorded.estimator
     judged = check_both(arrays, result, settings, estimator, recorded.seed)
-    silent = sum(unseen(path) for path in paths)
-    known = Known(frame, arrays, result, settings, estimator, judged, without_turns=silent)
+    silent = turns.without_turns
+    known = Known(turns.frame, arrays, result, settings, estimator, judged, without_turns=silent)
     return known, notes
 
 
-def _check_outcomes(frame: pl.DataFrame, where: str) -> None:
+def _check_outcomes(turns: Turns) -> None:
     """Raise InputError where nothing can be said of any tier."""
-    counted = frame.filter(COUNTS & pl.col("success").is_not_null())
+    counted = turns.frame.filter(COUNTS & pl.col("success").is_not_null())
     outcomes = counted["success"].unique().to_list()
     if len(outcomes) < 2:
         kind = "failures" if outcomes == [False] else "successes"
         what = f"all episodes are {kind}" if outcomes else "no episode with an outcome"
         todo = "collect episodes of both kinds: nothing tells them apart yet"
-        raise InputError(where, what, todo)
+        raise InputError(turns.where, what, todo)
 
 
-def _calibrated(frame: pl.DataFrame, where: str, seed: int) -> Recorded:
-    """Calibrate the turns as `irc-cli calibrate` does by default."""
-    settings, rng = CalibrateConfig(), np.random.default_rng(seed)
-    summed = sum_turns(frame.lazy(), settings.measure, where)
-    sums = lay_out(summed.sums, settings.measure)
-    result = calibrate(sums, summed.excluded, settings, rng)
-    early = landmark(turn_arrays(frame).frame, settings.measure, result.correlation, None)
-    return Recorded(with_landmark(result, early), settings, AdvantageConfig(), seed, {})
+def write_reports(
+    known: Known,
+    inputs: list[str],
+    page: str | None,
+    markdown: str | None,
+    *,
+    quiet: bool,
+    force: bool,
+) -> Counter[str]:
+    """Write what `calibrate` found as a page and as Markdown; return notes.
+
+    The conversations are those of the traces that the turns record, where they are unchanged.
+    """
+    document, notes = report(known, next_step_of(known), MAX_EPISODES), Counter[str]()
+    if markdown:
+        with whole_file(markdown, force=force) as file:
+            file.write(render_markdown(document).encode())
+    if page:
+        asked = Asked(None, None, skip_bad=False, quiet=quiet)
+        conversations, notes = read_conversations(document, scored_from(inputs), asked)
+        if conversations:
+            document = with_conversations(document, known, conversations)
+        write_page(document, conversations, page, quiet=quiet, force=force)
+    return notes
+
+
+def next_step_of(known: Known) -> str:
+    """Say in one sentence what the figures ask for."""
+    checks = (known.judged.before, known.judged.after)
+    return next_step(known.calibration, checks, known.config)
 
 
 class Origin(NamedTuple):
@@ -209,25 +223,29 @@ def recorded_traces(origin: Origin) -> list[str]:
     return same if len(same) == len(origin.traces) else []
 
 
+class Asked(NamedTuple):
+    """Which traces are to be read, and how."""
+
+    traces: list[str] | None  # None: those that the turns record
+    domain: str | None
+    skip_bad: bool
+    quiet: bool
+
+
 def read_conversations(
-    document: dict[str, Any],
-    origin: Origin,
-    traces: list[str] | None,
-    domain: str | None,
-    skip_bad: bool,
-    quiet: bool,
+    document: dict[str, Any], origin: Origin, asked: Asked
 ) -> tuple[Conversations | None, Counter[str]]:
     """Read the conversations of the episodes that are shown; None: their traces are not at hand.
 
     Raises:
         InputError: the traces that are given lack an episode.
     """
-    paths = traces or recorded_traces(origin)
+    paths = asked.traces or recorded_traces(origin)
     if not paths:
         return None, Counter({"no conversations, as their traces are not at hand (--traces)": 1})
     wanted = {row["id"] for row in document["episodes"]}
     conversations = Conversations(origin.tiers)
-    reader = TraceReader(paths, domain or origin.domain, skip_bad, quiet)
+    reader = TraceReader(paths, asked.domain or origin.domain, asked.skip_bad, asked.quiet)
     for episode, tools in reader:
         if episode.episode_id in wanted or not episode.turns:
             conversations.add(episode, tools)

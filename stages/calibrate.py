@@ -1,35 +1,280 @@
-"""Measure which tiers tell success from failure, and what each is worth (SUMS -> Calibration)."""
+"""Measure which tiers tell success from failure, and what each is worth (TURNS -> Calibration).
+
+One function per way to get there: `calibrate_turns` from a table, `stream_turns` from files of any
+size, `sum_shard` and `merge_shards` from machines that work apart, `calibrate_online` while a
+policy trains. All of them sum the turns and give the sums to `calibrate`.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-from stages.calibration.estimate import CalibrateConfig, Calibration, describe, mixed_tasks, weigh
-from stages.calibration.strata import OverStrata, over_strata
-from stages.calibration.sums import TierSums
-from stages.core.correlation import (
-    Which,
-    benjamini_hochberg,
+import numpy as np
+import polars as pl
+
+from stages.calibration.estimate import (
+    CalibrateConfig,
+    Calibration,
+    Evidence,
+    describe,
+    mixed_tasks,
+    weigh,
+    with_landmark,
 )
+from stages.calibration.fingerprint import joined, refuse_doubles
+from stages.calibration.landmark import landmark
+from stages.calibration.online import Online, add
+from stages.calibration.shards import Turns, add_up, as_turns, read_sums, sum_file
+from stages.calibration.strata import OverStrata, over_strata
+from stages.calibration.sums import Summed, TierSums, lay_out, sum_turns
+from stages.core.correlation import Bools, Floats, Which, benjamini_hochberg
+from stages.core.forgetting import GateConfig
 from stages.core.lengths import length_terms, stratum_terms
+from stages.errors import InputError, few
+from stages.tables.artifacts import COUNTS
+from stages.tables.yamlfile import nearest
+
+
+def calibrate_turns(
+    turns: Turns | pl.DataFrame,
+    config: CalibrateConfig,
+    seed: int = 0,
+    landmark_at: int | None = None,
+) -> Calibration:
+    """Calibrate the tiers of some turns (TURNS -> Calibration).
+
+    Args:
+        turns: all turns of each episode, in any order of the episodes.
+        config: how statistics become values.
+        seed: of the resamples.
+        landmark_at: turns that the landmark r is of; None: the median length of an episode.
+
+    Returns:
+        What each tier tells and is worth.
+
+    Raises:
+        InputError: a row breaks a rule of TURNS, an episode counts twice, all episodes fail or
+            succeed, or a tier of `config.zero` is unknown.
+    """
+    turns = as_turns(turns)
+    result = calibrate_sums(_summed(turns, config.measure), config, seed, where=turns.where)
+    return _with_landmark(result, turns, config, landmark_at)
+
+
+def _summed(turns: Turns, measure: str) -> Summed:
+    summed = sum_turns(turns.frame.lazy(), measure, turns.where)
+    return summed._replace(excluded=summed.excluded + turns.without_turns)
+
+
+def _with_landmark(
+    result: Calibration, turns: Turns, config: CalibrateConfig, at: int | None
+) -> Calibration:
+    counts = COUNTS & pl.col("success").is_not_null()
+    counting = turns.frame.filter(counts)
+    return with_landmark(result, landmark(counting, config.measure, result.correlation, at))
+
+
+def stream_turns(paths: Sequence[str], config: CalibrateConfig, seed: int = 0) -> Calibration:
+    """Calibrate files of turns as they are read, in little memory (TURNS -> Calibration).
+
+    Args:
+        paths: files of turns, which may lie in an object store.
+        config: how statistics become values.
+        seed: of the resamples.
+
+    Raises:
+        InputError: as for `calibrate_turns`.
+    """
+    return calibrate_sums(sum_shard(paths, config.measure), config, seed, where=few(paths))
+
+
+def sum_shard(paths: Sequence[str], measure: str) -> Summed:
+    """Sum files of turns, for `merge_shards` to go on with (TURNS -> SUMS).
+
+    Args:
+        paths: files of turns, which may lie in an object store.
+        measure: presence | count | share of the tier in an episode.
+
+    Raises:
+        InputError: a row breaks a rule of TURNS, or an episode counts twice.
+    """
+    return add_up((sum_file(path, measure) for path in paths), paths)
+
+
+def merge_shards(paths: Sequence[str], config: CalibrateConfig, seed: int = 0) -> Calibration:
+    """Calibrate from the sums of shards (SUMS -> Calibration).
+
+    Args:
+        paths: files of sums.
+        config: how statistics become values.
+        seed: of the resamples.
+
+    Raises:
+        InputError: no turns can have such sums, or an episode is in two shards.
+    """
+    return calibrate_sums(read_shards(paths, config.measure), config, seed, where=few(paths))
+
+
+def read_shards(paths: Sequence[str], measure: str) -> Summed:
+    """Read the sums of shards and add them up (SUMS -> SUMS).
+
+    Args:
+        paths: files of sums.
+        measure: that they must be of.
+
+    Raises:
+        InputError: no turns can have such sums, or an episode is in two shards.
+    """
+    return add_up((read_sums(path, measure) for path in paths), paths)
+
+
+def calibrate_sums(
+    summed: Summed, config: CalibrateConfig, seed: int = 0, *, where: str = "sums"
+) -> Calibration:
+    """Calibrate the tiers from their sums (SUMS -> Calibration).
+
+    Args:
+        summed: of episodes of which each counts once.
+        config: how statistics become values.
+        seed: of the resamples.
+        where: name of the sums in errors.
+
+    Raises:
+        InputError: an episode counts twice, all episodes fail or succeed, or a tier of
+            `config.zero` is unknown.
+    """
+    return calibrate_summed(summed, config, np.random.default_rng(seed), where=where)
+
+
+def calibrate_summed(
+    summed: Summed, config: CalibrateConfig, rng: np.random.Generator, *, where: str
+) -> Calibration:
+    """Calibrate as `calibrate_sums` does, with a source of randomness that goes on."""
+    _check_summed(summed, config, where)
+    _check_both_outcomes(summed, where)
+    return calibrate(lay_out(summed.sums, config.measure), summed.excluded, config, rng)
+
+
+class OnlineResult(NamedTuple):
+    """What an iteration's turns did."""
+
+    state: Online
+    calibration: Calibration
+    notes: Counter[str]  # what was odd
+
+
+def calibrate_online(
+    state: Online,
+    turns: Turns | pl.DataFrame,
+    inputs: Mapping[str, str],
+    config: CalibrateConfig,
+    gate: GateConfig,
+    seed: int = 0,
+    landmark_at: int | None = None,
+) -> OnlineResult:
+    """Add an iteration's turns to what is remembered (TURNS, state -> state, Calibration).
+
+    Args:
+        state: what is remembered so far.
+        turns: of the new episodes.
+        inputs: sha256 of the files of these turns, by path.
+        config: how statistics become values; a gate stands in the place of q.
+        gate: when gates open and close.
+        seed: of the resamples.
+        landmark_at: turns that the landmark r is of; None: the median length of an episode.
+
+    Raises:
+        InputError: inputs or their episodes were added before, or no episode has an outcome.
+    """
+    turns = as_turns(turns)
+    summed = _summed(turns, config.measure)
+    _check_summed(summed, config, turns.where)
+    known = state.known
+    state, result = add(state, summed, inputs, config, gate, np.random.default_rng(seed))
+    if summed.fingerprint is not None:
+        refuse_doubles([known, summed.fingerprint], ["the state", turns.where])
+        state = replace(state, known=joined([known, summed.fingerprint]))
+    result = _with_landmark(result, turns, config, landmark_at)
+    return OnlineResult(state, result, _lone_episodes(summed))
+
+
+def _lone_episodes(summed: Summed) -> Counter[str]:
+    """Return a note where each group has a single episode."""
+    totals = summed.sums.filter(pl.col("tier").is_null())
+    groups = totals.group_by("task_id", "group_id").agg(pl.col("episodes").sum())
+    if groups["episodes"].max() != 1:
+        return Counter()
+    text = "tasks of one episode, which tell --online nothing of the tiers"
+    return Counter({text: totals["task_id"].n_unique()})
+
+
+def _check_summed(summed: Summed, config: CalibrateConfig, where: str) -> None:
+    """Raise InputError for doubles, fewer than two episodes, or an unknown tier of `zero`."""
+    if summed.fingerprint is not None:
+        refuse_doubles([summed.fingerprint], [where])
+    episodes = int(summed.sums.filter(pl.col("tier").is_null())["episodes"].sum())
+    if episodes < 2:
+        what = "no episode with an outcome" if episodes == 0 else "one episode only"
+        raise InputError(where, what, "collect at least two, with different outcomes")
+    known = summed.sums["tier"].drop_nulls().unique().sort().to_list()
+    for tier in config.zero:
+        if tier not in known:
+            raise InputError("--zero", f"no turn is of tier '{tier}'", nearest(tier, known))
+
+
+def _check_both_outcomes(summed: Summed, where: str) -> None:
+    """Raise InputError where all episodes fail, or all succeed."""
+    totals = summed.sums.filter(pl.col("tier").is_null())
+    episodes, successes = int(totals["episodes"].sum()), int(totals["successes"].sum())
+    if successes in (0, episodes):
+        outcomes = "failures" if successes == 0 else "successes"
+        todo = "collect episodes of both kinds: nothing tells them apart yet"
+        raise InputError(where, f"all {episodes:,} episodes are {outcomes}", todo)
 
 
 def calibrate(
     sums: TierSums, excluded: int, config: CalibrateConfig, rng: np.random.Generator
 ) -> Calibration:
-    """Calibrate the tiers from their sums (SUMS -> Calibration).
+    """Calibrate the tiers from their sums, laid out as arrays.
 
     value = alpha * excess where |excess| > delta, q < fdr and the support is enough, else 0. The
     false discoveries that q counts are tiers that tell nothing, or nothing beyond length. With
     several policies or domains the excess is their random-effects mean, if they agree on it. The
     raw r of `adjust` none is over all episodes.
+
+    Args:
+        sums: of C tiers.
+        excluded: episodes that were left out.
+        config: how statistics become values.
+        rng: source of randomness.
+
+    Source: docs/method.md, "What a tier tells" and "Values".
     """
     which: Which = "within" if mixed_tasks(sums.cells) >= 2 else "pooled"
     if config.correlation != "auto":
         which = "within" if config.correlation == "within" else "pooled"
     adjusted = config.adjust == "length"
     apart = config.strata == "auto" and len(sums.strata) > 1
-    stratum = sums.stratum if apart and adjusted else np.zeros_like(sums.stratum)
+    evidence = _evidence(sums, which, config, rng, apart=apart and adjusted)
+    over: OverStrata | None = None
+    if apart:
+        r = evidence.chosen.r
+        over = over_strata(sums, which, config.measure, r, config.resamples, rng, adjust=adjusted)
+    worth = over.worth if over and adjusted else evidence.chosen.r
+    tells = _tells(evidence, worth, config)
+    held_back = tells & ~over.agree if over and adjusted else np.zeros_like(tells)
+    result = describe(sums, evidence, tells & ~held_back, excluded, config, worth, held_back)
+    return result._replace(strata=over.tiers) if over else result
+
+
+def _evidence(
+    sums: TierSums, which: Which, config: CalibrateConfig, rng: np.random.Generator, *, apart: bool
+) -> Evidence:
+    """Infer what the sums say of each tier; `apart`: each stratum around its own means."""
+    stratum = sums.stratum if apart else np.zeros_like(sums.stratum)
     raw, excess = (
         stratum_terms(sums.cells, stratum, which, config.measure, adjust=adjust)
         for adjust in (False, True)
@@ -41,17 +286,12 @@ def calibrate(
     rarer = sums.episodes
     if config.measure == "presence":  # otherwise a tier may be in every episode, more or less often
         rarer = np.minimum(rarer, episodes - rarer)
-    found = weigh(which, raw, excess, within, episodes, rarer, config, rng)
-    over: OverStrata | None = None
-    if apart:
-        over = over_strata(
-            sums, which, config.measure, found.chosen.r, config.resamples, rng, adjust=adjusted
-        )
-    worth = over.worth if over and adjusted else found.chosen.r
+    return weigh(which, raw, excess, within, episodes, rarer, config, rng)
+
+
+def _tells(evidence: Evidence, worth: Floats, config: CalibrateConfig) -> Bools:
+    """Whether each tier passes every bar for a value; [C]."""
     with np.errstate(invalid="ignore"):
         tells = np.abs(worth) > config.delta
-        tells &= (benjamini_hochberg(found.p) < config.fdr) | (config.fdr == 1)
-    tells &= rarer >= config.min_support
-    held_back = tells & ~over.agree if over and adjusted else np.zeros_like(tells)
-    result = describe(sums, found, tells & ~held_back, excluded, config, worth, held_back)
-    return result._replace(strata=over.tiers) if over else result
+        tells &= (benjamini_hochberg(evidence.p) < config.fdr) | (config.fdr == 1)
+    return np.asarray(tells & (evidence.rarer >= config.min_support), np.bool_)

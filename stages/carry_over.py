@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 
+from stages.calibrate import calibrate_summed
 from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatistics, chosen_r
+from stages.calibration.shards import Turns, as_turns
+from stages.calibration.sums import sum_turns
 from stages.check import Farming, check_rewards
 from stages.core.advantages import AdvantageConfig
-from stages.tables.turn_arrays import TurnArrays, tier_rewards, turn_advantages
+from stages.tables.turn_arrays import TurnArrays, tier_rewards, turn_advantages, turn_arrays
 
 
 class TierElsewhere(NamedTuple):
@@ -38,6 +43,35 @@ class Elsewhere(NamedTuple):
     farmability: Farming
 
 
+def carry_over_turns(
+    calibration: Calibration,
+    turns: Turns | pl.DataFrame,
+    config: CalibrateConfig,
+    estimator: AdvantageConfig,
+    seed: int = 0,
+    name: str = "turns",
+) -> Elsewhere:
+    """Judge the values of a calibration on other turns (Calibration, TURNS -> Elsewhere).
+
+    Args:
+        calibration: whose values are judged.
+        turns: the other turns.
+        config: how the values were calibrated.
+        estimator: of advantages.
+        seed: of the resamples.
+        name: of the other turns.
+
+    Raises:
+        InputError: the other turns can't be calibrated.
+    """
+    turns = as_turns(turns, name)
+    rng = np.random.default_rng(seed)
+    sums = sum_turns(turns.frame.lazy(), config.measure, turns.where)
+    there = calibrate_summed(sums, replace(config, zero=()), rng, where=turns.where)
+    arrays = turn_arrays(turns.frame)
+    return carry_over(calibration, name, arrays, there, config, estimator, rng)
+
+
 def carry_over(
     calibration: Calibration,
     where: str,
@@ -62,19 +96,19 @@ def carry_over(
     reward = tier_rewards(turns, values)
     repeats = np.array([values.get(t, 0.0) if values.pay == "turn" else 0.0 for t in turns.tiers])
     made = turn_advantages(turns, reward, estimator)
-    judged = check_rewards(turns, reward, made, values, config, estimator, rng, repeats)
-    found = {tier.tier: tier for tier in there.tiers}
+    check = check_rewards(turns, reward, made, values, config, estimator, rng, repeats)
+    by_name = {tier.tier: tier for tier in there.tiers}
     return Elsewhere(
         turns=where,
         episodes=there.episodes,
         tasks=there.tasks,
         pass_rate=there.pass_rate,
         correlation=there.correlation,
-        tiers=[_tested(t.tier, t.value, found.get(t.tier), there) for t in calibration.tiers],
-        reward_outcome_correlation=judged.reward_outcome_correlation,
-        ci_low=judged.ci_low,
-        ci_high=judged.ci_high,
-        farmability=judged.farmability,
+        tiers=[_tested(t.tier, t.value, by_name.get(t.tier), there) for t in calibration.tiers],
+        reward_outcome_correlation=check.reward_outcome_correlation,
+        ci_low=check.ci_low,
+        ci_high=check.ci_high,
+        farmability=check.farmability,
     )
 
 

@@ -1,6 +1,8 @@
 """Whether rewards make advantages that push as the calibrated values intend (TURNS -> ADVANTAGES).
 
-SPEC section 7, for the rewards as scored (`before`) and for the calibrated values (`after`).
+For the rewards as scored (`before`) and for the calibrated values (`after`).
+
+Source: docs/method.md, "Direction, farming, convergence".
 """
 
 from __future__ import annotations
@@ -94,19 +96,19 @@ class CheckResult(NamedTuple):
 def check_rewards(
     turns: TurnArrays,
     reward: Floats,
-    judged: Advantages,
+    advantages: Advantages,
     values: Mapping[str, float],
     config: CalibrateConfig,
     estimator: AdvantageConfig,
     rng: np.random.Generator,
     repeats: Floats | None = None,
 ) -> CheckResult:
-    """Hold advantages against the signs that the calibrated values intend. SPEC section 7.
+    """Hold advantages against the signs that the calibrated values intend.
 
     Args:
         turns: the turns that count.
         reward: of each turn, [N].
-        judged: their advantages.
+        advantages: of the same turns.
         values: the calibrated values.
         config: how they were calibrated.
         estimator: of the advantages, whose returns say what rewards weigh against outcomes.
@@ -114,7 +116,9 @@ def check_rewards(
         repeats: what one more turn of each tier earns, [C]; None: what repeats earn in `reward`.
     """
     intended = np.sign([values.get(tier, 0.0) for tier in turns.tiers]).astype(np.int64)
-    by_tier = directions.direction(judged, turns.tier, turns.task, intended, config.resamples, rng)
+    by_tier = directions.direction(
+        advantages, turns.tier, turns.task, intended, config.resamples, rng
+    )
     rows = [
         Direction(
             tier=tier,
@@ -128,7 +132,7 @@ def check_rewards(
         )
         for c, tier in enumerate(turns.tiers)
     ]
-    mass = directions.gradient_mass(judged.advantage, turns.tier, len(rows), turns.n_tokens)
+    mass = directions.gradient_mass(advantages.advantage, turns.tier, len(rows), turns.n_tokens)
     mean_reward = directions.mean_rewards(reward, turns.layout.episode, turns.outcome.size)
     follows = directions.clustered_correlation(
         mean_reward, turns.outcome, turns.task[turns.layout.last], config.resamples, rng
@@ -140,8 +144,8 @@ def check_rewards(
         reward_outcome_correlation=defined(follows.r),
         ci_low=defined(follows.ci_low),
         ci_high=defined(follows.ci_high),
-        dead_turn_share=directions.dead_turn_share(judged.advantage),
-        advantage_rms=directions.rms(judged.advantage),
+        dead_turn_share=directions.dead_turn_share(advantages.advantage),
+        advantage_rms=directions.rms(advantages.advantage),
         gradient_mass={tier: defined(mass[c]) for c, tier in enumerate(turns.tiers)},
         misaligned=[row.tier for row in rows if row.verdict == "misaligned"],
         farmability=_farming(turns, reward, repeats, estimator, config.resamples, rng),
@@ -162,18 +166,18 @@ def _farming(
         reward = reward.copy()
         reward[last] = 0.0
     success = turns.outcome >= SUCCESS
-    found = farmability(reward, success, episode, turns.task[last], repeats, resamples, rng)
+    measured = farmability(reward, success, episode, turns.task[last], repeats, resamples, rng)
     gamma = estimator.gamma if estimator.estimator in ("gtpo", "hybrid") else 1.0
     spread = return_spread(reward, turns.outcome, episode, turns.layout.group, gamma)
-    extra = [int(n) if np.isfinite(n) else None for n in found.extra_turns]
+    extra = [int(n) if np.isfinite(n) else None for n in measured.extra_turns]
     return Farming(
         extra_turns=dict(zip(turns.tiers, extra, strict=True)),
-        slack_turns=found.slack_turns,
-        failure_reward=defined(found.failure_reward),
-        success_reward=defined(found.success_reward),
-        length_correlation=defined(found.length.r),
-        ci_low=defined(found.length.ci_low),
-        ci_high=defined(found.length.ci_high),
+        slack_turns=measured.slack_turns,
+        failure_reward=defined(measured.failure_reward),
+        success_reward=defined(measured.success_reward),
+        length_correlation=defined(measured.length.r),
+        ci_low=defined(measured.length.ci_low),
+        ci_high=defined(measured.length.ci_high),
         reward_std=defined(spread.reward_std),
         outcome_std=defined(spread.outcome_std),
         reward_share=defined(spread.reward_share),
@@ -184,9 +188,9 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def flipped(one: Advantages, two: Advantages) -> int:
+def flipped(before: Advantages, after: Advantages) -> int:
     """Return how many turns two sets of advantages push opposite ways."""
-    return int((one.advantage * two.advantage < 0).sum())
+    return int((before.advantage * after.advantage < 0).sum())
 
 
 def given_advantages(turns: TurnArrays, given: pl.DataFrame, where: str) -> Advantages:
@@ -241,7 +245,7 @@ def check_both(
     calibration: Calibration,
     config: CalibrateConfig,
     estimator: AdvantageConfig,
-    seed: int,
+    seed: int = 0,
     *,
     keep_rewards: bool = False,
     given: Advantages | None = None,
@@ -264,7 +268,7 @@ def check_both(
     chosen = "before" if keep_rewards else "after"
     if given is not None:
         made[chosen] = given
-    judged = {
+    checks = {
         name: check_rewards(
             turns,
             rewards[name],
@@ -278,7 +282,7 @@ def check_both(
         for name in rewards
     }
     return BothChecks(
-        judged["before"], judged["after"], judged[chosen], rewards[chosen], made[chosen]
+        checks["before"], checks["after"], checks[chosen], rewards[chosen], made[chosen]
     )
 
 
@@ -314,16 +318,16 @@ def _weak_rewards(chosen: CheckResult, eta: float) -> str | None:
     return f"{measured}, not more than {eta:g}"
 
 
-def _farming_objections(found: Farming) -> list[str]:
+def _farming_objections(farming: Farming) -> list[str]:
     reasons = []
-    if farmable := found.farmable():
+    if farmable := farming.farmable():
         fewest_first = sorted(farmable.items(), key=lambda item: item[1])
         repeats = ", ".join(f"{extra} x {tier}" for tier, extra in fewest_first)
         reasons.append(f"farmable: a failure out-earns a success by repeating a tier: {repeats}")
-    if found.follows_length():
+    if farming.follows_length():
         reasons.append(
             "farmable: the reward sum of failures follows their length, "
-            f"r = {found.length_correlation:.3f} [{found.ci_low:.3f}, {found.ci_high:.3f}]"
+            f"r = {farming.length_correlation:.3f} [{farming.ci_low:.3f}, {farming.ci_high:.3f}]"
         )
     return reasons
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from irc_cli.page.markdown import plain, render_markdown
 from irc_cli.page.render import Packing, packed, render_page
 from irc_cli.page.visible import visible
-from irc_cli.report import PAGE, known_of, read_conversations, scored_from
+from irc_cli.report import PAGE, Asked, known_of, read_conversations, scored_from
 from stages.calibration.estimate import CalibrateConfig
 from stages.calibration.sums import lay_out, sum_turns
 from stages.report import report, with_conversations
@@ -347,9 +347,8 @@ def made_of(turns: Path) -> tuple[dict[str, Any], Conversations]:
     """The document of some turns whose traces are at hand, and its conversations."""
     known, _ = known_of([str(turns)], None, 0)
     document = report(known, "train.", 1000)
-    conversations, _ = read_conversations(
-        document, scored_from([str(turns)]), None, None, skip_bad=False, quiet=True
-    )
+    asked = Asked(None, None, skip_bad=False, quiet=True)
+    conversations, _ = read_conversations(document, scored_from([str(turns)]), asked)
     assert conversations
     return with_conversations(document, known, conversations), conversations
 
@@ -554,6 +553,34 @@ def test_markdown_shows_names_as_they_are(attack: str) -> None:
     assert "\n" not in shown
     for character in "|<@![`":
         assert not re.search(rf"(?<!\\){re.escape(character)}", shown)
+
+
+def test_calibrate_writes_both(run: Cli, turns: Path, calibration: Path, tmp_path: Path) -> None:
+    pages = ("--report", "page.html", "--markdown", "page.md")
+    assert run("calibrate", turns, "-q", *pages, "--previous", calibration).code == 0
+    assert run("report", turns, "-o", "other.html", "-q").code == 0
+    twin = run("report", turns, "--json").json()
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert text.startswith(render_markdown(twin).rstrip("\n"))
+    assert text.endswith(
+        "No tier changed since the earlier calibration; 0 of 1,493 advantages change sign.\n"
+    )
+    page, other = ((tmp_path / name).read_text() for name in ("page.html", "other.html"))
+    assert "Since the earlier calibration" in page
+    assert Page(page).cells == Page(other).cells
+    again = run("calibrate", turns, "-q", *pages)
+    assert again.err == "error: page.html: exists already; pass --force to replace it\n"
+
+
+@pytest.mark.parametrize("option", ["--report", "--markdown"])
+def test_sums_make_no_report(run: Cli, turns: Path, option: str, tmp_path: Path) -> None:
+    result = run("calibrate", turns, "--stream", option, "page")
+    assert result.code == 2
+    assert result.err == (
+        f"error: --stream: sums hold no turns for {option}; "
+        "calibrate the turns themselves for that\n"
+    )
+    assert not (tmp_path / "page").exists()
 
 
 def test_packing_is_lazy_about_what_is_not_there() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.calibration import sums as module
+from stages.calibration import blocks as module
 from stages.calibration.sums import UNITS, lay_out, merge, sum_turns
 from stages.core.correlation import Floats, pooled, within
 from stages.errors import InputError

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from stages.calibration.landmark import Landmark
 from stages.calibration.strata import TierStrata
@@ -146,7 +147,7 @@ class Evidence(NamedTuple):
         """Of the chosen r and the raw one, what lies fewer standard errors from 0."""
         raw = self.raw.p > self.chosen.p
         pairs = zip(self.raw, self.chosen, strict=True)
-        return Inference(*(np.where(raw, one, other) for one, other in pairs))
+        return Inference(*(np.where(raw, of_raw, of_chosen) for of_raw, of_chosen in pairs))
 
 
 def weigh(
@@ -203,7 +204,7 @@ def mixed_tasks(cells: LengthSums) -> int:
 
 def describe(
     sums: TierSums,
-    found: Evidence,
+    evidence: Evidence,
     tells: Bools,
     excluded: int,
     config: CalibrateConfig,
@@ -214,7 +215,7 @@ def describe(
 
     Args:
         sums: of C tiers.
-        found: the evidence on them.
+        evidence: on them.
         tells: which have a value, shape [C].
         excluded: episodes that were left out.
         config: how values are set.
@@ -222,54 +223,11 @@ def describe(
         held_back: which have none only because the strata disagree, shape [C]; more episodes of
             the same policies and domains do not decide those.
     """
-    r, q = found.chosen.r, benjamini_hochberg(found.p)
-    negligible = _within(found.chosen, config.effect) | _within(found.raw, config.effect)
-    status = np.select(
-        [np.isnan(r), tells, negligible & (found.rarer >= config.min_support)],
-        ["constant", "discriminative", "neutral"],
-        "undecided",
-    )
-    level = max(config.fdr * (tells.sum() + 1) / max(np.isfinite(r).sum(), 1), 1e-9)
-    plans = [
-        _more_episodes(found, config, min(level, config.fdr), shift) for shift in (0, 1.28, -1.28)
-    ]
-    open_ = status == "undecided"
-    if held_back is not None:
-        open_ &= ~held_back
-    plans = [np.where(open_, more, np.inf) for more in plans]
+    held = np.zeros(len(sums.tiers), np.bool_) if held_back is None else held_back
+    status = _statuses(evidence, tells, config)
+    plans = _plans(evidence, tells, (status == "undecided") & ~held, config)
     pays = tells & ~np.isin(sums.tiers, config.zero)
-    values = _values(np.where(pays, r if worth is None else worth, 0.0), config.alpha)
-    r_pooled, r_within = pooled(sums.tasks), found.within.r
-    q_within = benjamini_hochberg(found.within.p)
-    reverses = sign_reversed(r_pooled, r_within, q_within, config.delta, config.fdr)
-    necessary = _necessary(sums, found.which)
-    tiers = [
-        TierStatistics(
-            tier=tier,
-            turns=round(sums.turns[c]),
-            episodes=round(sums.episodes[c]),
-            r_pooled=defined(r_pooled[c]),
-            r_within=defined(r_within[c]),
-            r_turn=_turn_correlation(sums, c),
-            explained=defined(found.raw.r[c] - found.excess[c]),
-            excess=defined(found.excess[c]),
-            ci_low=defined(found.chosen.low[c]),
-            ci_high=defined(found.chosen.high[c]),
-            p=defined(found.chosen.p[c]),
-            q=defined(q[c]),
-            r_cv=defined(found.held_out[c]),
-            r_landmark=None,
-            value=float(values[c]),
-            status=str(status[c]),
-            more_episodes=_whole(plans[0][c]),
-            more_low=_whole(min(plans[0][c], plans[1][c])),
-            more_high=_whole(max(plans[0][c], plans[2][c])),
-            sign_reversed=bool(reverses[c]),
-            held_back=held_back is not None and bool(held_back[c]),
-            necessary=bool(necessary[c]),
-        )
-        for c, tier in enumerate(sums.tiers)
-    ]
+    values = _values(np.where(pays, evidence.chosen.r if worth is None else worth, 0), config.alpha)
     tasks = sums.tasks
     return Calibration(
         episodes=round(tasks.episodes.sum()),
@@ -277,11 +235,80 @@ def describe(
         tasks=len(tasks.episodes),
         mixed_tasks=mixed_tasks(sums.cells),
         pass_rate=float(tasks.successes.sum() / tasks.episodes.sum()),
-        correlation=found.which,
+        correlation=evidence.which,
         adjust=config.adjust,
-        tiers=tiers,
+        tiers=_tier_rows(sums, evidence, status, values, plans, held, config),
         pay=config.payment,
     )
+
+
+def _statuses(evidence: Evidence, tells: Bools, config: CalibrateConfig) -> npt.NDArray[np.str_]:
+    """Return the status of each tier; [C]."""
+    negligible = _within(evidence.chosen, config.effect) | _within(evidence.raw, config.effect)
+    supported = evidence.rarer >= config.min_support
+    return np.select(
+        [np.isnan(evidence.chosen.r), tells, negligible & supported],
+        ["constant", "discriminative", "neutral"],
+        "undecided",
+    )
+
+
+def _plans(
+    evidence: Evidence, tells: Bools, undecided: Bools, config: CalibrateConfig
+) -> tuple[Floats, Floats, Floats]:
+    """Return how many more episodes decide, and at least and at most; infinite: no number; [C]."""
+    tested = max(np.isfinite(evidence.chosen.r).sum(), 1)
+    level = max(config.fdr * (tells.sum() + 1) / tested, 1e-9)
+    # 80 % of what |r| may be lies within 1.28 standard deviations.
+    more, low, high = (
+        np.where(undecided, _more_episodes(evidence, config, min(level, config.fdr), shift), np.inf)
+        for shift in (0, 1.28, -1.28)
+    )
+    return more, np.minimum(more, low), np.maximum(more, high)
+
+
+def _tier_rows(
+    sums: TierSums,
+    evidence: Evidence,
+    status: npt.NDArray[np.str_],
+    values: Floats,
+    plans: tuple[Floats, Floats, Floats],
+    held_back: Bools,
+    config: CalibrateConfig,
+) -> list[TierStatistics]:
+    """Gather what is known of each tier."""
+    chosen, r_within, q = evidence.chosen, evidence.within.r, benjamini_hochberg(evidence.p)
+    r_pooled, q_within = pooled(sums.tasks), benjamini_hochberg(evidence.within.p)
+    reverses = sign_reversed(r_pooled, r_within, q_within, config.delta, config.fdr)
+    necessary = _necessary(sums, evidence.which)
+    more, low, high = plans
+    return [
+        TierStatistics(
+            tier=tier,
+            turns=round(sums.turns[c]),
+            episodes=round(sums.episodes[c]),
+            r_pooled=defined(r_pooled[c]),
+            r_within=defined(r_within[c]),
+            r_turn=_turn_correlation(sums, c),
+            explained=defined(evidence.raw.r[c] - evidence.excess[c]),
+            excess=defined(evidence.excess[c]),
+            ci_low=defined(chosen.low[c]),
+            ci_high=defined(chosen.high[c]),
+            p=defined(chosen.p[c]),
+            q=defined(q[c]),
+            r_cv=defined(evidence.held_out[c]),
+            r_landmark=None,
+            value=float(values[c]),
+            status=str(status[c]),
+            more_episodes=_whole(more[c]),
+            more_low=_whole(low[c]),
+            more_high=_whole(high[c]),
+            sign_reversed=bool(reverses[c]),
+            held_back=bool(held_back[c]),
+            necessary=bool(necessary[c]),
+        )
+        for c, tier in enumerate(sums.tiers)
+    ]
 
 
 def with_landmark(result: Calibration, at: Landmark) -> Calibration:
@@ -328,12 +355,14 @@ def _values(r: Floats, alpha: float | None) -> Floats:
     return alpha * r
 
 
-def _more_episodes(found: Evidence, config: CalibrateConfig, level: float, shift: float) -> Floats:
+def _more_episodes(
+    evidence: Evidence, config: CalibrateConfig, level: float, shift: float
+) -> Floats:
     """How many more episodes would decide, with enough support; infinite if nothing tells; [C].
 
     level: that Benjamini and Hochberg's procedure asks of one more tier.
     """
-    weaker, episodes = found.weaker, found.episodes
+    weaker, episodes = evidence.weaker, evidence.episodes
     for_power = episodes_to_decide(
         weaker.r,
         weaker.standard_error,
@@ -344,7 +373,7 @@ def _more_episodes(found: Evidence, config: CalibrateConfig, level: float, shift
         PLANNED_POWER,
         shift=shift,
     )
-    needed = episodes * config.min_support / np.maximum(found.rarer, 1)
+    needed = episodes * config.min_support / np.maximum(evidence.rarer, 1)
     return np.maximum(np.maximum(for_power, np.ceil(needed) - episodes), 1)
 
 

@@ -42,5 +42,5 @@ def landmark(turns: pl.DataFrame, measure: str, which: Which, k: int | None) -> 
     sums = lay_out(sum_turns(early.lazy(), measure, "turns").sums, measure)
     terms = stratum_terms(sums.cells, sums.stratum, which, measure, adjust=False)
     r = correlation(terms.sum(axis=0))
-    found = {tier: None if r[c] != r[c] else float(r[c]) for c, tier in enumerate(sums.tiers)}
-    return Landmark(k, early["episode_id"].n_unique(), found)
+    by_tier = {tier: None if r[c] != r[c] else float(r[c]) for c, tier in enumerate(sums.tiers)}
+    return Landmark(k, early["episode_id"].n_unique(), by_tier)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,11 +26,13 @@ from stages.calibration.estimate import (
     describe,
     weigh,
 )
+from stages.calibration.fingerprint import NOTHING, Fingerprint, read_fingerprint
 from stages.calibration.sums import UNITS, Grid, Summed, TierSums, lay_out, tier_sums
 from stages.core.forgetting import GateConfig, effective_size, gates, kept_weight
 from stages.core.lengths import length_terms
 from stages.errors import InputError
 from stages.tables.artifacts import ONLINE, SUMS, made_by, read_table, write_table
+from stages.tables.files import refuse_existing
 
 HALF_LIFE = 1000.0  # episodes: eight iterations of 16 tasks x 8
 FORGOTTEN = 1e-3  # a task whose episodes weigh less than this together is dropped
@@ -68,6 +71,7 @@ class Online:
     signs: dict[str, int] = field(default_factory=dict)  # of the open gates
     additions: tuple[Addition, ...] = ()
     events: tuple[Event, ...] = ()
+    known: Fingerprint = field(default=NOTHING, compare=False)  # of all episodes that were added
 
     @property
     def effective_episodes(self) -> float:
@@ -115,13 +119,13 @@ def add(
     sums = _joined(online.sums, weighted(summed.sums, online.measure), kept)
     finest = min(round(10 / gate.open_p), MOST_RESAMPLES) if gate.open_p else 0
     sampled = replace(config, resamples=max(config.resamples, finest))
-    laid_out, found = _evidence(sums, sampled, online.measure, rng)
+    laid_out, evidence = _evidence(sums, sampled, online.measure, rng)
     tiers = laid_out.tiers
     was = np.array([online.signs.get(tier, 0) for tier in tiers], np.float64)
     gate_signs = gates(
-        was, found.chosen.r, found.p, found.rarer, config.delta, config.min_support, gate
+        was, evidence.chosen.r, evidence.p, evidence.rarer, config.delta, config.min_support, gate
     )
-    result = describe(laid_out, found, gate_signs != 0, summed.excluded, config)
+    result = describe(laid_out, evidence, gate_signs != 0, summed.excluded, config)
     signs = {tier: int(sign) for tier, sign in zip(tiers, gate_signs, strict=True) if sign}
     addition = Addition(
         dict(inputs),
@@ -159,10 +163,10 @@ def _evidence(
         without = effective_size(everyone[0] - weights, everyone[1] - squares)
         support = np.minimum(support, without)
     episodes = float(effective_size(*everyone)[0])
-    found = weigh("within", raw, excess, raw, episodes, support, config, rng)
+    evidence = weigh("within", raw, excess, raw, episodes, support, config, rng)
     # The measure's unit is in the sums already, as it is where the measure is presence.
     task = np.arange(grid.totals.height)
-    return tier_sums(grid, task, task, np.zeros_like(task), 1), found
+    return tier_sums(grid, task, task, np.zeros_like(task), 1), evidence
 
 
 def weighted(sums: pl.DataFrame, measure: str) -> pl.DataFrame:
@@ -218,13 +222,13 @@ def _joined(old: pl.DataFrame, new: pl.DataFrame, kept: float) -> pl.DataFrame:
 def _moved(
     iteration: int, before: Mapping[str, int], after: Mapping[str, int], result: Calibration
 ) -> list[Event]:
-    found = {tier.tier: tier for tier in result.tiers}
+    tiers = {tier.tier: tier for tier in result.tiers}
     events = []
     for tier in sorted({*before, *after}):
         was, is_now = before.get(tier, 0), after.get(tier, 0)
         if was != is_now:
             event = "closed" if not is_now else "turned" if was else "opened"
-            now = found.get(tier)
+            now = tiers.get(tier)
             events.append(Event(iteration, tier, event, now and now.r_within, now and now.p))
     return events
 
@@ -249,25 +253,63 @@ def write_online(online: Online, path: str, origin: dict[str, Any]) -> None:
         "signs": online.signs,
         "additions": [addition._asdict() for addition in online.additions],
         "events": [event._asdict() for event in online.events],
+        "known": online.known.document(),
     }
     write_table(ONLINE, online.sums, path, origin | {"online": state}, force=True)
+
+
+def open_online(path: str, measure: str, half_life: float | None) -> Online:
+    """Read a state, or begin one where there is no file.
+
+    Args:
+        path: of the state.
+        measure: that it must be of.
+        half_life: episodes after which one weighs half; None: what the state has, or the default.
+
+    Raises:
+        InputError: the file is no state, or was begun with another measure or half-life.
+    """
+    if half_life is not None and not half_life > 0:
+        raise InputError("--half-life", f"{half_life:g} is out of range", "use a number above 0")
+    refuse_existing(path, force=True)  # says now if it can't be written
+    if not Path(path).exists():
+        return Online(measure, HALF_LIFE if half_life is None else half_life)
+    state = read_online(path)
+    for option, old, new in (
+        ("half-life", f"{state.half_life:g}", half_life and f"{half_life:g}"),
+        ("measure", state.measure, measure),
+    ):
+        if new not in (None, old):
+            todo = f"pass --{option} {old}, or begin another state"
+            raise InputError(path, f"was begun with --{option} {old}, not {new}", todo)
+    return state
 
 
 def read_online(path: str) -> Online:
     """Read a state.
 
     Raises:
-        InputError: the file is none.
+        InputError: the file is none, or damaged.
     """
     state = made_by(path).get("online")
     if state is None:
         todo = "name a state of calibrate --online, or a new file"
         raise InputError(path, "not a state of online calibration", todo)
+    try:
+        return _state(state, path)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(path, "a damaged state", "begin another one") from None
+
+
+def _state(state: Any, path: str) -> Online:
     return Online(
         measure=state["measure"],
-        half_life=state["half_life"],
+        half_life=float(state["half_life"]),
         sums=read_table(ONLINE, path),
-        signs=state["signs"],
+        signs={str(tier): int(sign) for tier, sign in state["signs"].items()},
         additions=tuple(Addition(**addition) for addition in state["additions"]),
         events=tuple(Event(**event) for event in state["events"]),
+        known=read_fingerprint(state["known"], path) if "known" in state else NOTHING,
     )

@@ -6,25 +6,24 @@ read in blocks: memory grows with the groups and the lengths in each, not with t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
+from stages.calibration.blocks import episode_blocks
+from stages.calibration.fingerprint import Fingerprint, Fingerprinter
 from stages.core.correlation import Floats, Ints, TaskSums
 from stages.core.lengths import LengthSums, add_by
-from stages.errors import InputError
-from stages.tables.artifacts import COUNTS, SUMS, TURNS
+from stages.tables.artifacts import SUMS
 
 # The unit of each measure's sums. A share is rounded to 2^-20, which moves r by less than 1e-5.
 UNITS = {"presence": 1, "count": 1, "share": 2**20}
 _GROUP = ["task_id", "group_id", "policy", "domain"]
-_KNOWN = ["episode_id", "task_id", "group_id", "turn", "tier", "success", "status"]  # never null
-COLUMNS = [*_KNOWN, "policy", "domain"]  # all read
 _GROUP_TYPES = {name: SUMS.columns[name] for name in _GROUP}
-_BLOCK = 500_000  # turns a block: large enough for numpy, small enough for any machine
+_CELLS = 1 << 13  # summed at once
 _UPPER = 32  # bits: a number holds two counts below 2^32, or a group and a length
 _LOWER = 2**_UPPER - 1
 _CHANNELS = [name for name in SUMS.columns if name not in SUMS.key]
@@ -35,6 +34,7 @@ class Summed(NamedTuple):
 
     sums: pl.DataFrame  # SUMS
     excluded: int  # episodes that crashed, were cut by infrastructure, or have no outcome
+    fingerprint: Fingerprint | None = None  # of the episodes; None: not known
 
 
 def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
@@ -46,20 +46,30 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
         measure: presence | count | share of the tier in an episode.
         where: name of the turns in errors.
 
+    Returns:
+        The sums with the fingerprint of the episodes.
+
     Raises:
-        InputError: the turns of an episode do not stand together and in order.
+        InputError: a row breaks a rule of TURNS, the turns of an episode do not stand together
+            and in order, or they differ in what is one for all of them.
     """
-    table, excluded = _GrowingTable(), 0
-    for block, tiers in _episode_blocks(turns.select(COLUMNS), where):
-        used = block
-        if not block["counts"].all():
-            used = block.filter("counts")
-            excluded += int(block["first"].sum()) - int(used["first"].sum())
-        if used.height:
-            group = table.number(used.select(_GROUP).filter(used["first"]))
-            cells, sums = _sum_block(used, group, tiers, measure)
-            table.add(cells, tiers, sums)
-    return Summed(table.frame() if table.groups.height else SUMS.empty(), excluded)
+    table, fingerprinter, excluded = _GrowingTable(), Fingerprinter(), 0
+    with ThreadPoolExecutor(1) as aside:
+        taken = aside.submit(lambda: None)
+        for block, tiers in episode_blocks(turns, where):
+            used = block
+            if not block["counts"].all():
+                used = block.filter("counts")
+                excluded += int(block["first"].sum()) - int(used["first"].sum())
+            if used.height:
+                taken.result()
+                taken = aside.submit(fingerprinter.add, used, tiers)
+                group = table.number(used.select(_GROUP).filter(used["first"]))
+                cells, sums = _sum_block(used, group, tiers, measure)
+                table.add(cells, tiers, sums)
+        taken.result()
+    frame = table.frame() if table.groups.height else SUMS.empty()
+    return Summed(frame, excluded, fingerprinter.taken())
 
 
 def merge(sums: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -164,56 +174,6 @@ def tier_sums(grid: Grid, task: Ints, group: Ints, length: Ints, unit: int) -> T
     )
 
 
-def _episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[pl.DataFrame, list[str]]]:
-    """Yield blocks of whole episodes, and the tiers met so far.
-
-    Columns are added: `first`, true at an episode's first turn; `counts`, whether the episode does;
-    `code`, the position of the turn's tier among the tiers.
-    """
-    start, size, tiers = 0, _BLOCK, list[str]()
-    with ThreadPoolExecutor(1) as reader:  # reads a block ahead
-        coming = reader.submit(_read_block, turns, start, size, tiers)
-        while (block := coming.result()).height:
-            # Counting nulls is free; the other rules of TURNS hold of what `score` writes.
-            for rule in (f"{name} not null" for name in _KNOWN if block[name].null_count()):
-                TURNS.check_rules({rule: TURNS.rules.get(rule, pl.lit(True))}, block, where, start)
-            _check_order(block, start, where)
-            if block["code"].null_count():
-                tiers = list(dict.fromkeys([*tiers, *block["tier"].unique().sort()]))
-                block = block.with_columns(code=_code(tiers))
-            whole = block.height
-            if whole == size:  # the last episode may go on: it is read again with the next block
-                whole = int(block["first"].arg_true()[-1])
-                size *= 1 if whole else 2
-            start += whole
-            coming = reader.submit(_read_block, turns, start, size, tiers)
-            if whole:
-                yield block[:whole], tiers
-
-
-def _read_block(turns: pl.LazyFrame, start: int, size: int, tiers: list[str]) -> pl.DataFrame:
-    new = pl.col("episode_id").ne_missing(pl.col("episode_id").shift())
-    row = pl.int_range(pl.len())
-    counts = COUNTS & pl.col("success").is_not_null()
-    columns = {"first": new | (row == 0), "counts": counts, "code": _code(tiers)}
-    return turns.slice(start, size).with_columns(**columns).collect()
-
-
-def _code(tiers: list[str]) -> pl.Expr:
-    """Position of each turn's tier among the tiers; null for any other tier."""
-    return pl.col("tier").cast(pl.Enum(tiers), strict=False).to_physical()
-
-
-def _check_order(block: pl.DataFrame, start: int, where: str) -> None:
-    """Raise InputError unless each episode's turns stand together as 0, 1, 2, ..."""
-    turn, first = block["turn"].to_numpy(), block["first"].to_numpy()
-    expected = np.where(first, 0, np.roll(turn, 1) + 1)
-    if (turn != expected).any():
-        row = start + int(np.argmax(turn != expected)) + 1
-        what = "the turns of an episode do not stand together, in order from 0"
-        raise InputError(f"{where}:row {row}", what, "sort by episode_id, turn")
-
-
 def _sum_block(
     block: pl.DataFrame, group: Ints, tiers: list[str], measure: str
 ) -> tuple[Ints, Ints]:
@@ -241,18 +201,27 @@ def _sum_block(
     cell, turns = cell[order], turns[order]
     bounds = np.flatnonzero(np.diff(cell, prepend=-1))
     won = block["success"].filter(block["first"]).to_numpy()[order, None].astype(np.int64)
+    # Over the episodes of each cell: [E, 1 + C] -> [n, 1 + C], as many as the cache holds at once.
+    sums = np.empty((2 if measure == "presence" else 5, len(bounds), shape[1]), np.int64)
+    for at in range(0, len(bounds), _CELLS):
+        some = slice(bounds[at], bounds[at + _CELLS] if at + _CELLS < len(bounds) else shape[0])
+        begins = bounds[at : at + _CELLS] - bounds[at]
+        channels = _channels(turns[some], won[some], measure)
+        for value, out in zip(channels, sums[:, at : at + _CELLS], strict=True):
+            np.add.reduceat(value, begins, axis=0, out=out)
+    return cell[bounds], sums
+
+
+def _channels(turns: Ints, won: Ints, measure: str) -> list[Ints]:
+    """Return what is summed over episodes [E, 1 + C], from turns [E, 1 + C] and success [E, 1]."""
     # Half as many sums: a number counts all episodes in its lower half, successes in its upper.
     both = 1 + (won << _UPPER)
-    values = [(turns > 0) * both, turns * both]
-    if measure != "presence":
-        x = turns if measure == "count" else np.rint(UNITS["share"] * turns / turns[:, :1])
-        x = x.astype(np.int64)
-        values += [x, x * x, x * won]
-    # Over the episodes of each cell: [E, 1 + C] -> [n, 1 + C].
-    sums = np.empty((len(values), len(bounds), shape[1]), np.int64)
-    for value, out in zip(values, sums, strict=True):
-        np.add.reduceat(value, bounds, axis=0, out=out)
-    return cell[bounds], sums
+    channels = [(turns > 0) * both, turns * both]
+    if measure == "presence":
+        return channels
+    x = turns if measure == "count" else np.rint(UNITS["share"] * turns / turns[:, :1])
+    x = x.astype(np.int64)
+    return [*channels, x, x * x, x * won]
 
 
 class _GrowingTable:

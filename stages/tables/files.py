@@ -8,18 +8,56 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import IO
 
 from stages.errors import InputError
 
+# Complete files by the name that they get when `together` ends; None: they get it at once.
+_held_back: ContextVar[dict[Path, Path] | None] = ContextVar("held_back", default=None)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let all files that are written in here appear at once, when the last one is complete.
+
+    If anything fails before, none of them appears. The first one that was written appears last, so
+    write first what says that the others are there.
+
+    Raises:
+        InputError: a file can't get its name.
+    """
+    files: dict[Path, Path] = {}
+    token = _held_back.set(files)
+    try:
+        yield
+        for target in reversed(list(files)):
+            _appear(files[target], target)
+            del files[target]
+    finally:
+        _held_back.reset(token)
+        for temporary in files.values():
+            temporary.unlink(missing_ok=True)
+
+
+def _appear(temporary: Path, target: Path) -> None:
+    try:
+        temporary.replace(target)
+    except OSError as error:
+        raise _unwritable(str(target), error) from None
+
 
 @contextmanager
 def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears under its name only when it is complete.
 
-    `-` is standard output.
+    `-` is standard output. Within `together` the file appears with the others.
+
+    Args:
+        path: where to write.
+        force: replace a file that exists.
 
     Raises:
         InputError: the file exists and `force` is not given, or the target can't be written.
@@ -38,7 +76,12 @@ def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(target)
+        held_back = _held_back.get()
+        if held_back is None:
+            Path(temporary).replace(target)
+        else:
+            held_back[target] = Path(temporary)
+            temporary = None
     except OSError as error:
         raise _unwritable(path, error) from None
     finally:

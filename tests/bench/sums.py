@@ -45,6 +45,8 @@ def write(path: str) -> int:
             "domain": pl.Series(["airline"]).new_from_index(0, n),
             "turn": (np.arange(n) - np.repeat(np.cumsum(length) - length, length)).astype(np.int32),
             "tier": tiers[tier],
+            "reward": np.zeros(n),
+            "outcome": success[episode].astype(np.float64),
             "success": success[episode],
             "status": pl.Series(["ok"]).new_from_index(0, n),
         }
@@ -61,7 +63,7 @@ def ours(path: str) -> int:
 
 def scan(path: str) -> int:
     """Read the same columns, and no more."""
-    from stages.calibration.sums import COLUMNS
+    from stages.calibration.blocks import COLUMNS
 
     return pl.scan_parquet(path).select(COLUMNS).collect().height
 

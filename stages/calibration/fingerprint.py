@@ -1,0 +1,215 @@
+"""Which episodes some sums cover, so that no episode counts twice.
+
+An episode is known by a 64-bit hash of its id: 8 bytes per episode, which is less than what the
+sums take where groups are small. Among ten million episodes, two ids share a hash with a
+probability below 1e-3, so honest shards are not rejected.
+
+Ids are not enough: a copied trace gets ids that start with the name of its own file. So each file
+also has a digest of its episodes' tiers and successes, whatever their ids and order.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from stages.core.correlation import Ints
+from stages.errors import InputError
+
+Hashes: TypeAlias = npt.NDArray[np.uint64]
+
+# Of n episodes let s be like no other. The next one is then like none of them with a probability
+# near s / n (Good 1953, Biometrika 40, 237-264), so n more are all like one of them with a
+# probability near e^-s: 3e-4 for 8.
+TELLING = 8
+_CHUNK = 1 << 14  # texts that are hashed at once
+_TODO = "count each episode once"
+
+
+class Part(NamedTuple):
+    """What the episodes of one file are like, whatever their ids."""
+
+    episodes: int
+    content: int  # sum over the episodes of a 64-bit hash of tiers and success
+    single: int  # episodes like no other of their task
+
+
+class Fingerprint(NamedTuple):
+    """Which episodes some sums cover."""
+
+    ids: Hashes  # [E] sorted
+    parts: tuple[Part, ...]  # a file each
+    doubled: bool = False  # each episode stands there twice, under two ids
+
+    def document(self) -> dict[str, Any]:
+        """Return it as values of JSON."""
+        ids = b64encode(self.ids.astype("<u8").tobytes()).decode()
+        return {"ids": ids, "parts": [part._asdict() for part in self.parts]}
+
+
+NOTHING = Fingerprint(np.zeros(0, np.uint64), ())
+
+
+def read_fingerprint(document: Any, where: str) -> Fingerprint:
+    """Return the fingerprint that a document holds.
+
+    Args:
+        document: values of JSON, as `Fingerprint.document` returns them.
+        where: name of the file in errors.
+
+    Raises:
+        InputError: the document holds none.
+    """
+    try:
+        ids = np.frombuffer(b64decode(document["ids"], validate=True), "<u8")
+        rows = [[int(part[name]) for name in Part._fields] for part in document["parts"]]
+    except (TypeError, KeyError, ValueError, OverflowError):
+        what, todo = "its record of episodes is damaged", "rerun irc-cli calibrate --partial"
+        raise InputError(where, what, todo) from None
+    return Fingerprint(np.sort(ids.astype(np.uint64)), tuple(Part(*row) for row in rows))
+
+
+class Fingerprinter:
+    """Takes the fingerprint of the episodes of one file, one block after another."""
+
+    def __init__(self) -> None:
+        self._ids: list[Hashes] = []
+        self._likes: list[Hashes] = []  # of task, tiers and success
+        self._content = 0
+        self._copies = 0  # ids with "#": `score` writes "id#2" for an id that it meets again
+        self._tasks: set[int] = set()
+
+    def add(self, turns: pl.DataFrame, tiers: list[str]) -> None:
+        """Add whole episodes.
+
+        Args:
+            turns: their turns (columns of TURNS) with `first`, true at an episode's first turn, and
+                `code`, the position of the turn's tier among the tiers.
+            tiers: names of the tiers.
+        """
+        episodes = turns.select("episode_id", "task_id", "success", "first").filter("first")
+        position = turns["turn"].to_numpy()
+        terms = text_hashes(pl.Series(tiers))[turns["code"].to_numpy()]
+        terms *= _multipliers(int(position.max()) + 1)[position]
+        content = np.add.reduceat(terms, np.flatnonzero(turns["first"].to_numpy()))
+        content = _mixed(content + episodes["success"].to_numpy().astype(np.uint64))
+        runs = episodes["task_id"].rle().struct.unnest()
+        tasks = text_hashes(runs["value"])
+        self._tasks.update(tasks.tolist())
+        self._likes.append(_mixed(content ^ np.repeat(tasks, runs["len"].to_numpy())))
+        self._content = (self._content + int(content.sum())) % 2**64
+        self._ids.append(text_hashes(episodes["episode_id"]))
+        self._copies += int(episodes["episode_id"].str.contains("#", literal=True).sum())
+
+    def taken(self) -> Fingerprint:
+        """Return the fingerprint of the episodes so far."""
+        if not self._ids:
+            return NOTHING
+        ids = np.sort(np.concatenate(self._ids))
+        _, alike = np.unique(np.concatenate(self._likes), return_counts=True)
+        part = Part(len(ids), self._content, int(np.count_nonzero(alike == 1)))
+        return Fingerprint(ids, (part,), self._doubled(len(ids), alike))
+
+    def _doubled(self, episodes: int, alike: Ints) -> bool:
+        """Whether each episode stands there twice, by how many episodes are alike.
+
+        A deterministic policy plays each trial of a task the same, so that is no sign of copies.
+        Tasks that are played in several ways, each an even number of times, are one.
+        """
+        pairs = np.count_nonzero(alike == 2)
+        if pairs < TELLING or (alike % 2).any():
+            return False
+        return len(alike) - len(self._tasks) >= TELLING or 2 * self._copies >= episodes
+
+
+def refuse_doubles(fingerprints: Sequence[Fingerprint], places: Sequence[str]) -> None:
+    """Raise InputError where an episode counts twice.
+
+    Args:
+        fingerprints: of several files.
+        places: their names in errors, as many.
+
+    Raises:
+        InputError: an episode is in two files or twice in one, by its id; or the episodes of a
+            file are those of another under other ids.
+    """
+    for fingerprint, where in zip(fingerprints, places, strict=True):
+        if fingerprint.doubled:
+            raise InputError(where, "each episode is there twice, under two ids", _TODO)
+    _refuse_equal_ids(fingerprints, places)
+    known: dict[Part, str] = {}
+    for fingerprint, where in zip(fingerprints, places, strict=True):
+        for part in fingerprint.parts:
+            other = known.setdefault(part, where)
+            if part.single >= TELLING and (other != where or fingerprint.parts.count(part) > 1):
+                what = f"{part.episodes:,} episodes are those of '{other}' under other ids"
+                raise InputError(where, what, _TODO)
+
+
+def _refuse_equal_ids(fingerprints: Sequence[Fingerprint], places: Sequence[str]) -> None:
+    sizes = [len(fingerprint.ids) for fingerprint in fingerprints]
+    ids = np.concatenate([NOTHING.ids, *(fingerprint.ids for fingerprint in fingerprints)])
+    order = np.argsort(ids, kind="stable")
+    again = np.flatnonzero(ids[order][1:] == ids[order][:-1])
+    if not len(again):
+        return
+    file = np.repeat(np.arange(len(sizes)), sizes)[order]
+    earlier, later = file[again], file[again + 1]
+    number = later[0]
+    count = int(np.count_nonzero(later == number))
+    other = "" if earlier[0] == number else f" in '{places[earlier[0]]}' too"
+    what = f"{count:,} of its {sizes[number]:,} episodes are{other or ' there twice'}"
+    raise InputError(places[number], what, _TODO)
+
+
+def joined(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
+    """Return the fingerprint of all episodes together."""
+    ids = np.concatenate([NOTHING.ids, *(fingerprint.ids for fingerprint in fingerprints)])
+    parts = (part for fingerprint in fingerprints for part in fingerprint.parts)
+    return Fingerprint(np.sort(ids), tuple(sorted(parts)))
+
+
+def text_hashes(texts: pl.Series) -> Hashes:
+    """Hash texts in the same way on every machine, which polars' own hash does not promise.
+
+    h = sum over the bytes b_i of m_i b_i, mod 2^64, with fixed random m_i; then bits are mixed. Two
+    texts share a hash with a probability of at most 2^-57 over the choice of the m_i.
+
+    Args:
+        texts: shape [N], none null.
+
+    Returns:
+        Hashes, shape [N].
+
+    Source: Dietzfelbinger et al. (1997), J. Algorithms 25(1), 19-51, for multilinear hashing;
+    Steele, Lea and Flood (2014), OOPSLA, for the mixing (SplitMix64).
+    """
+    chunks = [_hashed(texts[at : at + _CHUNK]) for at in range(0, len(texts), _CHUNK)]
+    return np.concatenate([NOTHING.ids, *chunks])
+
+
+def _hashed(texts: pl.Series) -> Hashes:
+    lengths = texts.str.len_bytes().to_numpy().astype(np.int64)
+    data = np.frombuffer((texts.str.join().item() or "").encode(), np.uint8)
+    ends = np.cumsum(lengths)
+    position = np.arange(len(data)) - np.repeat(ends - lengths, lengths)
+    factors = _multipliers(int(lengths.max(initial=0)) + 1)
+    sums = np.append(np.uint64(0), np.cumsum(data * factors[1:][position], dtype=np.uint64))
+    return _mixed(sums[ends] - sums[ends - lengths] + lengths.astype(np.uint64) * factors[0])
+
+
+def _multipliers(count: int) -> Hashes:
+    """Return the first odd numbers of one fixed random sequence."""
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return np.asarray(_mixed(steps) | np.uint64(1), np.uint64)
+
+
+def _mixed(bits: Hashes) -> Hashes:
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(bits ^ (bits >> np.uint64(31)), np.uint64)

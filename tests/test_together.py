@@ -1,0 +1,120 @@
+"""The outputs of one command appear together, or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from stages.errors import InputError
+from stages.tables.files import together, whole_file
+from tests.conftest import Cli
+
+OUTPUTS = {"advantages.parquet", "calibration.yaml"}
+
+
+def write(path: Path, text: str = "new") -> None:
+    with whole_file(str(path), force=True) as file:
+        file.write(text.encode())
+
+
+def test_nothing_appears_before_the_end_and_the_first_appears_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appeared: list[str] = []
+    replace = Path.replace
+
+    def seen(self: Path, target: Path) -> Path:
+        appeared.append(Path(target).name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", seen)
+    with together():
+        write(tmp_path / "first")
+        write(tmp_path / "second")
+        assert appeared == [] and not (tmp_path / "first").exists()
+    assert appeared == ["second", "first"]
+    write(tmp_path / "third")
+    assert appeared[2:] == ["third"], "outside, a file appears at once"
+    assert {path.name for path in tmp_path.iterdir()} == {"first", "second", "third"}
+
+
+@pytest.mark.parametrize("error", [InputError("a", "b", "c"), KeyboardInterrupt(), OSError()])
+def test_a_failure_leaves_everything_as_it_was(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "old").write_text("old")
+    with pytest.raises(type(error)), together():
+        write(tmp_path / "old")
+        write(tmp_path / "new")
+        raise error
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"old": "old"}
+
+
+@pytest.mark.parametrize("fails", ["write_calibration", "write_table", "write_figures"])
+def test_a_calibration_that_fails_in_between_can_be_run_again(
+    run: Cli, turns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    command = ("calibrate", turns, "-o", "calibration.yaml", "--plots", "figures", "--quiet")
+    with monkeypatch.context() as broken:
+        from irc_cli import calibrate
+
+        def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        broken.setattr(calibrate, fails, interrupted)
+        assert run(*command).code == 130
+    assert [path.name for path in tmp_path.rglob("*")] == ["figures"]
+    assert run(*command).code == 0
+    assert {path.name for path in tmp_path.rglob("*")} > OUTPUTS
+
+
+def test_a_full_disk_at_the_second_file_leaves_neither(
+    run: Cli, turns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise pl.exceptions.ComputeError("no space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(pl.DataFrame, "write_parquet", full)
+        result = run("calibrate", turns, "-o", "calibration.yaml")
+    assert result.code == 2
+    assert result.err.startswith("error: advantages.parquet: can't be written: no space left")
+    assert not list(tmp_path.iterdir())
+    assert run("calibrate", turns, "-o", "calibration.yaml", "--quiet").code == 0
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+replace, left = Path.replace, [int(sys.argv[1])]
+def die(self, target):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    return replace(self, target)
+Path.replace = die
+from irc_cli.app import app
+app(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_killed_while_files_appear_the_command_runs_again(
+    run: Cli, turns: Path, tmp_path: Path, after: int
+) -> None:
+    """Killed before any file has its name, and when the advantages have theirs."""
+    command = ["calibrate", str(turns), "-o", "calibration.yaml", "--quiet"]
+    script = [sys.executable, "-c", KILLED, str(after), *command]
+    done = subprocess.run(script, cwd=tmp_path, env=os.environ, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "calibration.yaml").exists()
+    assert (tmp_path / "advantages.parquet").exists() == (after == 1)
+    assert run(*command).code == 0
+    assert all((tmp_path / name).exists() for name in OUTPUTS)
+    other = run("calibrate", turns, "-o", "another.yaml", "--seed", "1")
+    assert other.err.startswith("error: advantages.parquet: exists already")
