@@ -127,7 +127,7 @@ def test_a_recorded_calibration_is_read_whole(run: Cli, turns: Path, calibration
     """The page of a calibration's file is that of the calibration made anew."""
     made, read = (
         run("report", turns, "--json", *given).json()
-        for given in ([], ["--calibration", calibration])
+        for given in ((), ("--calibration", calibration))
     )
     assert read == made
 
@@ -563,7 +563,7 @@ def test_calibrate_writes_both(run: Cli, turns: Path, calibration: Path, tmp_pat
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert text.startswith(render_markdown(twin).rstrip("\n"))
     assert text.endswith(
-        "No tier changed since the earlier calibration; 0 of 1,493 advantages change sign.\n"
+        "No tier changed since the earlier calibration; 0 of 887 advantages change sign.\n"
     )
     page, other = ((tmp_path / name).read_text() for name in ("page.html", "other.html"))
     assert "Since the earlier calibration" in page

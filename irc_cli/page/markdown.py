@@ -9,7 +9,7 @@ from typing import Any
 from irc_cli.page.forms import VERDICTS, interval, percent, signed, small
 from irc_cli.page.visible import visible
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~<>@&:-])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#!|~<>@&]|:(?=[\w/]))")
 SIGNS = {"passes": "\u2705", "fails": "\u274c", "undecided": "\u2754"}
 
 
