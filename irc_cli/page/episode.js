@@ -24,11 +24,11 @@ function stripCell(row, name, turn) {
   return element("td", { class: `${direction(value)}${clash ? " clash" : ""}`, "data-turn": turn, title: clash ? "pushed against the value of its tier" : null }, text);
 }
 
-function callElement(call, gold) {
+function callElement(call, gold, telling) {
   const parts = [element("p", { class: "callname" }, element("code", { dir: "auto" }, call.name), call.failed ? element("span", { class: "failed-note" }, " \u2715 failed") : null)];
   parts.push(pre(call.arguments));
   if (call.problem) parts.push(element("p", { class: "failed-note" }, `Arguments can't be read: ${call.problem}`));
-  parts.push(...goldNote(call, gold));
+  parts.push(...goldNote(call, gold, telling));
   if (call.result !== null) {
     const size = call.result.length;
     parts.push(foldable(`${call.failed ? `Result: failed (${call.failed})` : "Result"}, ${size.toLocaleString("en")} characters`, call.result, size < 600));
@@ -37,7 +37,7 @@ function callElement(call, gold) {
 }
 
 /* What a call has to do with the gold actions. */
-function goldNote(call, gold) {
+function goldNote(call, gold, telling) {
   if (gold === null) return [];
   if (call.match === "full") return [element("p", { class: "quiet" }, `\u2713 Equals gold action ${call.gold + 1}.`)];
   if (call.taken) return [element("p", { class: "quiet" }, `Equals gold action ${call.nearest + 1}, which another call has met.`)];
@@ -51,7 +51,7 @@ function goldNote(call, gold) {
   const count = call.differences.length + (call.more || 0);
   const title = `Differs from gold action ${call.nearest + 1} in ${count === 1 ? "one place" : `${count} places`}`;
   const more = call.more ? `and ${call.more} more` : null;
-  return [element("details", { class: "differs", open: call.match === "partial" }, element("summary", {}, title), table, more)];
+  return [element("details", { class: "differs", open: telling || call.match === "partial" }, element("summary", {}, title), table, more)];
 }
 
 function textElement(text) {
@@ -67,7 +67,8 @@ function turnElement(row, entry, gold) {
   const parts = [head];
   if (entry.reasoning) parts.push(foldable("Reasoning", entry.reasoning, false));
   if (entry.text) parts.push(textElement(entry.text));
-  for (const call of entry.calls) parts.push(callElement(call, gold));
+  const telling = index.tiers[turns.tier[k]].value !== 0; // why the turn is of this tier matters
+  for (const call of entry.calls) parts.push(callElement(call, gold, telling));
   return element("section", { class: "turn", "data-turn": k, "aria-label": `turn ${k}` }, parts);
 }
 
