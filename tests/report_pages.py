@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from irc_cli.report import Asked, known_of, read_conversations, scored_from
+from stages.report import report, with_conversations
+from stages.reporting.conversations import Conversations
+
 CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
 MISSING = (
     "no chromium to open pages with"
@@ -176,3 +180,13 @@ def hostile_episodes() -> Iterator[dict[str, Any]]:
                 ],
                 "gold_actions": [{"name": name, "arguments": {"key": attack, "n": 0}}],
             }
+
+
+def made_of(turns: Path) -> tuple[dict[str, Any], Conversations]:
+    """The document of some turns whose traces are at hand, and its conversations."""
+    known, _ = known_of([str(turns)], None, 0)
+    document = report(known, "train.", 1000)
+    asked = Asked(None, None, skip_bad=False, quiet=True)
+    conversations, _ = read_conversations(document, scored_from([str(turns)]), asked)
+    assert conversations
+    return with_conversations(document, known, conversations), conversations

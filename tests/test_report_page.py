@@ -12,7 +12,7 @@ import pytest
 
 from tests.builders import Tiered, turn_frame
 from tests.conftest import exit_code
-from tests.report_pages import MISSING, browser, hostile_episodes, opened, write_rows
+from tests.report_pages import MISSING, browser, hostile_episodes, made_of, opened, write_rows
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING or "all is here"),
@@ -39,9 +39,7 @@ def page(turns: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def twin(page: Path, turns: Path) -> dict[str, Any]:
     """The example's document."""
-    from tests.test_report import document_of
-
-    return document_of(turns)
+    return made_of(turns)[0]
 
 
 def go(page: Any, address: str) -> None:
