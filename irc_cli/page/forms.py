@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-PLOT = 240  # width of a forest row in pixels
+PLOT = 216  # width of a forest row in pixels
 BAR = 110  # of a bar
 STATES = {
     "passed": ("\u25cf", "passed"),

@@ -65,6 +65,7 @@ async function start() {
   applyFilters();
   document.addEventListener("keydown", onKey);
   window.addEventListener("hashchange", follow);
+  window.addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("main details")) part.open = true; });
   if (place()) await follow();
   else if (hits.length) await showEpisode(hits[0].row, null);
   document.documentElement.dataset.ready = "true";
