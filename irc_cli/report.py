@@ -25,9 +25,9 @@ from stages.loop_report import (
     ROLLOUTS,
     TURNS_FILE,
     is_loop,
-    iterations,
     loop_panel,
     newest_calibration,
+    shown_iteration,
 )
 from stages.report import Known, report, with_conversations
 from stages.reporting.conversations import Conversations
@@ -98,7 +98,7 @@ def command(
     loop = _loop_of(inputs)
     if loop:
         out = out or (None if as_json else str(loop / PAGE))
-        newest = iterations(loop)[-1]
+        newest = shown_iteration(loop)
         inputs, traces = [str(newest / TURNS_FILE)], traces or [str(newest / ROLLOUTS)]
         found = newest_calibration(newest)
         calibration = calibration or (str(found) if found else None)

@@ -10,7 +10,7 @@ import orjson
 
 from stages.errors import InputError
 from stages.loop_files import SETTINGS
-from stages.reporting.tasks import episode_rows, pass_rate
+from stages.reporting.tasks import FAILED, PASSED, TRUNCATED, episode_rows, pass_rate
 from stages.tables.artifacts import TURNS, read_table
 from stages.tables.yamlfile import read_yaml
 
@@ -34,6 +34,20 @@ def iterations(folder: Path) -> list[Path]:
     if not done:
         raise InputError(str(folder), "no iteration has turns yet", "let the loop finish one")
     return done
+
+
+def shown_iteration(folder: Path) -> Path:
+    """Return the newest iteration with passes and failures, which tiers can tell apart.
+
+    Raises:
+        InputError: no iteration has turns.
+    """
+    done = iterations(folder)
+    for path in reversed(done):
+        states = set(episode_rows(read_table(TURNS, str(path / TURNS_FILE)))["state"])
+        if PASSED in states and states & {FAILED, TRUNCATED}:
+            return path
+    return done[-1]
 
 
 def newest_calibration(iteration: Path) -> Path | None:
@@ -60,6 +74,7 @@ def loop_panel(folder: Path) -> dict[str, Any]:
     return {
         "settings": {name: settings.get(name) for name in wanted if name in settings},
         "start": start,
+        "shown": shown_iteration(folder).name,
         "tiers": tiers,
         "iterations": rows,
     }

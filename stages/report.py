@@ -91,12 +91,11 @@ def with_conversations(
         row | {"parting": siblings.as_row(met[row["id"]]) if row["id"] in met else None}
         for row in document["episodes"]
     ]
-    by_id = {row["id"]: row for row in rows}
+    examples = why.Examples(rows, conversations)
     tiers = []
     for row in document["tiers"]:
         sign = row["value"] or row["r"] or 0.0
-        pairs = why.examples(row["tier"], sign, known.turns, episodes, conversations, by_id)
-        tiers.append(row | {"examples": pairs})
+        tiers.append(row | {"examples": examples.of(row["tier"], sign)})
     tasks = with_silent(document["tasks"], conversations.silent)
     return document | {"episodes": rows, "tiers": tiers, "tasks": tasks, "conversations": True}
 

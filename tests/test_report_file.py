@@ -254,8 +254,8 @@ def loop(turns: Path, calibration: Path, tmp_path: Path) -> Path:
     of_round = calibration.read_text().replace("value: 1.0", "value: 0.5")
     (folder / "iter-01/round-1/calibration.yaml").write_text(of_round)
     evaluation = orjson.dumps(rates | {"episodes": 8, "tasks": 4})
-    for at in ("start", "iter-01"):
-        (folder / at / "eval.json").write_bytes(evaluation)
+    for place in ("start", "iter-01"):
+        (folder / place / "eval.json").write_bytes(evaluation)
     lines = [
         {"iteration": 0, "misaligned": ["soft"], "gates": None, "restored": False, "verdicts": {}},
         {"iteration": 1, "misaligned": [], "gates": None, "restored": True, "verdicts": {}},
@@ -281,7 +281,19 @@ def test_a_loop(run: Cli, loop: Path) -> None:
     assert twin["loop"]["iterations"][1]["values"][top[0]]["value"] == 0.5  # of its last round
     assert "restored the best policy" in text
     assert twin["conversations"]
+    assert twin["loop"]["shown"] == "iter-01"
     assert twin["loop"]["settings"] == {"env": "airline-mini", "model": "seed", "seed": 3}
+
+
+def test_an_iteration_that_only_fails_gives_way(run: Cli, loop: Path) -> None:
+    """The pass rates tell of it; tiers are told apart where there is something to tell."""
+    at = loop / "iter-01/turns.parquet"
+    failed = [pl.lit(0.0).alias("outcome"), pl.lit(False).alias("success")]
+    pl.read_parquet(at).with_columns(failed).write_parquet(at)
+    twin = run("report", loop, "--traces", TRACE, "--json").json()
+    assert twin["loop"]["shown"] == "iter-00"
+    assert [row["played"]["pass_rate"] for row in twin["loop"]["iterations"]][1] == 0
+    assert twin["summary"]["pass_rate"] > 0
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,7 @@ def test_hostile_traces(chromium: Any, tmp_path: Path) -> None:
 
 def test_a_thousand_tiers(chromium: Any, tmp_path: Path) -> None:
     tiers = [f"tier {i} <img src=x onerror=alert(1)> {'w' * (i % 90)}" for i in range(1000)]
+    tiers[:2] = ["constructor", "__proto__"]  # which every object of JavaScript has
     rows = [Tiered(f"t{i // 2}", i % 2, tiers[i * 50 : i * 50 + 50]) for i in range(20)]
     turns, calibration = tmp_path / "turns.parquet", tmp_path / "calibration.yaml"
     turn_frame(rows).write_parquet(turns)
@@ -260,4 +261,8 @@ def test_a_thousand_tiers(chromium: Any, tmp_path: Path) -> None:
     for width in (DESKTOP, PHONE):
         shown = opened(chromium, path, width)
         assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+        shown.page.select_option("#task-tier", "constructor")
+        shown.page.select_option("#task-sort", "leverage")
+        shown.page.click("#tiers a.tier[data-tier=__proto__]")
+        assert shown.page.inner_text("#found") == "1 turn in 1 of 20 episodes"
         assert shown.complaints == []

@@ -47,7 +47,7 @@ function applyFilters() {
   hits = listed(want);
   const turns = hits.reduce((sum, hit) => sum + (hit.turns ? hit.turns.length : 0), 0);
   const episodes = `${hits.length.toLocaleString("en")} of ${index.episodes.length.toLocaleString("en")} episodes`;
-  byId("found").textContent = turns ? `${turns.toLocaleString("en")} turns in ${episodes}` : episodes;
+  byId("found").textContent = turns ? `${turns.toLocaleString("en")} ${turns === 1 ? "turn" : "turns"} in ${episodes}` : episodes;
   showHits();
 }
 

@@ -10,6 +10,7 @@ from irc_cli.page.forms import VERDICTS, interval, percent, signed, small
 from irc_cli.page.visible import visible
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#!|~<>@&]|:(?=[\w/]))")
+MOST_TIERS = 50  # of the table: a comment on GitHub has at most 65,536 characters
 SIGNS = {"passes": "\u2705", "fails": "\u274c", "undecided": "\u2754"}
 
 
@@ -56,9 +57,18 @@ def _tiers(document: dict[str, Any]) -> list[str]:
             tier["status"],
             *(_pushed(pushed[side].get(tier["tier"])) for side in ("before", "after")),
         )
-        for tier in document["tiers"]
+        for tier in _telling(document["tiers"])
     ]
-    return table(names, rows, left=(0, 6, 7, 8))
+    left_out = len(document["tiers"]) - len(rows)
+    more = ["", f"{left_out:,} tiers more are on the page."] if left_out else []
+    return table(names, rows, left=(0, 6, 7, 8)) + more
+
+
+def _telling(tiers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tiers that tell most, in the order of the document."""
+    most = sorted(tiers, key=lambda tier: (-abs(tier["value"]), -abs(tier["r"] or 0.0)))
+    names = {tier["tier"] for tier in most[:MOST_TIERS]}
+    return [tier for tier in tiers if tier["tier"] in names]
 
 
 def _pushed(row: dict[str, Any] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import orjson
 
 from stages.core.arguments import NO_RULES, Mode, differences
+from stages.core.arguments.depth import at_any_depth
 from stages.errors import InputError
 from stages.tiers.domains import Domain, PerDomain
 from stages.tiers.matching import FULL, NO_MATCH, Match, Matcher, Side, agent_gold
@@ -196,8 +198,13 @@ def written(value: Any) -> str:
             return str(value)
     try:
         return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
-    except (orjson.JSONEncodeError, RecursionError):
-        return repr(value)
+    except orjson.JSONEncodeError:  # deep, more than 64 bits, half a surrogate pair
+        return _as_json(value)
+
+
+@at_any_depth
+def _as_json(value: Any) -> str:
+    return json.dumps(value, default=str)
 
 
 def _by_turn(turns: Sequence[Turn], calls: list[Entry]) -> list[list[Entry]]:

@@ -10,7 +10,8 @@ import polars as pl
 from stages.reporting.conversations import Track
 from stages.reporting.tasks import FAILED, PASSED, TRUNCATED
 
-MOST_COMPARED = 64  # trials of a task that an episode is held against
+MOST_COMPARED = 64  # trials of each other state that an episode is held against
+_OF_ROW = ("episode_id", "group_id", "state")
 OPPOSITE = {PASSED: (FAILED, TRUNCATED), FAILED: (PASSED,), TRUNCATED: (PASSED,)}
 
 
@@ -45,12 +46,18 @@ def partings(episodes: pl.DataFrame, tracks: Mapping[str, Track]) -> dict[str, P
     """
     best: dict[str, Parting] = {}
     for _, frame in episodes.group_by("task_id", maintain_order=True):
-        rows = frame.select("episode_id", "group_id", "state").rows()
-        rows = [row for row in rows if row[0] in tracks]
+        rows = [row for row in frame.select(*_OF_ROW).iter_rows() if row[0] in tracks]
+        by_state: dict[tuple[str | None, str], list[str]] = {}  # group None: the whole task
         for name, group, state in rows:
-            others = [row for row in rows if row[2] in OPPOSITE.get(state, ())]
-            close = [row for row in others if row[1] == group] or others
-            if found := _furthest(name, [row[0] for row in close[:MOST_COMPARED]], tracks):
+            for part in (group, None):
+                by_state.setdefault((part, state), []).append(name)
+        for name, group, state in rows:
+            opposite = OPPOSITE.get(state, ())
+            others = [by_state.get((group, other), []) for other in opposite]
+            if not any(others):
+                others = [by_state.get((None, other), []) for other in opposite]
+            close = [other for names in others for other in names[:MOST_COMPARED]]
+            if found := _furthest(name, close, tracks):
                 best[name] = found
     return best
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice, product
+from typing import Any, TypeAlias
 
 import polars as pl
 
@@ -12,7 +13,9 @@ from stages.reporting.siblings import parting
 from stages.reporting.tasks import FAILED, MASKED, PASSED, TRUNCATED
 
 EXAMPLES = 2  # of a tier
-_SEARCHED = 400  # pairs that an example is chosen from
+_SEARCHED = 64  # pairs of a group that an example is chosen from
+
+Row: TypeAlias = Mapping[str, Any]
 
 
 def tier_counts(turns: pl.DataFrame, episodes: pl.DataFrame) -> dict[str, dict[str, Any]]:
@@ -47,82 +50,74 @@ def _split(having: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def examples(
-    tier: str,
-    value: float,
-    turns: pl.DataFrame,
-    episodes: pl.DataFrame,
-    shown: Conversations,
-    rows: Mapping[str, Mapping[str, Any]],
-) -> list[dict[str, Any]]:
-    """Return pairs of trials that show a tier at work.
+class Examples:
+    """Finds pairs of trials that show a tier at work."""
 
-    A tier of a value below 0 is shown where a failure has it and a passing sibling does not; one
-    of a value above 0, where a passing episode has it and a failing sibling does not.
-    The best pair parts right at a turn of the tier, after as many equal calls as can be.
+    def __init__(self, rows: Iterable[Row], shown: Conversations) -> None:
+        """Know the trials of each group.
 
-    Args:
-        tier: its name.
-        value: of the tier.
-        turns: TURNS.
-        episodes: of `episode_rows`.
-        shown: conversations of the episodes that are shown.
-        rows: the same episodes as the document has them, by id.
-    """
-    at = _turns_of(turns, tier)
-    good, bad = (PASSED,), (FAILED, TRUNCATED)
-    wanted, other = (bad, good) if value < 0 else (good, bad)
-    pairs: list[tuple[str, str]] = []
-    for _, frame in episodes.group_by("group_id", maintain_order=True):
-        trials = [r for r in frame.select("episode_id", "state").rows() if r[0] in shown.tracks]
-        having = [name for name, state in trials if name in at and state in wanted]
-        lacking = [name for name, state in trials if name not in at and state in other]
-        pairs += [(one, two) for one in having for two in lacking][: _SEARCHED - len(pairs)]
-    ranked = sorted(pairs, key=lambda pair: _rank(pair, at, shown), reverse=True)
-    chosen: dict[str, tuple[str, str]] = {}  # by task
-    for one, two in ranked:
-        if len(chosen) < EXAMPLES:
-            chosen.setdefault(rows[one]["task"], (one, two))
-    return [_example(one, two, at[one], shown, rows) for one, two in chosen.values()]
+        Args:
+            rows: the episodes that are shown, as the document has them.
+            shown: their conversations.
+        """
+        self._shown = shown
+        self._rows = {row["id"]: row for row in rows}
+        self._groups: dict[str, list[Row]] = {}
+        self._turns: dict[str, dict[str, list[int]]] = {}  # of each tier, by episode
+        for row in self._rows.values():
+            self._groups.setdefault(row["group"], []).append(row)
+            turns = self._turns.setdefault(row["id"], {})
+            for turn in row["turns"]:
+                turns.setdefault(turn["tier"], []).append(turn["turn"])
 
+    def of(self, tier: str, value: float) -> list[dict[str, Any]]:
+        """Return the best pairs for a tier, each of a task of its own.
 
-def _turns_of(turns: pl.DataFrame, tier: str) -> dict[str, list[int]]:
-    rows = turns.filter(pl.col("tier") == tier).group_by("episode_id").agg("turn")
-    return {str(name): sorted(indices) for name, indices in rows.iter_rows()}
+        A tier of a value below 0 is shown where a failure has it and a passing sibling does not;
+        one of a value above 0, where a passing episode has it and a failing sibling does not. The
+        best pair parts right at a turn of the tier, after as many equal calls as can be.
+        """
+        ranked = sorted(self._pairs(tier, value), key=lambda pair: self._rank(tier, *pair))
+        chosen: dict[str, tuple[str, str]] = {}  # by task
+        for one, two in reversed(ranked):
+            if len(chosen) < EXAMPLES:
+                chosen.setdefault(self._rows[one]["task"], (one, two))
+        return [self._example(tier, *pair) for pair in chosen.values()]
 
+    def _pairs(self, tier: str, value: float) -> Iterator[tuple[str, str]]:
+        good, bad = (PASSED,), (FAILED, TRUNCATED)
+        wanted, other = (bad, good) if value < 0 else (good, bad)
+        for trials in self._groups.values():
+            having = [row["id"] for row in trials if row["state"] in wanted]
+            lacking = [row["id"] for row in trials if row["state"] in other]
+            pairs = product(
+                (name for name in having if tier in self._turns[name]),
+                (name for name in lacking if tier not in self._turns[name]),
+            )
+            yield from islice(pairs, _SEARCHED)
 
-def _rank(
-    pair: tuple[str, str], at: Mapping[str, list[int]], shown: Conversations
-) -> tuple[bool, int, int]:
-    """Order pairs: those that part at a turn of the tier first, then those that part late."""
-    one, two = pair
-    found = parting(two, shown.tracks[one], shown.tracks[two])
-    right_there = found.here is not None and found.here[0] in at[one] and found.there is not None
-    calls = len(shown.tracks[one]) + len(shown.tracks[two])
-    return right_there, found.shared, -calls
+    def _rank(self, tier: str, one: str, two: str) -> tuple[bool, int, int]:
+        """Order pairs: those that part at a turn of the tier last, then those that part late."""
+        tracks = self._shown.tracks[one], self._shown.tracks[two]
+        found = parting(two, *tracks)
+        here, there = found.here, found.there
+        right_there = bool(here and there and here[0] in self._turns[one][tier])
+        return right_there, found.shared, -len(tracks[0]) - len(tracks[1])
 
-
-def _example(
-    one: str,
-    two: str,
-    at: list[int],
-    shown: Conversations,
-    rows: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Return the calls of both trials, and where they part."""
-    found = parting(two, shown.tracks[one], shown.tracks[two])
-    here = shown[one]
-    return {
-        "task": rows[one]["task"],
-        "episode": _trial(rows[one], here),
-        "sibling": _trial(rows[two], shown[two]),
-        "turns": at,
-        "shared": found.shared,
-        "gold": here["gold"],
-    }
+    def _example(self, tier: str, one: str, two: str) -> dict[str, Any]:
+        """Return the calls of both trials, and where they part."""
+        conversation = self._shown[one]
+        return {
+            "task": self._rows[one]["task"],
+            "episode": _trial(self._rows[one], conversation),
+            "sibling": _trial(self._rows[two], self._shown[two]),
+            "turns": self._turns[one][tier],
+            "shared": parting(two, self._shown.tracks[one], self._shown.tracks[two]).shared,
+            "gold": conversation["gold"],
+        }
 
 
-def _trial(row: Mapping[str, Any], conversation: Entry) -> dict[str, Any]:
+def _trial(row: Row, conversation: Entry) -> dict[str, Any]:
     """Return a trial with its calls in order, each with the numbers of its turn."""
     names = ("tier", "reward", "value", "advantage")
     calls = [
