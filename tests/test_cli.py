@@ -909,10 +909,14 @@ def example_of(help_text: str) -> list[str]:
 
 # Those of `train` and `loop`, which need torch, run in test_train_command and test_loop.
 @pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"train", "loop"}))
-def test_the_example_of_the_help_runs(run: Cli, command: str, example: Path, turns: Path) -> None:
+def test_the_example_of_the_help_runs(
+    run: Cli, command: str, example: Path, turns: Path, calibration: Path
+) -> None:
     Path("traces.json").symlink_to(example)
-    if command == "calibrate":
+    if command in ("calibrate", "report"):
         Path("turns.parquet").symlink_to(turns)
+    if command == "report":
+        Path("calibration.yaml").symlink_to(calibration)
     shown = run(command, "--help")
     assert (shown.code, shown.err) == (0, "")
     name, *words = example_of(shown.out.decode())
@@ -1096,7 +1100,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 EXTRAS = (
     *("torch", "transformers", "safetensors", "tokenizers", "accelerate", "peft", "tensorboard"),
-    *("matplotlib", "openai", "inspect_evals", "inspect_ai", "vllm", "ray", "verl", "jinja2"),
+    *("matplotlib", "openai", "inspect_evals", "inspect_ai", "vllm", "ray", "verl"),
 )
 
 
