@@ -226,6 +226,8 @@ def read_message(message: Any, lost: list[str], notes: Counter[str]) -> list[Eve
         else:
             notes["message without a role"] += 1
         return []
+    if opened.get("sampled") is False:  # the policy was given it: an example, or a copied context
+        return []
     inner = _inner(opened)
     if inner is not None:
         return [event for part in inner for event in read_message(part, lost, notes)]
