@@ -4,7 +4,6 @@ import gzip
 import json
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +12,10 @@ from hypothesis import strategies as st
 
 from stages.traces import Episode, messages, verifiers, verifiers_v0
 from stages.traces.fields import BadItemError
+from stages.traces.formats import ReadOptions
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "formats"
-NONE = SimpleNamespace(shared=None)
+NONE = ReadOptions()
 
 Json = dict[str, Any]
 
@@ -250,7 +250,7 @@ def result(**more: Any) -> Json:
 
 
 def old(record: Json, **shared: Any) -> Json:
-    options = SimpleNamespace(shared=shared)
+    options = ReadOptions(shared=shared)
     [clean] = verifiers_v0.translate(record, options, Counter())
     return clean
 

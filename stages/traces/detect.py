@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from stages.errors import InputError
 from stages.tables.files import reachable
 from stages.tables.near import description, near_format
-from stages.traces import messages, parquet, tau2, tau_bench
+from stages.traces import (
+    messages,
+    nemo_gym,
+    parquet,
+    tau2,
+    tau_bench,
+    verifiers,
+    verifiers_v0,
+)
 from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError
 from stages.traces.formats import KNOWN, Format, ReadOptions, Whole
@@ -44,6 +52,21 @@ FORMATS = (
         whole=tau2.whole,
         finish=tau2.finish,
         files=tau2.files,
+    ),
+    Format(verifiers.NAME, verifiers.accepts, verifiers.translate, files=verifiers.files),
+    Format(
+        verifiers_v0.NAME,
+        verifiers_v0.accepts,
+        verifiers_v0.translate,
+        beside=verifiers_v0.beside,
+        files=verifiers_v0.files,
+    ),
+    Format(
+        nemo_gym.NAME,
+        nemo_gym.accepts,
+        nemo_gym.translate,
+        complete=nemo_gym.complete,
+        beside=nemo_gym.beside,
     ),
     Format(messages.NAME, messages.accepts, messages.translate),
 )

@@ -17,7 +17,9 @@ import orjson
 
 from stages.traces import tau2
 from stages.traces.calls import UnreadableCallError, read_call
+from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError, name_in, object_of
+from stages.traces.formats import ReadOptions
 from stages.traces.forms import text_of
 
 if TYPE_CHECKING:
@@ -117,17 +119,16 @@ def _asked(params: Any) -> list[list[str]]:
     return asked
 
 
-def translate(record: Record, options: Any, notes: Counter[str]) -> Iterator[Record]:
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
     """Yield the clean records of one rollout: one, or one for each conversation that it kept.
 
     Raises:
         BadItemError: the request or the response is none.
     """
-    shared = getattr(options, "shared", None)
-    task = shared.task(record, notes) if isinstance(shared, Beside) else {}
+    task = options.shared.task(record, notes) if options.shared else {}
     row = {**task, **record}
     if simulation := simulation_of(row):
-        yield _simulated(row, simulation, notes)
+        yield from _simulated(row, simulation, options, notes)
         return
     params = object_of(row, "responses_create_params")
     clean = _named(row) | _ending(row)
@@ -338,36 +339,24 @@ def simulation_of(row: Record) -> Record | None:
     return result if isinstance(result, dict) and tau2.accepts(result) else None
 
 
-def _simulated(row: Record, simulation: Record, notes: Counter[str]) -> Record:
-    """The clean record of a simulation: its own task, messages and gold actions."""
-    task = row["task"] if isinstance(row.get("task"), dict) else {}
-    status, outcome = tau2._ending(simulation, notes)
-    clean = _named(row) | {
-        "task_id": simulation.get("task_id"),
-        "trial": row.get("_ng_rollout_index", simulation.get("trial")),
-        "episode_id": simulation.get("id"),
-        "messages": simulation.get("messages") or [],
-        "status": status,
-        "stop": simulation.get("termination_reason"),
-    }
-    if outcome is not None:
-        clean["outcome"] = outcome
-    if row.get("mask_sample") is True:
-        clean["status"] = "masked"
-    if (gold := _simulated_gold(task, simulation)) is not None:
-        clean["gold_actions"] = gold
-    if domain := _domain(task):
-        clean["domain"] = domain
-    return clean
+def _simulated(
+    row: Record, simulation: Record, options: ReadOptions, notes: Counter[str]
+) -> Iterator[Record]:
+    """The clean record of a simulation, with its own task and gold actions, and the row's policy."""
+    task = object_of(row, "task")
+    domain = _domain(task)
+    gold = tau2.gold_of_tasks({"tasks": [task]}, notes) if "id" in task else {}
+    header = tau2.Header(domain=domain, gold=gold)
+    named = {key: value for key, value in _named(row).items() if key in ("trial", "model", "env")}
+    for clean in tau2.translate(simulation, options._replace(shared=header), notes):
+        status = {"status": "masked"} if row.get("mask_sample") is True else {}
+        yield clean | named | {"policy": clean.get("policy") or named.get("model")} | status
 
 
-def _simulated_gold(task: Record, simulation: Record) -> list[Any] | None:
-    """The gold actions of the task, else those of the recorded checks."""
-    criteria = object_of(task, "evaluation_criteria")
-    if isinstance(criteria.get("actions"), list):
-        return list(criteria["actions"])
-    checks = object_of(simulation, "reward_info").get("action_checks")
-    return [check.get("action") for check in checks] if isinstance(checks, list) else None
+def complete(episode: Episode, record: Record, options: ReadOptions, notes: Counter[str]) -> None:
+    """Add what a simulation of tau2-bench recorded beside its messages."""
+    if simulation := simulation_of(record):
+        tau2.complete(episode, simulation, options._replace(shared=None), notes)
 
 
 def _domain(task: Record) -> str | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.traces.fields import BadItemError, name_in
+from stages.traces.formats import ReadOptions
 
 NAME = "verifiers"
 DECIMALS = 4  # that records keep of a logprob: RECORD_FLOAT_DECIMALS
@@ -60,7 +61,7 @@ def in_steps(path: Path) -> list[tuple[str, int]]:
     ]
 
 
-def translate(record: Record, options: Any, notes: Counter[str]) -> Iterator[Record]:
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
     """Yield a clean record for each conversation of each trace.
 
     Raises:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.traces.calls import object_in
 from stages.traces.fields import BadItemError, name_in
+from stages.traces.formats import ReadOptions
 from stages.traces.verifiers import in_steps
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def files(folder: Path, digest: _Hash | None = None, notes: Any = None) -> list[
     return [(path, beside(path, digest)) for path in sorted(found, key=in_steps)]
 
 
-def translate(record: Record, options: Any, notes: Counter[str]) -> Iterator[Record]:
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
     """Yield the clean record of a rollout.
 
     Raises:
@@ -62,7 +63,7 @@ def translate(record: Record, options: Any, notes: Counter[str]) -> Iterator[Rec
     given = [_given(message) for message in _messages(record, "prompt", "user")]
     written = _messages(record, "completion", "assistant")
     info = object_in(record.get("info"))
-    metadata = getattr(options, "shared", None) or {}
+    metadata = options.shared or {}
     example = record["example_id"] if "example_id" in record else record["id"]
     name = record.get("task")
     clean: Record = {
