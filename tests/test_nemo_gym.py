@@ -58,7 +58,9 @@ def write(path: Path, rows: list[Json]) -> Path:
 
 def test_a_rollout_becomes_a_clean_record() -> None:
     thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}
-    record = row(thought, said("wait"), call("a"), call("b"), result("a"), result("b"), said("done"))
+    record = row(
+        thought, said("wait"), call("a"), call("b"), result("a"), result("b"), said("done")
+    )
     clean = cleaned(record | {"reward_components": {"right": 0.5}})
     assert clean == {
         "task_id": "shop/7",

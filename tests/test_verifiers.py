@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.errors import InputError
+from stages.tables.artifacts import TOKENS
 from stages.traces import Episode, messages, verifiers, verifiers_v0
 from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
+from stages.training.inputs import Rollouts, check_precision
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "formats"
 NONE = ReadOptions()
@@ -97,9 +100,14 @@ def test_an_episode_becomes_a_clean_record() -> None:
 
 def test_what_the_policy_was_given_is_no_turn() -> None:
     shown = node(0, "assistant", "as an example")
-    [read] = episodes(episode(trace([node(None, "user", "hi"), shown, turn(1, "mine")], rewards={
-        "solved": {"score": 1.0}
-    })))
+    [read] = episodes(
+        episode(
+            trace(
+                [node(None, "user", "hi"), shown, turn(1, "mine")],
+                rewards={"solved": {"score": 1.0}},
+            )
+        )
+    )
     assert [one.text for one in read.turns] == ["mine"]
 
 
@@ -152,7 +160,11 @@ def test_tokens_are_split_into_what_was_given_and_what_was_sampled() -> None:
         one |= {"token_ids": ids, "mask": mask, "logprobs": logprobs}
     [clean], _ = cleaned(episode(trace(nodes, info={"turn_rewards": [0.5, None]})))
     first, second = (m for m in clean["messages"] if m["role"] == "assistant")
-    assert (first["prompt_ids"], first["token_ids"], first["appended"]) == ([1, 2, 3], [4, 5], False)
+    assert (first["prompt_ids"], first["token_ids"], first["appended"]) == (
+        [1, 2, 3],
+        [4, 5],
+        False,
+    )
     assert (second["prompt_ids"], second["token_ids"], second["appended"]) == ([6, 7], [8], True)
     assert clean["logprobs_rounded"] is True
     assert clean["turn_rewards"] == [0.5, None]
@@ -188,6 +200,18 @@ def test_a_folder_of_prime_rl_gives_each_step_once(tmp_path: Path) -> None:
             (place / "traces.jsonl").touch()
     found = [path.relative_to(tmp_path).as_posix() for path, _ in verifiers.files(tmp_path)]
     assert found == [f"rollouts/step_{step}/train/all/traces.jsonl" for step in (2, 10)]
+
+
+def test_train_refuses_rounded_logprobs_for_importance_ratios() -> None:
+    rows: Any = [{"episode_id": "a"}, {"episode_id": "b", "logprobs_rounded": True}]
+    played = Rollouts("rollouts.jsonl", rows, TOKENS.empty(), [], set(), {})
+    check_precision(played, weighted=False)
+    with pytest.raises(InputError) as caught:
+        check_precision(played, weighted=True)
+    assert str(caught.value) == (
+        "rollouts.jsonl: episode 'b' has rounded logprobs (1 such episodes); pass --old-logprobs "
+        "trainer --tis-cap 0, or record them at full precision"
+    )
 
 
 # --- against the package --------------------------------------------------------------------------

@@ -43,6 +43,14 @@ if TYPE_CHECKING:
 # Of each record exactly one accepts, but for the last: whatever else has `messages` is its.
 FORMATS = (
     Format(tau_bench.NAME, tau_bench.accepts, tau_bench.translate, complete=tau_bench.complete),
+    Format(verifiers.NAME, verifiers.accepts, verifiers.translate, files=verifiers.files),
+    Format(
+        verifiers_v0.NAME,
+        verifiers_v0.accepts,
+        verifiers_v0.translate,
+        beside=verifiers_v0.beside,
+        files=verifiers_v0.files,
+    ),
     Format(
         tau2.NAME,
         tau2.accepts,
@@ -52,14 +60,6 @@ FORMATS = (
         whole=tau2.whole,
         finish=tau2.finish,
         files=tau2.files,
-    ),
-    Format(verifiers.NAME, verifiers.accepts, verifiers.translate, files=verifiers.files),
-    Format(
-        verifiers_v0.NAME,
-        verifiers_v0.accepts,
-        verifiers_v0.translate,
-        beside=verifiers_v0.beside,
-        files=verifiers_v0.files,
     ),
     Format(
         nemo_gym.NAME,

@@ -177,8 +177,11 @@ def _goes_on(items: list[Any], more: list[Any]) -> bool:
 def _bare(item: Any) -> Any:
     if not isinstance(item, dict):
         return item
-    return {key: item[key] for key in ("type", "role", "content", "name", "arguments", "output")
-            if item.get(key) is not None}
+    return {
+        key: item[key]
+        for key in ("type", "role", "content", "name", "arguments", "output")
+        if item.get(key) is not None
+    }
 
 
 def messages_of(items: Sequence[Any]) -> list[Record]:
@@ -342,7 +345,7 @@ def simulation_of(row: Record) -> Record | None:
 def _simulated(
     row: Record, simulation: Record, options: ReadOptions, notes: Counter[str]
 ) -> Iterator[Record]:
-    """The clean record of a simulation, with its own task and gold actions, and the row's policy."""
+    """The clean record of a simulation: its own task and gold actions, the row's policy."""
     task = object_of(row, "task")
     domain = _domain(task)
     gold = tau2.gold_of_tasks({"tasks": [task]}, notes) if "id" in task else {}
