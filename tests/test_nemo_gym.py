@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 from collections import Counter
@@ -7,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 from stages.traces import Episode, messages, nemo_gym, open_trace
+from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
+from tests.broken_records import broken
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "formats"
 
@@ -43,7 +47,7 @@ def row(*output: Any, **more: Any) -> Json:
 
 
 def cleaned(record: Json, shared: Any = None) -> Json:
-    [clean] = nemo_gym.translate(record, ReadOptions(shared=shared), Counter())
+    clean, *_ = nemo_gym.translate(record, ReadOptions(shared=shared), Counter())
     return clean
 
 
@@ -146,7 +150,7 @@ def test_a_list_for_each_step_is_read_once() -> None:
 
 
 def test_tokens_stand_on_the_message_that_they_are_of() -> None:
-    tokens = {
+    tokens: Json = {
         "prompt_token_ids": [1, 2],
         "generation_token_ids": [3, 4],
         "generation_log_probs": [-0.5, -1.0],
@@ -166,7 +170,7 @@ def test_a_hosted_call_is_refused_as_everywhere(tmp_path: Path) -> None:
 
 def test_tasks_are_joined_by_what_they_say_and_never_by_index(tmp_path: Path) -> None:
     gold = [{"name": "look", "arguments": "{}"}]
-    rows, tasks = [], []
+    rows, tasks = list[Json](), list[Json]()
     for index, text in enumerate(("one", "two")):
         record = row(said("x"), _ng_task_index=index)
         del record["_ng_task_id"]
@@ -179,8 +183,8 @@ def test_tasks_are_joined_by_what_they_say_and_never_by_index(tmp_path: Path) ->
         asked = {"input": [{"role": "user", "content": text}]}
         truth = gold if text == "one" else []
         tasks.append({"responses_create_params": asked, "ground_truth": truth})
-    for index, task in enumerate(reversed(tasks)):  # indices of another order
-        task["_ng_task_index"] = index
+    # Indices of another order.
+    tasks = [{**task, "_ng_task_index": place} for place, task in enumerate(reversed(tasks))]
     path = write(tmp_path / "rollouts.jsonl", rows)
     write(tmp_path / "rollouts_materialized_inputs.jsonl", tasks)
     found = list(open_trace(str(path)))
@@ -226,6 +230,13 @@ def test_a_simulation_of_tau2_bench_brings_its_gold_actions(tmp_path: Path) -> N
     assert found.gold is not None
     assert [(one.name, one.compare_args) for one in found.gold] == [("look", ("at",))]
     assert (found.turns[0].calls[0].flagged, found.factors) == (True, {"DB": 1.0})
+
+
+@given(broken(row(said("wait"), call("a"), result("a"), said("done"), ground_truth=[])))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_a_broken_row_is_read_or_refused(record: Json) -> None:
+    with contextlib.suppress(BadItemError):
+        read(record)
 
 
 def test_the_public_example() -> None:

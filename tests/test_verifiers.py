@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 from collections import Counter
@@ -16,6 +17,7 @@ from stages.traces import Episode, messages, verifiers, verifiers_v0
 from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
 from stages.training.inputs import Rollouts, check_precision
+from tests.broken_records import broken
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "formats"
 NONE = ReadOptions()
@@ -200,6 +202,14 @@ def test_a_folder_of_prime_rl_gives_each_step_once(tmp_path: Path) -> None:
             (place / "traces.jsonl").touch()
     found = [path.relative_to(tmp_path).as_posix() for path, _ in verifiers.files(tmp_path)]
     assert found == [f"rollouts/step_{step}/train/all/traces.jsonl" for step in (2, 10)]
+
+
+@given(broken(episode(trace(asked(), calls=[{"node": 3, "usage": {"completion_tokens": 4}}]))))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_a_broken_record_is_read_or_refused(record: Json) -> None:
+    if verifiers.accepts(record):
+        with contextlib.suppress(BadItemError):
+            episodes(record)
 
 
 def test_train_refuses_rounded_logprobs_for_importance_ratios() -> None:

@@ -230,7 +230,8 @@ def _kind(item: Any) -> str | None:
 
 
 def _thoughts(item: Record) -> str:
-    parts = item.get("summary") or item.get("content") or []
+    parts = item.get("summary") or item.get("content")
+    parts = parts if isinstance(parts, list) else []
     return "".join(str(part.get("text") or "") for part in parts if isinstance(part, dict))
 
 
@@ -317,9 +318,10 @@ def _ending(row: Record) -> Record:
 
 def _tools(params: Record) -> list[Record]:
     keys = ("name", "description", "parameters", "strict")
+    tools = params.get("tools")
     return [
         {"type": "function", "function": {key: tool[key] for key in keys if key in tool}}
-        for tool in params.get("tools") or ()
+        for tool in (tools if isinstance(tools, list) else ())
         if isinstance(tool, dict) and isinstance(tool.get("name"), str)
     ]
 

@@ -26,6 +26,8 @@ TRUNCATED = frozenset(
     ["max_turns", "max_input_tokens", "max_output_tokens", "max_total_tokens", "compaction_failed"]
 )
 AS_WRITTEN = "give the file as it was written"
+OBJECTS = ("task", "agent", "rewards", "info")  # of a trace, where they are not null
+LISTS = ("nodes", "calls", "tools", "errors")  # of objects
 STREAM = "traces/stream.jsonl"  # all episodes of a run of prime-rl, in its newest layout
 
 Record = dict[str, Any]
@@ -68,9 +70,12 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
         BadItemError: a node's parent, message or reward is none.
     """
     if "traces" not in record:
+        _check(record)
         yield from _conversations(record, record, None, notes)
         return
     traces = record["traces"]
+    for trace in traces:
+        _check(trace)
     if not traces:  # it ended before an agent began
         shared = _shared(record, record)
         failed = {"status": "error", "stop": _error(record.get("errors")) or "no trace"}
@@ -78,6 +83,21 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     agents = {_agent(trace) for trace in traces if _trains(trace)}
     for trace in traces:
         yield from _conversations(trace, record, _agent(trace) if len(agents) > 1 else None, notes)
+
+
+def _check(trace: Record) -> None:
+    """Raise BadItemError where a part of a trace is not of the kind that the package writes."""
+    parts = [(trace, key, dict) for key in OBJECTS] + [(trace, key, list) for key in LISTS]
+    for key in LISTS:
+        several = trace.get(key)
+        for part in several if isinstance(several, list) else ():
+            if not isinstance(part, dict):
+                raise BadItemError(f"'{key}' has an entry that is no object", AS_WRITTEN)
+            parts += [(part, "semantic_parents", list)] if key == "nodes" else []
+    for place, key, kind in parts:
+        if place.get(key) is not None and not isinstance(place[key], kind):
+            what = f"'{key}' is {place[key]!r:.40}, not {'a list' if kind is list else 'an object'}"
+            raise BadItemError(what, AS_WRITTEN)
 
 
 def _conversations(
@@ -102,7 +122,11 @@ def _conversations(
         if turn_rewards:
             sampled = [place for place in path if nodes[place].get("sampled")]
             clean["turn_rewards"] = [turn_rewards[place] for place in sampled]
-        _add_tokens(clean, [nodes[place] for place in path], notes)
+        try:
+            _add_tokens(clean, [nodes[place] for place in path], notes)
+        except TypeError:
+            what = "the tokens of a node are no lists of numbers"
+            raise BadItemError(what, AS_WRITTEN) from None
         yield clean
 
 
@@ -141,13 +165,16 @@ def _to_root(leaf: int, parents: list[int | None]) -> list[int]:
     return path[::-1]
 
 
-def _links(nodes: list[Record], kind: str) -> set[Any]:
+def _links(nodes: list[Record], kind: str) -> set[int]:
+    """The nodes that others name as their semantic parents of a kind."""
     links = (link for node in nodes for link in node.get("semantic_parents") or ())
-    return {link.get("node") for link in links if link.get("type") == kind}
+    of_kind = (link for link in links if isinstance(link, dict) and link.get("type") == kind)
+    return {link["node"] for link in of_kind if type(link.get("node")) is int}
 
 
 def _has_link(node: Record, kind: str) -> bool:
-    return any(link.get("type") == kind for link in node.get("semantic_parents") or ())
+    links = node.get("semantic_parents") or ()
+    return any(isinstance(link, dict) and link.get("type") == kind for link in links)
 
 
 def _shared(trace: Record, episode: Record) -> Record:
@@ -245,8 +272,9 @@ def _tokens_written(trace: Record) -> dict[Any, int]:
     counts = {}
     for call in trace.get("calls") or ():
         usage = call.get("usage")
-        if isinstance(usage, dict) and type(usage.get("completion_tokens")) is int:
-            counts[call.get("node")] = usage["completion_tokens"]
+        counted = isinstance(usage, dict) and type(usage.get("completion_tokens")) is int
+        if counted and type(call.get("node")) is int:
+            counts[call["node"]] = usage["completion_tokens"]
     return counts
 
 
@@ -259,6 +287,8 @@ def _message(node: Record, n_tokens: int | None) -> Record:
     clean.setdefault("content", None)
     if message.get("role") == "assistant":
         if calls := message.get("tool_calls"):
+            if not isinstance(calls, list):
+                raise BadItemError(f"'tool_calls' is {calls!r:.40}, not a list", AS_WRITTEN)
             clean["tool_calls"] = [_call(call) for call in calls]
         if not node.get("sampled"):
             clean["sampled"] = False

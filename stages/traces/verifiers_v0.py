@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "verifiers-v0"
 METADATA = "metadata.json"  # beside it: the model and the environment
-NO_TASK = frozenset({None, "", "default"})
+NO_TASK = frozenset({None, "default"})
 
 Record = dict[str, Any]
 
@@ -65,7 +65,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     info = object_in(record.get("info"))
     metadata = options.shared or {}
     example = record["example_id"] if "example_id" in record else record["id"]
-    name = record.get("task")
+    name = name_in(record, "task")
     clean: Record = {
         "task_id": example if name in NO_TASK else f"{name}/{example}",
         "messages": [*given, *written],
