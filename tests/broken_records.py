@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-JUNK = (None, -1, 1.5, "x", [], {}, [1], [[]], [{}], {"id": []}, True)
+JUNK: tuple[Any, ...] = (None, -1, 1.5, "x", [], {}, [1], [[]], [{}], {"id": []}, True)
 
 Place = tuple[Any, ...]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stages.errors import InputError
 from stages.tables.artifacts import TOKENS
-from stages.traces import Episode, messages, verifiers, verifiers_v0
+from stages.traces import Episode, messages, open_trace, verifiers, verifiers_v0
 from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
 from stages.training.inputs import Rollouts, check_precision
@@ -222,6 +222,29 @@ def test_train_refuses_rounded_logprobs_for_importance_ratios() -> None:
         "rollouts.jsonl: episode 'b' has rounded logprobs (1 such episodes); pass --old-logprobs "
         "trainer --tis-cap 0, or record them at full precision"
     )
+
+
+def test_a_folder_is_read_step_by_step(tmp_path: Path) -> None:
+    solved = {"solved": {"score": 1.0}}
+    for step, name in ((2, "a"), (10, "b")):
+        place = tmp_path / "rollouts" / f"step_{step}" / "train" / "all"
+        place.mkdir(parents=True)
+        lines = [
+            json.dumps(trace(asked(), id=f"{name}{number}", rewards=solved)) for number in "12"
+        ]
+        (place / "traces.jsonl").write_text("\n".join(lines) + "\n")
+    read = open_trace(str(tmp_path))
+    assert [one.episode_id for one in read] == ["a1", "a2", "b1", "b2"]
+    assert read.format == "verifiers"
+
+
+def test_a_folder_of_old_results_has_the_model_beside(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text(json.dumps(result()) + "\n")
+    (tmp_path / "metadata.json").write_text(json.dumps({"model": "m", "env_id": "shop"}))
+    for path in (tmp_path, tmp_path / "results.jsonl"):
+        read = open_trace(str(path))
+        assert [one.policy for one in read] == ["m"]
+        assert read.format == "verifiers-v0"
 
 
 # --- against the package --------------------------------------------------------------------------

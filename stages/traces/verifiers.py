@@ -87,7 +87,8 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
 
 def _check(trace: Record) -> None:
     """Raise BadItemError where a part of a trace is not of the kind that the package writes."""
-    parts = [(trace, key, dict) for key in OBJECTS] + [(trace, key, list) for key in LISTS]
+    parts: list[tuple[Record, str, type]] = [(trace, key, dict) for key in OBJECTS]
+    parts += [(trace, key, list) for key in LISTS]
     for key in LISTS:
         several = trace.get(key)
         for part in several if isinstance(several, list) else ():
