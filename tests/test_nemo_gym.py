@@ -71,7 +71,7 @@ def test_a_rollout_becomes_a_clean_record() -> None:
         "trial": 2,
         "model": "m",
         "env": "shop_agent",
-        "outcome": 0.5,
+        "reward": 0.5,
         "rewards": {"right": 0.5},
         "status": "ok",
         "tools": [
@@ -108,7 +108,13 @@ def test_a_rollout_becomes_a_clean_record() -> None:
 )
 def test_four_endings_stay_apart(more: Json, status: str, outcome: float | None) -> None:
     clean = cleaned(row(said("x"), **more))
-    assert (clean["status"], clean.get("outcome")) == (status, outcome)
+    assert (clean["status"], clean.get("reward")) == (status, outcome)
+
+
+def test_a_reward_of_another_scale_is_named() -> None:
+    with pytest.raises(BadItemError) as caught:
+        read(row(said("x"), reward=2.0))
+    assert caught.value.what == "'reward' is 2.0, outside [0, 1]"
 
 
 def test_a_missing_reward_is_masked() -> None:

@@ -329,7 +329,7 @@ def test_an_old_result_becomes_a_clean_record() -> None:
         ],
         "model": "m",
         "env": "shops",
-        "outcome": 0.5,
+        "reward": 0.5,
         "rewards": {"a": 1.0},
         "status": "ok",
         "tools": tools,
@@ -359,7 +359,7 @@ def test_text_is_read_as_one_message_each() -> None:
 )
 def test_old_endings(more: Json, status: str, outcome: float | None) -> None:
     clean = old(result(**more))
-    assert (clean["status"], clean.get("outcome")) == (status, outcome)
+    assert (clean["status"], clean.get("reward")) == (status, outcome)
 
 
 def test_no_prompt_is_refused() -> None:

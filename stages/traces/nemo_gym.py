@@ -302,7 +302,7 @@ def _ending(row: Record) -> Record:
         return {"status": "error", "stop": why or str(response.get("status") or "error")}
     if row.get("mask_sample") is True or row.get("reward") is None:
         return {"status": "masked"} | ({"stop": why} if why else {})
-    ending: Record = {"outcome": row["reward"], "status": "ok"}
+    ending: Record = {"reward": row["reward"], "status": "ok"}
     details = response.get("incomplete_details")
     cut = name_in(details, "reason") if isinstance(details, dict) else None
     if cut or response.get("status") == "incomplete" or row.get("truncated") is True:

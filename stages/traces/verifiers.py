@@ -282,9 +282,8 @@ def _tokens_written(trace: Record) -> dict[Any, int]:
 def _message(node: Record, n_tokens: int | None) -> Record:
     """A node's message in OpenAI's form. What the policy did not sample is marked so."""
     message: Record = node["message"]
-    clean = {
-        key: message[key] for key in ("role", "content", "reasoning_content") if key in message
-    }
+    keys = ("role", "content", "reasoning_content")
+    clean: Record = {key: message[key] for key in keys if key in message}
     clean.setdefault("content", None)
     if message.get("role") == "assistant":
         if calls := message.get("tool_calls"):

@@ -88,7 +88,10 @@ def _ending(record: Record, written: list[Record]) -> Record:
     if reward is None:
         return {"status": "masked"}
     metrics = record.get("metrics")
-    ending = {"outcome": reward, "status": "truncated" if record.get("is_truncated") else "ok"}
+    ending: Record = {
+        "reward": reward,
+        "status": "truncated" if record.get("is_truncated") else "ok",
+    }
     if isinstance(metrics, dict):
         numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float))}
         ending["rewards"] = numbers
