@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from stages.traces.formats import ReadOptions
 
 NAME = "verifiers"
 DECIMALS = 4  # that records keep of a logprob: RECORD_FLOAT_DECIMALS
+LOOKED_AT = 32  # logprobs of a turn that tell whether they are rounded
 TRUNCATED = frozenset(
     ["max_turns", "max_input_tokens", "max_output_tokens", "max_total_tokens", "compaction_failed"]
 )
@@ -381,5 +381,5 @@ def _span(node: Record) -> tuple[list[int], list[int]] | None:
 
 
 def _are_rounded(logprobs: list[float]) -> bool:
-    """Whether no logprob has more digits than a record keeps."""
-    return all(round(value, DECIMALS) == value or not math.isfinite(value) for value in logprobs)
+    """Whether logprobs have no more digits than a record keeps; the first ones tell."""
+    return all(round(value, DECIMALS) == value for value in logprobs[:LOOKED_AT])
