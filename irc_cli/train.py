@@ -35,6 +35,7 @@ from stages.training.examples import Conversation, focused, reinforced, supervis
 from stages.training.inputs import (
     Rollouts,
     check_lineage,
+    check_precision,
     other_turns,
     played_advantages,
     read_conversations,
@@ -276,6 +277,9 @@ def command(
     played = read_rollouts(rollouts, notes) if rollouts else None
     if played and not off_policy:
         check_lineage(played, model)
+    if played:
+        weighted = settings.old_logprobs == "engine" or settings.loss.tis_cap is not None
+        check_precision(played, weighted=weighted)
     values = read_values(calibration, turns) if turns else None
     scored = read_table(TURNS, turns) if turns else None
     talks = read_conversations(sft, notes) if sft else []

@@ -43,14 +43,14 @@ RECORDS: dict[str, tuple[Any, str, str]] = {
         CONVERT,
     ),
     "verifiers": (
-        {"prompt": [], "completion": [], "reward": 1.0, "answer": ""},
-        "a verifiers result",
+        {"nodes": [{"message": {}}], "task": {}},
+        "a verifiers trace",
         CONVERT,
     ),
     "nemo": (
-        {"responses_create_params": {"input": []}, "response": {"output": []}, "reward": 1},
-        "a NeMo Gym rollout",
-        CONVERT,
+        {"responses_create_params": {"input": []}, "ground_truth": []},
+        "a task of NeMo Gym",
+        "give the episodes that played it",
     ),
     "atif": (
         {"schema_version": "ATIF-v1.7", "agent": {"name": "a"}, "steps": [{"step_id": 1}]},
@@ -130,8 +130,6 @@ def test_voice_simulations_are_named(run: Cli) -> None:
     [
         ("atif-1.5_openhands.trajectory.json.gz", "an ATIF trajectory"),
         ("inspect_browser.json.gz", "an inspect log"),
-        ("nemo-gym_workplace_assistant_rollouts.jsonl.gz", "a NeMo Gym rollout"),
-        ("verifiers-v0_tool-test_results.jsonl.gz", "a verifiers result"),
     ],
 )
 def test_public_files_are_named(file: str, name: str) -> None:

@@ -286,6 +286,7 @@ class RolloutRow(TypedDict):
     gold_actions: list[Mapping[str, Any]]
     required_info: list[str]
     tools: NotRequired[list[dict[str, Any]]]  # only of domains that do not ship
+    logprobs_rounded: NotRequired[bool]  # of tokens from a format that rounds: verifiers
 
 
 PAIRS = Table(

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from stages.errors import InputError
 from stages.tables.files import reachable
 from stages.tables.near import description, near_format
-from stages.traces import messages, parquet, tau2, tau_bench
+from stages.traces import (
+    messages,
+    nemo_gym,
+    parquet,
+    tau2,
+    tau_bench,
+    verifiers,
+    verifiers_v0,
+)
 from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError
 from stages.traces.formats import KNOWN, Format, ReadOptions, Whole
@@ -35,6 +43,14 @@ if TYPE_CHECKING:
 # Of each record exactly one accepts, but for the last: whatever else has `messages` is its.
 FORMATS = (
     Format(tau_bench.NAME, tau_bench.accepts, tau_bench.translate, complete=tau_bench.complete),
+    Format(verifiers.NAME, verifiers.accepts, verifiers.translate, files=verifiers.files),
+    Format(
+        verifiers_v0.NAME,
+        verifiers_v0.accepts,
+        verifiers_v0.translate,
+        beside=verifiers_v0.beside,
+        files=verifiers_v0.files,
+    ),
     Format(
         tau2.NAME,
         tau2.accepts,
@@ -44,6 +60,13 @@ FORMATS = (
         whole=tau2.whole,
         finish=tau2.finish,
         files=tau2.files,
+    ),
+    Format(
+        nemo_gym.NAME,
+        nemo_gym.accepts,
+        nemo_gym.translate,
+        complete=nemo_gym.complete,
+        beside=nemo_gym.beside,
     ),
     Format(messages.NAME, messages.accepts, messages.translate),
 )

@@ -226,6 +226,8 @@ def read_message(message: Any, lost: list[str], notes: Counter[str]) -> list[Eve
         else:
             notes["message without a role"] += 1
         return []
+    if opened.get("sampled") is False:  # the policy was given it: an example, or a copied context
+        return []
     inner = _inner(opened)
     if inner is not None:
         return [event for part in inner for event in read_message(part, lost, notes)]
@@ -275,7 +277,8 @@ def _inner(message: Mapping[str, Any]) -> list[Any] | None:
         return None
     if isinstance(choices := message.get("choices"), list):  # a response of OpenAI's chat API
         return [{**choice, **_mapping(choice.get("message"))} for choice in map(_mapping, choices)]
-    if message.get("type") not in RESULT_TYPES and isinstance(message.get("output"), list):
+    is_result = _kind(message) in RESULT_TYPES
+    if not is_result and isinstance(message.get("output"), list):
         return list(message["output"])  # a response of the Responses API
     if isinstance(message.get("message"), Mapping) and "content" not in message:
         return [message["message"]]

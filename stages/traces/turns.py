@@ -42,6 +42,8 @@ PLAIN = frozenset(
         "requestor",
         "error",
         "n_tokens",
+        "prompt_ids",
+        "appended",
         "token_ids",
         "logprobs",
         "logprobs_rounded",

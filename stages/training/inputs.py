@@ -92,6 +92,20 @@ def _check_logprobs(tokens: pl.DataFrame, path: str) -> None:
         raise InputError(path, what, "find out what the engine recorded: want finite and <= 0")
 
 
+def check_precision(rollouts: Rollouts, *, weighted: bool) -> None:
+    """Raise InputError where rounded logprobs would enter importance ratios.
+
+    Args:
+        rollouts: whose episodes say `logprobs_rounded` where their format rounded them.
+        weighted: ratios or importance weights take the engine's logprobs.
+    """
+    rounded = [row["episode_id"] for row in rollouts.episodes if row.get("logprobs_rounded")]
+    if weighted and rounded:
+        what = f"episode '{rounded[0]}' has rounded logprobs ({len(rounded):,} such episodes)"
+        todo = "pass --old-logprobs trainer --tis-cap 0, or record them at full precision"
+        raise InputError(rollouts.path, what, todo)
+
+
 def check_lineage(rollouts: Rollouts, model: str) -> None:
     """Raise InputError if another policy than this one played the rollouts."""
     if len(names := sorted({str(row.get("policy")) for row in rollouts.episodes})) > 1:
