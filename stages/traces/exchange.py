@@ -108,7 +108,7 @@ def clean_records(
 
 
 def _under(record: Record, keys: Sequence[str], signs: Sequence[str]) -> Record:
-    """The first object under one of some keys, or in an envelope there, that has one of the signs."""
+    """The first object with one of the signs that is under a key, or in an envelope there."""
     for key in keys:
         value = object_in(record.get(key))
         for _ in range(3):

@@ -18,15 +18,25 @@ Record = dict[str, Any]
 NAME = "langfuse"
 GATHERED = "langfuse_observations"
 KINDS = frozenset(
-    ["GENERATION", "SPAN", "EVENT", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EVALUATOR"]
-    + ["EMBEDDING", "GUARDRAIL"]
+    [
+        "GENERATION",
+        "SPAN",
+        "EVENT",
+        "AGENT",
+        "TOOL",
+        "CHAIN",
+        "RETRIEVER",
+        "EVALUATOR",
+        "EMBEDDING",
+        "GUARDRAIL",
+    ]
 )
 TRACES = ("traceId", "trace_id")
 STARTS = ("startTime", "start_time")
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is an observation, a trace with its own, or what `gather` brought together."""
+    """Whether a record is an observation, a trace with its own, or what `gather` yields."""
     if GATHERED in record or _is_observation(record):
         return True
     inner = record.get("observations")

@@ -33,7 +33,7 @@ def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
     Raises:
         BadItemError: a call or a result can't be read.
     """
-    messages = record[GATHERED] if GATHERED in record else [record]
+    messages = record.get(GATHERED, [record])
     yield from clean_records({}, Exchange({}, {}), messages, [Answer(())], None, notes)
 
 

@@ -10,9 +10,11 @@ from typing import Any
 from stages.traces.calls import object_in
 from stages.traces.exchange import Answer, Exchange, Record, clean_records
 from stages.traces.fields import BadItemError
+from stages.traces.toolace import toolace_messages
 
 NAME = "sharegpt"
 SPOKEN_KEYS = ("conversations", "conversation")
+FORMS = ({"from", "value"}, {"role", "content"})
 # Glaive's whole conversation is one text, whose speakers stand at the beginning of a line.
 SPEAKERS = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 SPEAKER = re.compile(r"(?:^|\n)\s*(USER|ASSISTANT|FUNCTION RESPONSE):")
@@ -44,7 +46,7 @@ def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
     elif _is_glaive(record):
         messages = list(_glaive_messages(record["chat"]))
     else:
-        messages = _spoken(record) or []
+        messages = list(toolace_messages(_spoken(record) or []))
     system = record.get("system")
     if isinstance(system, str) and system:
         messages = [{"role": "system", "content": system.removeprefix("SYSTEM: ")}, *messages]
@@ -55,9 +57,9 @@ def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
 def _spoken(record: Record) -> list[Any] | None:
     for key in SPOKEN_KEYS:
         said = object_in(record.get(key))
-        if isinstance(said, list) and said and isinstance(said[0], Mapping):
-            if {"from", "value"} <= said[0].keys() or {"role", "content"} <= said[0].keys():
-                return said
+        first = said[0] if isinstance(said, list) and said else None
+        if isinstance(first, Mapping) and any(form <= first.keys() for form in FORMS):
+            return list(said)
     return None
 
 
