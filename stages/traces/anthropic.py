@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of
+from stages.traces.threads import latest
 
 NAME = "anthropic"
 
@@ -15,6 +16,11 @@ def accepts(record: Record) -> bool:
     """Whether a record holds a response of this API, or a request that no other API takes."""
     exchange = _exchange(record)
     return bool(exchange.response) or _is_request(exchange.request)
+
+
+def gather(records: Iterable[Record], notes: Counter[str]) -> Iterator[Record]:
+    """The records of a log without those that a later one repeats."""
+    return latest(records, translate, lambda record: bool(_exchange(record).response), notes)
 
 
 def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of
+from stages.traces.threads import latest
 
 NAME = "chat completions"
 
@@ -14,6 +15,11 @@ NAME = "chat completions"
 def accepts(record: Record) -> bool:
     """Whether a record holds a response of the chat API, alone or with its request."""
     return bool(_choices(_exchange(record).response))
+
+
+def gather(records: Iterable[Record], notes: Counter[str]) -> Iterator[Record]:
+    """The records of a log without those that a later one repeats."""
+    return latest(records, translate, lambda record: True, notes)
 
 
 def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:

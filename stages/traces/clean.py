@@ -197,5 +197,5 @@ def _thoughts(message: Mapping[str, Any]) -> str:
 def _thought(part: Mapping[str, Any], is_item: bool) -> str:
     if not is_item and part.get("type") not in ("thinking", "reasoning"):
         return ""
-    texts = (part.get(key) for key in ("thinking", "text", "content", "reasoning"))
+    texts = (part.get(key) for key in ("thinking", "text", "content", "value", "reasoning"))
     return next((text for text in texts if isinstance(text, str)), "")

@@ -33,6 +33,7 @@ KEPT = (
     "group_id",
     "policy",
 )
+STATUSES = ("ok", "truncated", "error", "masked")
 FAILED_STATUS = 400  # of HTTP, from here on
 
 
@@ -88,6 +89,8 @@ def clean_records(
         BadItemError: there are no messages, or a call or a result in them can't be read.
     """
     kept = {key: record[key] for key in KEPT if record.get(key) is not None}
+    if kept.get("status") not in STATUSES:  # a vendor's own word
+        kept.pop("status", None)
     kept.setdefault("task_id", record.get("custom_id"))
     kept["model"] = policy_in(record) or policy_in(exchange.request) or policy_in(exchange.response)
     kept["tools"] = tool_definitions(tools)

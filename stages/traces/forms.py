@@ -453,10 +453,8 @@ class _Message:
             if (result := self._result_block(block)) is not None:
                 yield result
             elif _is_call_block(block):
-                kind = block.get("type")
-                yield from (
-                    self._calls(block["value"]) if kind == "tool_calls" else self._call(block)
-                )
+                held = _kind(block) in ("tool_calls", "tool_call") and "value" in block
+                yield from self._calls(block["value"]) if held else self._call(block)
             else:
                 self._check_block(block)
 

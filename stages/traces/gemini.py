@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of
+from stages.traces.threads import latest
 
 NAME = "gemini"
 SYSTEM = ("systemInstruction", "system_instruction")
@@ -17,6 +18,11 @@ def accepts(record: Record) -> bool:
     exchange = _exchange(record)
     candidates = exchange.response.get("candidates")
     return bool(exchange.request) or isinstance(candidates, list) or bool(_events(record))
+
+
+def gather(records: Iterable[Record], notes: Counter[str]) -> Iterator[Record]:
+    """The records of a log without those that a later one repeats."""
+    return latest(records, translate, lambda record: bool(_exchange(record).response), notes)
 
 
 def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:

@@ -11,7 +11,7 @@ from stages.traces.calls import object_in
 Messages = list[Any]
 
 INPUT, OUTPUT = "gen_ai.input.messages", "gen_ai.output.messages"
-SYSTEM = "gen_ai.system_instructions"
+SYSTEMS = ("gen_ai.system_instructions", "gen_ai.system.instructions")
 ROLES = {f"gen_ai.{role}.message": role for role in ("system", "user", "assistant", "tool")}
 CHOICE = "gen_ai.choice"
 # Of 1.27 and before: one event for all that was heard and one for what was said.
@@ -139,8 +139,8 @@ def _numbered(attributes: Mapping[str, Any], pattern: re.Pattern[str]) -> Iterat
 
 
 def _system(attributes: Mapping[str, Any]) -> Messages:
-    parts = value_of(attributes.get(SYSTEM))
-    return [{"role": "system", "content": parts}] if parts else []
+    parts = (value_of(attributes.get(name)) for name in SYSTEMS)
+    return [{"role": "system", "content": part} for part in parts if part][:1]
 
 
 def _counted(said: Messages, attributes: Mapping[str, Any]) -> Messages:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of
 from stages.traces.fields import BadItemError
+from stages.traces.threads import latest
 
 NAME = "responses"
 FINAL_EVENTS = ("response.completed", "response.incomplete", "response.failed")
@@ -21,6 +22,11 @@ def accepts(record: Record) -> bool:
         told = (response.get("object") == "response", _are_items(response["output"]))
         return any(told) and "messages" not in record
     return _are_items(request.get("input"))
+
+
+def gather(records: Iterable[Record], notes: Counter[str]) -> Iterator[Record]:
+    """The records of a log without those that a later one repeats."""
+    return latest(records, translate, lambda record: bool(_exchange(record).response), notes)
 
 
 def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:

@@ -26,6 +26,8 @@ QUOTED = re.compile(r'("arguments"\s*:\s*)\'(.*)\'(\s*\})\s*$', re.DOTALL)
 
 def accepts(record: Record) -> bool:
     """Whether a record is a conversation of one of these data sets."""
+    if "chosen" in record:  # a preference, whose conversation ends before the answer
+        return False
     return _spoken(record) is not None or _is_xlam(record) or _is_glaive(record)
 
 
