@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import orjson
+
+from stages.traces.stream import parse
 
 
 class Spread:
@@ -28,8 +31,7 @@ class Spread:
         """Add a record to a group; within it records go by `place`, then as they came."""
         self._rows += 1
         number = self._number(group)
-        data = orjson.dumps(record, default=str, option=orjson.OPT_NON_STR_KEYS)
-        part = (number, place, self._rows, data)
+        part = (number, place, self._rows, _stored(record))
         self._database.execute("INSERT INTO part VALUES (?, ?, ?, ?)", part)
 
     def join(self, group: str, into: str) -> None:
@@ -45,9 +47,17 @@ class Spread:
         with closing(self._database):
             for name, number in self._groups.items():
                 parts = self._database.execute(rows, (number,))
-                yield name, [orjson.loads(data) for (data,) in parts]
+                yield name, [parse(data)[0] for (data,) in parts]
 
     def _number(self, group: str) -> int:
         if group not in self._groups:
             self._groups[group] = self._rows  # of the first record, so that no two are the same
         return self._groups[group]
+
+
+def _stored(record: Any) -> bytes:
+    """A record as JSON; whole numbers of more than 64 bits keep their digits."""
+    try:
+        return orjson.dumps(record, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return json.dumps(record, default=str).encode()
