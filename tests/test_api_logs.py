@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 from collections import Counter
 from types import ModuleType
@@ -15,6 +14,7 @@ from hypothesis import given, settings
 
 from stages.core.arguments import parse_arguments
 from stages.traces import (
+    adk,
     anthropic,
     batch,
     chat,
@@ -24,6 +24,7 @@ from stages.traces import (
     sharegpt,
 )
 from stages.traces.clean import clean_messages
+from stages.traces.episode import GoldAction
 from stages.traces.fields import BadItemError
 from stages.traces.threads import REPEATED
 from stages.traces.turns import read_turns, text_of
@@ -261,18 +262,50 @@ CALLED = [("", [(*CALL, "rain", None), (*CALL, '{"error": "no"}', None)]), ("Wet
         {"contents": [*CONTENTS, WET], "systemInstruction": {"parts": [{"text": "Help."}]}},
         {"contents": [*CONTENTS, WET], "system_instruction": "Help."},
         {"request": {"contents": CONTENTS}, "response": {"candidates": [{"content": WET}]}},
-        {"id": "s", "appName": "a", "events": [{"author": "user", "content": c} for c in CONTENTS[:1]]
-         + [{"author": "a", "content": c} for c in [*CONTENTS[1:], WET]]},
     ],
-)  # fmt: skip
+)
 def test_contents_of_gemini(record: Json) -> None:
     declarations = [{"functionDeclarations": [{"name": "get_weather", "parameters": SCHEMA}]}]
-    if "contents" in record:
-        record = record | {"tools": declarations}
+    place = record.get("request", record)
+    place["tools"] = declarations
     notes = Counter[str]()
     [episode] = episodes(gemini, record, notes=notes)
     assert told(episode) == CALLED and "call id missing" not in notes
-    assert episode.tools == ([DEFINITION] if "contents" in record else None)
+    assert episode.tools == [DEFINITION]
+
+
+def test_sessions_of_the_agent_development_kit() -> None:
+    events: list[Json] = [
+        {"author": "a" if place else "user", "content": c} for place, c in enumerate(CONTENTS)
+    ]
+    events += [{"author": "a", "content": WET, "partial": True}, {"author": "a", "content": WET}]
+    [episode] = episodes(adk, {"id": "s", "appName": "weather", "events": events})
+    assert (told(episode), episode.episode_id, episode.policy) == (CALLED, "s", "weather")
+
+
+USE = {"id": "x", "name": CALL[0], "args": CALL[1]}
+INVOCATION = {
+    "user_content": CONTENTS[0],
+    "intermediate_data": {
+        "tool_uses": [USE],
+        "tool_responses": [{"id": "x", "name": CALL[0], "response": {"result": "rain"}}],
+    },
+    "final_response": {"role": "model", "parts": [{"text": "Wet."}]},
+}
+
+
+def test_eval_sets_and_their_results() -> None:
+    case = {"eval_id": "e1", "conversation": [INVOCATION]}
+    [episode] = episodes(adk, {"eval_set_id": "s", "eval_cases": [case]})
+    right = [("", [(*CALL, "rain", None)]), ("Wet.", [])]
+    assert (told(episode), episode.task_id, episode.gold) == (right, "e1", None)
+    for status, outcome in ((1, 1.0), (2, 0.0), (3, None)):
+        result = {"eval_id": "e1", "final_eval_status": status, "session_id": "s1"}
+        both = {"actual_invocation": INVOCATION, "expected_invocation": INVOCATION}
+        result["eval_metric_result_per_invocation"] = [both]
+        [episode] = episodes(adk, {"eval_set_result_id": "r", "eval_case_results": [result]})
+        assert (told(episode), episode.outcome) == (right, outcome)
+        assert episode.gold == (GoldAction(*CALL),)
 
 
 # --- data sets ------------------------------------------------------------------------------------
@@ -374,9 +407,14 @@ PATH = ["langchain", "schema", "messages"]
     [
         lambda kind, data: {"type": kind, **data},
         lambda kind, data: {"type": kind, "data": {"type": kind, **data}},
-        lambda kind, data: {"lc": 1, "type": "constructor", "id": [*PATH, CLASSES[kind]], "kwargs": data},
+        lambda kind, data: {
+            "lc": 1,
+            "type": "constructor",
+            "id": [*PATH, CLASSES[kind]],
+            "kwargs": data,
+        },
     ],
-)  # fmt: skip
+)
 def test_dumps_of_langchain_messages(dump: Any) -> None:
     [episode] = episodes(message_list, *(dump(kind, data) for kind, data in LANGCHAIN))
     assert told(episode) == [("", [(*CALL, "rain", True)]), ("Wet.", [])]
@@ -422,6 +460,7 @@ ALONE: list[tuple[ModuleType, Json]] = [
     (responses, {"input": [USER, *ITEMS, OUTPUT], "output": [SAID]}),
     (responses, {"object": "response", "output": [SAID]}),
     (gemini, {"contents": CONTENTS}),
+    (adk, {"id": "s", "events": [{"author": "user", "content": CONTENTS[0]}]}),
     (sharegpt, {"conversations": [{"from": "human", "value": "hi"}]}),
     (message_list, {"role": "user", "content": "hi"}),
 ]
@@ -461,64 +500,48 @@ def test_the_public_file_of_llama_factory() -> None:
     assert all(turn.text or turn.calls for several in turns for turn in several)
 
 
-def needs(package: str) -> Any:
-    try:
-        missing = importlib.util.find_spec(package) is None
-    except ModuleNotFoundError:  # the package that it is in
-        missing = True
-    return pytest.mark.skipif(missing, reason=f"the package {package} is not installed")
-
-
-@needs("anthropic")
 def test_messages_that_anthropics_package_dumps() -> None:
-    from anthropic.types import Message
-
-    message = Message.model_validate(ASKED)
+    types = pytest.importorskip("anthropic.types")
+    message = types.Message.model_validate(ASKED)
     [episode] = episodes(anthropic, {**FIRST, "response": message.model_dump(mode="json")})
     assert told(episode) == [("I look.", [(*CALL, None, None)])]
 
 
-@needs("openai")
 def test_responses_that_openais_package_dumps() -> None:
-    from openai.types.chat import ChatCompletion
-    from openai.types.responses import Response
-
+    chats = pytest.importorskip("openai.types.chat")
+    stores = pytest.importorskip("openai.types.responses")
     said = {**SAID, "id": "m", "status": "completed"}
     said["content"] = [{"type": "output_text", "text": "Wet.", "annotations": []}]
     stored = {"id": "r", "object": "response", "created_at": 1, "model": "gpt-x", "tools": []}
     stored |= {"output": [said], "parallel_tool_calls": True, "tool_choice": "auto"}
-    dumped = Response.model_validate(stored).model_dump(mode="json")
+    dumped = stores.Response.model_validate(stored).model_dump(mode="json")
     [episode] = episodes(responses, {"input": "?", "response": dumped})
     assert told(episode) == [("Wet.", [])]
     call = {"id": "x", "type": "function", "function": FUNCTION}
     answer = completion(choice({"content": None, "tool_calls": [call]}, "tool_calls"))
-    dumped = ChatCompletion.model_validate({**answer, "created": 1}).model_dump(mode="json")
+    dumped = chats.ChatCompletion.model_validate({**answer, "created": 1}).model_dump(mode="json")
     [episode] = episodes(chat, {"messages": [USER], "response": dumped})
     assert told(episode) == [("", [(*CALL, None, None)])]
 
 
-@needs("langchain_core")
 def test_messages_that_langchain_dumps() -> None:
-    from langchain_core.load import dumpd
-    from langchain_core.messages import AIMessage, HumanMessage, ToolMessage, messages_to_dict
-
+    dumpd = pytest.importorskip("langchain_core.load").dumpd
+    core = pytest.importorskip("langchain_core.messages")
     calls = [{"id": "x", "name": CALL[0], "args": CALL[1], "type": "tool_call"}]
     history = [
-        HumanMessage("Weather in Paris?"),
-        AIMessage("", tool_calls=calls),
-        ToolMessage("rain", tool_call_id="x", status="error"),
-        AIMessage("Wet."),
+        core.HumanMessage("Weather in Paris?"),
+        core.AIMessage("", tool_calls=calls),
+        core.ToolMessage("rain", tool_call_id="x", status="error"),
+        core.AIMessage("Wet."),
     ]
-    for dump in (messages_to_dict(history), [dumpd(m) for m in history],
+    for dump in (core.messages_to_dict(history), [dumpd(m) for m in history],
                  [m.model_dump() for m in history]):  # fmt: skip
         [episode] = episodes(message_list, *dump)
         assert told(episode) == [("", [(*CALL, "rain", True)]), ("Wet.", [])]
 
 
-@needs("google.genai")
 def test_contents_that_googles_package_dumps() -> None:
-    from google.genai import types
-
+    types = pytest.importorskip("google.genai.types")
     contents = [types.Content.model_validate(content) for content in [*CONTENTS, WET]]
     for by_alias in (True, False):
         dumped = [c.model_dump(mode="json", exclude_none=True, by_alias=by_alias) for c in contents]

@@ -54,18 +54,27 @@ def generated(message: Json) -> Json:
 
 
 ROOT = run(
-    "r", "chain", {"messages": [HUMAN]}, {"messages": [HUMAN, AI, TOOL, LAST]},
-    reference_example_id="ex1", feedback_stats={"correct": {"n": 2, "avg": 0.5}},
-)  # fmt: skip
+    "r",
+    "chain",
+    {"messages": [HUMAN]},
+    {"messages": [HUMAN, AI, TOOL, LAST]},
+    reference_example_id="ex1",
+    feedback_stats={"correct": {"n": 2, "avg": 0.5}},
+)
 EXTRA = {"invocation_params": {"tools": TOOLS, "model": "gpt-x"}}
 LANGCHAIN_RUNS = [
     run("1", "llm", {"messages": [[HUMAN]]}, generated(AI), extra=EXTRA),
     run("3", "llm", {"messages": [[HUMAN, AI, TOOL]]}, generated(LAST), extra=EXTRA),
 ]
 OPENAI_RUNS = [
-    run("1", "llm", {"messages": [USER], "tools": TOOLS, "model": "x"}, {"choices": [{"message": ASKED}]}),
+    run(
+        "1",
+        "llm",
+        {"messages": [USER], "tools": TOOLS, "model": "x"},
+        {"choices": [{"message": ASKED}]},
+    ),
     run("3", "llm", {"messages": [USER, ASKED, RESULT]}, {"choices": [{"message": WET}]}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("models", [LANGCHAIN_RUNS, OPENAI_RUNS])
@@ -137,7 +146,7 @@ OBSERVATIONS = [
 
 
 def test_observations_of_a_trace_are_one_conversation() -> None:
-    whole = {"id": "t", "projectId": "p", "scores": [{"name": "ok", "value": 0.5}]}
+    whole: Json = {"id": "t", "projectId": "p", "scores": [{"name": "ok", "value": 0.5}]}
     whole |= {"observations": OBSERVATIONS}
     [inside] = episodes(langfuse, whole)
     assert (told(inside), inside.outcome, inside.policy) == (spoken(True), 0.5, "gpt-x")
@@ -153,7 +162,7 @@ def test_an_observation_without_content_is_refused() -> None:
 
 # --- OpenAI Agents SDK ----------------------------------------------------------------------------
 
-TRACE = {"object": "trace", "id": "t", "workflow_name": "w", "group_id": "g"}
+TRACE: Json = {"object": "trace", "id": "t", "workflow_name": "w", "group_id": "g"}
 TRACE |= {"metadata": {"task_id": "7"}}
 
 
@@ -173,7 +182,7 @@ def response(heard: list[Json], said: list[Json]) -> Json:
 
 CALL_ITEM = {"type": "function_call", "call_id": "c1", **FUNCTION}
 RESULT_ITEM = {"type": "function_call_output", "call_id": "c1", "output": "rain"}
-WET_ITEM = {"type": "message", "role": "assistant"}
+WET_ITEM: Json = {"type": "message", "role": "assistant"}
 WET_ITEM |= {"content": [{"type": "output_text", "text": "Wet."}]}
 
 

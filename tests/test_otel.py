@@ -7,7 +7,6 @@ v1.36.0, docs/gen-ai/gen-ai-events.md.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 from collections import Counter
@@ -234,9 +233,9 @@ def test_spans_of_something_else_are_refused() -> None:
 
 
 def test_events_by_role_of_older_conventions() -> None:
-    call = {"id": "c1", "type": "function"}
-    call["function"] = {"name": "get_weather", "arguments": '{"city": "Paris"}'}  # type: ignore[assignment]
-    bodies = [
+    function = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+    call = {"id": "c1", "type": "function", "function": function}
+    bodies: list[tuple[str, Json]] = [
         ("gen_ai.system.message", {"content": "Help."}),
         ("gen_ai.user.message", {"content": "Weather in Paris?"}),
         ("gen_ai.assistant.message", {"tool_calls": [call]}),
@@ -294,7 +293,7 @@ def test_messages_as_numbered_attributes(attributes: Json) -> None:
 
 
 def test_spans_as_the_console_exporter_writes_them() -> None:
-    flat = {
+    flat: Json = {
         "name": "chat gpt-4",
         "context": {"trace_id": "0x1", "span_id": "0x2", "trace_state": "[]"},
         "kind": "SpanKind.CLIENT",
@@ -339,19 +338,15 @@ def test_what_is_spread_comes_together(parts: list[tuple[str, str, int]]) -> Non
         }
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("opentelemetry") is None,
-    reason="the packages opentelemetry-sdk and -exporter-otlp-proto-common are not installed",
-)
 def test_spans_that_the_sdk_exports() -> None:
-    from google.protobuf.json_format import MessageToDict
-    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-    memory, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(memory))
+    common = "opentelemetry.exporter.otlp.proto.common.trace_encoder"
+    encode = pytest.importorskip(common).encode_spans
+    as_dict = pytest.importorskip("google.protobuf.json_format").MessageToDict
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    export = pytest.importorskip("opentelemetry.sdk.trace.export")
+    kept = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    memory, provider = kept.InMemorySpanExporter(), sdk.TracerProvider()
+    provider.add_span_processor(export.SimpleSpanProcessor(memory))
     tracer = provider.get_tracer("x")
     with tracer.start_as_current_span("invoke_agent") as root:
         root.set_attribute("gen_ai.operation.name", "invoke_agent")
@@ -363,8 +358,8 @@ def test_spans_that_the_sdk_exports() -> None:
         score = {"gen_ai.evaluation.name": "ok", "gen_ai.evaluation.score.value": 0.25}
         root.add_event("gen_ai.evaluation.result", score)
     spans = memory.get_finished_spans()
-    whole = MessageToDict(encode_spans(spans))
-    parts = [MessageToDict(encode_spans([part])) for part in spans]
+    whole = as_dict(encode(spans))
+    parts = [as_dict(encode([part])) for part in spans]
     flat = [json.loads(part.to_json()) for part in spans]
     for lines in ([whole], parts, flat, *itertools.permutations(parts)):
         [episode] = episodes(otel, *lines)

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from stages.traces import (
+    adk,
     agents_sdk,
     anthropic,
     batch,
@@ -31,6 +32,7 @@ MODULES: tuple[ModuleType, ...] = (
     batch,
     responses,
     gemini,
+    adk,
     anthropic,
     chat,
     sharegpt,

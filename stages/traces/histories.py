@@ -85,10 +85,10 @@ class _Merged:
         heard, said = clean_call(call.heard, call.said, notes)
         self.notes |= notes  # each history repeats what was noted of the one before it
         signatures = [signature(message) for message in heard]
-        name = (tuple(signatures), tuple(signature(message) for message in said))
-        if name in self._calls:
+        whole = (tuple(signatures), tuple(signature(message) for message in said))
+        if whole in self._calls:
             return
-        self._calls.add(name)
+        self._calls.add(whole)
         left, new = self._known.copy(), list[Message]()
         for message, name in zip(heard, signatures, strict=True):
             if left[name]:

@@ -9,6 +9,7 @@ from typing import Any
 from stages.traces.calls import object_in
 from stages.traces.definitions import tool_definitions
 from stages.traces.fields import BadItemError
+from stages.traces.forms import bared
 from stages.traces.histories import ModelCall, ToolRun, conversation
 from stages.traces.spread import Spread
 
@@ -145,25 +146,21 @@ def said_in(outputs: Any) -> list[Any]:
 def _tool_run(run: Run) -> ToolRun:
     inputs, outputs = run.get("inputs"), run.get("outputs")
     arguments = inputs
-    if isinstance(inputs, Mapping) and set(inputs) == {"input"}:
+    if isinstance(inputs, Mapping) and set(inputs) == {"input"}:  # as text
         arguments = inputs["input"]
     result = outputs.get("output", outputs) if isinstance(outputs, Mapping) else outputs
-    inner = result
-    if isinstance(result, Mapping):  # a LangChain message
-        inner = result.get("kwargs") or result.get("data") or result
-    is_message = isinstance(inner, Mapping) and "tool_call_id" in inner
-    if is_message:
-        result = inner.get("content")
-    failed = bool(run.get("error")) or (is_message and inner.get("status") == "error")
-    call_id = inner.get("tool_call_id") if is_message else _call_id(run)
+    call_id, failed = _call_id(run), bool(run.get("error"))
+    message = bared(result) if isinstance(result, Mapping) else {}
+    if "tool_call_id" in message:
+        call_id, result = message["tool_call_id"], message.get("content")
+        failed = failed or message.get("status") == "error"
     if result is None and run.get("error"):
         result = run["error"]
     return ToolRun(call_id, run.get("name"), arguments, result, failed)
 
 
 def _call_id(run: Run) -> str | None:
-    extra = run.get("extra") if isinstance(run.get("extra"), Mapping) else {}
-    call_id = (extra or {}).get("tool_call_id")
+    call_id = _extra(run, "tool_call_id")
     return call_id if isinstance(call_id, str) else None
 
 

@@ -23,6 +23,7 @@ class Spread:
     def __init__(self) -> None:
         self._groups: dict[str, int] = {}  # number by key, in order of first appearance
         self._database = sqlite3.connect("")
+        self._database.execute("PRAGMA journal_mode = OFF")  # nobody needs it back
         self._database.execute("CREATE TABLE part (number INT, place TEXT, row INT, data BLOB)")
         self._database.execute("CREATE INDEX of_group ON part (number)")
         self._rows = 0
