@@ -40,7 +40,7 @@ class Comparison:
         """Compare the calls of episodes whose tools are those of the domain."""
         matchers = self._matchers.of(domain)
         for episode in episodes:
-            if episode.status != "error":
+            if episode.counts:
                 self.episodes += 1
                 self._add_episode(episode, matchers)
                 self._check_recorded(episode, matchers["tau2"])

@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
 
     episodes: int
     tasks: int
-    excluded: int  # crashed, cut by infrastructure, or without an outcome
+    excluded: int  # crashed, cut by infrastructure, masked, or without an outcome
     pass_rate: float
     ci_low: float  # 95 %, clustered by task
     ci_high: float
@@ -83,7 +83,7 @@ class Measurer:
         matcher = self._matchers.of(domain)
         for episode in episodes:
             failed_by = _failed_by(episode, domain)
-            if episode.status != "error":
+            if episode.counts:
                 self.failures.update(filter(None, failed_by))
                 self._note(episode, domain, matcher)
             row = _row(episode, domain, matcher, [rule is not None for rule in failed_by])
@@ -118,7 +118,7 @@ def _row(
     episode: Episode, domain: Domain, matcher: Matcher, failed: list[bool]
 ) -> dict[str, object]:
     tokens = [turn.n_tokens for turn in episode.turns if turn.n_tokens is not None]
-    counts = episode.status != "error" and episode.outcome is not None
+    counts = episode.counts and episode.outcome is not None
     gold_writes, done, forbidden = _writes(episode, domain, matcher, failed)
     return {
         "source": episode.source,

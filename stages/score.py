@@ -10,12 +10,14 @@ from typing import Any
 import orjson
 import polars as pl
 
+from stages.core.statuses import LEFT_OUT
 from stages.tables.artifacts import TURNS
 from stages.tiers.classify import Classifier
 from stages.tiers.domains import Domain, PerDomain
 from stages.tiers.rules import Tiers
 from stages.traces.episode import SUCCESS, Episode
 from stages.traces.identity import Renamed, settled
+from stages.traces.notes import why_left_out
 
 
 @dataclass
@@ -45,13 +47,13 @@ class Scored:
     def tasks(self) -> int:
         """Return the number of tasks of the episodes that count."""
         columns = (self.columns[name] for name in ("source", "task_id", "status"))
-        rows = {row[:2] for row in zip(*columns, strict=True) if row[2] != "error"}
+        rows = {row[:2] for row in zip(*columns, strict=True) if row[2] not in LEFT_OUT}
         return len({self.renamed.get(row, row[1]) for row in rows})
 
     def tiers(self) -> dict[str, int]:
         """Return the turns of each tier over the episodes that count, most first."""
         status, tier = self.columns["status"], self.columns["tier"]
-        counting = (t for t, s in zip(tier, status, strict=True) if s != "error")
+        counting = (t for t, s in zip(tier, status, strict=True) if s not in LEFT_OUT)
         return dict(Counter(counting).most_common())
 
 
@@ -106,8 +108,8 @@ class Scorer:
         """Count the episode as scored or excluded, and return whether it counts."""
         scored = self.scored
         scored.without_turns += not episode.turns
-        if episode.status == "error":
-            scored.excluded["crashed or cut by infrastructure"] += 1
+        if not episode.counts:
+            scored.excluded[why_left_out(episode.status)] += 1
         elif not episode.turns:
             scored.excluded["no turn of the agent"] += 1
         else:

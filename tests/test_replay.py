@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import collections
 import gzip
 import json
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from stages.envs.env import Outcome, Task, User
 from stages.errors import InputError
 from stages.messages.message import Message
 from stages.replay import Replay, Replayer
-from stages.traces import tau2
+from stages.traces import open_trace
 from stages.traces.episode import Call, Episode, GoldAction, Turn
 from tests.conftest import Cli
 
@@ -198,7 +197,7 @@ def test_a_task_of_another_domain_is_not_the_worlds_task_of_that_id() -> None:
     assert replayed(episode(THREE, domain="of my own")).unknown == 0
 
 
-def test_reader_keeps_what_replay_needs() -> None:
+def test_reader_keeps_what_replay_needs(tmp_path: Path) -> None:
     simulation = {
         "task_id": "t",
         "termination_reason": "user_stop",
@@ -214,7 +213,9 @@ def test_reader_keeps_what_replay_needs() -> None:
             {"role": "assistant", "content": "bye"},
         ],
     }
-    read = tau2.reader("s", collections.Counter(), gold={})(simulation)
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps(simulation))
+    [read] = open_trace(str(path))
     assert [(turn.text, turn.user_calls) for turn in read.turns] == [("hi", 0), ("bye", 1)]
     assert read.factors == {"DB": 1.0}
     assert read.required_info == ("42",)

@@ -848,7 +848,7 @@ def test_items_and_simulations_as_jsonl(read: Read) -> None:
 KNOWN = "give tau-bench results, tau2-bench results, or OpenAI-style messages"
 AGAIN = "copy or download the file again"
 REPAIR = "repair the line or pass --skip-bad"
-RESCALE = "rescale it so that 1 is a full success"
+RESCALE = "rescale it so that 1 is a full success, or name another field by --map outcome=FIELD"
 GOOD = json.dumps({"messages": [said("a")]})
 
 
@@ -1046,8 +1046,8 @@ def test_a_folder_of_other_files(tmp_path: Path) -> None:
     file = tmp_path / "monolith.json"
     file.write_text(json.dumps(results(simulation())))
     assert error_of(tmp_path) == (
-        f"{file}: is not one tau2-bench simulation: an object with the keys 'info', 'tasks', "
-        "'simulations'; give a results folder, or a single results file by its own name"
+        f"{file}: is not one record of tau2: an object with the keys 'info', 'tasks', "
+        "'simulations'; give a results folder, or a single file by its own name"
     )
     file.write_text(json.dumps(simulation(reward_info={"reward": 7})))
     assert error_of(tmp_path) == (f"{file}: 'reward' is 7, outside [0, 1]; {RESCALE}")

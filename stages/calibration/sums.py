@@ -16,7 +16,7 @@ import polars as pl
 from stages.core.correlation import Floats, Ints, TaskSums
 from stages.core.lengths import LengthSums, add_by
 from stages.errors import InputError
-from stages.tables.artifacts import SUMS, TURNS
+from stages.tables.artifacts import COUNTS, SUMS, TURNS
 
 # The unit of each measure's sums. A share is rounded to 2^-20, which moves r by less than 1e-5.
 UNITS = {"presence": 1, "count": 1, "share": 2**20}
@@ -194,7 +194,7 @@ def _episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[pl.DataFr
 def _read_block(turns: pl.LazyFrame, start: int, size: int, tiers: list[str]) -> pl.DataFrame:
     new = pl.col("episode_id").ne_missing(pl.col("episode_id").shift())
     row = pl.int_range(pl.len())
-    counts = (pl.col("status") != "error") & pl.col("success").is_not_null()
+    counts = COUNTS & pl.col("success").is_not_null()
     columns = {"first": new | (row == 0), "counts": counts, "code": _code(tiers)}
     return turns.slice(start, size).with_columns(**columns).collect()
 

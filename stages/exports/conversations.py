@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from stages.core.statuses import LEFT_OUT
 from stages.errors import InputError
 from stages.messages.message import Message
 from stages.messages.template import Form, formed, shown
 from stages.tables.artifacts import OF_ROLLOUT
 from stages.traces.fields import BadItemError
 from stages.traces.messages import stated_outcome
-from stages.traces.notes import CRASHED, left_out
+from stages.traces.notes import left_out, why_left_out
 from stages.training.inputs import read_conversations, recorded_prompt, recorded_tools
 
 
@@ -42,8 +43,8 @@ def conversations(paths: Iterable[str], notes: Counter[str]) -> Iterator[Convers
         tools = recorded_tools(path)  # without kinds, which no policy saw
         prompt = recorded_prompt(path)
         for number, record in enumerate(read_conversations(path, notes), 1):
-            if record.get("status") == "error":
-                notes += left_out({CRASHED: 1})
+            if (status := record.get("status")) in LEFT_OUT:
+                notes += left_out({why_left_out(status): 1})
                 continue
             try:
                 outcome = stated_outcome(record)

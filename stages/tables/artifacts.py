@@ -18,10 +18,12 @@ import orjson
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from stages.core.statuses import LEFT_OUT, STATUSES
 from stages.errors import InputError, few
 from stages.tables.files import head, standard_input, whole_file
 from stages.tables.paths import remote, unreadable
 
+COUNTS = ~pl.col("status").is_in(LEFT_OUT)  # whether statistics count a turn
 PARQUET_MAGIC = b"PAR1"
 ROW_GROUP = 1000  # rows of a table that is written in blocks
 _METADATA_KEY = "irc-cli"
@@ -110,7 +112,7 @@ TURNS = Table(
         "reward": pl.Float64(),  # dimensionless
         "outcome": pl.Float64(),  # of the whole episode, in [0, 1]
         "success": pl.Boolean(),  # outcome >= 1 - 1e-6
-        "status": pl.String(),  # ok | truncated | error (left out of every statistic)
+        "status": pl.String(),  # ok | truncated; error | masked: left out of every statistic
         "n_tokens": pl.Int32(),  # null: unknown
     },
     key=("episode_id", "turn"),
@@ -124,7 +126,7 @@ TURNS = Table(
         "turn at least 0": pl.col("turn") >= 0,
         "outcome within [0, 1]": pl.col("outcome").is_between(0, 1),
         "reward finite": pl.col("reward").is_finite(),
-        "status is ok, truncated or error": pl.col("status").is_in(["ok", "truncated", "error"]),
+        "status is ok, truncated, error or masked": pl.col("status").is_in(STATUSES),
     },
 )
 

@@ -12,7 +12,7 @@ from stages.core.advantages import AdvantageConfig, Advantages, Layout, advantag
 from stages.core.correlation import Bools, Floats, Ints
 from stages.core.farmability import first_turns
 from stages.core.payment import pay_of
-from stages.tables.artifacts import ADVANTAGES
+from stages.tables.artifacts import ADVANTAGES, COUNTS
 
 
 class TurnArrays(NamedTuple):
@@ -29,7 +29,7 @@ class TurnArrays(NamedTuple):
 
 def turn_arrays(turns: pl.DataFrame) -> TurnArrays:
     """Lay out the turns (TURNS) of the episodes that count."""
-    counts = (pl.col("status") != "error") & pl.col("outcome").is_not_null()
+    counts = COUNTS & pl.col("outcome").is_not_null()
     frame = turns.filter(counts)
     episode = (frame["episode_id"].rle_id()).to_numpy().astype(np.int64)
     first = frame.filter(pl.col("turn") == 0)

@@ -18,18 +18,42 @@ from stages.tables.near import description, near_format
 from stages.traces import messages, parquet, tau2, tau_bench
 from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError
-from stages.traces.stream import NOT_STANDARD, BrokenJsonError, Stream, parse, parse_document
+from stages.traces.formats import KNOWN, Format, ReadOptions, Whole
+from stages.traces.stream import (
+    BUFFER,
+    NOT_STANDARD,
+    BrokenJsonError,
+    Stream,
+    parse,
+    parse_document,
+    readable,
+)
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-KNOWN = "give tau-bench results, tau2-bench results, or OpenAI-style messages"
+# Of each record exactly one accepts, but for the last: whatever else has `messages` is its.
+FORMATS = (
+    Format(tau_bench.NAME, tau_bench.accepts, tau_bench.translate, complete=tau_bench.complete),
+    Format(
+        tau2.NAME,
+        tau2.accepts,
+        tau2.translate,
+        complete=tau2.complete,
+        holds=tau2.holds,
+        whole=tau2.whole,
+        finish=tau2.finish,
+        files=tau2.files,
+    ),
+    Format(messages.NAME, messages.accepts, messages.translate),
+)
+
+MESSAGES = FORMATS[-1]
 SKIPPED = "bad record left out"
 REPAIR = "repair the line or pass --skip-bad"
-HEADER = "results.json"  # in a tau2-bench folder: everything but the simulations
 
 SkipBad = Callable[[int, bytes, str], None]
-Read = Callable[[dict[str, Any]], Episode]
+Read = Callable[[dict[str, Any]], list[Episode]]  # the episodes of one record
 
 
 class Trace:
@@ -37,7 +61,7 @@ class Trace:
 
     Attributes:
         source: short name for tables: the file's name without its endings, or "stdin".
-        format: "tau-bench", "tau2" or "messages".
+        format: the name of one of FORMATS.
         domain: the name that the trace itself states.
         notes: what had to be repaired or skipped, counted; complete once iterated.
     """
@@ -63,16 +87,23 @@ class Trace:
         return self._episodes
 
 
-def open_trace(path: str, *, source: str | None = None, skip_bad: SkipBad | None = None) -> Trace:
+def open_trace(
+    path: str,
+    *,
+    source: str | None = None,
+    skip_bad: SkipBad | None = None,
+    options: ReadOptions | None = None,
+) -> Trace:
     """Open a trace of any known format, plain or gzip.
 
-    JSONL is read line by line and a tau2-bench folder file by file; anything else as a whole.
+    JSONL is read line by line and a folder file by file; anything else as a whole.
 
     Args:
-        path: a file, a tau2-bench results folder, or "-" for standard input.
+        path: a file, a folder of results, or "-" for standard input.
         source: what tables call it; by default `source_name(path)`.
         skip_bad: called with (number, raw record, reason) for each bad line, item, row or
             simulation, which is then left out; without it the first one raises.
+        options: what translators may need; `path` and `shared` are filled in here.
 
     Raises:
         InputError: the trace is missing, empty, broken or of no known format. Single records
@@ -80,14 +111,21 @@ def open_trace(path: str, *, source: str | None = None, skip_bad: SkipBad | None
     """
     with reachable(path):
         is_folder = path != "-" and Path(path).is_dir()
+    opening = _Opening(path, source or _name(path, is_folder), skip_bad, options or ReadOptions())
     if is_folder:
-        return _open_folder(Path(path), source, skip_bad)
+        return opening.folder(Path(path))
+    if format := _packed(path):
+        return opening.unpacked(format)
     stream = Stream(path)
     try:
-        return _open_stream(stream, path, source or source_name(path), skip_bad)
+        return opening.stream(stream)
     except InputError:
         stream.close()
         raise
+
+
+def _name(path: str, is_folder: bool) -> str:
+    return source_name(str(Path(path).resolve()) if is_folder else path)
 
 
 def source_name(path: str) -> str:
@@ -95,59 +133,255 @@ def source_name(path: str) -> str:
     return "stdin" if path == "-" else re.sub(r"(\.(jsonl?|parquet|gz))+$", "", Path(path).name)
 
 
-def _open_stream(stream: Stream, path: str, source: str, skip_bad: SkipBad | None) -> Trace:
-    """The trace in one file, by the first bytes, the first lines, or the whole document."""
-    if stream.head.startswith(parquet.MAGIC):
-        return _open_parquet(stream, source, skip_bad)
-    if b"\0" in stream.head:
-        raise InputError(stream.where, "is a binary file, not a trace", KNOWN)
-    if stream.head.lstrip().startswith(b"["):
-        return _open_document(stream, path, source, stream.read(), skip_bad)
-    lines = stream.lines()
-    opening: list[tuple[int, bytes]] = []
-    # A JSONL shows itself by a whole record on its first line, or, if that is broken, its second.
-    for number, line in lines:
-        opening.append((number, line))
-        record = _record_or_none(line)
-        if format := _format_of(record):
-            assert record is not None
-            lines = chain(opening, lines)
-            return _open_lines(stream, source, lines, format, record, skip_bad)
-        if record is not None and not _is_results(record):
-            raise _unknown(record, stream.where)
-        if record is not None or len(opening) == 2:
-            break
-    data = b"".join([line for _, line in opening]) + stream.read()
-    return _open_document(stream, path, source, data, skip_bad)
+def _packed(path: str) -> Format | None:
+    """The format of a binary file that only its own module opens."""
+    magics = {format.magic: format for format in FORMATS if format.magic}
+    if not magics or path == "-" or not Path(path).is_file():
+        return None
+    with readable(path), Path(path).open("rb") as file:
+        head = file.read(16)
+    return next((magics[magic] for magic in magics if head.startswith(magic)), None)
 
 
-def _open_lines(
-    stream: Stream,
-    source: str,
-    lines: Iterable[tuple[int, bytes]],
-    format: str,
-    first: dict[str, Any],
-    skip_bad: SkipBad | None,
-) -> Trace:
-    """JSONL: one record a line, all of the format of the first."""
-    notes = Counter[str]()
-    read = _reader(format, source, notes)
+class _Opening:
+    """Opens one trace."""
 
-    def episodes() -> Iterator[Episode]:
+    def __init__(
+        self, path: str, source: str, skip_bad: SkipBad | None, options: ReadOptions
+    ) -> None:
+        self._path, self._source, self._skip_bad = path, source, skip_bad
+        self._options = options._replace(path=path)
+        self._notes = Counter[str]()
+
+    def stream(self, stream: Stream) -> Trace:
+        """The trace in one file, by the first bytes, the first lines, or the whole document."""
+        if stream.head.startswith(parquet.MAGIC):
+            rows = parquet.read_rows(stream.read(), stream.where)
+            return self._records(stream, MESSAGES, rows, None, "row")
+        if b"\0" in stream.head:
+            raise InputError(stream.where, "is a binary file, not a trace", KNOWN)
+        if stream.head.lstrip().startswith(b"["):
+            return self._document(stream, stream.read())
+        lines = stream.lines()
+        opening: list[tuple[int, bytes]] = []
+        # A JSONL shows itself by a whole record on its first line, or, if that is broken, its
+        # second.
+        for number, line in lines:
+            opening.append((number, line))
+            record = _record_or_none(line)
+            if record is not None and (format := _format_of(record)):
+                return self._lines(stream, chain(opening, lines), format, record)
+            if record is not None and not _format_held(record):
+                raise _unknown(record, stream.where)
+            if record is not None or len(opening) == 2:
+                break
+        return self._document(stream, b"".join([line for _, line in opening]) + stream.read())
+
+    def folder(self, folder: Path) -> Trace:
+        """A folder of results, file by file."""
+        digest = sha256()
+        for format in FORMATS:
+            if format.files and (files := format.files(folder, digest, self._notes)):
+                episodes = self._files(format, files, digest)
+                return self._trace(format, None, digest, episodes, files[0][1])
+        raise InputError(
+            str(folder), "is a directory without simulations", "give a file or a results folder"
+        )
+
+    def unpacked(self, format: Format) -> Trace:
+        """A binary file that the module of its format unpacks."""
+        assert format.unpack is not None
+        digest = sha256()
+        with readable(self._path), Path(self._path).open("rb") as file:
+            while block := file.read(BUFFER):
+                digest.update(block)
+        read = self._reader(format, None)
+        episodes = self._placed(format.unpack(Path(self._path)), read, self._path)
+        return self._trace(format, None, digest, episodes, None)
+
+    def _lines(
+        self,
+        stream: Stream,
+        lines: Iterable[tuple[int, bytes]],
+        format: Format,
+        first: dict[str, Any],
+    ) -> Trace:
+        """JSONL: one record a line, all of the format of the first."""
+        shared = self._beside(format, stream)
+        read = self._reader(format, shared)
+        if format.gather:
+            records = format.gather(self._parsed(stream, lines))
+            episodes = self._each(records, read, f"{stream.where}:conversation")
+        else:
+            episodes = self._episodes_of_lines(stream, lines, read)
+        return self._trace(format, first, stream.digest, episodes, shared)
+
+    def _episodes_of_lines(
+        self, stream: Stream, lines: Iterable[tuple[int, bytes]], read: Read
+    ) -> Iterator[Episode]:
         with closing(stream):
             for number, line in lines:
                 try:
-                    yield _read_line(line, read, notes)
+                    episodes = read(_record(line, self._notes))
                 except BadItemError as bad:
-                    if skip_bad is None:
-                        raise InputError(f"{stream.where}:{number}", bad.what, bad.todo) from None
-                    skip_bad(number, line, bad.what)
-                    notes[SKIPPED] += 1
+                    self._bad(bad, f"{stream.where}:{number}", number, line)
+                    continue
+                yield from episodes
 
-    return Trace(source, format, _stated_domain(first), notes, stream.digest, episodes())
+    def _parsed(
+        self, stream: Stream, lines: Iterable[tuple[int, bytes]]
+    ) -> Iterator[dict[str, Any]]:
+        """The records of lines, for a format that makes bigger ones of them."""
+        with closing(stream):
+            for number, line in lines:
+                try:
+                    yield _record(line, self._notes)
+                except BadItemError as bad:
+                    self._bad(bad, f"{stream.where}:{number}", number, line)
+
+    def _document(self, stream: Stream, data: bytes) -> Trace:
+        """One JSON document: a list of records, a single record, or an object that holds some."""
+        if data.isspace() or not data:
+            raise InputError(stream.where, "is empty", "give a trace file")
+        document = parse_document(data, stream.where, self._notes)
+        listed = document if isinstance(document, list) else [document]
+        formats = (_format_of(record) for record in listed if isinstance(record, dict))
+        format = next(filter(None, formats), None)
+        try:
+            if format is not None:
+                whole = format.whole(listed, self._path, self._notes) if format.whole else None
+                return self._records(
+                    stream,
+                    format,
+                    listed,
+                    whole.shared if whole else self._beside(format, stream),
+                )
+            if format := _format_held(document):
+                assert format.whole is not None
+                return self._whole(stream, format, format.whole(document, self._path, self._notes))
+        except BadItemError as bad:
+            raise InputError(stream.where, bad.what, bad.todo) from None
+        raise _unknown(document, stream.where)
+
+    def _whole(self, stream: Stream, format: Format, whole: Whole) -> Trace:
+        if whole.folder:
+            self._source = _name(str(whole.folder), is_folder=True)
+            return self.folder(whole.folder)
+        if not whole.records:
+            raise InputError(stream.where, f"holds no {whole.place}s", KNOWN)
+        return self._records(stream, format, whole.records, whole.shared, whole.place)
+
+    def _records(
+        self, stream: Stream, format: Format, records: list[Any], shared: Any, place: str = "item"
+    ) -> Trace:
+        """Records that are all at hand."""
+        ignore_trial = _trials_are_tasks(records, self._notes)
+        read = self._reader(format, shared, ignore_trial=ignore_trial)
+        episodes = self._each(records, read, f"{stream.where}:{place}")
+        return self._trace(format, records[0], stream.digest, episodes, shared)
+
+    def _files(
+        self, format: Format, files: list[tuple[Path, Any]], digest: _Hash
+    ) -> Iterator[Episode]:
+        clean = messages.reader(self._source, self._notes, gaps=format is MESSAGES)
+        number = 0
+        for file, shared in files:
+            read = self._reader(format, shared, clean=clean)
+            stream = Stream(str(file), digest)
+            for place, data in _parts(stream, file):
+                number += 1
+                try:
+                    episodes = _read_part(data, place, format, read, self._notes)
+                except InputError as bad:
+                    if self._skip_bad is None:
+                        raise
+                    self._skip_bad(number, data, f"{bad.where}: {bad.what}")
+                    self._notes[SKIPPED] += 1
+                    continue
+                yield from episodes
+
+    def _each(self, records: Iterable[Any], read: Read, place: str) -> Iterator[Episode]:
+        """Every record's episodes; errors name the record by its number from 1."""
+        numbered = ((f"{place} {number}", record) for number, record in enumerate(records, 1))
+        return self._placed(numbered, read)
+
+    def _placed(
+        self, records: Iterable[tuple[str, Any]], read: Read, path: str = ""
+    ) -> Iterator[Episode]:
+        """Every record's episodes; errors name its place."""
+        for number, (place, record) in enumerate(records, 1):
+            try:
+                if not isinstance(record, dict):
+                    raise BadItemError("is not an object", KNOWN)
+                episodes = read(record)
+            except BadItemError as bad:
+                where = f"{path}:{place}" if path else place
+                self._bad(bad, where, number, json.dumps(record, default=str).encode())
+                continue
+            yield from episodes
+
+    def _bad(self, bad: BadItemError, where: str, number: int, raw: bytes) -> None:
+        """Leave a bad record out, or raise."""
+        if self._skip_bad is None:
+            raise InputError(where, bad.what, bad.todo) from None
+        self._skip_bad(number, raw, bad.what)
+        self._notes[SKIPPED] += 1
+
+    def _beside(self, format: Format, stream: Stream) -> Any:
+        if format.beside is None or self._path == "-":
+            return None
+        return format.beside(Path(self._path), stream.digest, self._notes)
+
+    def _reader(
+        self,
+        format: Format,
+        shared: Any,
+        *,
+        ignore_trial: bool = False,
+        clean: Callable[[dict[str, Any]], Episode] | None = None,
+    ) -> Read:
+        """The function that reads one record into its episodes."""
+        notes, options = self._notes, self._options._replace(shared=shared)
+        read_clean = clean or messages.reader(
+            self._source, notes, ignore_trial=ignore_trial, gaps=format is MESSAGES
+        )
+        translate, complete = format.translate, format.complete
+
+        def read(record: dict[str, Any]) -> list[Episode]:
+            episodes = [read_clean(item) for item in translate(record, options, notes)]
+            if complete is not None:
+                for episode in episodes:
+                    complete(episode, record, options, notes)
+            return episodes
+
+        return read
+
+    def _trace(
+        self,
+        format: Format,
+        first: Any,
+        digest: _Hash,
+        episodes: Iterator[Episode],
+        shared: Any,
+    ) -> Trace:
+        if format.finish and shared is not None:
+            episodes = _finished(episodes, format.finish, shared, self._notes)
+        domain = _stated_domain(first) or getattr(shared, "domain", None)
+        return Trace(self._source, format.name, domain, self._notes, digest, episodes)
 
 
-def _read_line(line: bytes, read: Read, notes: Counter[str]) -> Episode:
+def _finished(
+    episodes: Iterator[Episode],
+    finish: Callable[[Any, Counter[str]], None],
+    shared: Any,
+    notes: Counter[str],
+) -> Iterator[Episode]:
+    yield from episodes
+    finish(shared, notes)
+
+
+def _record(line: bytes, notes: Counter[str]) -> dict[str, Any]:
+    """The record on a line."""
     try:
         record, standard = parse(line)
     except BrokenJsonError as error:
@@ -156,179 +390,30 @@ def _read_line(line: bytes, read: Read, notes: Counter[str]) -> Episode:
         raise BadItemError("is not a JSON object", REPAIR)
     if not standard:
         notes[NOT_STANDARD] += 1
-    return read(record)
+    return record
 
 
-def _open_document(
-    stream: Stream, path: str, source: str, data: bytes, skip_bad: SkipBad | None
-) -> Trace:
-    """One JSON document: a list of records, tau2-bench results, or a single record."""
-    if data.isspace() or not data:
-        raise InputError(stream.where, "is empty", "give a trace file")
-    notes = Counter[str]()
-    document = parse_document(data, stream.where, notes)
-    if _is_results(document):
-        simulations = document.get("simulations") or []
-        if not simulations and path != "-" and (Path(path).parent / "simulations").is_dir():
-            return _open_folder(Path(path).parent, source, skip_bad)
-        return _open_tau2(stream, source, notes, document, simulations, skip_bad)
-    records = document if isinstance(document, list) else [document]
-    formats = (_format_of(record) for record in records if isinstance(record, dict))
-    format = next((format for format in formats if format), None)
-    if format is None:
-        raise _unknown(document, stream.where)
-    read = _reader(format, source, notes, records)
-    domain = _stated_domain(records[0])
-    episodes = _read_all(records, read, f"{stream.where}:item", notes, skip_bad)
-    return Trace(source, format, domain, notes, stream.digest, episodes)
+def _parts(stream: Stream, file: Path) -> Iterator[tuple[str, bytes]]:
+    """The place and text of each record of one of a folder's files."""
+    if ".jsonl" in file.suffixes:
+        yield from ((f"{stream.where}:{number}", line) for number, line in stream.lines())
+        stream.close()
+    else:
+        yield stream.where, stream.read()
 
 
-def _open_tau2(
-    stream: Stream,
-    source: str,
-    notes: Counter[str],
-    header: dict[str, Any],
-    simulations: Any,
-    skip_bad: SkipBad | None,
-) -> Trace:
-    """tau2-bench results in one file."""
-    if not isinstance(simulations, list) or not simulations:
-        raise InputError(stream.where, "holds no simulations", KNOWN)
-    ignore_trial = _trials_are_tasks(simulations, notes)
-    domain, policy, gold = _header(header, stream.where, notes)
-    read = tau2.reader(
-        source, notes, gold=gold, domain=domain, policy=policy, ignore_trial=ignore_trial
-    )
-    episodes = _read_all(simulations, read, f"{stream.where}:simulation", notes, skip_bad)
-    return Trace(
-        source, "tau2", domain, notes, stream.digest, _and_idle_tasks(episodes, gold, notes)
-    )
-
-
-def _open_folder(folder: Path, source: str | None, skip_bad: SkipBad | None) -> Trace:
-    """tau2-bench results with one simulation per file, beside the tasks in results.json."""
-    parts = folder / "simulations" if (folder / "simulations").is_dir() else folder
-    above = parts.parent / HEADER if parts.name == "simulations" else parts / HEADER
-    files = [
-        file
-        for file in sorted(parts.iterdir())
-        if file.name.endswith((".json", ".json.gz")) and file.name != HEADER
-    ]
-    if not files:
-        raise InputError(
-            str(folder), "is a directory without simulations", "give a file or a results folder"
-        )
-    source = source or source_name(str(folder.resolve()))
-    notes, digest = Counter[str](), sha256()
-    domain: str | None = None
-    policy: str | None = None
-    gold: tau2.Gold = {}
-    if above.is_file():
-        stream = Stream(str(above), digest)
-        header = parse_document(stream.read(), stream.where, notes)
-        domain, policy, gold = _header(header, stream.where, notes)
-    read = tau2.reader(source, notes, gold=gold, domain=domain, policy=policy)
-
-    def episodes() -> Iterator[Episode]:
-        for number, file in enumerate(files, 1):
-            stream = Stream(str(file), digest)
-            data = stream.read()
-            try:
-                yield _read_simulation(data, stream.where, read, notes)
-            except InputError as bad:
-                if skip_bad is None:
-                    raise
-                skip_bad(number, data, f"{bad.where}: {bad.what}")
-                notes[SKIPPED] += 1
-
-    return Trace(source, "tau2", domain, notes, digest, _and_idle_tasks(episodes(), gold, notes))
-
-
-def _read_simulation(data: bytes, where: str, read: Read, notes: Counter[str]) -> Episode:
-    """The simulation that a file of a results folder holds."""
-    simulation = parse_document(data, where, notes)
-    if not isinstance(simulation, dict) or not tau2.accepts(simulation):
-        raise InputError(
-            where,
-            f"is not one tau2-bench simulation: {description(simulation)}",
-            "give a results folder, or a single results file by its own name",
-        )
+def _read_part(
+    data: bytes, where: str, format: Format, read: Read, notes: Counter[str]
+) -> list[Episode]:
+    """The episodes of a record in one of a folder's files."""
+    record = parse_document(data, where, notes)
+    if not isinstance(record, dict) or not format.accepts(record):
+        what = f"is not one record of {format.name}: {description(record)}"
+        raise InputError(where, what, "give a results folder, or a single file by its own name")
     try:
-        return read(simulation)
+        return read(record)
     except BadItemError as bad:
         raise InputError(where, bad.what, bad.todo) from None
-
-
-def _open_parquet(stream: Stream, source: str, skip_bad: SkipBad | None) -> Trace:
-    """Conversations, one row each."""
-    rows = parquet.read_rows(stream.read(), stream.where)
-    notes = Counter[str]()
-    read = _reader("messages", source, notes, rows)
-    episodes = _read_all(rows, read, f"{stream.where}:row", notes, skip_bad)
-    return Trace(source, "messages", _stated_domain(rows[0]), notes, stream.digest, episodes)
-
-
-def _header(
-    document: Any, where: str, notes: Counter[str]
-) -> tuple[str | None, str | None, tau2.Gold]:
-    """Domain, policy and gold actions from what tau2-bench results say beside simulations."""
-    try:
-        if not isinstance(document, dict):
-            raise BadItemError(f"is no results header: {description(document)}", KNOWN)
-        domain, gold = tau2.domain_of(document), tau2.gold_of_tasks(document, notes)
-        policy = tau2.policy_of(document)
-    except BadItemError as bad:
-        raise InputError(where, bad.what, bad.todo) from None
-    if domain is None:
-        notes["no domain name"] += 1
-    return domain, policy, gold
-
-
-def _and_idle_tasks(
-    episodes: Iterator[Episode], gold: tau2.Gold, notes: Counter[str]
-) -> Iterator[Episode]:
-    """The same episodes; afterwards the tasks that none of them ran are noted."""
-    idle = set(gold)
-    for episode in episodes:
-        idle.discard(episode.task_id)
-        yield episode
-    if idle:
-        notes["task never run"] += len(idle)
-
-
-def _read_all(
-    records: Iterable[Any],
-    read: Read,
-    place: str,
-    notes: Counter[str],
-    skip_bad: SkipBad | None,
-) -> Iterator[Episode]:
-    """Every record's episode; errors name the record by its number from 1."""
-    for number, record in enumerate(records, 1):
-        try:
-            if not isinstance(record, dict):
-                raise BadItemError("is not an object", KNOWN)
-            episode = read(record)
-        except BadItemError as bad:
-            if skip_bad is None:
-                raise InputError(f"{place} {number}", bad.what, bad.todo) from None
-            skip_bad(number, json.dumps(record, default=str).encode(), bad.what)
-            notes[SKIPPED] += 1
-            continue
-        yield episode
-
-
-def _reader(
-    format: str, source: str, notes: Counter[str], records: list[Any] | None = None
-) -> Read:
-    """The function that reads one record; `records` are all of them, where they are at hand."""
-    ignore_trial = records is not None and _trials_are_tasks(records, notes)
-    if format == "tau-bench":
-        return tau_bench.reader(source, notes, ignore_trial=ignore_trial)
-    if format == "tau2":
-        gold = tau2.gold_of_checks(records or [])
-        return tau2.reader(source, notes, gold=gold, ignore_trial=ignore_trial)
-    return messages.reader(source, notes, ignore_trial=ignore_trial)
 
 
 def _trials_are_tasks(records: list[Any], notes: Counter[str]) -> bool:
@@ -345,20 +430,16 @@ def _trials_are_tasks(records: list[Any], notes: Counter[str]) -> bool:
     return useless
 
 
-def _format_of(record: dict[str, Any] | None) -> str | None:
+def _format_of(record: dict[str, Any]) -> Format | None:
     """Which format a single record is of; None where it is none of the known."""
-    if record is None:
+    return next((format for format in FORMATS if format.accepts(record)), None)
+
+
+def _format_held(document: Any) -> Format | None:
+    """Of which format a document holds records; None where it holds none."""
+    if not isinstance(document, dict):
         return None
-    if tau_bench.accepts(record):
-        return "tau-bench"
-    if tau2.accepts(record):
-        return "tau2"
-    return "messages" if messages.accepts(record) else None
-
-
-def _is_results(document: Any) -> bool:
-    """Whether a document is tau2-bench results, with or without the simulations themselves."""
-    return isinstance(document, dict) and ("simulations" in document or "tasks" in document)
+    return next((format for format in FORMATS if format.holds and format.holds(document)), None)
 
 
 def _unknown(document: Any, where: str) -> InputError:

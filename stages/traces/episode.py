@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from stages.core.statuses import LEFT_OUT
+
 SUCCESS = 1 - 1e-6  # an outcome from here on is a success
 
 
@@ -50,13 +52,16 @@ class Episode:
     turns: list[Turn]
     gold: tuple[GoldAction, ...] | None  # None: the trace does not say; (): none expected
     outcome: float | None  # in [0, 1]; None: the trace does not say
-    status: str = "ok"  # ok | truncated (cut by a limit of its own, counts) | error (left out)
+    status: str = "ok"  # one of STATUSES
     policy: str = ""  # what acted: as the trace states it, else the source
     domain: str | None = None  # name, where the trace states it or its tools show it
     within: str | None = None  # what the task id is an id in: a domain, a source, or both
     namesake: int = 1  # which of the tasks of that id in its trace, where some differ
     task_numbered: bool = False  # the trace has no task id: `task_id` is the record's number
     opening: Any = field(default=None, compare=False)  # the user's first message, as recorded
+    messages: list[Any] = field(default_factory=list, compare=False)  # as recorded or translated
+    rewards: dict[str, float] | None = None  # components of the outcome, where the trace has them
+    stop: str | None = None  # why it ended, in the trace's own words
     tools: list[dict[str, Any]] | None = None  # OpenAI tool definitions, where the trace has them
     user_calls: list[Call] = field(default_factory=list)  # tau2-bench telecom: the user's own calls
     required_info: tuple[str, ...] | None = None  # what the agent had to tell; None: not recorded
@@ -67,6 +72,11 @@ class Episode:
     tool_types: dict[str, str] | None = None  # tau2-bench: read, write or generic, by tool
     # tau2-bench: its recorded verdict for each gold action, as (action, matched)
     checks: list[tuple[GoldAction, bool]] | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether statistics count it."""
+        return self.status not in LEFT_OUT
 
     @property
     def task(self) -> str:

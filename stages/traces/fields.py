@@ -34,7 +34,8 @@ def outcome_of(value: Any, field: str) -> float | None:
         raise BadItemError(f"'{field}' is {value!r:.40}, not a number", f"give '{field}' in [0, 1]")
     if not -ROUNDING <= value <= 1 + ROUNDING:  # also catches NaN
         raise BadItemError(
-            f"'{field}' is {value!r:.40}, outside [0, 1]", "rescale it so that 1 is a full success"
+            f"'{field}' is {value!r:.40}, outside [0, 1]",
+            "rescale it so that 1 is a full success, or name another field by --map outcome=FIELD",
         )
     return min(max(float(value), 0.0), 1.0)
 
@@ -56,15 +57,15 @@ def object_of(item: dict[str, Any], field: str) -> dict[str, Any]:
 
 
 def gold_of(actions: Any, field: str) -> tuple[GoldAction, ...] | None:
-    """Gold actions as {name, arguments, compare_args, requestor}; None where null.
+    """Gold actions from {name, arguments, compare_args, requestor}; None where null.
 
     The arguments may have any of the names in `calls.ARGUMENTS`.
 
     Raises:
         BadItemError: not a list of objects with a name and arguments each.
     """
-    if actions is None:
-        return None
+    if actions is None or type(actions) is tuple:  # read before, with all of its trace's
+        return actions
     if not isinstance(actions, list):
         raise BadItemError(f"'{field}' is not a list", "give a list of {name, arguments}")
     return tuple([gold_action(action, field) for action in actions])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
 import orjson
 
+from stages.core.statuses import STATUSES
 from stages.tables.near import WITHOUT_TURN, messages_seen
 from stages.traces.episode import Episode
 from stages.traces.fields import (
@@ -21,8 +22,10 @@ from stages.traces.fields import (
     outcome_of,
     policy_in,
 )
+from stages.traces.formats import ReadOptions
 from stages.traces.turns import read_turns
 
+NAME = "messages"
 FIELDS = [
     "messages",
     "output",
@@ -40,7 +43,6 @@ FIELDS = [
     "episode_id",
     "group_id",
 ]
-STATUSES = frozenset({"ok", "truncated", "error"})
 OUTCOMES = ("outcome", "reward", "success")  # the first that is not null counts
 
 
@@ -49,60 +51,66 @@ def accepts(item: dict[str, Any]) -> bool:
     return "messages" in item
 
 
+def translate(
+    item: dict[str, Any], options: ReadOptions, notes: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the record itself, which is clean."""
+    yield item
+
+
 def reader(
-    source: str, notes: Counter[str], *, ignore_trial: bool = False
+    source: str, notes: Counter[str], *, ignore_trial: bool = False, gaps: bool = True
 ) -> Callable[[dict[str, Any]], Episode]:
-    """A function that reads one record into an episode.
+    """A function that reads one clean record into an episode.
 
     Any field may be a JSON string in place of its value, as in flat Parquet columns.
+
+    Args:
+        source: name of the trace.
+        notes: counts what was repaired or skipped.
+        ignore_trial: number the trials anew.
+        gaps: note the fields that records lack, and those that resemble one; a translator knows
+            better what its format has.
     """
-    names, gaps = Names(source, notes), _Gaps(notes)
+    names, lacking = Names(source, notes), _Gaps(notes)
 
     def read(item: dict[str, Any]) -> Episode:
-        if "messages" not in item:
-            raise BadItemError("has no 'messages'", "give one list of messages per record")
-        messages = _value(item, "messages")
-        if not isinstance(messages, list):
-            raise BadItemError("'messages' is not a list", "give one list of messages per record")
-        if isinstance(item.get("output"), list):  # of the Responses API: what the policy added
-            messages = [*messages, *item["output"]]
+        messages = _messages(item)
         outcome = stated_outcome(item)
         gold = gold_of(_value(item, "gold_actions"), "gold_actions")
-        tools = _value(item, "tools")
-        if tools is not None and not isinstance(tools, list):
-            notes["tools not a list"] += 1
-            tools = None
-        status = item.get("status") or "ok"
-        if not isinstance(status, str) or status not in STATUSES:
-            notes[f"unknown status {status!r:.40}"] += 1
-            status = "ok"
+        tools, status = _tools(item, notes), _status(item, notes)
         domain, family, env = (name_in(item, key) for key in ("domain", "family", "env"))
         policy = policy_in(item)
         turns, user_calls = read_turns(messages, notes, tools, played="tokens_recorded" in item)
-        gaps.note(item)
-        if not turns:
-            notes[f"{WITHOUT_TURN}: {messages_seen(messages)}"] += 1
-        episode_id, task_id, trial, group_id = names.give(
-            item.get("task_id"),
+        if gaps:
+            lacking.note(item)
+            if not turns:
+                notes[f"{WITHOUT_TURN}: {messages_seen(messages)}"] += 1
+        task_id, group_id = item.get("task_id"), item.get("group_id")
+        episode_id, task, trial, group = names.give(
+            task_id,
             None if ignore_trial else item.get("trial"),
             episode_id=item.get("episode_id"),
-            group_id=item.get("group_id"),
+            group_id=group_id,
             kin=kin_of(policy, domain, gold),
         )
         return Episode(
             source=source,
             episode_id=episode_id,
-            task_id=task_id,
+            task_id=task,
             trial=trial,
-            group_id=group_id,
+            group_id=group,
             turns=turns,
             gold=gold,
             outcome=outcome,
             status=status,
             policy=policy or source,
             domain=domain,
-            task_numbered=item.get("task_id") is None and group_id is None,
+            task_numbered=task_id is None and group_id is None,
             opening=opening_of(messages),
+            messages=messages,
+            rewards=_rewards(item),
+            stop=name_in(item, "stop", "ended"),
             tools=tools,
             user_calls=user_calls,
             family=family,
@@ -110,6 +118,42 @@ def reader(
         )
 
     return read
+
+
+def _messages(item: dict[str, Any]) -> list[Any]:
+    """The messages, and those that the policy added where they stand apart."""
+    if "messages" not in item:
+        raise BadItemError("has no 'messages'", "give one list of messages per record")
+    messages = _value(item, "messages")
+    if not isinstance(messages, list):
+        raise BadItemError("'messages' is not a list", "give one list of messages per record")
+    output = item.get("output")  # of the Responses API
+    return [*messages, *output] if isinstance(output, list) else messages
+
+
+def _tools(item: dict[str, Any], notes: Counter[str]) -> list[Any] | None:
+    tools = _value(item, "tools")
+    if tools is None or isinstance(tools, list):
+        return tools
+    notes["tools not a list"] += 1
+    return None
+
+
+def _status(item: dict[str, Any], notes: Counter[str]) -> str:
+    status = item.get("status") or "ok"
+    if isinstance(status, str) and status in STATUSES:
+        return status
+    notes[f"unknown status {status!r:.40}"] += 1
+    return "ok"
+
+
+def _rewards(item: dict[str, Any]) -> dict[str, float] | None:
+    """The numbers among the components of the outcome; None where there are none."""
+    parts = item.get("rewards")
+    if not isinstance(parts, dict):
+        return None
+    numbers = {name: part for name, part in parts.items() if isinstance(part, (int, float))}
+    return numbers or None
 
 
 class _Gaps:

@@ -29,6 +29,7 @@ INFORMATION = (
     "turn without text or calls",
 )
 CRASHED = "crashed or cut by infrastructure"
+MASKED = "masked by the trace"
 NO_OUTCOME = "no outcome"
 READ_AS_PYTHON, UNPARSEABLE = "arguments read as a Python literal", "arguments unparseable"
 _LEFT_OUT = "left out, "
@@ -46,6 +47,11 @@ def left_out(reasons: Mapping[str, int]) -> Counter[str]:
     return Counter({f"{_LEFT_OUT}{reason}": count for reason, count in reasons.items() if count})
 
 
+def why_left_out(status: str) -> str:
+    """Return why no statistic counts episodes of a status that is among LEFT_OUT."""
+    return MASKED if status == "masked" else CRASHED
+
+
 def note_left_out(episode: Episode, notes: Counter[str], *, outcome: bool = False) -> None:
     """Note an episode that no figure counts.
 
@@ -54,8 +60,8 @@ def note_left_out(episode: Episode, notes: Counter[str], *, outcome: bool = Fals
         notes: what is added to.
         outcome: whether figures need its outcome.
     """
-    if episode.status == "error":
-        notes[f"{_LEFT_OUT}{CRASHED}"] += 1
+    if not episode.counts:
+        notes[f"{_LEFT_OUT}{why_left_out(episode.status)}"] += 1
     elif outcome and episode.outcome is None:
         notes[f"{_LEFT_OUT}{NO_OUTCOME}"] += 1
 

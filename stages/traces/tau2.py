@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from stages.errors import InputError
+from stages.tables.near import description
 from stages.traces.episode import Episode, GoldAction
 from stages.traces.fields import (
     BadItemError,
-    Names,
     gold_action,
     gold_of,
-    kin_of,
     name_in,
     object_of,
-    opening_of,
     outcome_of,
     policy_in,
 )
-from stages.traces.turns import read_turns
+from stages.traces.formats import KNOWN, ReadOptions, Whole
+from stages.traces.stream import Stream, parse_document
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+NAME = "tau2"
+HEADER, PARTS = "results.json", "simulations"  # of a results folder
 
 # How a simulation ended. What the agent did wrong counts as a failure even without a reward;
 # everything else that is not listed (infrastructure, simulated user, timeouts, a full context
@@ -28,6 +36,16 @@ ENDED = frozenset({"user_stop", "agent_stop"})
 FAILED = frozenset({"max_steps", "too_many_errors", "agent_error"})
 
 Gold = dict[str, tuple[GoldAction, ...]]
+
+
+@dataclass
+class Header:
+    """What results say of all simulations."""
+
+    gold: Gold = field(default_factory=dict)  # by task id
+    domain: str | None = None
+    policy: str | None = None  # the agent
+    idle: set[str] = field(default_factory=set)  # tasks that no simulation has run so far
 
 
 def accepts(item: dict[str, Any]) -> bool:
@@ -97,81 +115,129 @@ def gold_of_checks(simulations: Iterable[Any]) -> Gold:
     return gold
 
 
-def reader(
-    source: str,
-    notes: Counter[str],
-    *,
-    gold: Gold,
-    domain: str | None = None,
-    policy: str | None = None,
-    ignore_trial: bool = False,
-) -> Callable[[dict[str, Any]], Episode]:
-    """A function that reads one simulation into an episode.
+def holds(document: dict[str, Any]) -> bool:
+    """Whether an object is tau2-bench results, with or without the simulations themselves."""
+    return "simulations" in document or "tasks" in document
 
-    Args:
-        source: name of the trace.
-        notes: counts what was repaired or skipped.
-        gold: gold actions by task id; tasks missing there take those of the recorded checks.
-        domain: the name that the file states; without it each simulation may state its own.
-        policy: the same of the agent.
-        ignore_trial: number the trials anew.
+
+def whole(document: Any, path: str, notes: Counter[str]) -> Whole:
+    """The simulations of a results document, or of a list, and what is said of all of them.
+
+    Raises:
+        BadItemError: a results document that is none.
     """
-    names = Names(source, notes)
+    if isinstance(document, list):
+        return Whole(document, Header(gold=gold_of_checks(document)))
+    simulations = document.get("simulations") or []
+    beside = Path(path).parent
+    if not simulations and path != "-" and (beside / PARTS).is_dir():
+        return Whole([], folder=beside)
+    if not isinstance(simulations, list):
+        simulations = []
+    return Whole(simulations, header_of(document, notes), "simulation")
 
-    def read(item: dict[str, Any]) -> Episode:
-        messages = item.get("messages") or []
-        if not isinstance(messages, list):
-            raise BadItemError("'messages' is not a list", "give a tau2-bench results file")
-        if not messages and item.get("ticks"):
-            raise BadItemError("is a voice simulation, which is not read", "give text simulations")
-        checks = _checks(item)
-        if checks is None:
-            notes["no recorded action checks"] += 1
-        for check in object_of(item, "reward_info").get("action_checks") or ():
-            _note_gaps(check["action"], notes)
-        status, outcome = _ending(item, notes)
-        turns, user_calls = read_turns(messages, notes)
-        if not turns:
-            status, outcome = "error", None
-            notes["simulation without messages"] += 1
-        if user_calls:
-            notes["call of the user"] += len(user_calls)
-        expected = gold.get(str(item.get("task_id")))
-        if expected is None and checks is not None:
-            expected = tuple([action for action, _ in checks])
-        place = domain or name_in(item, "domain")
-        agent = policy or policy_in(item)
-        calls = [*user_calls, *(call for turn in turns for call in turn.calls)]
-        if unflagged := sum(call.result is not None and call.flagged is None for call in calls):
-            notes["result without 'error'"] += unflagged
-        episode_id, task_id, trial, group_id = names.give(
-            item.get("task_id"),
-            None if ignore_trial else item.get("trial"),
-            episode_id=item.get("id"),
-            kin=kin_of(agent, place, expected),
-        )
-        return Episode(
-            source=source,
-            episode_id=episode_id,
-            task_id=task_id,
-            trial=trial,
-            group_id=group_id,
-            turns=turns,
-            gold=expected,
-            outcome=outcome,
-            status=status,
-            policy=agent or source,
-            domain=place,
-            task_numbered=item.get("task_id") is None,
-            opening=opening_of(messages),
-            user_calls=user_calls,
-            required_info=_required_info(item),
-            factors=_factors(item),
-            checks=checks,
-            tool_types=_tool_types(item),
-        )
 
-    return read
+def files(folder: Path, digest: _Hash, notes: Counter[str]) -> list[tuple[Path, Any]]:
+    """The files of a results folder, one simulation each, beside the tasks in results.json.
+
+    Raises:
+        InputError: the header is broken.
+    """
+    parts = folder / PARTS if (folder / PARTS).is_dir() else folder
+    above = parts.parent / HEADER if parts.name == PARTS else parts / HEADER
+    simulations = [
+        file
+        for file in sorted(parts.iterdir())
+        if file.name.endswith((".json", ".json.gz")) and file.name != HEADER
+    ]
+    if not simulations:
+        return []
+    header = Header()
+    if above.is_file():
+        stream = Stream(str(above), digest)
+        document = parse_document(stream.read(), stream.where, notes)
+        try:
+            header = header_of(document, notes)
+        except BadItemError as bad:
+            raise InputError(stream.where, bad.what, bad.todo) from None
+    return [(file, header) for file in simulations]
+
+
+def header_of(document: Any, notes: Counter[str]) -> Header:
+    """What tau2-bench results say beside simulations.
+
+    Raises:
+        BadItemError: it is no results document.
+    """
+    if not isinstance(document, dict):
+        raise BadItemError(f"is no results header: {description(document)}", KNOWN)
+    domain, gold = domain_of(document), gold_of_tasks(document, notes)
+    if domain is None:
+        notes["no domain name"] += 1
+    return Header(gold, domain, policy_of(document), set(gold))
+
+
+def finish(header: Header, notes: Counter[str]) -> None:
+    """Note the tasks that no simulation ran."""
+    if header.idle:
+        notes["task never run"] += len(header.idle)
+
+
+def translate(
+    item: dict[str, Any], options: ReadOptions, notes: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield a simulation as a clean record; `options.shared` is the header, where there is one.
+
+    Tasks without gold actions there take those of the recorded checks.
+
+    Raises:
+        BadItemError: it is no simulation of text messages.
+    """
+    header = options.shared or Header()
+    messages = item.get("messages") or []
+    if not isinstance(messages, list):
+        raise BadItemError("'messages' is not a list", "give a tau2-bench results file")
+    if not messages and item.get("ticks"):
+        raise BadItemError("is a voice simulation, which is not read", "give text simulations")
+    checks = _checks(item)
+    if checks is None:
+        notes["no recorded action checks"] += 1
+    for check in object_of(item, "reward_info").get("action_checks") or ():
+        _note_gaps(check["action"], notes)
+    gold = header.gold.get(str(item.get("task_id")))
+    if gold is None and checks is not None:
+        gold = tuple([action for action, _ in checks])
+    status, reward = _ending(item, notes)
+    yield {
+        "messages": messages,
+        "gold_actions": gold,
+        "reward": reward,
+        "status": status,
+        "task_id": item.get("task_id"),
+        "trial": item.get("trial"),
+        "episode_id": item.get("id"),
+        "domain": header.domain or name_in(item, "domain"),
+        "policy": header.policy or policy_in(item),
+        "stop": item.get("termination_reason"),
+    }
+
+
+def complete(
+    episode: Episode, item: dict[str, Any], options: ReadOptions, notes: Counter[str]
+) -> None:
+    """Add the recorded verdicts and types of tools; a simulation without a turn says nothing."""
+    if options.shared:
+        options.shared.idle.discard(episode.task_id)
+    if not episode.turns:
+        episode.status, episode.outcome = "error", None
+        notes["simulation without messages"] += 1
+    if episode.user_calls:
+        notes["call of the user"] += len(episode.user_calls)
+    calls = [*episode.user_calls, *(call for turn in episode.turns for call in turn.calls)]
+    if unflagged := sum(call.result is not None and call.flagged is None for call in calls):
+        notes["result without 'error'"] += unflagged
+    episode.required_info, episode.factors = _required_info(item), _factors(item)
+    episode.checks, episode.tool_types = _checks(item), _tool_types(item)
 
 
 def _ending(item: dict[str, Any], notes: Counter[str]) -> tuple[str, float | None]:

@@ -13,15 +13,16 @@ import polars as pl
 from stages.calibration.file import read_previous
 from stages.core.advantages import AdvantageConfig
 from stages.core.payment import Values
+from stages.core.statuses import LEFT_OUT
 from stages.errors import InputError, few
 from stages.messages.message import without_kind
-from stages.tables.artifacts import PARQUET_MAGIC, TOKENS, RolloutRow, made_by, read_table
+from stages.tables.artifacts import COUNTS, PARQUET_MAGIC, TOKENS, RolloutRow, made_by, read_table
 from stages.tables.files import digest
 from stages.tables.paths import RunFiles
 from stages.tables.turn_arrays import advantage_frame, tier_rewards, turn_advantages, turn_arrays
 from stages.traces.calls import UnreadableCallError, read_call
 from stages.traces.forms import Result, read_message
-from stages.traces.notes import CRASHED, left_out, why_none
+from stages.traces.notes import left_out, why_left_out, why_none
 from stages.traces.stream import Stream
 
 SLACK = 1e-3  # above 0 that rounding may put a logprob
@@ -50,7 +51,7 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
         InputError: a file is missing or broken, or no episode counts.
     """
     episodes: dict[str, Any] = {}
-    failed = 0
+    failed = Counter[str]()
     for number, row in _objects(path):
         if missing := [name for name in REQUIRED if name not in row]:
             what = f"not an episode of irc-cli rollout: no '{missing[0]}'"
@@ -58,11 +59,11 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
         if row["episode_id"] in episodes:
             what = f"episode '{row['episode_id']}' stands there twice"
             raise InputError(f"{path}:{number}", what, "give each episode once")
-        if row["status"] != "error":
-            episodes[row["episode_id"]] = row
+        if row["status"] in LEFT_OUT:
+            failed[why_left_out(row["status"])] += 1
         else:
-            failed += 1
-    reasons = left_out({CRASHED: failed})
+            episodes[row["episode_id"]] = row
+    reasons = left_out(failed)
     if not episodes:
         raise InputError(path, f"no episode that counts{why_none(reasons)}", "roll out again")
     if notes is not None:
@@ -161,7 +162,7 @@ def played_advantages(
 def other_turns(played: Rollouts, scored: pl.DataFrame) -> Counter[str]:
     """Return a note on the turns (TURNS) of episodes that are not among the rollouts."""
     ids = [row["episode_id"] for row in played.episodes]
-    others = ~pl.col("episode_id").is_in(ids) & (pl.col("status") != "error")
+    others = ~pl.col("episode_id").is_in(ids) & COUNTS
     number = scored.filter(others)["episode_id"].n_unique()
     return left_out({"turns of episodes that the rollouts lack": number})
 
