@@ -26,7 +26,6 @@ from stages.traces import (
 from stages.traces.clean import clean_messages
 from stages.traces.episode import GoldAction
 from stages.traces.fields import BadItemError
-from stages.traces.threads import REPEATED
 from stages.traces.turns import read_turns, text_of
 from tests import trace_writers
 from tests.builders import SHARED
@@ -88,7 +87,6 @@ def test_calls_that_go_on_from_one_another_are_one_conversation(wrap: Any) -> No
     talk, greeting = episodes(anthropic, *log, notes=notes)
     assert told(talk) == SPOKEN and told(greeting) == [("Hello.", [])]
     assert (talk.policy, talk.tools, talk.opening) == ("claude-x", [DEFINITION], USER["content"])
-    assert notes[REPEATED] == 1
 
 
 def test_a_request_alone_is_the_conversation() -> None:

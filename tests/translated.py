@@ -23,6 +23,7 @@ from stages.traces import (
     sharegpt,
 )
 from stages.traces.episode import Episode
+from stages.traces.formats import ReadOptions
 
 MODULES: tuple[ModuleType, ...] = (
     otel,
@@ -40,14 +41,20 @@ MODULES: tuple[ModuleType, ...] = (
 )
 
 
-def clean(module: ModuleType, *records: Any, notes: Counter[str] | None = None) -> list[Any]:
+def clean(
+    module: ModuleType, *records: Any, notes: Counter[str] | None = None, score: str | None = None
+) -> list[Any]:
     """The clean records of a file's records; each record must be of this module's format."""
     notes = Counter() if notes is None else notes
     assert all(module.accepts(record) for record in records)
     before = copy.deepcopy(records)
     gather = getattr(module, "gather", None)
-    whole = gather(records, notes) if gather else records
-    result = [item for record in whole for item in module.translate(record, notes)]
+    whole = gather(records) if gather else records
+    result = [
+        item
+        for record in whole
+        for item in module.translate(record, ReadOptions(score=score), notes)
+    ]
     assert before == records  # what was given stays as it was
     return result
 
@@ -55,7 +62,7 @@ def clean(module: ModuleType, *records: Any, notes: Counter[str] | None = None) 
 def episodes(module: ModuleType, *records: Any, notes: Counter[str] | None = None) -> list[Episode]:
     """The episodes of a file's records."""
     notes = Counter() if notes is None else notes
-    read = messages.reader("t", notes)
+    read = messages.reader("t", notes, gaps=False)
     return [read(record) for record in clean(module, *records, notes=notes)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from stages.traces.clean import clean_messages
 from stages.traces.exchange import Record
 from stages.traces.fields import BadItemError
+from stages.traces.formats import ReadOptions
 from stages.traces.gemini import content_of
 
 NAME = "adk"
@@ -24,14 +25,14 @@ def accepts(record: Record) -> bool:
     return any("author" in event and isinstance(event.get("content"), Mapping) for event in events)
 
 
-def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
     """One clean record for a session, for each case of an eval set, or for each of its results.
 
     Raises:
         BadItemError: there are no messages, or a call or a result in them can't be read.
     """
     for case in _maps(record.get("eval_case_results")):
-        yield _result(case, notes)
+        yield _result(case, options, notes)
     for case in _maps(record.get("eval_cases")):
         clean = {"messages": clean_messages(_invocations(case.get("conversation")), notes)}
         yield clean | {"task_id": case.get("eval_id")}
@@ -41,7 +42,7 @@ def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
         yield clean | {key: value for key, value in stated.items() if value is not None}
 
 
-def _result(case: Mapping[str, Any], notes: Counter[str]) -> Record:
+def _result(case: Mapping[str, Any], options: ReadOptions, notes: Counter[str]) -> Record:
     """What the agent did in a case, with the calls that were expected and the verdict."""
     parts = _maps(case.get("eval_metric_result_per_invocation"))
     messages = _said(case.get("session_details") or {})
@@ -52,16 +53,19 @@ def _result(case: Mapping[str, Any], notes: Counter[str]) -> Record:
     expected = [part.get("expected_invocation") for part in parts]
     gold = [use for part in _maps(expected) for use in _uses(part)]
     metrics = _maps(case.get("overall_eval_metric_results") or case.get("eval_metric_results"))
-    scores = {metric.get("metric_name"): metric.get("score") for metric in metrics}
+    stated = {str(metric.get("metric_name")): metric.get("score") for metric in metrics}
+    scores = {name: float(s) for name, s in stated.items() if isinstance(s, (int, float))}
     clean: Record = {
         "messages": clean_messages(messages, notes),
         "task_id": case.get("eval_id"),
         "episode_id": case.get("session_id"),
-        "rewards": {str(name): score for name, score in scores.items() if score is not None},
+        "rewards": scores,
     }
     if parts and all(_maps([part]) for part in expected):
         clean["gold_actions"] = [{"name": u.get("name"), "arguments": u.get("args")} for u in gold]
-    if (outcome := OUTCOMES.get(case.get("final_eval_status", 0))) is not None:
+    verdict = OUTCOMES.get(case.get("final_eval_status", 0))
+    outcome = verdict if options.score is None else scores.get(options.score)
+    if outcome is not None:
         clean["outcome"] = outcome
     return clean
 

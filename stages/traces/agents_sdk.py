@@ -9,6 +9,7 @@ from typing import Any
 from stages.traces.calls import object_in
 from stages.traces.definitions import tool_definitions
 from stages.traces.fields import BadItemError
+from stages.traces.formats import ReadOptions
 from stages.traces.histories import ModelCall, ToolRun, conversation
 from stages.traces.spread import Spread
 
@@ -27,7 +28,7 @@ def accepts(record: Record) -> bool:
     return "span_data" in record and "trace_id" in record
 
 
-def gather(records: Iterable[Record], notes: Counter[str]) -> Iterator[Record]:
+def gather(records: Iterable[Record]) -> Iterator[Record]:
     """The trace and the spans of each trace, in the order in which they began."""
     spans = Spread()
     for record in records:
@@ -39,15 +40,15 @@ def gather(records: Iterable[Record], notes: Counter[str]) -> Iterator[Record]:
         yield {GATHERED: parts, "id": trace}
 
 
-def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
     """The clean record of one trace.
 
     Raises:
         BadItemError: its spans hold no text, or a call or a result in them can't be read.
     """
     if GATHERED not in record:
-        for gathered in gather([record], notes):
-            yield from translate(gathered, notes)
+        for gathered in gather([record]):
+            yield from translate(gathered, options, notes)
         return
     parts: list[Record] = record[GATHERED]
     trace: Record = next((part for part in parts if part.get("object") == "trace"), {})

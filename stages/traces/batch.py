@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from stages.traces import anthropic, chat, responses
 from stages.traces.exchange import Record, clean_records, exchange_of
 from stages.traces.fields import BadItemError
+from stages.traces.formats import ReadOptions
 from stages.traces.spread import Spread
 
 NAME = "batch"
@@ -22,7 +23,7 @@ def accepts(record: Record) -> bool:
     return isinstance(record.get("custom_id"), str) and any(key in record for key in parts)
 
 
-def gather(records: Iterable[Record], notes: Counter[str]) -> Iterator[Record]:
+def gather(records: Iterable[Record]) -> Iterator[Record]:
     """Each result with the request of its `custom_id`, from lines of both kinds in any order."""
     lines = Spread()
     for record in records:
@@ -34,7 +35,7 @@ def gather(records: Iterable[Record], notes: Counter[str]) -> Iterator[Record]:
             yield {**(requests[0] if requests else {}), **result}
 
 
-def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
     """The clean record of one line.
 
     Raises:
@@ -44,7 +45,7 @@ def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
         raise BadItemError("is a request of a batch without its result", "give the batch's output")
     vendor = next((vendor for vendor in VENDORS if vendor.accepts(record)), None)
     if vendor is not None:
-        yield from vendor.translate(record, notes)
+        yield from vendor.translate(record, options, notes)
         return
     exchange = exchange_of(record, ASKS, ())
     if exchange.failed is None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of
+from stages.traces.formats import ReadOptions
 from stages.traces.threads import latest
 
 NAME = "chat completions"
@@ -17,12 +18,12 @@ def accepts(record: Record) -> bool:
     return bool(_choices(_exchange(record).response))
 
 
-def gather(records: Iterable[Record], notes: Counter[str]) -> Iterator[Record]:
+def gather(records: Iterable[Record]) -> Iterator[Record]:
     """The records of a log without those that a later one repeats."""
-    return latest(records, translate, lambda record: True, notes)
+    return latest(records, translate, lambda record: True)
 
 
-def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
     """One clean record for each choice of the response.
 
     Raises:

@@ -15,7 +15,24 @@ from typing import TYPE_CHECKING, Any
 from stages.errors import InputError
 from stages.tables.files import reachable
 from stages.tables.near import description, near_format
-from stages.traces import messages, parquet, tau2, tau_bench
+from stages.traces import (
+    adk,
+    agents_sdk,
+    anthropic,
+    batch,
+    chat,
+    gemini,
+    langfuse,
+    langsmith,
+    message_list,
+    messages,
+    otel,
+    parquet,
+    responses,
+    sharegpt,
+    tau2,
+    tau_bench,
+)
 from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError
 from stages.traces.formats import KNOWN, Format, ReadOptions, Whole
@@ -44,6 +61,20 @@ FORMATS = (
         whole=tau2.whole,
         finish=tau2.finish,
         files=tau2.files,
+    ),
+    Format(otel.NAME, otel.accepts, otel.translate, gather=otel.gather),
+    Format(langsmith.NAME, langsmith.accepts, langsmith.translate, gather=langsmith.gather),
+    Format(langfuse.NAME, langfuse.accepts, langfuse.translate, gather=langfuse.gather),
+    Format(agents_sdk.NAME, agents_sdk.accepts, agents_sdk.translate, gather=agents_sdk.gather),
+    Format(batch.NAME, batch.accepts, batch.translate, gather=batch.gather),
+    Format(responses.NAME, responses.accepts, responses.translate, gather=responses.gather),
+    Format(gemini.NAME, gemini.accepts, gemini.translate, gather=gemini.gather),
+    Format(adk.NAME, adk.accepts, adk.translate),
+    Format(anthropic.NAME, anthropic.accepts, anthropic.translate, gather=anthropic.gather),
+    Format(chat.NAME, chat.accepts, chat.translate, gather=chat.gather),
+    Format(sharegpt.NAME, sharegpt.accepts, sharegpt.translate),
+    Format(
+        message_list.NAME, message_list.accepts, message_list.translate, gather=message_list.gather
     ),
     Format(messages.NAME, messages.accepts, messages.translate),
 )
@@ -277,8 +308,11 @@ class _Opening:
         """Records that are all at hand."""
         ignore_trial = _trials_are_tasks(records, self._notes)
         read = self._reader(format, shared, ignore_trial=ignore_trial)
-        episodes = self._each(records, read, f"{stream.where}:{place}")
-        return self._trace(format, records[0], stream.digest, episodes, shared)
+        each, first = records, records[0]
+        if format.gather and all(isinstance(record, dict) for record in records):
+            each, place = list(format.gather(iter(records))), "conversation"
+        episodes = self._each(each, read, f"{stream.where}:{place}")
+        return self._trace(format, first, stream.digest, episodes, shared)
 
     def _files(
         self, format: Format, files: list[tuple[Path, Any]], digest: _Hash

@@ -8,7 +8,8 @@ from typing import Any
 
 from stages.traces.calls import object_in
 from stages.traces.definitions import tool_definitions
-from stages.traces.fields import BadItemError
+from stages.traces.fields import BadItemError, chosen_score
+from stages.traces.formats import ReadOptions
 from stages.traces.histories import ModelCall, ToolRun, conversation
 from stages.traces.langsmith import heard_in, said_in
 from stages.traces.spread import Spread
@@ -43,7 +44,7 @@ def accepts(record: Record) -> bool:
     return isinstance(inner, list) and all(isinstance(part, Mapping) for part in inner)
 
 
-def gather(records: Iterable[Record], notes: Counter[str]) -> Iterator[Record]:
+def gather(records: Iterable[Record]) -> Iterator[Record]:
     """The observations of each trace, in the order in which they began, and the trace itself."""
     parts = Spread()
     for record in records:
@@ -58,15 +59,15 @@ def gather(records: Iterable[Record], notes: Counter[str]) -> Iterator[Record]:
         yield {GATHERED: several, "id": trace}
 
 
-def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
     """The clean record of one trace.
 
     Raises:
         BadItemError: no observation holds messages, or a call or a result can't be read.
     """
     if GATHERED not in record:
-        for gathered in gather([record], notes):
-            yield from translate(gathered, notes)
+        for gathered in gather([record]):
+            yield from translate(gathered, options, notes)
         return
     several: list[Record] = record[GATHERED]
     trace: Record = next((part for part in several if not _is_observation(part)), {})
@@ -92,7 +93,7 @@ def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
         "episode_id": record["id"],
         "model": next((name for name in model_names if isinstance(name, str)), None),
         "rewards": rewards,
-        "outcome": next(iter(rewards.values())) if len(rewards) == 1 else None,
+        "outcome": chosen_score(rewards, options.score),
         "status": "error" if failed else None,
         "stop": _first(failed[0], ("statusMessage", "status_message")) if failed else None,
     }

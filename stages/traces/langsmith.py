@@ -8,7 +8,8 @@ from typing import Any
 
 from stages.traces.calls import object_in
 from stages.traces.definitions import tool_definitions
-from stages.traces.fields import BadItemError
+from stages.traces.fields import BadItemError, chosen_score
+from stages.traces.formats import ReadOptions
 from stages.traces.forms import bared
 from stages.traces.histories import ModelCall, ToolRun, conversation
 from stages.traces.spread import Spread
@@ -26,7 +27,7 @@ def accepts(record: Run) -> bool:
     return GATHERED in record or ("run_type" in record and ("inputs" in record or "id" in record))
 
 
-def gather(records: Iterable[Run], notes: Counter[str]) -> Iterator[Run]:
+def gather(records: Iterable[Run]) -> Iterator[Run]:
     """The runs of each trace, in the order in which they began, from lines in any order."""
     runs = Spread()
     for record in records:
@@ -38,7 +39,7 @@ def gather(records: Iterable[Run], notes: Counter[str]) -> Iterator[Run]:
         yield {GATHERED: parts}
 
 
-def translate(record: Run, notes: Counter[str]) -> Iterator[Run]:
+def translate(record: Run, options: ReadOptions, notes: Counter[str]) -> Iterator[Run]:
     """The clean record of one trace.
 
     Raises:
@@ -68,8 +69,7 @@ def translate(record: Run, notes: Counter[str]) -> Iterator[Run]:
         "status": "error" if root.get("error") else None,
         "stop": root.get("error"),
     }
-    if len(clean["rewards"]) == 1:
-        [clean["outcome"]] = clean["rewards"].values()
+    clean["outcome"] = chosen_score(clean["rewards"], options.score)
     yield {key: value for key, value in clean.items() if value not in (None, {})}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stages.traces.exchange import Answer, Exchange, Record, clean_records
+from stages.traces.formats import ReadOptions
 from stages.traces.forms import ITEM_TYPES, ROLES, bared
 
 NAME = "message list"
@@ -20,14 +21,14 @@ def accepts(record: Record) -> bool:
     return isinstance(record.get(GATHERED), list) or _is_message(record)
 
 
-def gather(records: Iterable[Record], notes: Counter[str]) -> Iterator[Record]:
+def gather(records: Iterable[Record]) -> Iterator[Record]:
     """All messages of a file as one record: the file is one conversation."""
     messages = list(records)
     if messages:
         yield {GATHERED: messages}
 
 
-def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
     """The clean record of one conversation.
 
     Raises:

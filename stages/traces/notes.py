@@ -20,7 +20,6 @@ INFORMATION = (
     "gold action without 'requestor'",
     "groups without advantages",
     "legacy function_call",
-    "model call that a later one repeats",
     "no recorded action checks",
     "no trial",  # the order of the records numbers them
     "result without 'error'",

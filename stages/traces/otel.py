@@ -14,7 +14,8 @@ from typing import Any
 
 from stages.traces.clean import was_cut_off
 from stages.traces.definitions import tool_definitions
-from stages.traces.fields import BadItemError
+from stages.traces.fields import BadItemError, chosen_score
+from stages.traces.formats import ReadOptions
 from stages.traces.histories import ModelCall, ToolRun, conversation
 from stages.traces.otel_messages import finish_reason, messages_of, value_of
 from stages.traces.otlp import Span, has_spans, spans_in
@@ -39,13 +40,10 @@ def accepts(record: dict[str, Any]) -> bool:
     return GATHERED in record or has_spans(record)
 
 
-def gather(records: Iterable[dict[str, Any]], notes: Counter[str]) -> Iterator[dict[str, Any]]:
+def gather(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The spans of each conversation in order of time, from lines in any order.
 
     A conversation is what its spans call so (`gen_ai.conversation.id`), else a trace.
-
-    Raises:
-        BadItemError: no span is of a model, an agent or a tool.
     """
     spans, conversations = Spread(), dict[str, set[str]]()
     several = 0
@@ -59,7 +57,7 @@ def gather(records: Iterable[dict[str, Any]], notes: Counter[str]) -> Iterator[d
                 named.add(name)
             spans.add(span["trace"], span["start"], span)
     if several and not conversations:
-        raise BadItemError("holds no GenAI spans", "give spans with 'gen_ai.' attributes")
+        yield {GATHERED: []}  # for `translate` to refuse
     for trace, named in conversations.items():
         if len(named) == 1:
             spans.join(trace, f"conversation {next(iter(named))}")
@@ -67,17 +65,21 @@ def gather(records: Iterable[dict[str, Any]], notes: Counter[str]) -> Iterator[d
         yield {GATHERED: parts, "id": name.removeprefix("conversation ")}
 
 
-def translate(record: dict[str, Any], notes: Counter[str]) -> Iterator[dict[str, Any]]:
+def translate(
+    record: dict[str, Any], options: ReadOptions, notes: Counter[str]
+) -> Iterator[dict[str, Any]]:
     """The clean record of each conversation in a record.
 
     Raises:
         BadItemError: the spans hold no messages, or a call or a result in them can't be read.
     """
     if GATHERED not in record:
-        for gathered in gather([record], notes):
-            yield from translate(gathered, notes)
+        for gathered in gather([record]):
+            yield from translate(gathered, options, notes)
         return
     parts: list[Span] = record[GATHERED]
+    if not parts:
+        raise BadItemError("holds no GenAI spans", "give spans with 'gen_ai.' attributes")
     spans = _with_events([part for part in parts if part["name"] != EVALUATION])
     rewards = dict(_scores(parts, notes))
     models = [span for span in spans if _is_model(span)]
@@ -97,7 +99,7 @@ def translate(record: dict[str, Any], notes: Counter[str]) -> Iterator[dict[str,
         "episode_id": record["id"],
         "model": next((name for s in [*models, *spans] if (name := _model(s))), None),
         "rewards": rewards,
-        "outcome": next(iter(rewards.values())) if len(rewards) == 1 else None,
+        "outcome": chosen_score(rewards, options.score),
         "status": "error" if failed else "truncated" if was_cut_off(stop) else None,
         "stop": failed or stop,
     }

@@ -10,6 +10,7 @@ from typing import Any
 from stages.traces.calls import object_in
 from stages.traces.exchange import Answer, Exchange, Record, clean_records
 from stages.traces.fields import BadItemError
+from stages.traces.formats import ReadOptions
 from stages.traces.toolace import toolace_messages
 
 NAME = "sharegpt"
@@ -31,7 +32,7 @@ def accepts(record: Record) -> bool:
     return _spoken(record) is not None or _is_xlam(record) or _is_glaive(record)
 
 
-def translate(record: Record, notes: Counter[str]) -> Iterator[Record]:
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
     """The clean record of one conversation.
 
     Raises:

@@ -7,20 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from stages.traces.fields import BadItemError
+from stages.traces.formats import ReadOptions
 from stages.traces.histories import signature
 from stages.traces.spread import Spread
 
 Record = dict[str, Any]
-Translate = Callable[[Record, Counter[str]], Iterator[Record]]
-
-REPEATED = "model call that a later one repeats"
+Translate = Callable[[Record, ReadOptions, Counter[str]], Iterator[Record]]
 
 
 def latest(
-    records: Iterable[Record],
-    translate: Translate,
-    holds_answer: Callable[[Record], bool],
-    notes: Counter[str],
+    records: Iterable[Record], translate: Translate, holds_answer: Callable[[Record], bool]
 ) -> Iterator[Record]:
     """The records of a log that no later record goes on from.
 
@@ -32,7 +28,6 @@ def latest(
         records: of one log, in order of time.
         translate: the format's own.
         holds_answer: whether a record has a response; one without is a whole conversation.
-        notes: counts the records that a later one repeats.
     """
     waiting, threads = Spread(), _Threads()
     for record in records:
@@ -41,8 +36,6 @@ def latest(
         else:
             yield record
     for _, several in waiting.groups():
-        if len(several) > 1:
-            notes[REPEATED] += len(several) - 1
         yield several[-1]
 
 
@@ -58,7 +51,7 @@ class _Threads:
         self._several += 1
         new = str(self._several)
         try:
-            clean = list(translate(record, Counter()))
+            clean = list(translate(record, ReadOptions(), Counter()))
         except BadItemError:  # which its reader will say
             return new
         if len(clean) != 1:
