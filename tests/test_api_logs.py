@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from types import ModuleType
 from typing import Any
 
 import orjson
@@ -447,30 +446,6 @@ def test_clean_messages_say_the_same(talk: Talk) -> None:
         cleaned = clean_messages(messages, Counter())
         assert spoken(cleaned) == spoken(messages)
         assert clean_messages(cleaned, Counter()) == cleaned
-
-
-ALONE: list[tuple[ModuleType, Json]] = [
-    (anthropic, {**FIRST, "response": DONE}),
-    (anthropic, SECOND),
-    (batch, {"custom_id": "b", "result": {"type": "succeeded", "message": DONE}}),
-    (batch, {"custom_id": "b", "body": {"messages": [USER]}}),
-    (chat, {"request": {"messages": [USER]}, "response": completion(choice({"content": "a"}))}),
-    (responses, {"input": [USER, *ITEMS, OUTPUT], "output": [SAID]}),
-    (responses, {"object": "response", "output": [SAID]}),
-    (gemini, {"contents": CONTENTS}),
-    (adk, {"id": "s", "events": [{"author": "user", "content": CONTENTS[0]}]}),
-    (sharegpt, {"conversations": [{"from": "human", "value": "hi"}]}),
-    (message_list, {"role": "user", "content": "hi"}),
-]
-
-
-@pytest.mark.parametrize(("module", "record"), ALONE)
-def test_no_other_format_takes_a_record(module: ModuleType, record: Json) -> None:
-    others = [other.NAME for other in MODULES if other is not module and other.accepts(record)]
-    # Batches hold requests and responses of the vendors: `batch` is asked first.
-    assert others == (
-        [] if module is not batch else [m.NAME for m in (anthropic,) if m.accepts(record)]
-    )
 
 
 @pytest.mark.parametrize("record", [{"messages": [USER], "outcome": 1, "tools": [DEFINITION]}, {}])

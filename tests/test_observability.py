@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
-from stages.traces import agents_sdk, langfuse, langsmith
+from stages.traces import agents_sdk, langfuse, langsmith, open_trace
 from stages.traces.fields import BadItemError
 from tests.translated import MODULES, clean, episodes, told
 
@@ -110,6 +112,19 @@ def test_rows_of_a_bulk_export_hold_json_text() -> None:
     ]
     [episode] = episodes(langsmith, *rows)
     assert (told(episode), episode.outcome) == (spoken(None), 0.5)
+
+
+def test_a_bulk_export_in_parquet(tmp_path: Path) -> None:
+    keys = ("inputs", "outputs", "extra", "feedback_stats")
+    rows = [
+        {key: json.dumps(v) if key in keys else v for key, v in row.items()}
+        for row in (ROOT, *LANGCHAIN_RUNS)
+    ]
+    path = tmp_path / "runs.parquet"
+    pl.DataFrame(rows, infer_schema_length=None).write_parquet(path)
+    trace = open_trace(str(path))
+    [episode] = trace
+    assert (trace.format, told(episode), episode.outcome) == ("langsmith", spoken(None), 0.5)
 
 
 def test_a_run_that_crashed_has_no_outcome_of_its_own() -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of
+from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of, is_foreign
 from stages.traces.formats import ReadOptions
 from stages.traces.threads import latest
 
@@ -15,6 +15,8 @@ NAME = "anthropic"
 
 def accepts(record: Record) -> bool:
     """Whether a record holds a response of this API, or a request that no other API takes."""
+    if is_foreign(record):
+        return False
     exchange = _exchange(record)
     return bool(exchange.response) or _is_request(exchange.request)
 

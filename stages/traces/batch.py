@@ -43,6 +43,9 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     """
     if not any(key in record for key in RESULTS):
         raise BadItemError("is a request of a batch without its result", "give the batch's output")
+    record = {key: value for key, value in record.items() if key != "custom_id"} | {
+        "task_id": record.get("task_id", record["custom_id"])
+    }
     vendor = next((vendor for vendor in VENDORS if vendor.accepts(record)), None)
     if vendor is not None:
         yield from vendor.translate(record, options, notes)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of
+from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of, is_foreign
 from stages.traces.formats import ReadOptions
 from stages.traces.threads import latest
 
@@ -15,7 +15,7 @@ NAME = "chat completions"
 
 def accepts(record: Record) -> bool:
     """Whether a record holds a response of the chat API, alone or with its request."""
-    return bool(_choices(_exchange(record).response))
+    return not is_foreign(record) and bool(_choices(_exchange(record).response))
 
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:

@@ -187,8 +187,8 @@ class _Opening:
     def stream(self, stream: Stream) -> Trace:
         """The trace in one file, by the first bytes, the first lines, or the whole document."""
         if stream.head.startswith(parquet.MAGIC):
-            rows = parquet.read_rows(stream.read(), stream.where)
-            return self._records(stream, MESSAGES, rows, None, "row")
+            rows = parquet.read_rows(stream.read(), stream.where, lambda row: bool(_format_of(row)))
+            return self._records(stream, _format_of(rows[0]) or MESSAGES, rows, None, "row")
         if b"\0" in stream.head:
             raise InputError(stream.where, "is a binary file, not a trace", KNOWN)
         if stream.head.lstrip().startswith(b"["):

@@ -33,6 +33,16 @@ KEPT = (
     "group_id",
     "policy",
 )
+# Of records that hold a request and a response, too, but are another format's: LangSmith's runs,
+# batches, NeMo Gym's rollouts, inspect's samples, tau-bench's and tau2-bench's results.
+FOREIGN = (
+    "run_type",
+    "custom_id",
+    "responses_create_params",
+    "epoch",
+    "traj",
+    "termination_reason",
+)
 STATUSES = ("ok", "truncated", "error", "masked")
 FAILED_STATUS = 400  # of HTTP, from here on
 
@@ -67,6 +77,11 @@ def exchange_of(record: Record, asks: Sequence[str], answers: Sequence[str]) -> 
     return Exchange(request, response, None if response else _failure(record))
 
 
+def is_foreign(record: Record) -> bool:
+    """Whether a record is another format's, whatever requests and responses are in it."""
+    return not FOREIGN.isdisjoint(record)
+
+
 def clean_records(
     record: Record,
     exchange: Exchange,
@@ -91,7 +106,6 @@ def clean_records(
     kept = {key: record[key] for key in KEPT if record.get(key) is not None}
     if kept.get("status") not in STATUSES:  # a vendor's own word
         kept.pop("status", None)
-    kept.setdefault("task_id", record.get("custom_id"))
     kept["model"] = policy_in(record) or policy_in(exchange.request) or policy_in(exchange.response)
     kept["tools"] = tool_definitions(tools)
     kept = {key: value for key, value in kept.items() if value is not None}

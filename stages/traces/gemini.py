@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of
+from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of, is_foreign
 from stages.traces.formats import ReadOptions
 from stages.traces.threads import latest
 
@@ -16,6 +16,8 @@ SYSTEM = ("systemInstruction", "system_instruction")
 
 def accepts(record: Record) -> bool:
     """Whether a record holds contents, or a response with candidates."""
+    if is_foreign(record):
+        return False
     exchange = _exchange(record)
     candidates = exchange.response.get("candidates")
     return bool(exchange.request) or isinstance(candidates, list)

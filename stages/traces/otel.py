@@ -46,17 +46,15 @@ def gather(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     A conversation is what its spans call so (`gen_ai.conversation.id`), else a trace.
     """
     spans, conversations = Spread(), dict[str, set[str]]()
-    several = 0
     for record in records:
         for span in spans_in(record):
-            several += 1
             if not _tells(span):
                 continue
             named = conversations.setdefault(span["trace"], set())
             if isinstance(name := span["attributes"].get(CONVERSATION), str):
                 named.add(name)
             spans.add(span["trace"], span["start"], span)
-    if several and not conversations:
+    if not conversations:
         yield {GATHERED: []}  # for `translate` to refuse
     for trace, named in conversations.items():
         if len(named) == 1:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of
+from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of, is_foreign
 from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
 from stages.traces.threads import latest
@@ -17,6 +17,8 @@ FINAL_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 def accepts(record: Record) -> bool:
     """Whether a record holds a response of this API, or items as its input."""
+    if is_foreign(record):
+        return False
     exchange = _exchange(record)
     response, request = exchange.response, exchange.request
     if isinstance(response.get("output"), list):
