@@ -35,13 +35,8 @@ KEPT = (
 )
 # Of records that hold a request and a response, too, but are another format's: LangSmith's runs,
 # batches, NeMo Gym's rollouts, inspect's samples, tau-bench's and tau2-bench's results.
-FOREIGN = (
-    "run_type",
-    "custom_id",
-    "responses_create_params",
-    "epoch",
-    "traj",
-    "termination_reason",
+FOREIGN = frozenset(
+    ["run_type", "custom_id", "responses_create_params", "epoch", "traj", "termination_reason"]
 )
 STATUSES = ("ok", "truncated", "error", "masked")
 FAILED_STATUS = 400  # of HTTP, from here on
