@@ -170,6 +170,12 @@ def test_a_logged_chat_completion(message: Json) -> None:
     assert episode.tools == [DEFINITION]
 
 
+def test_a_log_of_bare_messages() -> None:
+    answer = {"role": "assistant", "content": "Hi"}
+    [episode] = episodes(chat, {"messages": [USER], "response": answer})
+    assert told(episode) == [("Hi", [])]
+
+
 def test_choices_are_samples_of_one_task() -> None:
     answers = completion(choice({"content": "a"}), choice({"content": "b"}, "length"))
     both = episodes(chat, {"messages": [USER], "response": answers, "task_id": 3})
@@ -228,6 +234,17 @@ def test_a_stored_response(status: str, details: Any, read: str) -> None:
     for record in (response, {"type": f"response.{status}", "response": response}):
         [episode] = episodes(responses, record)
         assert (told(episode), episode.status) == ([("Wet.", [])], read)
+
+
+def test_a_stream_is_the_response_at_its_end() -> None:
+    begun = {"object": "response", "status": "in_progress", "output": []}
+    events: list[Json] = [
+        {"type": "response.created", "response": begun},
+        {"type": "response.output_text.delta", "delta": "Wet."},
+        {"type": "response.completed", "response": {**begun, "output": [SAID]}},
+    ]
+    [episode] = episodes(responses, *events)
+    assert told(episode) == [("Wet.", [])]
 
 
 def test_a_response_whose_history_is_on_the_server_is_refused() -> None:

@@ -43,11 +43,15 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
 
 
 def _exchange(record: Record) -> Exchange:
-    return exchange_of(record, ("messages",), ("choices",))
+    exchange = exchange_of(record, ("messages",), ("choices", "role"))
+    alone = exchange.response is record and "choices" not in record
+    return exchange._replace(response={}) if alone else exchange
 
 
 def _choices(response: Record) -> list[Mapping[str, Any]]:
     choices = response.get("choices")
+    if response.get("role") == "assistant":  # a log may keep the message alone
+        choices = [{"message": response}]
     if not isinstance(choices, list):
         return []
     return [c for c in choices if isinstance(c, Mapping) and isinstance(c.get("message"), Mapping)]

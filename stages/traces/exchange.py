@@ -15,7 +15,15 @@ Record = dict[str, Any]
 
 # Where logs keep a request; a batch has `body` or `params`, LangFuse and others `input`.
 REQUESTS = ("request", "request_body", "requestBody", "params", "body", "kwargs", "input", "inputs")
-RESPONSES = ("response", "response_body", "responseBody", "result", "output", "outputs")
+RESPONSES = (
+    "response",
+    "response_body",
+    "responseBody",
+    "result",
+    "output",
+    "outputs",
+    "completion",
+)
 ENVELOPES = ("body", "json", "data")  # around either, beside status and headers
 # What a user's own fields may be called, kept as they are.
 KEPT = (

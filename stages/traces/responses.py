@@ -19,6 +19,8 @@ def accepts(record: Record) -> bool:
     """Whether a record holds a response of this API, or items as its input."""
     if is_foreign(record):
         return False
+    if _is_part(record):
+        return True
     exchange = _exchange(record)
     response, request = exchange.response, exchange.request
     if isinstance(response.get("output"), list):
@@ -29,6 +31,7 @@ def accepts(record: Record) -> bool:
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
     """The records of a log without those that a later one repeats."""
+    records = (record for record in records if not _is_part(record))
     return latest(records, translate, lambda record: bool(_exchange(record).response))
 
 
@@ -53,6 +56,12 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
         exchange = exchange._replace(failed=str(response.get("error") or response["status"]))
     tools = request.get("tools") or response.get("tools")
     yield from clean_records(record, exchange, history, answers, tools, notes)
+
+
+def _is_part(record: Record) -> bool:
+    """Whether a record is an event of a stream that the response at its end repeats."""
+    kind = record.get("type")
+    return isinstance(kind, str) and kind.startswith("response.") and kind not in FINAL_EVENTS
 
 
 def _exchange(record: Record) -> Exchange:
