@@ -70,13 +70,59 @@ NEAR = (
     Near("tool definitions", ("type", "function.parameters"), "give the episodes themselves"),
 )
 
+# Formats that are read, for commands that are given a trace in place of what they take.
+READ = (
+    Near("a LangSmith run", ("run_type", "inputs")),
+    Near("a LangSmith run", ("dotted_order",)),
+    Near("a LangChain message", ("type", "content"), value="human"),
+    Near("a LangChain message", ("type", "content"), value="ai"),
+    Near("a LangChain message", ("type", "data.content")),
+    Near("a Langfuse trace", ("observations", "projectId")),
+    Near("a Langfuse observation", ("traceId", "startTime")),
+    Near("a Langfuse trace", ("observations", "input")),
+    Near("a Langfuse observation", ("traceId", "type", "input")),
+    Near("a Langfuse observation", ("trace_id", "start_time", "type")),
+    Near("OpenTelemetry spans", ("resourceSpans",)),
+    Near("OpenTelemetry spans", ("resource_spans",)),
+    Near("an OpenTelemetry span", ("attributes", "context.trace_id")),
+    Near("an OpenTelemetry span", ("attributes", "traceId")),
+    Near("an OpenTelemetry span", ("attributes", "trace_id")),
+    Near("a span of the OpenAI Agents SDK", ("span_data", "trace_id")),
+    Near("a trace of the OpenAI Agents SDK", ("workflow_name",)),
+    Near("an OpenAI Responses object", ("object", "output")),
+    Near("an item of the OpenAI Responses API", ("type", "call_id")),
+    Near("an OpenAI chat completion", ("choices", "object")),
+    Near("an OpenAI chat completion", ("choices.message",)),
+    Near("a line of an OpenAI batch", ("custom_id",)),
+    Near("an Anthropic response", ("content", "stop_reason")),
+    Near("a Gemini content", ("role", "parts")),
+    Near("a Gemini request", ("contents",)),
+    Near("a Gemini response", ("candidates",)),
+    Near("a single chat message", ("role", "content")),
+    Near("a single chat message", ("role", "tool_calls")),
+    Near("a ShareGPT conversation", ("conversations.from",)),
+    Near("a ShareGPT conversation", ("conversations",)),
+    Near("a single ShareGPT message", ("from", "value")),
+    Near("a conversation under 'conversation'", ("conversation",)),
+    Near("an xLAM example", ("query", "answers", "tools")),
+)
+
 
 def near_format(document: Any) -> Near | None:
     """Return the known format that a document, or the first record of a list, is of."""
+    return _of(document, NEAR)
+
+
+def read_format(document: Any) -> Near | None:
+    """Return the format of traces that a document, or the first record of a list, is of."""
+    return _of(document, READ)
+
+
+def _of(document: Any, formats: tuple[Near, ...]) -> Near | None:
     record = document[0] if isinstance(document, list) and document else document
     if not isinstance(record, dict):
         return None
-    return next((near for near in NEAR if _is(record, near)), None)
+    return next((near for near in formats if _is(record, near)), None)
 
 
 def description(document: Any) -> str:

@@ -43,15 +43,17 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
 
 
 def _exchange(record: Record) -> Exchange:
-    exchange = exchange_of(record, ("messages",), ("choices", "role"))
-    alone = exchange.response is record and "choices" not in record
-    return exchange._replace(response={}) if alone else exchange
+    exchange = exchange_of(record, ("messages",), ("choices",))
+    alone = record.get("response")  # a log may keep the message alone
+    if exchange.response or not isinstance(alone, Mapping) or alone.get("role") != "assistant":
+        return exchange
+    if "stop_reason" in alone or alone.get("type") == "message":  # Anthropic's
+        return exchange
+    return exchange._replace(response={"choices": [{"message": alone}]}, failed=None)
 
 
 def _choices(response: Record) -> list[Mapping[str, Any]]:
     choices = response.get("choices")
-    if response.get("role") == "assistant":  # a log may keep the message alone
-        choices = [{"message": response}]
     if not isinstance(choices, list):
         return []
     return [c for c in choices if isinstance(c, Mapping) and isinstance(c.get("message"), Mapping)]
