@@ -7,38 +7,11 @@ from collections import Counter
 from types import ModuleType
 from typing import Any
 
-from stages.traces import (
-    adk,
-    agents_sdk,
-    anthropic,
-    batch,
-    chat,
-    gemini,
-    langfuse,
-    langsmith,
-    message_list,
-    messages,
-    otel,
-    responses,
-    sharegpt,
-)
+from stages.core.arguments import parse_arguments
+from stages.traces import messages
+from stages.traces.detect import FORMATS
 from stages.traces.episode import Episode
 from stages.traces.formats import ReadOptions
-
-MODULES: tuple[ModuleType, ...] = (
-    otel,
-    langsmith,
-    langfuse,
-    agents_sdk,
-    batch,
-    responses,
-    gemini,
-    adk,
-    anthropic,
-    chat,
-    sharegpt,
-    message_list,
-)
 
 
 def clean(
@@ -68,8 +41,6 @@ def episodes(module: ModuleType, *records: Any, notes: Counter[str] | None = Non
 
 def told(episode: Episode) -> list[Any]:
     """Per turn its text and its calls as (name, arguments, result, flag)."""
-    from stages.core.arguments import parse_arguments
-
     return [
         (
             turn.text or "",
@@ -80,3 +51,8 @@ def told(episode: Episode) -> list[Any]:
         )
         for turn in episode.turns
     ]
+
+
+def takers(record: Any) -> list[str]:
+    """The formats that take a record, but for the last, which takes whatever has messages."""
+    return [format.name for format in FORMATS[:-1] if format.accepts(record)]
