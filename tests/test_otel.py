@@ -311,6 +311,21 @@ def test_spans_as_the_console_exporter_writes_them() -> None:
     assert (told(episode), episode.episode_id) == ([("Wet.", [])], "0x1")
 
 
+def test_nested_attributes_as_phoenix_exports_them() -> None:
+    call = {"tool_call": {"function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}}
+    heard = {"message": {"role": "user", "content": "Weather in Paris?"}}
+    said = {"message": {"role": "assistant", "tool_calls": [call]}}
+    attributes = {
+        "openinference": {"span": {"kind": "LLM"}},
+        "llm": {"input_messages": [heard], "output_messages": [said], "model_name": "gpt-4"},
+    }
+    context = {"trace_id": "t", "span_id": "s"}
+    made = {"name": "x", "context": context, "parent_id": None, "start_time": "2026"}
+    [episode] = episodes(otel, made | {"attributes": attributes, "events": []})
+    assert told(episode) == [("", [("get_weather", {"city": "Paris"}, None, None)])]
+    assert (episode.policy, episode.opening) == ("gpt-4", "Weather in Paris?")
+
+
 @pytest.mark.parametrize("record", [otlp(*trace()), logs(), span("a", 1, {"gen_ai.system": "x"})])
 def test_no_other_format_takes_spans(record: Json) -> None:
     assert takers(record) == ["opentelemetry"]

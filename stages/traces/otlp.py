@@ -17,6 +17,7 @@ IDS = ("spanId", "span_id")
 PARENTS = ("parentSpanId", "parent_span_id", "parent_id", "parentId")
 STARTS = ("startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime", "start_timestamp")
 TIMES = ("timeUnixNano", "time_unix_nano", "observedTimeUnixNano", "timestamp")
+NESTED = ("gen_ai", "llm", "openinference", "tool")  # what Phoenix writes as objects
 LEVELS = ("STATUS_CODE_ERROR", "ERROR", "2")
 
 
@@ -111,15 +112,14 @@ def _is_typed(value: Any) -> bool:
 
 
 def _flat(attributes: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested objects as dotted names, as Phoenix exports them, down to what holds a value."""
+    """Attributes by their dotted names; Phoenix exports them as objects and lists in objects."""
     for key, value in attributes.items():
         name = f"{above}{key}"
-        if isinstance(value, Mapping) and name.partition(".")[0] in ("gen_ai", "llm", "tool"):
-            yield from (
-                _flat(value, f"{name}.")
-                if "." not in key and not above.count(".") > 3
-                else [(name, value)]
-            )
+        is_nested = "." not in key and name.partition(".")[0] in NESTED
+        if is_nested and isinstance(value, list) and all(isinstance(v, Mapping) for v in value):
+            value = {str(number): item for number, item in enumerate(value)}
+        if is_nested and isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
         else:
             yield name, value
 
