@@ -16,6 +16,28 @@ from stages.traces.formats import ReadOptions
 
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 
+SAID = [{"role": "assistant", "parts": [{"type": "text", "content": "hello"}]}]
+SPAN: dict[str, Any] = {
+    "traceId": "t",
+    "spanId": "s",
+    "startTimeUnixNano": "1",
+    "attributes": [{"key": "gen_ai.output.messages", "value": {"stringValue": json.dumps(SAID)}}],
+}
+CLAUDE: dict[str, Any] = {
+    "type": "message",
+    "role": "assistant",
+    "content": [{"type": "text", "text": "hello"}],
+    "stop_reason": "end_turn",
+}
+COMPLETION = {"object": "chat.completion", "choices": [{"index": 0, "message": TALK[1]}]}
+ITEM: dict[str, Any] = {
+    "type": "message",
+    "role": "assistant",
+    "content": [{"type": "output_text", "text": "hello"}],
+}
+MODEL = {"role": "model", "parts": [{"text": "hello"}]}
+INVOCATION = {"user_content": {"parts": [{"text": "hi"}]}, "final_response": MODEL}
+
 # Records of each format as small as they come, and with all that may stand in them: a new format
 # adds its own here.
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
@@ -35,6 +57,80 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         },
         {"task_id": "0", "termination_reason": "max_steps", "messages": None},
         {"task_id": "0", "reward_info": {"reward": 1.0}, "messages": TALK},
+    ],
+    "opentelemetry": [
+        {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN]}]}]},
+        SPAN,
+        {
+            "name": "chat",
+            "context": {"trace_id": "0x1", "span_id": "0x2"},
+            "attributes": {"gen_ai.output.messages": json.dumps(SAID)},
+        },
+    ],
+    "langsmith": [
+        {
+            "id": "r",
+            "run_type": "llm",
+            "inputs": {"messages": TALK[:1]},
+            "outputs": {"choices": [{"message": TALK[1]}]},
+        },
+        {"id": "r", "run_type": "chain", "inputs": {}, "outputs": {"messages": TALK}},
+    ],
+    "langfuse": [
+        {"id": "g", "traceId": "t", "type": "GENERATION", "input": TALK[:1], "output": TALK[1]},
+        {"id": "t", "input": TALK[:1], "output": TALK[1], "observations": [], "scores": []},
+    ],
+    "openai-agents": [
+        {
+            "object": "trace.span",
+            "id": "s",
+            "trace_id": "t",
+            "span_data": {"type": "generation", "input": TALK[:1], "output": TALK[1:]},
+        },
+    ],
+    "batch": [
+        {"custom_id": "a", "result": {"type": "succeeded", "message": CLAUDE}},
+        {"custom_id": "a", "response": {"status_code": 200, "body": COMPLETION}, "error": None},
+        {"custom_id": "a", "response": {"status_code": 500, "body": {}}, "error": None},
+    ],
+    "responses": [
+        {"input": "hi", "instructions": "Help.", "output": [ITEM], "model": "m"},
+        {"object": "response", "output": [ITEM]},
+        {"type": "response.completed", "response": {"object": "response", "output": [ITEM]}},
+        {"input": [{"type": "message", "role": "user", "content": "hi"}, ITEM], "model": "m"},
+    ],
+    "gemini": [
+        {"contents": [{"role": "user", "parts": [{"text": "hi"}]}, MODEL]},
+        {"request": {"contents": "hi"}, "response": {"candidates": [{"content": MODEL}]}},
+        {"candidates": [{"content": MODEL}], "modelVersion": "g"},
+    ],
+    "adk": [
+        {"id": "s", "appName": "a", "events": [{"author": "a", "content": MODEL}]},
+        {"eval_set_id": "e", "eval_cases": [{"eval_id": "c", "conversation": [INVOCATION]}]},
+    ],
+    "anthropic": [
+        {"messages": TALK, "tools": [{"name": "f", "input_schema": {}}]},
+        {"request": {"messages": TALK[:1], "system": "Help."}, "response": CLAUDE},
+        {"messages": TALK[:1], "response": CLAUDE},
+        CLAUDE,
+    ],
+    "chat completions": [
+        {"messages": TALK[:1], "response": COMPLETION},
+        {"request": {"body": {"messages": TALK[:1]}}, "response": {"body": COMPLETION}},
+        COMPLETION,
+    ],
+    "sharegpt": [
+        {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]},
+        {"conversations": TALK, "system": "Help.", "tools": "[]"},
+        {"query": "hi", "answers": "[]", "tools": "[]", "id": 0},
+        {"system": "SYSTEM: Help.", "chat": "USER: hi\n\n\nASSISTANT: hello <|endoftext|>"},
+    ],
+    "message list": [
+        {"role": "assistant", "content": "hello"},
+        {"type": "ai", "content": "hello", "tool_calls": []},
+        {"type": "ai", "data": {"content": "hello"}},
+        {"role": "model", "parts": [{"text": "hello"}]},
+        {"from": "gpt", "value": "hello"},
     ],
     "messages": [
         {"messages": TALK},

@@ -17,26 +17,6 @@ AS_MESSAGES = "write its messages as OpenAI-style 'messages', one episode a JSON
 
 # A minimal record of each format, as its own documentation lays it out.
 RECORDS: dict[str, tuple[Any, str, str]] = {
-    "langsmith": (
-        {"id": "1", "run_type": "chain", "inputs": {}, "outputs": {}, "dotted_order": "x"},
-        "a LangSmith run",
-        CONVERT,
-    ),
-    "langchain": (
-        [{"type": "human", "content": "hi"}, {"type": "ai", "content": ""}],
-        "a list that begins with a LangChain message",
-        AS_MESSAGES,
-    ),
-    "gemini": (
-        {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]},
-        "a Gemini request",
-        AS_MESSAGES,
-    ),
-    "sharegpt": (
-        {"conversations": [{"from": "human", "value": "hi"}], "tools": "[]"},
-        "a ShareGPT conversation",
-        AS_MESSAGES,
-    ),
     "inspect": (
         {"version": 2, "status": "success", "eval": {}, "plan": {}, "samples": []},
         "an inspect log",
@@ -57,30 +37,9 @@ RECORDS: dict[str, tuple[Any, str, str]] = {
         "an ATIF trajectory",
         CONVERT,
     ),
-    "otlp": ({"resourceSpans": [{"scopeSpans": []}]}, "OpenTelemetry spans", CONVERT),
     "genai": (
         {"gen_ai.input.messages": "[]", "gen_ai.system": "openai"},
         "OpenTelemetry GenAI messages",
-        CONVERT,
-    ),
-    "responses": (
-        {"id": "r", "object": "response", "output": [{"type": "function_call"}]},
-        "an OpenAI Responses object",
-        AS_MESSAGES,
-    ),
-    "completion": (
-        {"id": "c", "object": "chat.completion", "choices": [{"message": {}}]},
-        "an OpenAI chat completion",
-        AS_MESSAGES,
-    ),
-    "anthropic": (
-        {"id": "m", "type": "message", "role": "assistant", "content": [], "stop_reason": "x"},
-        "an Anthropic response",
-        AS_MESSAGES,
-    ),
-    "agents": (
-        {"object": "trace.span", "trace_id": "t", "span_data": {"type": "function"}},
-        "a span of the OpenAI Agents SDK",
         CONVERT,
     ),
     "trl": (
@@ -92,11 +51,6 @@ RECORDS: dict[str, tuple[Any, str, str]] = {
         {"input": "", "output": "", "score": 1.0, "step": 3},
         "a generation dump of verl",
         CONVERT,
-    ),
-    "bare": (
-        [{"role": "user", "content": "hi"}],
-        "a list that begins with a single chat message",
-        AS_MESSAGES,
     ),
 }
 
@@ -144,10 +98,7 @@ def test_public_files_are_named(file: str, name: str) -> None:
     [
         ({"prompt": [], "completion": []}, "a prompt and its completion"),
         ({"nodes": [{"message": {}}], "rewards": {}}, "a verifiers trace"),
-        ({"id": "1", "observations": [], "input": {}}, "a Langfuse trace"),
-        ({"id": "1", "traceId": "t", "type": "SPAN", "input": {}}, "a Langfuse observation"),
         ({"attributes": {"gen_ai.operation.name": "chat"}}, "an OpenTelemetry span"),
-        ({"custom_id": "1", "response": {}}, "a line of an OpenAI batch"),
         ({"messages_and_choices": [], "reward": 1}, "an OpenPipe ART trajectory"),
         ({"trajectory": [], "history": [], "info": {}}, "a SWE-agent trajectory"),
         ({"type": "session_meta", "timestamp": "t", "payload": {}}, "a Codex session"),

@@ -31,7 +31,7 @@ def test_traces_and_formats_are_told_by_a_record() -> None:
             assert found == ("a trace", "trace")
             assert of_json(orjson.dumps(document, option=orjson.OPT_INDENT_2)) == found
             assert of_json(gzip.compress(orjson.dumps(document))) == found
-    assert of_record({"run_type": "llm", "inputs": {}}) == ("a LangSmith run", "")
+    assert of_record({"run_type": "llm", "inputs": {}}) == ("a LangSmith run", "trace")
     assert of_record({"a": 1}) is of_record([]) is of_record(None) is of_json(b"prose") is None
     assert of_json(b"\x1f\x8b broken") is None
 
@@ -78,7 +78,10 @@ def test_our_tables_are_told_from_each_other(run: Cli, turns: Path, calibration:
 
 def test_another_format_is_named(run: Cli) -> None:
     Path("run.json").write_bytes(orjson.dumps({"run_type": "llm", "inputs": {}, "outputs": {}}))
-    line = "error: run.json: not a turns table but a LangSmith run; give what irc-cli score writes"
+    line = (
+        "error: run.json: not a turns table but a LangSmith run; "
+        "make one with 'irc-cli score run.json -o turns.parquet'"
+    )
     assert run("calibrate", "run.json") == (2, b"", line + "\n")
 
 

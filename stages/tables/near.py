@@ -39,44 +39,12 @@ NEAR = (
     Near("a verifiers trace", ("nodes", "task")),
     Near("a verifiers trace", ("nodes.message",)),
     Near("a prompt and its completion", ("prompt", "completion")),
-    Near("a LangSmith run", ("run_type", "inputs")),
-    Near("a LangSmith run", ("dotted_order",)),
     Near("a serialised LangChain object", ("lc", "kwargs"), _AS_MESSAGES),
-    Near("a LangChain message", ("type", "content"), _AS_MESSAGES, "human"),
-    Near("a LangChain message", ("type", "content"), _AS_MESSAGES, "ai"),
-    Near("a LangChain message", ("type", "data.content"), _AS_MESSAGES),
-    Near("a Langfuse trace", ("observations", "projectId")),
-    Near("a Langfuse observation", ("traceId", "startTime")),
-    Near("a Langfuse trace", ("observations", "input")),
-    Near("a Langfuse observation", ("traceId", "type", "input")),
-    Near("a Langfuse observation", ("trace_id", "start_time", "type")),
-    Near("OpenTelemetry spans", ("resourceSpans",)),
-    Near("OpenTelemetry spans", ("resource_spans",)),
-    Near("an OpenTelemetry span", ("attributes", "context.trace_id")),
-    Near("an OpenTelemetry span", ("attributes", "traceId")),
-    Near("an OpenTelemetry span", ("attributes", "trace_id")),
     Near("an OpenTelemetry span", ("attributes.gen_ai.operation.name",)),
     Near("OpenTelemetry GenAI messages", ("gen_ai.input.messages",)),
     Near("OpenTelemetry GenAI messages", ("gen_ai.output.messages",)),
-    Near("a span of the OpenAI Agents SDK", ("span_data", "trace_id")),
-    Near("a trace of the OpenAI Agents SDK", ("workflow_name",)),
-    Near("an OpenAI Responses object", ("object", "output"), _AS_MESSAGES),
-    Near("an item of the OpenAI Responses API", ("type", "call_id"), _AS_MESSAGES),
-    Near("an OpenAI chat completion", ("choices", "object"), _AS_MESSAGES),
-    Near("an OpenAI chat completion", ("choices.message",), _AS_MESSAGES),
-    Near("a line of an OpenAI batch", ("custom_id",), _AS_MESSAGES),
-    Near("an Anthropic response", ("content", "stop_reason"), _AS_MESSAGES),
-    Near("a Gemini content", ("role", "parts"), _AS_MESSAGES),
-    Near("a Gemini request", ("contents",), _AS_MESSAGES),
-    Near("a Gemini response", ("candidates",), _AS_MESSAGES),
-    Near("a single chat message", ("role", "content"), _AS_MESSAGES),
-    Near("a single chat message", ("role", "tool_calls"), _AS_MESSAGES),
-    Near("a ShareGPT conversation", ("conversations.from",), _AS_MESSAGES),
-    Near("a ShareGPT conversation", ("conversations",), _AS_MESSAGES),
-    Near("a single ShareGPT message", ("from", "value"), _AS_MESSAGES),
     Near("an Alpaca example", ("instruction", "output"), _AS_MESSAGES),
     Near("an AutoGen message", ("type", "source", "content"), _AS_MESSAGES),
-    Near("a conversation under 'conversation'", ("conversation",), _AS_MESSAGES),
     Near("an OpenPipe ART trajectory", ("messages_and_choices",), _AS_MESSAGES),
     Near("an rLLM episode", ("trajectories.steps",)),
     Near("a SWE-agent trajectory", ("trajectory", "history")),
@@ -96,18 +64,63 @@ NEAR = (
     Near("a task of BFCL", ("id", "question", "function"), _RESULTS),
     Near("a task of tau2-bench", ("evaluation_criteria", "user_scenario"), _RESULTS),
     Near("a task of tau-bench", ("user_id", "actions"), _RESULTS),
-    Near("an xLAM example", ("query", "answers", "tools"), _AS_MESSAGES),
     Near("a prime-rl or verifiers prompt", ("prompt", "answer")),
     Near("tool definitions", ("type", "function.parameters"), "give the episodes themselves"),
+)
+
+# Formats that are read, for commands that are given a trace in place of what they take.
+READ = (
+    Near("a LangSmith run", ("run_type", "inputs")),
+    Near("a LangSmith run", ("dotted_order",)),
+    Near("a LangChain message", ("type", "content"), value="human"),
+    Near("a LangChain message", ("type", "content"), value="ai"),
+    Near("a LangChain message", ("type", "data.content")),
+    Near("a Langfuse trace", ("observations", "projectId")),
+    Near("a Langfuse observation", ("traceId", "startTime")),
+    Near("a Langfuse trace", ("observations", "input")),
+    Near("a Langfuse observation", ("traceId", "type", "input")),
+    Near("a Langfuse observation", ("trace_id", "start_time", "type")),
+    Near("OpenTelemetry spans", ("resourceSpans",)),
+    Near("OpenTelemetry spans", ("resource_spans",)),
+    Near("an OpenTelemetry span", ("attributes", "context.trace_id")),
+    Near("an OpenTelemetry span", ("attributes", "traceId")),
+    Near("an OpenTelemetry span", ("attributes", "trace_id")),
+    Near("a span of the OpenAI Agents SDK", ("span_data", "trace_id")),
+    Near("a trace of the OpenAI Agents SDK", ("workflow_name",)),
+    Near("an OpenAI Responses object", ("object", "output")),
+    Near("an item of the OpenAI Responses API", ("type", "call_id")),
+    Near("an OpenAI chat completion", ("choices", "object")),
+    Near("an OpenAI chat completion", ("choices.message",)),
+    Near("a line of an OpenAI batch", ("custom_id",)),
+    Near("an Anthropic response", ("content", "stop_reason")),
+    Near("a Gemini content", ("role", "parts")),
+    Near("a Gemini request", ("contents",)),
+    Near("a Gemini response", ("candidates",)),
+    Near("a single chat message", ("role", "content")),
+    Near("a single chat message", ("role", "tool_calls")),
+    Near("a ShareGPT conversation", ("conversations.from",)),
+    Near("a ShareGPT conversation", ("conversations",)),
+    Near("a single ShareGPT message", ("from", "value")),
+    Near("a conversation under 'conversation'", ("conversation",)),
+    Near("an xLAM example", ("query", "answers", "tools")),
 )
 
 
 def near_format(document: Any) -> Near | None:
     """Return the known format that a document, or the first record of a list, is of."""
+    return _of(document, NEAR)
+
+
+def read_format(document: Any) -> Near | None:
+    """Return the format of traces that a document, or the first record of a list, is of."""
+    return _of(document, READ)
+
+
+def _of(document: Any, formats: tuple[Near, ...]) -> Near | None:
     record = document[0] if isinstance(document, list) and document else document
     if not isinstance(record, dict):
         return None
-    return next((near for near in NEAR if _is(record, near)), None)
+    return next((near for near in formats if _is(record, near)), None)
 
 
 def description(document: Any) -> str:

@@ -21,7 +21,7 @@ from stages.tables.artifacts import (
     TURNS,
     Table,
 )
-from stages.tables.near import near_format
+from stages.tables.near import near_format, read_format
 
 TABLES = (TURNS, ADVANTAGES, SUMS, ONLINE, EPISODES, TOKENS, SEQUENCES, PAIRS)
 TRACE_KEYS = frozenset({"messages", "traj", "simulations"})
@@ -50,6 +50,8 @@ def of_record(document: Any) -> Kind | None:
         return None
     if kind := of_columns(record.keys()):
         return kind
+    if read := read_format(record):
+        return Kind(read.name, "trace")
     near = near_format(record)
     return Kind(near.name, "") if near else None
 

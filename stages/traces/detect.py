@@ -16,9 +16,21 @@ from stages.errors import InputError
 from stages.tables.files import reachable
 from stages.tables.near import description, near_format
 from stages.traces import (
+    adk,
+    agents_sdk,
+    anthropic,
+    batch,
+    chat,
+    gemini,
+    langfuse,
+    langsmith,
+    message_list,
     messages,
     nemo_gym,
+    otel,
     parquet,
+    responses,
+    sharegpt,
     tau2,
     tau_bench,
     verifiers,
@@ -67,6 +79,20 @@ FORMATS = (
         nemo_gym.translate,
         complete=nemo_gym.complete,
         beside=nemo_gym.beside,
+    ),
+    Format(otel.NAME, otel.accepts, otel.translate, gather=otel.gather),
+    Format(langsmith.NAME, langsmith.accepts, langsmith.translate, gather=langsmith.gather),
+    Format(langfuse.NAME, langfuse.accepts, langfuse.translate, gather=langfuse.gather),
+    Format(agents_sdk.NAME, agents_sdk.accepts, agents_sdk.translate, gather=agents_sdk.gather),
+    Format(batch.NAME, batch.accepts, batch.translate, gather=batch.gather),
+    Format(responses.NAME, responses.accepts, responses.translate, gather=responses.gather),
+    Format(gemini.NAME, gemini.accepts, gemini.translate, gather=gemini.gather),
+    Format(adk.NAME, adk.accepts, adk.translate),
+    Format(anthropic.NAME, anthropic.accepts, anthropic.translate, gather=anthropic.gather),
+    Format(chat.NAME, chat.accepts, chat.translate, gather=chat.gather),
+    Format(sharegpt.NAME, sharegpt.accepts, sharegpt.translate),
+    Format(
+        message_list.NAME, message_list.accepts, message_list.translate, gather=message_list.gather
     ),
     Format(messages.NAME, messages.accepts, messages.translate),
 )
@@ -179,8 +205,8 @@ class _Opening:
     def stream(self, stream: Stream) -> Trace:
         """The trace in one file, by the first bytes, the first lines, or the whole document."""
         if stream.head.startswith(parquet.MAGIC):
-            rows = parquet.read_rows(stream.read(), stream.where)
-            return self._records(stream, MESSAGES, rows, None, "row")
+            rows = parquet.read_rows(stream.read(), stream.where, lambda row: bool(_format_of(row)))
+            return self._records(stream, _format_of(rows[0]) or MESSAGES, rows, None, "row")
         if b"\0" in stream.head:
             raise InputError(stream.where, "is a binary file, not a trace", KNOWN)
         if stream.head.lstrip().startswith(b"["):
@@ -300,8 +326,11 @@ class _Opening:
         """Records that are all at hand."""
         ignore_trial = _trials_are_tasks(records, self._notes)
         read = self._reader(format, shared, ignore_trial=ignore_trial)
-        episodes = self._each(records, read, f"{stream.where}:{place}")
-        return self._trace(format, records[0], stream.digest, episodes, shared)
+        each, first = records, records[0]
+        if format.gather and all(isinstance(record, dict) for record in records):
+            each, place = list(format.gather(iter(records))), "conversation"
+        episodes = self._each(each, read, f"{stream.where}:{place}")
+        return self._trace(format, first, stream.digest, episodes, shared)
 
     def _files(
         self, format: Format, files: list[tuple[Path, Any]], digest: _Hash

@@ -40,6 +40,13 @@ def outcome_of(value: Any, field: str) -> float | None:
     return min(max(float(value), 0.0), 1.0)
 
 
+def chosen_score(rewards: dict[str, float], name: str | None) -> float | None:
+    """The score that is the outcome: the one of a name, or the only one there is."""
+    if name is not None:
+        return rewards.get(name)
+    return next(iter(rewards.values())) if len(rewards) == 1 else None
+
+
 def object_of(item: dict[str, Any], field: str) -> dict[str, Any]:
     """The object that a field holds; empty where it is null.
 

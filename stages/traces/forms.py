@@ -176,6 +176,7 @@ KEYS = frozenset(
 )
 CODE_PARTS = ("executableCode", "executable_code", "codeExecutionResult", "code_execution_result")
 STOPS_FOR_CALLS = frozenset({"tool_calls", "tool_use", "function_call", "tool_call"})
+TEXT_KEYS = ("text", "value", "content")  # of a block of text
 RESULT_KEYS = ("content", "output", "result", "response", "value", "text", "parts")
 
 
@@ -219,7 +220,7 @@ def read_message(message: Any, lost: list[str], notes: Counter[str]) -> list[Eve
         lost: gets a line for each call or result that can't be read.
         notes: counts what was passed over without losing a call.
     """
-    opened = _object(message)
+    opened = opened_message(message)
     if opened is None:
         if looks_like_call(message) or not _is_json(message):
             lost.append(f"{message!r:.40} where a message should be")
@@ -231,7 +232,7 @@ def read_message(message: Any, lost: list[str], notes: Counter[str]) -> list[Eve
     inner = _inner(opened)
     if inner is not None:
         return [event for part in inner for event in read_message(part, lost, notes)]
-    return _Message(_bared(opened), lost, notes).events()
+    return _Message(bared(opened), lost, notes).events()
 
 
 def text_of(content: Any) -> str:
@@ -252,7 +253,7 @@ def _text_of_block(block: Mapping[str, Any]) -> Any:
         data = _mapping(block.get("document")).get("data")
         return data if data is None or isinstance(data, str) else json.dumps(data)
     if block.get("type") in (None, "text", "input_text", "output_text"):
-        return next((block[key] for key in ("text", "value", "content") if key in block), None)
+        return next((block[key] for key in TEXT_KEYS if key in block), None)
     return block.get("text")
 
 
@@ -260,7 +261,7 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, list, tuple))
 
 
-def _object(message: Any) -> Mapping[str, Any] | None:
+def opened_message(message: Any) -> Mapping[str, Any] | None:
     """Return a message as an object; JSON text and the SDKs' own objects are read as theirs."""
     if hasattr(message, "model_dump"):
         message = message.model_dump()
@@ -289,7 +290,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _bared(message: Mapping[str, Any]) -> Mapping[str, Any]:
+def bared(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return LangChain's message out of its two serialised forms; any other as it is."""
     path = message.get("id")
     if "lc" in message and isinstance(path, list) and path:
@@ -455,10 +456,8 @@ class _Message:
             if (result := self._result_block(block)) is not None:
                 yield result
             elif _is_call_block(block):
-                kind = block.get("type")
-                yield from (
-                    self._calls(block["value"]) if kind == "tool_calls" else self._call(block)
-                )
+                held = _kind(block) in ("tool_calls", "tool_call") and "value" in block
+                yield from self._calls(block["value"]) if held else self._call(block)
             else:
                 self._check_block(block)
 
@@ -551,7 +550,8 @@ def _speaks_not(block: Any) -> bool:
     """Whether a block is anything but text for the reader."""
     if not isinstance(block, Mapping):
         return True
-    return _kind(block) not in ("", "text", "output_text", "input_text") or "text" not in block
+    says = any(key in block for key in TEXT_KEYS)
+    return _kind(block) not in ("", "text", "output_text", "input_text") or not says
 
 
 def _is_call_block(block: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 from stages.errors import InputError, few
@@ -11,14 +12,21 @@ from stages.traces.calls import ARGUMENTS
 MAGIC = b"PAR1"
 
 
-def read_rows(data: bytes, where: str) -> list[dict[str, Any]]:
+def read_rows(
+    data: bytes, where: str, accepts: Callable[[dict[str, Any]], bool]
+) -> list[dict[str, Any]]:
     """The rows of a Parquet file of conversations, without the nulls inside nested columns.
 
     A struct column has every key in every row, null where a message or an argument lacks it. A
     null under `arguments` stays: the column holds no other sign of a call without arguments.
 
+    Args:
+        data: the file.
+        where: what errors call it.
+        accepts: whether a row is of a format that has no column `messages`.
+
     Raises:
-        InputError: not readable as Parquet, no rows, or no column `messages`.
+        InputError: not readable as Parquet, no rows, or rows of no known format.
     """
     import polars as pl  # slow to import, and only this format needs it
 
@@ -26,7 +34,8 @@ def read_rows(data: bytes, where: str) -> list[dict[str, Any]]:
         frame = pl.read_parquet(io.BytesIO(data))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         raise InputError(where, "is broken Parquet", "copy or write the file again") from None
-    if "messages" not in frame.columns:
+    first: dict[str, Any] = _without_nulls(frame.head(1).to_dicts()[0]) if frame.height else {}
+    if "messages" not in frame.columns and not accepts(first):
         from stages.tables.recognise import of_columns
 
         if kind := of_columns(frame.columns):

@@ -1,0 +1,68 @@
+"""Anthropic's Messages API: requests, logs of requests and responses, and results of batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of, is_foreign
+from stages.traces.formats import ReadOptions
+from stages.traces.threads import latest
+
+NAME = "anthropic"
+
+
+def accepts(record: Record) -> bool:
+    """Whether a record holds a response of this API, or a request that no other API takes."""
+    if is_foreign(record):
+        return False
+    exchange = _exchange(record)
+    return bool(exchange.response) or _is_request(exchange.request)
+
+
+def gather(records: Iterable[Record]) -> Iterator[Record]:
+    """The records of a log without those that a later one repeats."""
+    return latest(records, translate, lambda record: bool(_exchange(record).response))
+
+
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
+    """The clean record of one request with its response.
+
+    Raises:
+        BadItemError: there are no messages, or a call or a result in them can't be read.
+    """
+    exchange = _exchange(record)
+    request, response = exchange.request, exchange.response
+    system = request.get("system")
+    history = [{"role": "system", "content": system}] if system else []
+    history += request.get("messages") or []
+    answers = [Answer([response], response.get("stop_reason"))] if response else []
+    if response and not request:
+        notes["response without its request"] += 1
+    yield from clean_records(record, exchange, history, answers, request.get("tools"), notes)
+
+
+def _exchange(record: Record) -> Exchange:
+    exchange = exchange_of(record, ("messages",), ("content", "message"))
+    response = exchange.response
+    if isinstance(response.get("message"), Mapping):  # of a batch: {type: succeeded, message}
+        response = dict(response["message"])
+    return exchange._replace(response=response if _is_response(response) else {})
+
+
+def _is_response(response: Record) -> bool:
+    is_message = response.get("type") == "message" and response.get("role") == "assistant"
+    return isinstance(response.get("content"), list) and (is_message or "stop_reason" in response)
+
+
+def _is_request(request: Record) -> bool:
+    """Whether a request could only be for this API: its system prompt or a tool's schema."""
+    tools = request.get("tools")
+    if isinstance(tools, list) and any(_has_schema(tool) for tool in tools):
+        return True
+    return isinstance(request.get("system"), list) and isinstance(request.get("messages"), list)
+
+
+def _has_schema(tool: Any) -> bool:
+    return isinstance(tool, Mapping) and "input_schema" in tool

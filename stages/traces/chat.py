@@ -1,0 +1,59 @@
+"""Logs of OpenAI's chat completions: a request with its response, one a record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of, is_foreign
+from stages.traces.formats import ReadOptions
+from stages.traces.threads import latest
+
+NAME = "chat completions"
+
+
+def accepts(record: Record) -> bool:
+    """Whether a record holds a response of the chat API, alone or with its request."""
+    return not is_foreign(record) and bool(_choices(_exchange(record).response))
+
+
+def gather(records: Iterable[Record]) -> Iterator[Record]:
+    """The records of a log without those that a later one repeats."""
+    return latest(records, translate, lambda record: True)
+
+
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
+    """One clean record for each choice of the response.
+
+    Raises:
+        BadItemError: there are no messages, or a call or a result in them can't be read.
+    """
+    exchange = _exchange(record)
+    request = exchange.request
+    answers = [
+        Answer([choice.get("message") or {}], choice.get("finish_reason"))
+        for choice in _choices(exchange.response)
+    ]
+    history = request.get("messages") or []
+    if not history:
+        notes["response without its request"] += 1
+    tools = request.get("tools") or request.get("functions")
+    yield from clean_records(record, exchange, history, answers, tools, notes)
+
+
+def _exchange(record: Record) -> Exchange:
+    exchange = exchange_of(record, ("messages",), ("choices",))
+    alone = record.get("response")  # a log may keep the message alone
+    if exchange.response or not isinstance(alone, Mapping) or alone.get("role") != "assistant":
+        return exchange
+    if "stop_reason" in alone or alone.get("type") == "message":  # Anthropic's
+        return exchange
+    return exchange._replace(response={"choices": [{"message": alone}]}, failed=None)
+
+
+def _choices(response: Record) -> list[Mapping[str, Any]]:
+    choices = response.get("choices")
+    if not isinstance(choices, list):
+        return []
+    return [c for c in choices if isinstance(c, Mapping) and isinstance(c.get("message"), Mapping)]

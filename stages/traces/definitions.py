@@ -1,0 +1,56 @@
+"""Tool definitions of any vendor as OpenAI's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stages.traces.calls import object_in
+
+# Where a vendor keeps the schema of a tool's arguments; Bedrock's has it under `json` once more.
+SCHEMAS = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema", "args_schema")
+SEVERAL = ("functionDeclarations", "function_declarations")  # Gemini: several to a tool
+
+
+def tool_definitions(tools: Any) -> list[dict[str, Any]] | None:
+    """OpenAI's definitions of tools that any vendor's request defines.
+
+    Args:
+        tools: a list of definitions, or JSON text of one; other values define nothing.
+
+    Returns:
+        `{"type": "function", "function": {name, description, parameters}}` for each tool with a
+        name; None where `tools` defines none. A vendor's hosted tools have no schema.
+    """
+    tools = object_in(tools)
+    if isinstance(tools, Mapping):
+        tools = [tools]
+    if not isinstance(tools, list):
+        return None
+    return [definition for tool in tools for definition in _definitions(object_in(tool))] or None
+
+
+def _definitions(tool: Any) -> Iterator[dict[str, Any]]:
+    if not isinstance(tool, Mapping):
+        return
+    for key in SEVERAL:
+        if isinstance(tool.get(key), list):
+            for declaration in tool[key]:
+                yield from _definitions(declaration)
+            return
+    inner = next((tool[key] for key in ("function", "toolSpec") if _is_map(tool.get(key))), tool)
+    name = inner.get("name")
+    if not isinstance(name, str) or not name:
+        return
+    function: dict[str, Any] = {"name": name}
+    if isinstance(inner.get("description"), str):
+        function["description"] = inner["description"]
+    schemas = (object_in(inner.get(key)) for key in SCHEMAS)
+    schema = next((schema for schema in schemas if isinstance(schema, Mapping)), None)
+    if schema is not None:
+        function["parameters"] = schema["json"] if _is_map(schema.get("json")) else schema
+    yield {"type": "function", "function": function}
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, Mapping)

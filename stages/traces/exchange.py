@@ -1,0 +1,162 @@
+"""A request to a model and the response to it, wherever a log keeps the two."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from stages.traces.calls import object_in
+from stages.traces.clean import clean_messages, was_cut_off
+from stages.traces.definitions import tool_definitions
+from stages.traces.fields import BadItemError, policy_in
+
+Record = dict[str, Any]
+
+# Where logs keep a request; a batch has `body` or `params`, LangFuse and others `input`.
+REQUESTS = ("request", "request_body", "requestBody", "params", "body", "kwargs", "input", "inputs")
+RESPONSES = (
+    "response",
+    "response_body",
+    "responseBody",
+    "result",
+    "output",
+    "outputs",
+    "completion",
+)
+ENVELOPES = ("body", "json", "data")  # around either, beside status and headers
+# What a user's own fields may be called, kept as they are.
+KEPT = (
+    "gold_actions",
+    "outcome",
+    "reward",
+    "success",
+    "status",
+    "domain",
+    "family",
+    "env",
+    "task_id",
+    "trial",
+    "episode_id",
+    "group_id",
+    "policy",
+)
+# Of records that hold a request and a response, too, but are another format's: LangSmith's runs,
+# batches, NeMo Gym's rollouts, inspect's samples, tau-bench's and tau2-bench's results.
+FOREIGN = frozenset(
+    ["run_type", "custom_id", "responses_create_params", "epoch", "traj", "termination_reason"]
+)
+STATUSES = ("ok", "truncated", "error", "masked")
+FAILED_STATUS = 400  # of HTTP, from here on
+
+
+class Exchange(NamedTuple):
+    """One call of a model's API, as a log holds it."""
+
+    request: Record  # empty: the log does not hold it
+    response: Record  # empty: there was none
+    failed: str | None = None  # why there was no response, where the log says so
+
+
+class Answer(NamedTuple):
+    """One answer in a response; several are samples of one request."""
+
+    messages: Sequence[Any]
+    stop: Any = None
+
+
+def exchange_of(record: Record, asks: Sequence[str], answers: Sequence[str]) -> Exchange:
+    """The request and the response that a record of a log holds.
+
+    Args:
+        record: one line of a log, one line of a batch, or a bare request or response.
+        asks: keys that tell this vendor's request.
+        answers: keys that tell this vendor's response.
+    """
+    request = _under(record, REQUESTS, asks) or (record if _has(record, asks) else {})
+    response = _under(record, RESPONSES, answers)
+    if not response and request is not record and _has(record, answers):
+        response = record
+    return Exchange(request, response, None if response else _failure(record))
+
+
+def is_foreign(record: Record) -> bool:
+    """Whether a record is another format's, whatever requests and responses are in it."""
+    return not FOREIGN.isdisjoint(record)
+
+
+def clean_records(
+    record: Record,
+    exchange: Exchange,
+    history: Sequence[Any],
+    answers: Sequence[Answer],
+    tools: Any,
+    notes: Counter[str],
+) -> Iterator[Record]:
+    """One clean record for each answer to a request; one for the history where there is none.
+
+    Args:
+        record: what holds the exchange; fields of ours in it are kept.
+        exchange: the request and the response.
+        history: the request's messages, the system prompt first.
+        answers: the response's, each with the reason why the model stopped.
+        tools: the request's definitions, in any form.
+        notes: counts what was passed over.
+
+    Raises:
+        BadItemError: there are no messages, or a call or a result in them can't be read.
+    """
+    kept = {key: record[key] for key in KEPT if record.get(key) is not None}
+    if kept.get("status") not in STATUSES:  # a vendor's own word
+        kept.pop("status", None)
+    kept["model"] = policy_in(record) or policy_in(exchange.request) or policy_in(exchange.response)
+    kept["tools"] = tool_definitions(tools)
+    kept = {key: value for key, value in kept.items() if value is not None}
+    if exchange.failed is not None:
+        kept |= {"status": "error", "stop": exchange.failed}
+    if not history and not answers and exchange.failed is None:
+        raise BadItemError("holds neither messages nor a response", "log both, or give 'messages'")
+    for trial, answer in enumerate(answers or [Answer(())]):
+        clean = {**kept, "messages": clean_messages([*history, *answer.messages], notes)}
+        if len(answers) > 1:
+            clean["trial"] = trial
+        if answer.stop is not None:
+            clean["stop"] = str(answer.stop)
+        if was_cut_off(answer.stop):
+            clean.setdefault("status", "truncated")
+        yield clean
+
+
+def _under(record: Record, keys: Sequence[str], signs: Sequence[str]) -> Record:
+    """The first object with one of the signs that is under a key, or in an envelope there."""
+    for key in keys:
+        value = object_in(record.get(key))
+        for _ in range(3):
+            if not isinstance(value, Mapping) or _has(value, signs):
+                break
+            value = next((object_in(value[name]) for name in ENVELOPES if value.get(name)), None)
+        if isinstance(value, Mapping) and _has(value, signs):
+            return dict(value)
+    return {}
+
+
+def _has(value: Mapping[str, Any], signs: Sequence[str]) -> bool:
+    return any(value.get(sign) is not None for sign in signs)
+
+
+def _failure(record: Record) -> str | None:
+    """Why a request got no response, where a record says so."""
+    for key in ("error", "exception"):
+        if record.get(key):
+            return f"{record[key]!s:.80}"
+    for place in (record.get("response"), record.get("result")):
+        if not isinstance(place, Mapping):
+            continue
+        code = place.get("status_code")
+        if isinstance(code, int) and code >= FAILED_STATUS:
+            return f"status {code}"
+        if place.get("type") in ("errored", "canceled", "expired", "error"):
+            return str(place["type"])
+        if place.get("error"):
+            return f"{place['error']!s:.80}"
+    return None

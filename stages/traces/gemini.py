@@ -1,0 +1,85 @@
+"""Gemini's contents: requests, logs, tuning sets and batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of, is_foreign
+from stages.traces.formats import ReadOptions
+from stages.traces.threads import latest
+
+NAME = "gemini"
+SYSTEM = ("systemInstruction", "system_instruction")
+
+
+def accepts(record: Record) -> bool:
+    """Whether a record holds contents, or a response with candidates."""
+    if is_foreign(record):
+        return False
+    exchange = _exchange(record)
+    candidates = exchange.response.get("candidates")
+    return bool(exchange.request) or isinstance(candidates, list)
+
+
+def gather(records: Iterable[Record]) -> Iterator[Record]:
+    """The records of a log without those that a later one repeats."""
+    return latest(records, translate, lambda record: bool(_exchange(record).response))
+
+
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
+    """The clean record of one conversation, or one for each candidate of its last response.
+
+    Raises:
+        BadItemError: there are no messages, or a call or a result in them can't be read.
+    """
+    exchange = _exchange(record)
+    request = exchange.request
+    config = request.get("config") if isinstance(request.get("config"), dict) else {}
+    places = [request, config or {}]
+    system = next((place[key] for place in places for key in SYSTEM if place.get(key)), None)
+    history = [{**content_of(system), "role": "system"}] if system else []
+    history += _contents(request.get("contents"))
+    tools = next((place["tools"] for place in places if place.get("tools")), None)
+    answers = [
+        Answer([content_of(candidate.get("content"))], _stop(candidate))
+        for candidate in exchange.response.get("candidates") or []
+        if isinstance(candidate, Mapping)
+    ]
+    if answers and not history:
+        notes["response without its request"] += 1
+    yield from clean_records(record, exchange, history, answers, tools, notes)
+
+
+def _exchange(record: Record) -> Exchange:
+    return exchange_of(record, ("contents",), ("candidates",))
+
+
+def _stop(candidate: Mapping[str, Any]) -> Any:
+    return candidate.get("finishReason") or candidate.get("finish_reason")
+
+
+def _contents(contents: Any) -> list[Any]:
+    """Contents as a list: the SDK takes a bare text or a single content, too."""
+    if isinstance(contents, list):
+        return [content_of(content) for content in contents]
+    return [content_of(contents)] if contents else []
+
+
+def content_of(content: Any) -> dict[str, Any]:
+    """One content as {role, parts}."""
+    if isinstance(content, Mapping):
+        role, parts = content.get("role") or "user", content.get("parts") or []
+        parts = [parts] if isinstance(parts, (str, Mapping)) else parts
+        return {"role": role, "parts": [_part(part) for part in parts]}
+    return {"role": "user", "parts": [{"text": content}] if isinstance(content, str) else []}
+
+
+def _part(part: Any) -> Any:
+    """A part as the reader takes it: text that only was thought is none that was said."""
+    if isinstance(part, str):
+        return {"text": part}
+    if isinstance(part, Mapping) and part.get("thought") is True:
+        return {"type": "thinking", "thinking": part.get("text") or ""}
+    return part

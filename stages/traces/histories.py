@@ -1,0 +1,143 @@
+"""Model calls that each repeat the history before them, merged into one conversation.
+
+A trace of an observability tool holds a conversation as the model calls that made it: the input of
+each is the whole conversation so far. Tool runs beside them tell which calls failed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from stages.core.arguments import parse_arguments
+from stages.traces.clean import Message, clean_call
+from stages.traces.forms import text_of
+
+SEVERAL_HISTORIES = "several histories in one trace: read one after another"
+
+
+class ModelCall(NamedTuple):
+    """One call of a model."""
+
+    heard: Sequence[Any]  # messages in any form: the history
+    said: Sequence[Any]  # what the model answered
+
+
+class ToolRun(NamedTuple):
+    """One run of a tool, as the trace records it beside the messages."""
+
+    id: str | None
+    name: str | None
+    arguments: Any
+    result: Any  # None: not recorded
+    failed: bool
+
+
+def conversation(
+    calls: Iterable[ModelCall], runs: Iterable[ToolRun], notes: Counter[str]
+) -> list[Message]:
+    """The messages of one trace, each of them once.
+
+    Args:
+        calls: in order of time. Of an input counts what is not in the conversation yet; the same
+            input with the same answer is one call that two layers recorded.
+        runs: give calls the results that no later input holds, and mark those that failed.
+        notes: counts inputs that did not go on from the conversation.
+
+    Raises:
+        BadItemError: a call or a result can't be read.
+    """
+    merged = _Merged()
+    for call in calls:
+        merged.add(call)
+    told: set[str] = set()
+    for run in runs:
+        _tell(run, merged.messages, told, notes)
+    notes.update(merged.notes)
+    return merged.messages
+
+
+def signature(message: Message) -> Hashable:
+    """What a clean message says, without what two recordings of it may differ in."""
+    role, content = message["role"], (message.get("content") or "").strip()
+    if role == "tool":
+        return role, content, message.get("tool_call_id")
+    calls = [
+        (call["function"]["name"], _canonical(call["function"]["arguments"]))
+        for call in message.get("tool_calls") or ()
+    ]
+    return role, content, tuple(calls)
+
+
+class _Merged:
+    """A conversation that grows call by call."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.notes = Counter[str]()
+        self._known = Counter[Hashable]()
+        self._calls: set[Hashable] = set()
+
+    def add(self, call: ModelCall) -> None:
+        notes = Counter[str]()
+        heard, said = clean_call(call.heard, call.said, notes)
+        self.notes |= notes  # each history repeats what was noted of the one before it
+        signatures = [signature(message) for message in heard]
+        whole = (tuple(signatures), tuple(signature(message) for message in said))
+        if whole in self._calls:
+            return
+        self._calls.add(whole)
+        left, new = self._known.copy(), list[Message]()
+        for message, name in zip(heard, signatures, strict=True):
+            if left[name]:
+                left[name] -= 1
+            else:
+                new.append(message)
+        if self.messages and any(message["role"] == "assistant" for message in new):
+            self.notes[SEVERAL_HISTORIES] += 1
+        for message in [*new, *said]:
+            self._known[signature(message)] += 1
+            self.messages.append(message)
+
+
+def _tell(run: ToolRun, messages: list[Message], told: set[str], notes: Counter[str]) -> None:
+    """Write into the conversation what a run of a tool tells of its call."""
+    place = next(_places(run, messages, told), None)
+    if place is None:
+        notes["tool run without its call"] += 1
+        return
+    index, call_id = place
+    told.add(call_id)
+    answers = (m for m in messages[index + 1 :] if m.get("tool_call_id") == call_id)
+    answer = next(answers, None)
+    if answer is None:
+        if run.result is None and not run.failed:
+            return
+        answer = {"role": "tool", "content": text_of(run.result), "tool_call_id": call_id}
+        end = index + 1
+        while end < len(messages) and messages[end]["role"] == "tool":
+            end += 1
+        messages.insert(end, answer)
+    if run.failed:
+        answer["error"] = True
+
+
+def _places(run: ToolRun, messages: list[Message], told: set[str]) -> Iterator[tuple[int, str]]:
+    """(place of the message, id) of the calls that a run may be of: by id, else as it was made."""
+    calls = [(i, call) for i, said in enumerate(messages) for call in said.get("tool_calls") or ()]
+    for index, call in calls:
+        if call["id"] == run.id:
+            yield index, call["id"]
+    for index, call in calls:
+        function = call["function"]
+        if call["id"] not in told and function["name"] == run.name:
+            unknown = run.arguments is None  # content is opt-in, and the order tells
+            if unknown or _canonical(function["arguments"]) == _canonical(run.arguments):
+                yield index, call["id"]
+
+
+def _canonical(arguments: Any) -> str:
+    value = parse_arguments(arguments).value if isinstance(arguments, str) else arguments
+    return json.dumps(value, sort_keys=True, default=str)

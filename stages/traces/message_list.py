@@ -1,0 +1,49 @@
+"""One conversation as a bare list of messages: LangChain's dumps, chat messages, items."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from stages.traces.exchange import Answer, Exchange, Record, clean_records
+from stages.traces.formats import ReadOptions
+from stages.traces.forms import ITEM_TYPES, ROLES, bared
+
+NAME = "message list"
+GATHERED = "message_list"  # the key of the messages once they are together
+WHOLE = ("messages", "conversations", "choices", "stop_reason", "object")  # of more than a message
+SAYING = ("content", "value", "parts", "tool_calls", "function_call")
+
+
+def accepts(record: Record) -> bool:
+    """Whether a record is itself a message, or the messages that `gather` brought together."""
+    return isinstance(record.get(GATHERED), list) or _is_message(record)
+
+
+def gather(records: Iterable[Record]) -> Iterator[Record]:
+    """All messages of a file as one record: the file is one conversation."""
+    messages = list(records)
+    if messages:
+        yield {GATHERED: messages}
+
+
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
+    """The clean record of one conversation.
+
+    Raises:
+        BadItemError: a call or a result can't be read.
+    """
+    messages = record.get(GATHERED, [record])
+    yield from clean_records({}, Exchange({}, {}), messages, [Answer(())], None, notes)
+
+
+def _is_message(record: Record) -> bool:
+    if any(key in record for key in WHOLE):
+        return False
+    inner: Mapping[str, Any] = bared(record)
+    kind = inner.get("type")
+    role = inner.get("role", inner.get("from", kind))
+    if not isinstance(role, str) or not any(key in inner for key in SAYING):
+        return kind in ITEM_TYPES and "call_id" in record
+    return role.lower() in ROLES

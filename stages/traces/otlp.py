@@ -1,0 +1,138 @@
+"""Spans and log records out of OTLP JSON, or out of the flat forms that exporters write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stages.traces.calls import object_in
+
+Span = dict[str, Any]
+
+RESOURCES = ("resourceSpans", "resource_spans", "resourceLogs", "resource_logs", "batches")
+SCOPES = ("scopeSpans", "scope_spans", "instrumentationLibrarySpans", "scopeLogs", "scope_logs")
+PARTS = ("spans", "logRecords", "log_records")
+TRACES = ("traceId", "trace_id")
+IDS = ("spanId", "span_id")
+PARENTS = ("parentSpanId", "parent_span_id", "parent_id", "parentId")
+STARTS = ("startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime", "start_timestamp")
+TIMES = ("timeUnixNano", "time_unix_nano", "observedTimeUnixNano", "timestamp")
+NESTED = ("gen_ai", "llm", "openinference", "tool")  # what Phoenix writes as objects
+LEVELS = ("STATUS_CODE_ERROR", "ERROR", "2")
+
+
+def has_spans(record: dict[str, Any]) -> bool:
+    """Whether a record is OTLP JSON, or one span or log record alone."""
+    if any(isinstance(record.get(key), list) for key in RESOURCES[:-1]):
+        return True
+    if isinstance(record.get("batches"), list):
+        return any(isinstance(part, Mapping) and "resource" in part for part in record["batches"])
+    if isinstance(record.get("attributes"), (Mapping, list, str)):
+        place = record["context"] if isinstance(record.get("context"), Mapping) else record
+        return any(place.get(key) for key in TRACES)
+    return False
+
+
+def spans_in(record: Mapping[str, Any]) -> Iterator[Span]:
+    """Every span and log record in a record.
+
+    Each is {id, trace, parent, name, start, attributes, events, error, error_text, is_log}: `start`
+    sorts as text, `attributes` are plain values, and a log record has the id of its span.
+    """
+    resources = [part for key in RESOURCES for part in _list(record.get(key))]
+    if not resources:
+        yield _span(record)
+        return
+    for resource in resources:
+        for scope in (part for key in SCOPES for part in _list(resource.get(key))):
+            for part in (part for key in PARTS for part in _list(scope.get(key))):
+                yield _span(part)
+
+
+def _span(span: Mapping[str, Any]) -> Span:
+    context = span["context"] if isinstance(span.get("context"), Mapping) else span
+    status = span["status"] if isinstance(span.get("status"), Mapping) else {}
+    attributes = attributes_of(span.get("attributes"))
+    is_log = not any(key in span for key in STARTS)
+    code = str(status.get("code", status.get("status_code", span.get("status_code", ""))))
+    error = attributes.get("error.type")
+    name = span.get("eventName", span.get("event_name", span.get("name"))) or ""
+    trace, start = _first(context, TRACES), _first(span, TIMES if is_log else STARTS)
+    return {
+        "id": str(_first(context, IDS) or ""),
+        "trace": str(trace or attributes.get("gen_ai.conversation.id") or ""),
+        "parent": str(_first(span, PARENTS) or ""),
+        "name": str(attributes.get("event.name", name) if is_log else name),
+        "start": f"{start:0>20}" if str(start).isdigit() else str(start or ""),
+        "attributes": attributes,
+        "events": [_event(event) for event in _list(span.get("events"))],
+        "error": error or (code.rpartition(".")[2] in LEVELS and "error") or None,
+        "error_text": status.get("message") or status.get("description") or "",
+        "is_log": is_log,
+        "body": plain(span["body"]) if _is_typed(span.get("body")) else span.get("body"),
+    }
+
+
+def _event(event: Mapping[str, Any]) -> Span:
+    name, attributes = str(event.get("name") or ""), attributes_of(event.get("attributes"))
+    return {"name": name, "attributes": attributes, "body": event.get("body")}
+
+
+def attributes_of(attributes: Any) -> dict[str, Any]:
+    """Attributes as plain values by name, from OTLP's typed list, an object, or JSON of either."""
+    attributes = object_in(attributes)
+    if isinstance(attributes, Mapping):
+        return dict(_flat(attributes))
+    pairs = (pair for pair in _list(attributes) if "key" in pair)
+    return {str(pair["key"]): plain(pair.get("value")) for pair in pairs}
+
+
+def plain(value: Any) -> Any:
+    """The value in OTLP's typed JSON; any other as it is."""
+    if not _is_typed(value):
+        return value
+    [(kind, inner)] = value.items()
+    if kind in ("arrayValue", "array_value"):
+        return [plain(item) for item in _any_list(inner, "values")]
+    if kind in ("kvlistValue", "kvlist_value"):
+        pairs = [pair for pair in _any_list(inner, "values") if isinstance(pair, Mapping)]
+        return {str(pair.get("key")): plain(pair.get("value")) for pair in pairs}
+    if kind in ("intValue", "int_value") and isinstance(inner, str):  # int64 is text in JSON
+        return int(inner)
+    return inner
+
+
+def _is_typed(value: Any) -> bool:
+    if not isinstance(value, Mapping) or len(value) != 1:
+        return False
+    kind = str(next(iter(value)))
+    return kind.endswith(("Value", "_value")) and kind.partition("V")[0].partition("_")[0] in (
+        *("string", "int", "double", "bool", "array", "kvlist", "bytes"),
+    )
+
+
+def _flat(attributes: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Attributes by their dotted names; Phoenix exports them as objects and lists in objects."""
+    for key, value in attributes.items():
+        name = f"{above}{key}"
+        is_nested = "." not in key and name.partition(".")[0] in NESTED
+        if is_nested and isinstance(value, list) and all(isinstance(v, Mapping) for v in value):
+            value = {str(number): item for number, item in enumerate(value)}
+        if is_nested and isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _any_list(value: Any, key: str) -> list[Any]:
+    inner = value.get(key) if isinstance(value, Mapping) else None
+    return inner if isinstance(inner, list) else []
+
+
+def _list(value: Any) -> list[Mapping[str, Any]]:
+    value = object_in(value)
+    return [part for part in value if isinstance(part, Mapping)] if isinstance(value, list) else []
+
+
+def _first(place: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((place[key] for key in keys if place.get(key) not in (None, "")), None)
