@@ -48,9 +48,9 @@ $(EXTRAS)/.trains: pyproject.toml constraints.txt
 	touch $@
 
 $(EXTRAS)/.ready: $(EXTRAS)/.trains
-	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,openai]' trl
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[browser,dev,openai,oracles]' trl
 	# Of tau2's hundred packages its domains need these; to resolve all takes pip many minutes.
-	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt inspect-ai toml
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt toml
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps inspect-evals
 	touch $@
 
@@ -60,7 +60,8 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_tool_parser.py tests/test_renderer.py tests/test_template.py tests/test_tiny_model.py tests/test_transformers_policy.py \
 	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
 	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
-	  tests/test_exports_trl.py tests/test_readme.py tests/test_gradients.py
+	  tests/test_exports_trl.py tests/test_readme.py tests/test_gradients.py \
+	  tests/test_report_page.py tests/test_api_logs.py tests/test_observability.py tests/test_otel.py
 
 # Environments that hold what their file lists, and no more: dependencies are not followed.
 $(VLLM)/.ready $(VERL)/.ready $(RAY)/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt

@@ -32,7 +32,7 @@ OF_EPISODES = [
     ("outcome", 1.0, "success as the outcome says"),
     ("outcome", None, "success as the outcome says"),
     ("success", True, "success as the outcome says"),
-    ("status", "fine", "status is ok, truncated or error"),
+    ("status", "fine", "status is ok, truncated, error or masked"),
 ]
 DIFFER = [
     ("task_id", "u", "'t' and 'u'"),

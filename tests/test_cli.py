@@ -980,6 +980,7 @@ PAGES = (
     "docs/rollouts",
     "docs/tiers",
     "docs/calibrate",
+    "docs/report",
     "docs/exporters",
     "docs/verl",
 )
