@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -154,3 +155,46 @@ def test_one_class_one_name() -> None:
                 places[node.name].append(f"{path}:{node.lineno}")
     assert len(places) > 100
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+METHOD = "docs/method.md"
+
+
+def titles(page: str) -> set[str]:
+    """The titles of a page's sections, without their numbers."""
+    return set(re.findall(r"^##+ (?:\d+\. )?(.+)$", page, re.MULTILINE))
+
+
+def citations(source: str) -> Iterator[str]:
+    """Yield the titles that a program cites of the method; "" where it names the page alone."""
+    text = re.sub(r"\s*\n\s*(# )?", " ", source)  # comments and docstrings break anywhere
+    for after in text.split(METHOD)[1:]:
+        cited = re.match(r'(?:,(?: and)? "[^"]+"| and "[^"]+")+', after)
+        yield from re.findall(r'"([^"]+)"', cited[0]) if cited else [""]
+
+
+def test_every_citation_of_the_method_names_a_section() -> None:
+    known = titles((ROOT / METHOD).read_text(encoding="utf-8"))
+    cited = {
+        (path.relative_to(ROOT).as_posix(), title)
+        for folder in ("stages", "irc_cli", "examples", "tests")
+        for path in modules(folder).values()
+        if path != Path(__file__)
+        for title in citations(path.read_text(encoding="utf-8"))
+    }
+    assert len(cited) > 20
+    assert {(path, title) for path, title in cited if title not in known} == set()
+
+
+def test_a_wrong_citation_would_be_seen() -> None:
+    assert titles("# Page\n## 1. Words\n### Early\n") == {"Words", "Early"}
+    source = f"""# as in {METHOD}, "Two\n# words" and "Early"; {METHOD}, section 3"""
+    assert list(citations(source)) == ["Two words", "Early", ""]
+
+
+def test_what_is_cited_ships() -> None:
+    unshipped = re.compile(r"\bSPEC\b")
+    for folder in ("stages", "irc_cli", "examples", "tests", "docs"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".md", ".yaml", ".txt") and path != Path(__file__):
+                assert not unshipped.search(path.read_text(encoding="utf-8")), path

@@ -1,6 +1,8 @@
-"""Whether advantages push each tier the way its value intends (SPEC section 7).
+"""Whether advantages push each tier the way its value intends.
 
 Means over a tier are a diagnosis of the sampled turns, not proof of causal credit.
+
+Source: docs/method.md, "Direction, farming, convergence".
 """
 
 from __future__ import annotations
