@@ -130,7 +130,7 @@ def command(
     if published:
         _check_published(reader.envs)
         document["published"] = _published()
-    found = replayer.found() if replayer else None
+    found = replayer.replay() if replayer else None
     if found:
         document["replay"] = found.counts()
         document["replay_differences"] = found.differences

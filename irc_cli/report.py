@@ -100,8 +100,8 @@ def command(
         out = out or (None if as_json else str(loop / PAGE))
         newest = shown_iteration(loop)
         inputs, traces = [str(newest / TURNS_FILE)], traces or [str(newest / ROLLOUTS)]
-        found = newest_calibration(newest)
-        calibration = calibration or (str(found) if found else None)
+        newest_file = newest_calibration(newest)
+        calibration = calibration or (str(newest_file) if newest_file else None)
     out = out or (None if as_json else PAGE)
     options.check_outputs([out], as_json=as_json, force=force)
     known, notes = known_of(files_of(inputs), calibration, seed)

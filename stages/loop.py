@@ -192,6 +192,6 @@ def _as_args(options: Mapping[str, Any]) -> list[str]:
         if isinstance(value, bool):
             args.append(f"--{name}" if value else f"--no-{name}")
         else:
-            for one in value if isinstance(value, list) else [value]:
-                args += [f"--{name}", str(one)]
+            for part in value if isinstance(value, list) else [value]:
+                args += [f"--{name}", str(part)]
     return args

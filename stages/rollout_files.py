@@ -207,10 +207,10 @@ def _read_meta(files: RunFiles) -> dict[str, Any]:
         raise InputError(meta, what, "pass --force to start over") from None
 
 
-def _check_same(found: dict[str, Any], made_by: dict[str, Any], where: str) -> None:
+def _check_same(recorded: dict[str, Any], made_by: dict[str, Any], where: str) -> None:
     """Raise InputError, naming the first difference, unless both would make the same episodes."""
-    old, new = ({**side, **side["settings"]} for side in (found, made_by))
-    settings = {**found["settings"], **made_by["settings"]}
+    old, new = ({**side, **side["settings"]} for side in (recorded, made_by))
+    settings = {**recorded["settings"], **made_by["settings"]}
     for name in (*settings, "seed", "irc_cli", "inputs"):
         if old.get(name) != new.get(name):
             what = f"was made with {name} {_shown(old.get(name))}, not {_shown(new.get(name))}"

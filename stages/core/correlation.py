@@ -116,8 +116,8 @@ def pooled_terms(sums: TaskSums) -> Floats:
     xx[:, constant <= ROUNDING * total * sums.xx.sum(axis=0)] = 0.0
     if s.sum() in (0.0, total):
         oo = np.zeros_like(oo)
-    one = np.ones_like(mean_x)
-    return np.stack([xo, xx, oo * one, n * one, sums.x - n * mean_x, (s - n * mean_o) * one], 1)
+    ones = np.ones_like(mean_x)
+    return np.stack([xo, xx, oo * ones, n * ones, sums.x - n * mean_x, (s - n * mean_o) * ones], 1)
 
 
 def correlation(totals: Floats) -> Floats:
@@ -263,12 +263,14 @@ def episodes_to_decide(
     # Few tasks take more standard errors than the normal law says; the excess goes as 1 / tasks.
     length = final * (1 + (quantile / NormalDist().inv_cdf(0.975) - 1) / times)
     with np.errstate(invalid="ignore"):  # without a test, --fdr 1, 0 times an infinite error
-        found, out = (NormalDist().inv_cdf(1 - x / 2) * length for x in (max(level, 1e-12), 0.05))
-    room = np.maximum(prior - out, 0)
+        to_find, to_rule_out = (
+            NormalDist().inv_cdf(1 - x / 2) * length for x in (max(level, 1e-12), 0.05)
+        )
+    room = np.maximum(prior - to_rule_out, 0)
     enough = np.ones(final.shape, np.bool_)
     for at, wide in (alone, added):
         with np.errstate(invalid="ignore"):
-            decided = ndtr((at - found) / wide) + ndtr((-at - found) / wide)
+            decided = ndtr((at - to_find) / wide) + ndtr((-at - to_find) / wide)
             decided += ndtr((room - at) / wide) - ndtr((-room - at) / wide)
             enough &= decided >= power
     first = times[enough.argmax(axis=0), 0]

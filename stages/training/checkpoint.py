@@ -154,10 +154,10 @@ def saved(folder: Path) -> list[Saved]:
     ]
 
 
-def best(found: list[Saved]) -> Saved | None:
+def best(checkpoints: list[Saved]) -> Saved | None:
     """Return the checkpoint with the least loss on the dev set, if there is one."""
-    judged = [one for one in found if one.dev_loss < math.inf]
-    return min(judged, key=lambda one: one.dev_loss, default=None)
+    judged = [checkpoint for checkpoint in checkpoints if checkpoint.dev_loss < math.inf]
+    return min(judged, key=lambda checkpoint: checkpoint.dev_loss, default=None)
 
 
 def check_same(made: dict[str, Any], record: dict[str, Any], where: str) -> None:

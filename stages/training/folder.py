@@ -86,9 +86,9 @@ class RunFolder:
         if self.main:
             folder = self._checkpoints / f"step-{step:06d}"
             checkpoint.save(folder, state, step, dev_loss, self._record)
-            found = checkpoint.saved(self._checkpoints)
-            for old in found[:-keep]:
-                if old != checkpoint.best(found):
+            checkpoints = checkpoint.saved(self._checkpoints)
+            for old in checkpoints[:-keep]:
+                if old != checkpoint.best(checkpoints):
                     shutil.rmtree(old.path)
 
     def take_best(self, trainer: Trainer, dev_loss: float) -> None:
@@ -97,8 +97,8 @@ class RunFolder:
         if best and best.dev_loss < dev_loss:
             self._load(best, trainer)
 
-    def _load(self, found: checkpoint.Saved, trainer: Trainer) -> int:
-        return checkpoint.load(found.path, trainer.bare, trainer.optimizer, self._record)
+    def _load(self, chosen: checkpoint.Saved, trainer: Trainer) -> int:
+        return checkpoint.load(chosen.path, trainer.bare, trainer.optimizer, self._record)
 
     def save_batch(self, batch: Iterable[Example]) -> str:
         """Write the sequences of a step that must not be taken; return where."""
@@ -180,15 +180,15 @@ def refuse_existing_run(out: str, inputs: Iterable[str], *, resume: bool, force:
         raise InputError(out, "exists already", todo)
     if not (path / "metrics.jsonl").exists():
         raise InputError(out, "holds something else than a training run", "name another folder")
-    if inside := [one for one in inputs if Path(one).resolve().is_relative_to(path.resolve())]:
+    if inside := [file for file in inputs if Path(file).resolve().is_relative_to(path.resolve())]:
         raise InputError(out, f"holds '{inside[0]}', which is read", "name another folder")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    found = []
+    numbers = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{name}/")
+            numbers += _flat(value, f"{prefix}{name}/")
         else:
-            found.append((prefix + name, float(value)))
-    return found
+            numbers.append((prefix + name, float(value)))
+    return numbers

@@ -71,21 +71,21 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
     files = RunFiles(path)
     tokens, _, meta = files.sidecars
     about = _meta(Path(meta))
-    found = read_table(TOKENS, tokens) if Path(tokens).exists() else TOKENS.empty()
-    _check_logprobs(found, tokens)
+    token_table = read_table(TOKENS, tokens) if Path(tokens).exists() else TOKENS.empty()
+    _check_logprobs(token_table, tokens)
     weights = {
-        one["sha256"] for one in about.get("inputs", []) if one["path"].endswith(".safetensors")
+        file["sha256"] for file in about.get("inputs", []) if file["path"].endswith(".safetensors")
     }
     tools = [without_kind(tool) for tool in about.get("tools", [])]
     return Rollouts(
-        path, list(episodes.values()), found, tools, weights, dict(about.get("prompt", {}))
+        path, list(episodes.values()), token_table, tools, weights, dict(about.get("prompt", {}))
     )
 
 
 def _check_logprobs(tokens: pl.DataFrame, path: str) -> None:
     """Raise InputError where a recorded logprob can't be one."""
-    one = pl.element()
-    possible = (one.is_finite() & (one <= SLACK)).fill_null(False)
+    logprob = pl.element()
+    possible = (logprob.is_finite() & (logprob <= SLACK)).fill_null(False)
     fine = pl.col("logprobs").list.eval(possible).list.all()  # null where none are recorded
     for row in tokens.filter(~fine).head(1).iter_rows(named=True):
         what = f"turn {row['turn']} of episode '{row['episode_id']}' has a logprob that is none"
@@ -165,8 +165,8 @@ def played_advantages(
     """
     ids = [row["episode_id"] for row in played.episodes]
     arrays = turn_arrays(scored.filter(pl.col("episode_id").is_in(ids)))
-    found = set(arrays.frame["episode_id"])
-    if lacking := [episode for episode in ids if episode not in found]:
+    scored_ids = set(arrays.frame["episode_id"])
+    if lacking := [episode for episode in ids if episode not in scored_ids]:
         what = f"no turns of episode '{lacking[0]}' ({len(lacking):,} lacking)"
         raise InputError(turns, what, f"rerun irc-cli score {played.path}")
     reward = arrays.frame["reward"].to_numpy() if values is None else tier_rewards(arrays, values)

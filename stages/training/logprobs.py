@@ -62,10 +62,10 @@ class Nuclei(NamedTuple):
     def inside(self, vocabulary: int) -> torch.Tensor:
         """Return whether each token could have been each word, [M, V]."""
         tokens = len(self.counts)
-        found = self.counts.new_zeros((tokens, vocabulary), dtype=torch.bool)
+        allowed = self.counts.new_zeros((tokens, vocabulary), dtype=torch.bool)
         rows = torch.arange(tokens, device=self.counts.device).repeat_interleave(self.counts)
-        found[rows, self.words.long()] = True
-        return found | (self.counts == 0)[:, None]
+        allowed[rows, self.words.long()] = True
+        return allowed | (self.counts == 0)[:, None]
 
 
 class TokenValues(NamedTuple):
@@ -133,8 +133,8 @@ class TokenLogprobs(nn.Module):
             checkpoint(_chunk, head, *part, entropy_gradient, use_reentrant=False)
             for part in zip(*chunks, limits, strict=True)
         ]
-        logprobs, entropy, found = zip(*parts, strict=True)
-        whole = Nuclei.cat(found) if top_p is not None and nuclei is None else None
+        logprobs, entropy, nuclei_of_parts = zip(*parts, strict=True)
+        whole = Nuclei.cat(nuclei_of_parts) if top_p is not None and nuclei is None else None
         return TokenValues(torch.cat(logprobs), torch.cat(entropy), whole)
 
     @property
@@ -161,17 +161,17 @@ def _chunk(
     The limit is nuclei, or the top_p of each target, [C], whose nuclei are returned, too.
     """
     logits = head(hidden).float() / temperature[:, None]  # [C, V]
-    found = limit if isinstance(limit, Nuclei) else None
-    if limit is not None and found is None:
-        found = _find_nuclei(logits.detach(), targets, limit)
-    if found is not None:
+    nuclei = limit if isinstance(limit, Nuclei) else None
+    if limit is not None and nuclei is None:
+        nuclei = _find_nuclei(logits.detach(), targets, limit)
+    if nuclei is not None:
         # Finite, so that 0 times it is 0; no float32 logit of a model comes near.
-        logits = logits.masked_fill(~found.inside(logits.shape[1]), OUTSIDE)
+        logits = logits.masked_fill(~nuclei.inside(logits.shape[1]), OUTSIDE)
     logprobs = -nn.functional.cross_entropy(logits, targets, reduction="none")
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         shares = torch.softmax(logits, -1)
         entropy = torch.logsumexp(logits, -1) - (shares * logits).sum(-1)
-    return logprobs, entropy, found
+    return logprobs, entropy, nuclei
 
 
 def _find_nuclei(logits: torch.Tensor, targets: torch.Tensor, top_p: torch.Tensor) -> Nuclei:

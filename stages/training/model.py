@@ -45,9 +45,9 @@ def load_model(folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         what = str(error).strip().splitlines()[0]
         raise InputError(folder, what, "give a folder that holds a model") from error
-    model, found = loaded
+    model, info = loaded
     # transformers would go on with random weights.
-    if absent := sorted(found["missing_keys"]) + [name for name, *_ in found["mismatched_keys"]]:
+    if absent := sorted(info["missing_keys"]) + [name for name, *_ in info["mismatched_keys"]]:
         what = f"its weights lack '{absent[0]}' of the shape that config.json says"
         raise InputError(folder, what, "take a whole checkpoint")
     check_model(folder, model, tokenizer)
@@ -148,8 +148,8 @@ def _check_learner(made: TokenLogprobs, expected: list[torch.Tensor]) -> None:
     trials = _trials(made.bare)
     packs = [trials] if made.packed else [[trial] for trial in trials]
     try:
-        found = [made(*_pack(pack)).logprobs for pack in packs]
-        close = torch.allclose(torch.cat(found), torch.cat(expected), rtol=1e-4, atol=1e-4)
+        given = [made(*_pack(pack)).logprobs for pack in packs]
+        close = torch.allclose(torch.cat(given), torch.cat(expected), rtol=1e-4, atol=1e-4)
     except (AttributeError, TypeError):  # it has other parts, or its parts take other arguments
         close = False
     if not close:

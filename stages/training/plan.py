@@ -157,13 +157,13 @@ def describe(config: Any, setup: Setup) -> Architecture:
         parameters = sum(math.prod(shape) for _, shape in kind)
         layers.append(Layer(count, parameters, kept, casts, max(grown) // TRACED[1]))
     every, trained = list(model.parameters()), list(trained_weights(model).values())
-    adapters = sum(one.numel() for one in trained) if setup.lora_rank else 0
-    total = sum(one.numel() for one in every)
+    adapters = sum(weights.numel() for weights in trained) if setup.lora_rank else 0
+    total = sum(weights.numel() for weights in every)
     return Architecture(
         parameters=total,
-        trained=sum(one.numel() for one in trained),
+        trained=sum(weights.numel() for weights in trained),
         active=total - adapters - _idle(config, every),
-        largest=max(one.numel() for one in trained),
+        largest=max(weights.numel() for weights in trained),
         width=config.hidden_size,
         vocabulary=base.get_output_embeddings().weight.shape[0],
         packable=packable(base),
@@ -173,7 +173,7 @@ def describe(config: Any, setup: Setup) -> Architecture:
 
 def _kind(layer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """What tells layers apart: the names and shapes of their weights."""
-    return tuple((name, tuple(one.shape)) for name, one in layer.named_parameters())
+    return tuple((name, tuple(weights.shape)) for name, weights in layer.named_parameters())
 
 
 def _idle(config: Any, every: list[torch.Tensor]) -> int:
@@ -181,7 +181,9 @@ def _idle(config: Any, every: list[torch.Tensor]) -> int:
     experts = _experts(config)
     if not experts:
         return 0
-    weights = sum(one.numel() for one in every if one.ndim == 3 and one.shape[0] == experts)
+    weights = sum(
+        tensor.numel() for tensor in every if tensor.ndim == 3 and tensor.shape[0] == experts
+    )
     return weights * (experts - int(config.num_experts_per_tok)) // experts
 
 
@@ -223,7 +225,7 @@ def trace(config: Any, setup: Setup, layers: int, tokens: int) -> list[list[int]
         ours = TokenLogprobs(model.to_empty(device="cpu"))
         if _experts(short):
             ours.bare.set_experts_implementation(ONE_EXPERT)
-        seen |= {one.untyped_storage()._cdata: one for one in ours.parameters()}
+        seen |= {weights.untyped_storage()._cdata: weights for weights in ours.parameters()}
         for number, layer in enumerate(ours.bare.get_decoder().layers):
             layer.register_forward_pre_hook(lambda *_, number=number: place.append(number))
             layer.register_forward_hook(lambda *_: place.clear())
@@ -303,11 +305,11 @@ def remedies(setup: Setup, describe: Describe) -> list[str]:
     Each alone that suffices; else as many of them as it takes, in this order, as one entry; none
     where all of them are not enough.
     """
-    enough = [option for option, one in _knobs(setup, describe) if _fits(one, describe)]
+    enough = [option for option, changed in _knobs(setup, describe) if _fits(changed, describe)]
     together: list[str] = []
     names = [option.split()[0] for option, _ in _knobs(setup, describe)]
     for name in names if not enough else []:
-        option, setup = next(one for one in _knobs(setup, describe) if one[0].startswith(name))
+        option, setup = next(knob for knob in _knobs(setup, describe) if knob[0].startswith(name))
         together.append(option)
         if _fits(setup, describe):
             return [" ".join(together)]

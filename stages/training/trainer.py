@@ -43,7 +43,7 @@ class Trainer:
         if started != accelerator.num_processes:  # as accelerate does where FSDP meets a CPU
             what = f"{started} processes were started, which accelerate does not connect"
             raise InputError("accelerate launch", what, "on a CPU leave FSDP out, and give --cpu")
-        weights = [one for one in learner.parameters() if one.requires_grad]
+        weights = [tensor for tensor in learner.parameters() if tensor.requires_grad]
         optimizer = torch.optim.AdamW(
             weights,
             lr=config.lr,
@@ -63,10 +63,10 @@ class Trainer:
         self, examples: List[Example], config: TrainConfig
     ) -> Iterator[tuple[list[int], bool]]:
         """Yield this process's passes over some examples; see `stages.training.batches`."""
-        lengths = [len(one.sequence) for one in examples]
+        lengths = [len(example.sequence) for example in examples]
         budget = config.pack_tokens if self.packable else 0
-        one = self.accelerator
-        return passes(lengths, budget, one.process_index, one.num_processes)
+        devices = self.accelerator
+        return passes(lengths, budget, devices.process_index, devices.num_processes)
 
     def total(self, numbers: List[float]) -> list[float]:
         """Add up numbers over the processes."""

@@ -43,18 +43,18 @@ def bfcl_differences(expected: object, actual: object) -> list[Difference]:
     if not isinstance(expected, dict) or not isinstance(actual, dict):
         equal = exactly_equal(expected, actual)
         return [] if equal else [Difference("$", expected, actual, "different types")]
-    found = []
+    differing = []
     for key in {**expected, **actual}:
         allowed = expected.get(key)
         allowed = allowed if isinstance(allowed, list) else [allowed]
         if key not in expected:
-            found.append(Difference(at("$", key), None, actual[key], "extra key"))
+            differing.append(Difference(at("$", key), None, actual[key], "extra key"))
         elif key not in actual:
             if "" not in allowed:  # "" marks the parameter as optional
-                found.append(Difference(at("$", key), allowed, None, "missing key"))
+                differing.append(Difference(at("$", key), allowed, None, "missing key"))
         elif not _bfcl_allows(allowed, actual[key]):
-            found.append(Difference(at("$", key), allowed, actual[key], "allowed values"))
-    return found
+            differing.append(Difference(at("$", key), allowed, actual[key], "allowed values"))
+    return differing
 
 
 def _bfcl_allows(allowed: list[Any], value: Any) -> bool:

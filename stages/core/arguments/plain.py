@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def exactly_equal(one: object, two: object) -> bool:
+def exactly_equal(first: object, second: object) -> bool:
     """Whether values are equal as parsed: 1 is 1.0, but not true, and NaN is itself."""
-    queue: list[tuple[Any, Any]] = [(one, two)]
+    queue: list[tuple[Any, Any]] = [(first, second)]
     for left, right in queue:  # grows as it is read
         if isinstance(left, dict) and isinstance(right, dict):
             if left.keys() != right.keys():
@@ -26,9 +26,9 @@ def exactly_equal(one: object, two: object) -> bool:
     return True
 
 
-def plainly_equal(one: object, two: object) -> bool:
+def plainly_equal(first: object, second: object) -> bool:
     """Whether values are equal by Python's `==`, where true is 1."""
-    return one is two or bool(one == two)  # as containers compare what they hold
+    return first is second or bool(first == second)  # as containers compare what they hold
 
 
 def tau2_sides(
