@@ -254,3 +254,47 @@ def test_what_is_cited_ships() -> None:
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".md", ".yaml", ".txt") and path != Path(__file__):
                 assert not unshipped.search(path.read_text(encoding="utf-8")), path
+
+
+def undocumented(tree: ast.Module) -> Iterator[str]:
+    """Yield the parameters of public functions and methods that no `Args:` entry names."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    bodies = [(tree.body, False)]
+    bodies += [(owner.body, True) for owner in classes if not owner.name.startswith("_")]
+    for body, method in bodies:
+        for node in body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                for name in parameters(node.args, method=method):
+                    entry = rf"^ +\*{{0,2}}{re.escape(name)}:"
+                    if not re.search(entry, ast.get_docstring(node) or "", re.MULTILINE):
+                        yield f"{node.name}({name})"
+
+
+def parameters(arguments: ast.arguments, *, method: bool) -> Iterator[str]:
+    """Yield the names that a caller can give."""
+    extra = [extra for extra in (arguments.vararg, arguments.kwarg) if extra]
+    given = [*arguments.posonlyargs, *arguments.args, *extra, *arguments.kwonlyargs]
+    for place, argument in enumerate(given):
+        bound = method and place == 0 and argument.arg in ("self", "cls")
+        if not bound and not argument.arg.startswith("_"):
+            yield argument.arg
+
+
+@pytest.mark.parametrize("package", ["core", "training"])
+def test_numerical_functions_say_what_each_parameter_is(package: str) -> None:
+    found = {
+        path.relative_to(ROOT).as_posix(): lacking
+        for path in modules(f"stages/{package}").values()
+        if (lacking := list(undocumented(ast.parse(path.read_text(encoding="utf-8")))))
+    }
+    assert found == {}
+
+
+def test_an_undocumented_parameter_would_be_seen() -> None:
+    tree = ast.parse(
+        "def _private(a): pass\n"
+        "def public(a, _b, *c, d=0):\n    '''Do.\n\n    Args:\n        a: first.\n    '''\n"
+        "class Public:\n    def of(cls, e): pass\n    def _of(self, f): pass\n"
+        "class _Private:\n    def of(self, g): pass\n"
+    )
+    assert list(undocumented(tree)) == ["public(c)", "public(d)", "of(e)"]

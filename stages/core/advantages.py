@@ -199,7 +199,19 @@ def normalised(x: Floats, code: Codes, eps: float) -> Normalised:
 
 
 def as_codes(code: Ints, n_codes: int, name: str) -> Codes:
-    """The codes as indices, after a check that all are in 0..n_codes-1 (ValueError)."""
+    """Return codes as indices, after a check that all are in range.
+
+    Args:
+        code: codes, shape [N].
+        n_codes: number of codes there are.
+        name: name of the codes in the error.
+
+    Returns:
+        The same codes, shape [N].
+
+    Raises:
+        ValueError: a code is not in 0..n_codes-1.
+    """
     if code.size and not 0 <= code.min() <= code.max() < n_codes:
         raise ValueError(f"a code of {name} is not in 0..{n_codes - 1}")
     return code.astype(np.intp, copy=False)

@@ -30,7 +30,17 @@ class GateConfig:
 
 
 def kept_weight(episodes: float, half_life: float) -> float:
-    """Weight that earlier episodes keep when others follow: 2^(-episodes / half_life)."""
+    """Weight that earlier episodes keep when others follow: 2^(-episodes / half_life).
+
+    Args:
+        episodes: number of episodes that follow.
+        half_life: in episodes, above 0.
+
+    Returns:
+        A weight in (0, 1].
+
+    Source: docs/method.md, "Online".
+    """
     return float(2.0 ** (-episodes / half_life))
 
 

@@ -28,7 +28,14 @@ class Values(dict[str, float]):
 
 
 def pay_of(values: Mapping[str, float]) -> Pay:
-    """Return how values are paid; a plain mapping pays every turn."""
+    """Return how values are paid; a plain mapping pays every turn.
+
+    Args:
+        values: value of each tier, by name.
+
+    Returns:
+        turn | once.
+    """
     return values.pay if isinstance(values, Values) else "turn"
 
 
@@ -36,6 +43,12 @@ def first_turns(tiers: Iterable[Hashable]) -> list[bool]:
     """Return which turns of one episode are the first of their tier, shape [K].
 
     `stages.core.farmability.first_turns` is the same over the arrays of many episodes.
+
+    Args:
+        tiers: tier of each turn of the episode, in order, shape [K].
+
+    Returns:
+        Whether each turn is the first of its tier.
     """
     seen: set[Hashable] = set()
     first = []

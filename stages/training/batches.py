@@ -25,7 +25,15 @@ class Pack(NamedTuple):
 
     @classmethod
     def of(cls, examples: List[Example], device: torch.device) -> Pack:
-        """Lay sequences in a row."""
+        """Lay sequences in a row.
+
+        Args:
+            examples: of the pass.
+            device: that the tensors are made on.
+
+        Returns:
+            The pack; its M tokens are those of the policy, in the order of the examples.
+        """
         lengths = [len(example.sequence) for example in examples]
         starts = np.cumsum([0, *lengths[:-1]])
         at = [example.at + start for example, start in zip(examples, starts, strict=True)]
@@ -55,6 +63,9 @@ def steps(examples: List[Example], batch_size: int, epochs: int, seed: int) -> l
         batch_size: about how many episodes a step has.
         epochs: how often each episode is learnt from.
         seed: of the order, another in each epoch.
+
+    Returns:
+        For each step the positions of its examples in `examples`.
     """
     parts: dict[str, list[int]] = {}
     for place, example in enumerate(examples):

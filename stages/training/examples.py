@@ -40,7 +40,15 @@ class Reinforced(NamedTuple):
 
 
 def supervised(conversations: Iterable[Demonstration], chat: Renderer) -> list[Example]:
-    """Return examples in which every assistant token counts the same."""
+    """Return examples in which every assistant token counts the same.
+
+    Args:
+        conversations: with the assistant's messages to learn.
+        chat: makes tokens from messages.
+
+    Returns:
+        An example for each sequence that holds a token of the assistant; all weights are 1.
+    """
     rows = [
         row
         for demonstration in conversations
@@ -119,6 +127,9 @@ def focused(
         examples: of episodes.
         tiers: by their codes.
         values: of the tiers; one that is missing is worth 0.
+
+    Returns:
+        Examples with a weight of 0 on the other turns, without those that have no other weight.
     """
     worth = np.array([bool(values.get(tier)) for tier in tiers])
     chosen = []
@@ -188,7 +199,14 @@ def _example(sequence: TokenSequence, turns: Turns, temperature: float, top_p: f
 
 
 def offending(batch: Iterable[Example]) -> Iterator[dict[str, Any]]:
-    """Yield the sequences of a step as rows of a table, for whoever looks for what went wrong."""
+    """Yield the sequences of a step as rows of a table, for whoever looks for what went wrong.
+
+    Args:
+        batch: the examples of the step.
+
+    Yields:
+        A row for each example.
+    """
     for example in batch:
         yield {
             "episode_id": example.episode_id,

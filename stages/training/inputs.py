@@ -107,7 +107,15 @@ def check_precision(rollouts: Rollouts, *, weighted: bool) -> None:
 
 
 def check_lineage(rollouts: Rollouts, model: str) -> None:
-    """Raise InputError if another policy than this one played the rollouts."""
+    """Raise InputError if another policy than this one played the rollouts.
+
+    Args:
+        rollouts: with the policies' names and the digests of their weights, where recorded.
+        model: the folder of the policy.
+
+    Raises:
+        InputError: there are several policies, or the weights are other ones.
+    """
     if len(names := sorted({str(row.get("policy")) for row in rollouts.episodes})) > 1:
         what = f"was played by several policies: {few(names)}"
         raise InputError(rollouts.path, what, "give one policy's rollouts, or pass --off-policy")
@@ -174,7 +182,15 @@ def played_advantages(
 
 
 def other_turns(played: Rollouts, scored: pl.DataFrame) -> Counter[str]:
-    """Return a note on the turns (TURNS) of episodes that are not among the rollouts."""
+    """Return a note on the turns (TURNS) of episodes that are not among the rollouts.
+
+    Args:
+        played: the rollouts.
+        scored: the turns (TURNS).
+
+    Returns:
+        The note with the number of such episodes; empty where there is none.
+    """
     ids = [row["episode_id"] for row in played.episodes]
     others = ~pl.col("episode_id").is_in(ids) & COUNTS
     number = scored.filter(others)["episode_id"].n_unique()
@@ -185,6 +201,13 @@ def read_values(calibration: str | None, turns: str) -> Values | None:
     """Return what a calibration says that the tiers of turns are worth; None: none is given.
 
     A tier that the calibration never met has shown nothing, and is worth nothing.
+
+    Args:
+        calibration: path of a calibration.yaml, or None.
+        turns: path of the turns.
+
+    Returns:
+        The value of each tier, and how values are paid.
 
     Raises:
         InputError: the file is no calibration, or one of other tiers than those of the turns.
@@ -200,13 +223,33 @@ def read_values(calibration: str | None, turns: str) -> Values | None:
 
 
 def recorded_tools(path: str) -> list[dict[str, Any]]:
-    """Return the tools that a policy saw, where they are recorded beside rollouts."""
+    """Return the tools that a policy saw, where they are recorded beside rollouts.
+
+    Args:
+        path: of the rollouts.
+
+    Returns:
+        Tools in OpenAI's form; [] where they are not recorded.
+
+    Raises:
+        InputError: the record is not JSON.
+    """
     about = _meta(Path(RunFiles(path).sidecars[-1]))
     return [without_kind(tool) for tool in about.get("tools", [])]
 
 
 def recorded_prompt(path: str) -> dict[str, str]:
-    """Return how a policy was told of its tools, where that is recorded beside rollouts."""
+    """Return how a policy was told of its tools, where that is recorded beside rollouts.
+
+    Args:
+        path: of the rollouts.
+
+    Returns:
+        The record of `Told`; {} where there is none.
+
+    Raises:
+        InputError: the record is not JSON.
+    """
     return dict(_meta(Path(RunFiles(path).sidecars[-1])).get("prompt", {}))
 
 

@@ -64,6 +64,8 @@ def packed_attention(
 
     Returns:
         The mixed values [1, T, H, D], and no weights.
+
+    Source: scaled dot-product attention, arXiv 1706.03762, section 3.2.1.
     """
     groups = queries.shape[1] // keys.shape[1]
     if groups > 1:

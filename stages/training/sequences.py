@@ -87,7 +87,14 @@ class Example:
 
 
 def without_engine(example: Example) -> Example:
-    """Return an example whose log-probabilities when it was sampled are unknown."""
+    """Return an example whose log-probabilities when it was sampled are unknown.
+
+    Args:
+        example: any.
+
+    Returns:
+        Its copy; the engine's log-probabilities are NaN.
+    """
     unknown = np.full_like(example.sequence.logprobs, np.nan)
     return replace(example, sequence=replace(example.sequence, logprobs=unknown))
 
@@ -97,6 +104,9 @@ def sequences(tokens: pl.DataFrame) -> list[TokenSequence]:
 
     Args:
         tokens: a TOKENS table, the turns of an episode together and in order.
+
+    Returns:
+        One sequence for each run of turns whose prompts go on where the last turn ended.
     """
     parts: list[list[dict[str, Any]]] = []
     for row in tokens.iter_rows(named=True):
@@ -126,7 +136,16 @@ def _sequence(rows: List[dict[str, Any]]) -> TokenSequence:
 
 
 def check(examined: Iterable[TokenSequence], vocabulary: int, where: str) -> None:
-    """Raise InputError where a model with so many tokens can't learn from a sequence."""
+    """Raise InputError where a model can't learn from a sequence.
+
+    Args:
+        examined: the sequences.
+        vocabulary: number of tokens that the model knows, V.
+        where: name of their file in errors.
+
+    Raises:
+        InputError: a sequence begins with a sampled token, or holds an id that is not in 0..V-1.
+    """
     for sequence in examined:
         place = f"{where}: episode '{sequence.episode_id}'"
         if sequence.written[:1].any():
@@ -146,6 +165,15 @@ def retokenised(
     """Yield the rows of TOKENS that recorded messages would have made, without logprobs.
 
     The ids are the tokenizer's own cut of the text, which need not be what an engine sampled.
+
+    Args:
+        episode_id: of the messages.
+        messages: of the episode, in order.
+        tools: that the policy saw, in OpenAI's form.
+        chat: makes tokens from messages.
+
+    Yields:
+        A row for each message of the assistant that answers something.
     """
     end = 0  # tokens up to the end of the previous turn
     assistant = [place for place, message in enumerate(messages) if message["role"] == "assistant"]

@@ -39,6 +39,16 @@ def differences(
 
     Elements of lists without order are paired up so that the differences shown are few.
 
+    Args:
+        expected: the gold action's arguments, as for `equal`.
+        actual: the call's arguments, as parsed.
+        mode: `exact`, `deep`, `tau2` or `bfcl`.
+        rules: the tool's own rules; `deep` only.
+        compare_args: the only keys to compare; `tau2` only. None: those of the call, [] none.
+
+    Returns:
+        The differences, in the order of the expected side's keys.
+
     Raises:
         InputError: a value is nested too deep.
         ValueError: there is no such mode.

@@ -52,7 +52,14 @@ def _same(first: Any, second: Any) -> bool:
 
 
 def may_open(value: Any) -> bool:
-    """Whether a value may be a string that holds the JSON of an object or a list."""
+    """Whether a value may be a string that holds the JSON of an object or a list.
+
+    Args:
+        value: any JSON value.
+
+    Returns:
+        True for a string that starts like an object or a list, false for anything else.
+    """
     return type(value) is str and value.lstrip()[:1] in OPENING
 
 
@@ -95,6 +102,13 @@ def _same_bags(pairs: list[tuple[Any, Any]]) -> bool:
 
 def same_objects(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """Whether two objects are `deep`-equal without rules.
+
+    Args:
+        first: an object as orjson reads it.
+        second: another.
+
+    Returns:
+        The verdict of `canonical` texts.
 
     Raises:
         RoundedError: a number may have been rounded while reading.
@@ -148,6 +162,13 @@ def equal_texts(expected: str, actual: str) -> bool:
     """Whether two argument texts are `deep`-equal without rules: the fast path for a single pair.
 
     The verdict of `equal` on what `parse_arguments` reads; a text that is unparseable equals none.
+
+    Args:
+        expected: JSON text of the gold action's arguments.
+        actual: JSON text of the call's arguments.
+
+    Returns:
+        True where both are readable and mean the same.
 
     Raises:
         InputError: a text is nested too deep.
