@@ -1,4 +1,7 @@
-"""Replay recorded calls on a fresh environment: are the results and outcomes still the same?"""
+"""Replay recorded calls on a fresh environment: are the results and outcomes still the same?
+
+Source: docs/method.md, "Replay".
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 An episode that is followed by n others weighs w = 2^(-n / half_life). Weighted counts are no
 counts: a test that took them for such would be wrong. The bootstrap of tasks needs no counts, only
 each task's share of the weighted sums; how many episodes they are worth follows from sums of w^2.
+
+Source: docs/method.md, "Online".
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Pass rates, pass^k and their differences, over tasks with several trials each."""
+"""Pass rates, pass^k and their differences, over tasks with several trials each.
+
+Source: docs/method.md, "Pass rates".
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ Presence is measured once per episode. If every turn then earned its value, a fa
 a success by repeating a tier. The first turn is where presence becomes true, so it gets the credit;
 this needs no look-ahead and gives an unfinished episode the same rewards.
 
+Source: docs/method.md, "Payment".
+
 Importing this loads neither numpy nor polars: `irc_cli.scorer` runs inside other programs.
 """
 

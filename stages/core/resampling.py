@@ -1,4 +1,7 @@
-"""Confidence intervals by resampling tasks: the episodes of a task stand or fall together."""
+"""Confidence intervals by resampling tasks: the episodes of a task stand or fall together.
+
+Source: docs/method.md, "One inference".
+"""
 
 from __future__ import annotations
 
