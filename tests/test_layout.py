@@ -270,6 +270,15 @@ def undocumented(tree: ast.Module) -> Iterator[str]:
                         yield f"{node.name}({name})"
 
 
+def silent(tree: ast.Module) -> Iterator[str]:
+    """Yield the public functions that do not say what they return."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            says = re.search("^(Returns|Yields):", ast.get_docstring(node) or "", re.MULTILINE)
+            if not says and node.returns and ast.unparse(node.returns) != "None":
+                yield node.name
+
+
 def parameters(arguments: ast.arguments, *, method: bool) -> Iterator[str]:
     """Yield the names that a caller can give."""
     extra = [extra for extra in (arguments.vararg, arguments.kwarg) if extra]
@@ -278,6 +287,16 @@ def parameters(arguments: ast.arguments, *, method: bool) -> Iterator[str]:
         bound = method and place == 0 and argument.arg in ("self", "cls")
         if not bound and not argument.arg.startswith("_"):
             yield argument.arg
+
+
+@pytest.mark.parametrize("package", ["core", "training"])
+def test_numerical_functions_say_what_they_return(package: str) -> None:
+    lacking = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in modules(f"stages/{package}").values()
+        for name in silent(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert lacking == set()
 
 
 @pytest.mark.parametrize("package", ["core", "training"])
@@ -298,3 +317,4 @@ def test_an_undocumented_parameter_would_be_seen() -> None:
         "class _Private:\n    def of(self, g): pass\n"
     )
     assert list(undocumented(tree)) == ["public(c)", "public(d)", "of(e)"]
+    assert list(silent(ast.parse("def a() -> int: ...\ndef b() -> None: ..."))) == ["a"]

@@ -90,6 +90,9 @@ def turn_layout(episode: Ints, turn: Ints, group: Ints) -> Layout:
         turn: position of each turn in its episode, 0..K-1 in order, shape [N].
         group: group of each episode, below E and in any order, shape [E].
 
+    Returns:
+        Where each of the N turns stands.
+
     Raises:
         ValueError: the shapes differ, a code is out of range, the episodes are out of order, or
             the turns of an episode are not 0..K-1, K >= 1.

@@ -55,6 +55,9 @@ def effective_size(weights: Floats, squares: Floats) -> Floats:
         weights: sum of the weights, any shape.
         squares: sum of their squares, of the same shape.
 
+    Returns:
+        Numbers of episodes, of the same shape; at most the number that were added.
+
     Source: Kish (1965), Survey Sampling, section 11.7.
     """
     size = np.zeros_like(weights)

@@ -132,6 +132,9 @@ def select(cells: LengthSums, chosen: Bools) -> LengthSums:
     Args:
         cells: of L cells.
         chosen: which of them, at least one, shape [L].
+
+    Returns:
+        The chosen cells, in their order.
     """
     task, group = (
         np.unique(numbers[chosen], return_inverse=True)[1].astype(np.int64)

@@ -41,7 +41,11 @@ class Saved(NamedTuple):
 
 
 def random_state() -> str:
-    """Return torch's random state as text."""
+    """Return torch's random state as text.
+
+    Returns:
+        Base64 of the state's bytes.
+    """
     return base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
 
 

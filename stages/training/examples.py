@@ -83,6 +83,9 @@ def reinforced(
         chat: makes tokens from messages where none were recorded; None: that is refused.
         where: name of the rollouts in errors.
 
+    Returns:
+        The examples of groups in which some advantage differs from 0, and what was left out.
+
     Raises:
         InputError: tokens were not recorded, a turn has no advantage, or none differs from 0.
     """

@@ -210,6 +210,9 @@ def refuse_existing_run(out: str, inputs: Iterable[str], *, resume: bool, force:
         inputs: files and folders that must not be lost with it.
         resume: go on with the run that is there.
         force: replace the run that is there.
+
+    Raises:
+        InputError: the folder is a file, holds a run or an input, or can't be made.
     """
     path = Path(out)
     if path.exists() and not path.is_dir():

@@ -47,6 +47,9 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
         path: of the rollouts.
         notes: gets the episodes that are left out.
 
+    Returns:
+        The episodes that count, their tokens, and what is recorded of their policy.
+
     Raises:
         InputError: a file is missing or broken, or no episode counts.
     """
@@ -98,6 +101,9 @@ def check_precision(rollouts: Rollouts, *, weighted: bool) -> None:
     Args:
         rollouts: whose episodes say `logprobs_rounded` where their format rounded them.
         weighted: ratios or importance weights take the engine's logprobs.
+
+    Raises:
+        InputError: some logprobs are rounded, and ratios or weights would take them.
     """
     rounded = [row["episode_id"] for row in rollouts.episodes if row.get("logprobs_rounded")]
     if weighted and rounded:
@@ -135,6 +141,9 @@ def read_conversations(path: str, notes: Counter[str] | None = None) -> list[dic
         path: of the conversations.
         notes: gets what was guessed.
 
+    Returns:
+        The records, with messages in OpenAI's form.
+
     Raises:
         InputError: the file is missing or broken, or a line has no messages as templates take them.
     """
@@ -167,6 +176,9 @@ def played_advantages(
         values: what each tier is worth, and how it is paid; None: the rewards in the turns count.
         config: the estimator.
         turns: name of the turns in errors.
+
+    Returns:
+        A row for each turn (ADVANTAGES).
 
     Raises:
         InputError: an episode has no turns.

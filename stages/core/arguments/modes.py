@@ -34,6 +34,9 @@ def equal(
         rules: the tool's own rules; `deep` only.
         compare_args: the only keys to compare; `tau2` only. None: those of the call, [] none.
 
+    Returns:
+        True where they are equal by the mode.
+
     Raises:
         InputError: a value is nested too deep.
         ValueError: there is no such mode.
