@@ -20,7 +20,7 @@ from irc_cli.traces import (
 )
 from stages.errors import InputError, few
 from stages.score import Scored, Scorer
-from stages.tables.artifacts import TURNS, write_blocks, write_table
+from stages.tables.artifacts import TURNS, write_lazy, write_table
 from stages.tables.files import digest
 from stages.tiers.file import SHIPPED, load_tiers, use_rewards
 from stages.tiers.rules import Tiers
@@ -103,7 +103,7 @@ def command(
         made_by = console.made_by("score", settings, seed, inputs | reader.digests)
         made_by |= {"summary": summary}
         if scored.is_large:
-            write_blocks(TURNS, scored.blocks(), out, made_by, force=force)
+            write_lazy(TURNS, scored.lazy(), out, made_by, force=force)
         else:
             write_table(TURNS, scored.frame(), out, made_by, force=force)
     reader.write_bad(out, force=force)
