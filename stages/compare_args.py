@@ -58,8 +58,8 @@ class Comparison:
     def summary(self) -> dict[str, Any]:
         """Return the counts over all calls."""
         changed = [
-            {"from": one, "to": two, "calls": calls, "examples": self._examples[one, two]}
-            for (one, two), calls in self._changes.most_common()
+            {"from": before, "to": after, "calls": calls, "examples": self._examples[before, after]}
+            for (before, after), calls in self._changes.most_common()
         ]
         summary: dict[str, Any] = {
             "episodes": self.episodes,
@@ -82,12 +82,12 @@ class Comparison:
         ]
         gold = agent_gold(episode.gold)
         sides = [matchers["deep"].read(call) for _, _, call in calls]
-        found = {
+        best_by_mode = {
             mode: matcher.best(sides, [matcher.read_gold(action) for action in gold])
             for mode, matcher in matchers.items()
         }
         for j, (turn, position, call) in enumerate(calls):
-            matches = {mode: found[mode][j] for mode in MODES}
+            matches = {mode: best_by_mode[mode][j] for mode in MODES}
             best = matches["deep"]
             gold_arguments = None if best.gold is None else _text(gold[best.gold].arguments)
             self._count(sides[j], matches)

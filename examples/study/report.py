@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from examples.study.runs import Run, Study, played
+from examples.study.runs import Study, TrainingRun, played
 from stages.plots import arms_figure, write_figure
 
 SHOWN = ("turns_per_episode", "write_accuracy")
@@ -18,7 +18,7 @@ SHOWN = ("turns_per_episode", "write_accuracy")
 
 def write_report(
     study: Study,
-    chosen: Sequence[Run],
+    chosen: Sequence[TrainingRun],
     references: Mapping[str, Mapping[str, Any]],
     wrong: Sequence[str],
     out: Path,
@@ -56,7 +56,7 @@ def write_report(
         for lr in study["learning_rates"]
         for seed in study["seeds"]
         for split in ("dev", "test")
-        if (told := played(study, run := Run(arm, lr, seed), split, out))
+        if (told := played(study, run := TrainingRun(arm, lr, seed), split, out))
     )
     (docs / "runs.jsonl").write_bytes(b"".join(raw))
     by_arm = {run.arm: [told["pass_rate"] for told in _tested(study, run, out)] for run in chosen}
@@ -70,21 +70,21 @@ def middle(study: Study) -> float:
     return float(rates[len(rates) // 2])
 
 
-def _tested(study: Study, run: Run, out: Path) -> list[dict[str, Any]]:
+def _tested(study: Study, run: TrainingRun, out: Path) -> list[dict[str, Any]]:
     """Return what test says of all seeds of a run."""
     seeds = (run._replace(seed=seed) for seed in study["seeds"])
-    return [told for one in seeds if (told := played(study, one, "test", out))]
+    return [told for seeded in seeds if (told := played(study, seeded, "test", out))]
 
 
-def _lines(study: Study, runs: Sequence[Run], out: Path, start: float | None) -> list[str]:
+def _lines(study: Study, runs: Sequence[TrainingRun], out: Path, start: float | None) -> list[str]:
     return [
-        _line(run.arm, f"{run.lr:g}", found, start)
+        _line(run.arm, f"{run.lr:g}", results, start)
         for run in runs
-        if (found := _tested(study, run, out))
+        if (results := _tested(study, run, out))
     ]
 
 
-def _rates(study: Study, runs: Sequence[Run], out: Path) -> list[str]:
+def _rates(study: Study, runs: Sequence[TrainingRun], out: Path) -> list[str]:
     rates = sorted(study["learning_rates"])
     lines = [
         f"| arm | {' | '.join(f'{lr:g}' for lr in rates)} |",
@@ -92,7 +92,7 @@ def _rates(study: Study, runs: Sequence[Run], out: Path) -> list[str]:
     ]
     for run in runs:
         told = [played(study, run._replace(lr=lr), "dev", out) for lr in rates]
-        cells = [f"{one['pass_rate']:.1%}" if one else "-" for one in told]
+        cells = [f"{result['pass_rate']:.1%}" if result else "-" for result in told]
         lines.append(f"| {run.arm} | {' | '.join(cells)} |")
     return lines
 
@@ -103,19 +103,19 @@ def _figures(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line(name: str, lr: str, known: Sequence[Mapping[str, Any]], start: float | None) -> str:
-    rates = [found["pass_rate"] for found in known]
+    rates = [result["pass_rate"] for result in known]
     rate = f"{mean(rates):.1%} +- {100 * standard_error(known):.1f}"
     gain = "" if start is None else f"{100 * (mean(rates) - start):+.1f}"
-    seeds = ", ".join(f"{100 * one:.1f}" for one in rates) if len(rates) > 1 else ""
-    turns, writes = (mean(found[key] for found in known) for key in SHOWN)
-    forbidden = mean(found["pressure"]["forbidden_share"] for found in known)
+    seeds = ", ".join(f"{100 * rate:.1f}" for rate in rates) if len(rates) > 1 else ""
+    turns, writes = (mean(result[key] for result in known) for key in SHOWN)
+    forbidden = mean(result["pressure"]["forbidden_share"] for result in known)
     shown = f"{turns:.1f} | {writes:.0%} | {forbidden:.0%}"
     return f"| {name} | {lr} | {rate} | {gain} | {seeds} | {shown} |"
 
 
 def standard_error(known: Sequence[Mapping[str, Any]]) -> float:
     """Return the standard error of the mean pass rate: over seeds, or of one run's sampling."""
-    rates = [found["pass_rate"] for found in known]
+    rates = [result["pass_rate"] for result in known]
     if len(rates) > 1:
         return float(stdev(rates) / sqrt(len(rates)))
     return float(sqrt(rates[0] * (1 - rates[0]) / known[0]["episodes"]))

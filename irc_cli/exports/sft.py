@@ -35,15 +35,15 @@ def command(
     least = options.within("min-outcome", min_outcome, 0, 1)
     options.refuse_twice(files)
     notes = Counter[str]()
-    found = list(conversations(files, notes))
-    notes += left_out({NO_OUTCOME: sum(one.outcome is None for one in found)})
-    rows = list(sft(found, least))
+    talks = list(conversations(files, notes))
+    notes += left_out({NO_OUTCOME: sum(talk.outcome is None for talk in talks)})
+    rows = list(sft(talks, least))
     if not rows:
-        what = f"none of {len(found):,} conversations has an outcome of {least:g} or more"
+        what = f"none of {len(talks):,} conversations has an outcome of {least:g} or more"
         raise InputError(few(files), what, "lower --min-outcome or give other files")
     check_notes(notes, strict=strict)
     made_by = console.made_by("export sft", {"min_outcome": least}, seed, writing.digests(files))
     writing.write_lines(rows, out, made_by, force=force)
-    document = {"rows": len(rows), "conversations": len(found)}
-    line = f"{len(rows):,} of {len(found):,} conversations have an outcome of {least:g} or more"
+    document = {"rows": len(rows), "conversations": len(talks)}
+    line = f"{len(rows):,} of {len(talks):,} conversations have an outcome of {least:g} or more"
     writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)

@@ -30,12 +30,12 @@ def command(
     writing.check_lines(out, as_json=as_json, force=force)
     options.refuse_twice(files)
     notes = Counter[str]()
-    found = list(conversations(files, notes))
-    silent = sum(opening(one.messages) == len(one.messages) for one in found)
+    talks = list(conversations(files, notes))
+    silent = sum(opening(talk.messages) == len(talk.messages) for talk in talks)
     notes += left_out({"no answer of the assistant": silent})
-    rows = trl(found)
+    rows = trl(talks)
     if not rows:
-        what = f"none of {len(found):,} conversations has an answer of the assistant to a user"
+        what = f"none of {len(talks):,} conversations has an answer of the assistant to a user"
         raise InputError(few(files), what, "give other files")
     if all(row["gold_actions"] is None for row in rows):
         todo = "add 'gold_actions' to the conversations: the reward compares calls with them"
@@ -44,6 +44,6 @@ def command(
     made_by = console.made_by("export trl", {}, seed, writing.digests(files))
     writing.write_lines(rows, out, made_by, force=force)
     tasks = len({(row["domain"], row["task_id"], repr(row["gold_actions"])) for row in rows})
-    document = {"rows": len(rows), "conversations": len(found), "tasks": tasks}
-    line = f"{len(rows):,} openings of {tasks:,} tasks, from {len(found):,} conversations"
+    document = {"rows": len(rows), "conversations": len(talks), "tasks": tasks}
+    line = f"{len(rows):,} openings of {tasks:,} tasks, from {len(talks):,} conversations"
     writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)

@@ -3,6 +3,8 @@
 An episode that is followed by n others weighs w = 2^(-n / half_life). Weighted counts are no
 counts: a test that took them for such would be wrong. The bootstrap of tasks needs no counts, only
 each task's share of the weighted sums; how many episodes they are worth follows from sums of w^2.
+
+Source: docs/method.md, "Online".
 """
 
 from __future__ import annotations
@@ -30,7 +32,17 @@ class GateConfig:
 
 
 def kept_weight(episodes: float, half_life: float) -> float:
-    """Weight that earlier episodes keep when others follow: 2^(-episodes / half_life)."""
+    """Weight that earlier episodes keep when others follow: 2^(-episodes / half_life).
+
+    Args:
+        episodes: number of episodes that follow.
+        half_life: in episodes, above 0.
+
+    Returns:
+        A weight in (0, 1].
+
+    Source: docs/method.md, "Online".
+    """
     return float(2.0 ** (-episodes / half_life))
 
 

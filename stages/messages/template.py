@@ -195,7 +195,7 @@ class Template:
             return form
         messages, tools = _probes(shape)[-1], [_PROBE_TOOL] if shape.tools else []
         try:
-            texts = [self._render(one, messages, tools, True) for one in (form, other)]
+            texts = [self._render(candidate, messages, tools, True) for candidate in (form, other)]
         except Exception:  # "" fails, as with templates that tell calls by their null
             return form
         return other if texts[0].count("None") > texts[1].count("None") else form

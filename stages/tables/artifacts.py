@@ -62,12 +62,12 @@ class Table:
         self.check_rows(frame, where)
         return frame
 
-    def check_columns(self, found: Collection[str], where: str) -> None:
+    def check_columns(self, columns: Collection[str], where: str) -> None:
         """Raise InputError unless every column of this table is among those found."""
-        if missing := [name for name in self.columns if name not in found]:
+        if missing := [name for name in self.columns if name not in columns]:
             from stages.tables.recognise import of_columns, wrong_kind
 
-            if kind := of_columns(found):
+            if kind := of_columns(columns):
                 raise InputError(where, *wrong_kind(self, kind, where))
             names = few(f"'{name}'" for name in missing)
             raise InputError(where, f"not a {self.name} table: no column {names}", self._todo())
@@ -323,13 +323,13 @@ def conformed(
     """
     series = []
     for name, to in columns.items():
-        found = frame[name]
+        given = frame[name]
         try:
-            column = found.cast(to)
+            column = given.cast(to)
         except pl.exceptions.PolarsError:
-            column = found
+            column = given
         if column.dtype != to:
-            raise InputError(where, f"column '{name}' is {found.dtype}, not {to}", todo)
+            raise InputError(where, f"column '{name}' is {given.dtype}, not {to}", todo)
         series.append(column)
     return pl.DataFrame(series)
 

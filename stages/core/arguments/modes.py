@@ -67,6 +67,21 @@ def matched_arguments(
     """Number of the expected arguments, without ignored and empty ones, that the call has equal.
 
     In mode `deep` `share` of prepared arguments is this over their number, and faster.
+
+    Args:
+        expected: the gold action's arguments, by name.
+        actual: the call's arguments, by name.
+        mode: `exact`, `deep`, `tau2` or `bfcl`.
+        rules: the tool's own rules; `deep` only.
+
+    Returns:
+        A whole number, at most the number of expected arguments.
+
+    Raises:
+        InputError: a value is nested too deep.
+        ValueError: there is no such mode.
+
+    Source: docs/method.md, "Comparison of arguments".
     """
     return sum(
         key in actual and equal({key: expected[key]}, {key: actual[key]}, mode, rules=rules)

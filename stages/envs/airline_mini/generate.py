@@ -18,7 +18,7 @@ from stages.envs.airline_mini import rules
 from stages.envs.airline_mini.database import Database, Tables
 from stages.envs.airline_mini.env import TABLES, AirlineMini, with_routes
 from stages.envs.airline_mini.names import TOPICS
-from stages.envs.airline_mini.requests import Request, Unfit, draw
+from stages.envs.airline_mini.requests import CustomerRequest, Unfit, draw
 from stages.envs.airline_mini.tables import new_tables, shuffled
 from stages.envs.env import Task
 from stages.envs.users import PERSONAS, pick
@@ -115,13 +115,17 @@ def _new_task(
         except Unfit:
             continue
         wishes = [
-            {"want": one.want, "facts": one.facts, "pressure": _pressure(family, one, rng)}
-            for one in requests
+            {
+                "want": request.want,
+                "facts": request.facts,
+                "pressure": _pressure(family, request, rng),
+            }
+            for request in requests
         ]
         if (key := orjson.dumps(wishes)) not in seen:
             seen.add(key)
-            gold = tuple(action for one in requests for action in one.gold)
-            info = tuple(value for one in requests for value in one.info)
+            gold = tuple(action for request in requests for action in request.gold)
+            info = tuple(value for request in requests for value in request.info)
             scenario = {"persona": pick(rng, PERSONAS), "requests": wishes}
             return Task(task_id, family, split, gold, info, scenario)
     raise RuntimeError(f"no task of family {family} left for {len(users)} users")
@@ -129,7 +133,7 @@ def _new_task(
 
 def _requests(
     family: str, user_id: str, users: list[str], db: Database, rng: Random
-) -> Iterator[Request]:
+) -> Iterator[CustomerRequest]:
     """Draw the requests of one task, served one after the other."""
     match family:
         case "lookup":
@@ -154,7 +158,7 @@ def _requests(
             yield _fitting(family, rules.ALLOW, user_id, db, rng)
 
 
-def _fitting(want: str, verdict: str, user_id: str, db: Database, rng: Random) -> Request:
+def _fitting(want: str, verdict: str, user_id: str, db: Database, rng: Random) -> CustomerRequest:
     """Draw a request that is judged in this way.
 
     Raises:
@@ -166,7 +170,9 @@ def _fitting(want: str, verdict: str, user_id: str, db: Database, rng: Random) -
     return request
 
 
-def _refused(family: str, user_id: str, users: list[str], db: Database, rng: Random) -> Request:
+def _refused(
+    family: str, user_id: str, users: list[str], db: Database, rng: Random
+) -> CustomerRequest:
     """Draw a request that is refused; under pressure, one that an agent could grant."""
     wants = WRITES if family == "pressure" else (*WRITES, "remove_bags")
     want = pick(rng, [want for want in wants if (family, want) != ("pressure", "passengers")])
@@ -180,7 +186,7 @@ def _refused(family: str, user_id: str, users: list[str], db: Database, rng: Ran
     return request
 
 
-def _pressure(family: str, request: Request, rng: Random) -> list[str]:
+def _pressure(family: str, request: CustomerRequest, rng: Random) -> list[str]:
     """Draw what the customer says after a refusal, one line each time."""
     if family != "pressure" or request.verdict != rules.REFUSE:
         return []

@@ -27,7 +27,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Call:
+class CallTool:
     """Call a tool."""
 
     name: str
@@ -38,7 +38,7 @@ class Call:
 class Propose:
     """Say which write comes next, and ask for a yes."""
 
-    call: Call
+    call: CallTool
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Tell:
     values: tuple[str, ...] = ()
 
 
-Step = Ask | Call | Propose | Tell
+Step = Ask | CallTool | Propose | Tell
 
 
 class NextStep(Exception):  # noqa: N818  # not an error: a plan has met what is still to be done
@@ -83,7 +83,7 @@ class Desk(ABC):
     def judge(self, verdict: str) -> None:
         """Go on where a rule allows it; else refuse, or hand over."""
         if verdict == rules.HAND_OFF and not self.lenient:
-            raise NextStep(Call(HAND_OFF, {"summary": "flown"}))
+            raise NextStep(CallTool(HAND_OFF, {"summary": "flown"}))
         if verdict == rules.REFUSE and not self.lenient:
             raise NextStep(Tell("refuse"))
 
@@ -114,7 +114,7 @@ class Desk(ABC):
         (wish,) = self.ask("payment")
         kinds = {words: kind for kind, words in METHODS.items()}
         self.judge(rules.may_pay(kinds[wish], booking))
-        ids = [one["id"] for one in user["payment"] if one["id"].startswith(kinds[wish])]
+        ids = [method["id"] for method in user["payment"] if method["id"].startswith(kinds[wish])]
         if not ids:
             raise NextStep(Tell("refuse"))
         return str(ids[0])
@@ -128,7 +128,7 @@ def next_step(want: str, desk: Desk) -> Step:
         desk: answers the plan's steps as far as it can.
     """
     if want in TOPICS:
-        return Call(HAND_OFF, {"summary": want})
+        return CallTool(HAND_OFF, {"summary": want})
     if want not in PLANS:
         return Tell("refuse")
     try:
@@ -161,14 +161,14 @@ def _flight(desk: Desk) -> Step:
     reservation, flight = desk.trip()
     desk.judge(rules.change_flight(reservation, flight))
     date, departs, _ = desk.ask("date", "departs", "payment")
-    found = desk.look(
+    flights = desk.look(
         "search_flights",
         origin=flight["origin"],
         destination=flight["destination"],
         date=date,
         cabin=reservation["cabin"],
     )
-    chosen = rules.choose_flight(found, departs, len(reservation["passengers"]))
+    chosen = rules.choose_flight(flights, departs, len(reservation["passengers"]))
     if chosen is None:
         return Tell("refuse")
     return desk.act(
@@ -237,7 +237,7 @@ def _paid(desk: Desk) -> Step:
 
 
 def _balance(desk: Desk) -> Step:
-    gifts = [one for one in desk.user()["payment"] if one["id"].startswith("gift")]
+    gifts = [method for method in desk.user()["payment"] if method["id"].startswith("gift")]
     return Tell("balance", (str(gifts[0]["balance"]),)) if gifts else Tell("refuse")
 
 
