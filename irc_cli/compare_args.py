@@ -148,7 +148,7 @@ def command(
     check_notes(notes, strict=strict)
     summary = comparison.summary() | {"notes": dict(notes)}
     if out:
-        settings = {"tool_rules": tool_rules, "domain": domain}
+        settings = {"tool_rules": tool_rules, "domain": domain} | reader.named
         made_by = console.made_by("compare-args", settings, seed, reader.digests)
         write_table(PAIRS, comparison.frame(renamed), out, made_by, force=force)
     reader.write_bad(out, force=force)

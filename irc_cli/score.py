@@ -64,8 +64,6 @@ def command(
     chosen = tiers or DEFAULT
     tier_set = load_tiers(options.name_or_file("tiers", chosen, SHIPPED))
     inputs = {} if chosen in SHIPPED else {chosen: digest(chosen)}
-    if gold:
-        inputs[gold] = digest(gold)
     unseen: list[str] = []
     if rewards:
         tier_set, unseen = use_rewards(tier_set, rewards)
@@ -98,8 +96,7 @@ def command(
     summary = _summary(scored, reader, notes)
     if out:
         settings = {"tiers": chosen, "rank": tier_set.rank, "rewards": rewards, "domain": domain}
-        settings |= {"map": fields, "gold": gold, "score": score}
-        settings["pay"] = tier_set.pay
+        settings |= reader.named | {"pay": tier_set.pay}
         made_by = console.made_by("score", settings, seed, inputs | reader.digests)
         write_table(TURNS, scored.frame(), out, made_by | {"summary": summary}, force=force)
     reader.write_bad(out, force=force)

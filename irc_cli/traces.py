@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -13,7 +13,7 @@ import typer
 from irc_cli import options
 from irc_cli.console import note, progress
 from stages.errors import InputError
-from stages.tables.files import refuse_existing, whole_file
+from stages.tables.files import digest, refuse_existing, whole_file
 from stages.tiers.domains import SHIPPED, Domain, load_domain
 from stages.tiers.toolsets import Toolsets
 from stages.traces.detect import open_trace, source_name
@@ -78,7 +78,7 @@ class TraceReader:
     fields: list[str] | None = None  # --map
     gold: str | None = None  # the file of --gold
     score: str | None = None  # --score
-    digests: dict[str, str] = field(default_factory=dict)  # sha256 by path
+    digests: dict[str, str] = field(default_factory=dict)  # sha256 by path, --gold's too
     notes: Counter[str] = field(default_factory=Counter)
     domains: dict[str, dict[str, int]] = field(default_factory=dict)  # episodes by path and domain
     envs: set[str | None] = field(default_factory=set)  # that were played; None: unknown
@@ -89,6 +89,8 @@ class TraceReader:
         given = given_domain(self.domain) if self.domain else None
         options.refuse_twice(self.paths)
         gold = read_gold(self.gold) if self.gold else None
+        if self.gold:
+            self.digests[self.gold] = digest(self.gold)
         named = Given(read_map(self.fields or []), gold, self.score)
         taken: dict[str, str] = {}  # path by episode id
         for source, path in self.sources.items():
@@ -112,6 +114,11 @@ class TraceReader:
             self.digests[path] = trace.sha256
             self.notes += trace.notes + toolsets.notes
         named.check(self.paths, self.gold)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What the user says of records, as artifacts record it among their settings."""
+        return {"map": self.fields, "gold": self.gold, "score": self.score}
 
     def renamed(self) -> Renamed:
         """Return the tasks that got another name once all traces were read, and note them."""

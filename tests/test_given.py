@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from stages.errors import InputError
+from stages.tables.artifacts import made_by
 from stages.traces import open_trace
 from stages.traces.given import NOTHING, Given, at, read_gold, read_map
 from tests.conftest import Cli
@@ -118,6 +119,64 @@ def test_gold_by_file_gives_the_tiers_of_gold_in_the_trace(
     columns = pl.exclude("source", "policy", "group_id")
     both = [pl.read_parquet(name).select(columns) for name in ("named.parquet", "whole.parquet")]
     assert both[0].equals(both[1])
+
+
+@pytest.fixture
+def bare(example: Path, tmp_path: Path) -> list[str]:
+    """The example with its outcomes elsewhere and its gold actions in a file; how to read it."""
+    records = [json.loads(line) for line in example.read_text().splitlines()]
+    gold = {record["task_id"]: record.pop("gold_actions") for record in records}
+    for record in records:
+        record |= {"info": {"won": record.pop("outcome")}}
+    (tmp_path / example.name).write_text("\n".join(map(json.dumps, records)))
+    (tmp_path / "gold.json").write_text(json.dumps(gold))
+    return [example.name, "--map", "outcome=info.won", "--gold", "gold.json"]
+
+
+def test_every_command_takes_what_is_named(run: Cli, example: Path, bare: list[str]) -> None:
+    for command in (["eval"], ["compare-args"], ["export", "sft"], ["export", "trl"]):
+        named, whole = run(*command, *bare, "--json"), run(*command, example, "--json")
+        assert (named.code, named.err) == (0, "")
+        told = {key: value for key, value in named.json().items() if key != "notes"}
+        assert told.items() <= whole.json().items(), command
+
+
+def test_artifacts_record_what_is_named(run: Cli, bare: list[str]) -> None:
+    for command in ("eval", "compare-args", "score"):
+        assert run(command, *bare, "-o", f"{command}.out", "-q").code == 0
+    written = [json.loads(Path("eval.out").read_text())["made_by"]]
+    written += [made_by(f"{command}.out") for command in ("compare-args", "score")]
+    for made in written:
+        assert {"outcome=info.won"} == {*made["settings"]["map"]}
+        assert [row["path"] for row in made["inputs"]][::-1] == [bare[0], "gold.json"]
+
+
+def test_a_report_reads_traces_as_they_were_scored(run: Cli, bare: list[str]) -> None:
+    assert run("score", *bare, "-o", "turns.parquet", "-q").code == 0
+    told = [
+        run("report", "turns.parquet", *options, "-o", f"{number}.html", "-q")
+        for number, options in enumerate(([], ["--traces", *bare]))
+    ]
+    assert [result.code for result in told] == [0, 0]
+    pages = [Path(f"{number}.html").read_text() for number in range(2)]
+    assert pages[0] == pages[1]
+    Path("gold.json").unlink()  # the conversations have gold actions no more, so none are shown
+    told = [run("report", "turns.parquet", "--json"), run("report", "turns.parquet", "--traces", bare[0])]
+    assert "no conversations, as their traces are not at hand (--traces)" in told[0].json()["notes"]
+    assert told[1][::2] == (2, "error: gold.json: no such file; check the path\n")
+
+
+def test_a_config_names_fields_too(run: Cli, bare: list[str]) -> None:
+    Path("score.yaml").write_text("map: [outcome=info.won]\ngold: gold.json\n")
+    told = [run("score", bare[0], "--config", "score.yaml", "--json"), run("score", *bare, "--json")]
+    assert told[0].json() == told[1].json()
+
+
+@pytest.mark.parametrize("option", [["--map", "outcome=a"], ["--gold", "g.json"], ["--score", "a"]])
+def test_played_episodes_need_no_naming(run: Cli, option: list[str]) -> None:
+    result = run("eval", "--env", "airline-mini", "--policy", "expert", *option)
+    line = f"error: {option[0]}: does nothing for played episodes; leave it out\n"
+    assert result[::2] == (2, line)
 
 
 def test_without_gold_actions_tiers_need_none(run: Cli, example: Path, tmp_path: Path) -> None:
