@@ -45,7 +45,7 @@ from stages.replay import Replay, Replayer
 from stages.tables.files import whole_file
 from stages.tables.yamlfile import nearest
 from stages.traces.episode import SUCCESS
-from stages.traces.notes import note_left_out, why_none
+from stages.traces.notes import NO_OUTCOME, note_left_out, why_none
 
 PUBLISHED_SOURCE, PUBLISHED_NOTE = "arXiv 2604.02869", "published, not measured here"
 SHOWN_DIFFERENCES = 5  # of a replay, on the screen
@@ -232,7 +232,8 @@ def _results(episodes: pl.DataFrame, traces: list[str], notes: Counter[str]) -> 
     try:
         return _figures(episodes)
     except ValueError as error:
-        todo = "give traces with finished episodes"
+        unknown = any(text.endswith(NO_OUTCOME) for text in notes)
+        todo = f"{'name it by --map outcome=PATH, or ' * unknown}give traces with finished episodes"
         raise InputError(few(traces), f"{error}{why_none(notes)}", todo) from None
 
 

@@ -45,6 +45,7 @@ from stages.tables.paths import files_of
 from stages.tables.turn_arrays import turn_arrays
 from stages.tiers.file import SHIPPED, load_tiers
 from stages.tiers.rules import Tiers
+from stages.traces.notes import GIVE_OUTCOME
 
 PAGE = "report.html"
 MAX_EPISODES = 10_000
@@ -169,6 +170,7 @@ def _check_outcomes(turns: Turns) -> None:
         kind = "failures" if outcomes == [False] else "successes"
         what = f"all episodes are {kind}" if outcomes else "no episode with an outcome"
         todo = "collect episodes of both kinds: nothing tells them apart yet"
+        todo = todo if outcomes else GIVE_OUTCOME
         raise InputError(turns.where, what, todo)
 
 

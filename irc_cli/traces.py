@@ -19,7 +19,7 @@ from stages.tiers.toolsets import Toolsets
 from stages.traces.detect import open_trace, source_name
 from stages.traces.episode import Episode
 from stages.traces.formats import ReadOptions
-from stages.traces.given import Given, read_gold, read_map
+from stages.traces.given import named
 from stages.traces.identity import SPLIT_GROUPS, SPLIT_TASKS, Identities, Renamed
 
 _TRACES = typer.Argument(
@@ -88,10 +88,9 @@ class TraceReader:
         """Yield every episode with the tools that its agent had."""
         given = given_domain(self.domain) if self.domain else None
         options.refuse_twice(self.paths)
-        gold = read_gold(self.gold) if self.gold else None
+        of_records = named(self.fields, self.gold, self.score)
         if self.gold:
             self.digests[self.gold] = digest(self.gold)
-        named = Given(read_map(self.fields or []), gold, self.score)
         taken: dict[str, str] = {}  # path by episode id
         for source, path in self.sources.items():
             trace = open_trace(
@@ -99,7 +98,7 @@ class TraceReader:
                 source=source,
                 skip_bad=self._keep_bad(path) if self.skip_bad else None,
                 options=ReadOptions(score=self.score),
-                given=named,
+                given=of_records,
             )
             toolsets, met = Toolsets(given), Counter[str]()
             episodes = progress(trace, f"reading {path}", quiet=self.quiet)
@@ -113,7 +112,7 @@ class TraceReader:
             self.domains[path] = dict(met)
             self.digests[path] = trace.sha256
             self.notes += trace.notes + toolsets.notes
-        named.check(self.paths, self.gold)
+        of_records.check(self.paths)
 
     @property
     def named(self) -> dict[str, Any]:

@@ -180,7 +180,8 @@ CALIBRATE = [
     ),
     (
         "open.parquet",
-        "open.parquet: no episode with an outcome; collect at least two, with different outcomes",
+        "open.parquet: no episode with an outcome; "
+        "rerun irc-cli score with --map outcome=PATH, or collect episodes that have one",
     ),
     ("few.parquet few.parquet", "few.parquet: given twice; name each file once"),
     (
@@ -217,7 +218,8 @@ CALIBRATE = [
     ),
     (
         "open.parquet --online state",
-        "open.parquet: no episode with an outcome; collect at least two, with different outcomes",
+        "open.parquet: no episode with an outcome; "
+        "rerun irc-cli score with --map outcome=PATH, or collect episodes that have one",
     ),
     (
         "few.parquet --online new --half-life 0",
@@ -391,6 +393,17 @@ EVAL = [
         "crashed.jsonl",
         "crashed.jsonl: no episode with an outcome: 8 crashed or cut by infrastructure; "
         "give traces with finished episodes",
+    ),
+    (
+        "open.jsonl",
+        "open.jsonl: no episode with an outcome: 8 no outcome; "
+        "name it by --map outcome=PATH, or give traces with finished episodes",
+    ),
+    ("few.jsonl --score safety", "--score: no score 'safety' in few.jsonl; leave it out"),
+    (
+        "few.jsonl --map outcome=info.won",
+        "--map outcome: 'info.won' is in no record of few.jsonl; "
+        "give the dotted path of a field of records",
     ),
     ("few.jsonl --against missing.json", "missing.json: no such file; check the path"),
     (

@@ -49,7 +49,7 @@ def test_fields_are_where_the_user_says(tmp_path: Path) -> None:
     given = Given(fields)
     [episode] = open_trace(str(file), given=given)
     assert (episode.task_id, episode.outcome, len(episode.turns)) == ("k7", 0.5, 1)
-    given.check([str(file)], None)
+    given.check([str(file)])
 
 
 def test_what_is_named_and_missing_is_unknown() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ class Given:
         fields: dict[str, str] | None = None,
         gold: Gold | None = None,
         score: str | None = None,
+        gold_file: str | None = None,
     ) -> None:
         self.fields, self.gold, self.score = fields or {}, gold or {}, score
+        self._gold_file = gold_file  # where the gold actions are from
         self._unmatched = set(self.fields)
         self._scores: dict[str, None] = {}  # names that were met, in their order
         self._used = False  # whether a task of the gold actions was met
@@ -91,24 +93,32 @@ class Given:
         path = self.fields.get("messages")
         return path is not None and at(record, path) is not NOTHING
 
-    def check(self, traces: Iterable[str], gold: str | None) -> None:
+    def check(self, traces: Sequence[str]) -> None:
         """Raise InputError if a path, a score or the gold actions fitted nothing in all traces.
 
         Args:
             traces: the paths that were read to their end.
-            gold: the path of the gold actions.
         """
         if self.score is not None and self.score not in self._scores:
             todo = nearest(self.score, list(self._scores)) if self._scores else "leave it out"
-            what = f"no score '{self.score}' in {few(list(traces))}"
+            what = f"no score '{self.score}' in {few(traces)}"
             raise InputError("--score", what, todo)
         for target in sorted(self._unmatched):
-            what = f"'{self.fields[target]}' is in no record of {few(list(traces))}"
+            what = f"'{self.fields[target]}' is in no record of {few(traces)}"
             raise InputError(f"--map {target}", what, "give the dotted path of a field of records")
-        if gold and not self._used:
+        if self._gold_file and not self._used:
             first = next(iter(self.gold), "")
-            what = f"names no task of {few(list(traces))} (its first task is '{first}')"
-            raise InputError(gold, what, "give gold actions by the task ids of the traces")
+            what = f"names no task of {few(traces)} (its first task is '{first}')"
+            raise InputError(self._gold_file, what, "give gold actions by the task ids of the traces")
+
+
+def named(fields: Iterable[str] | None, gold: str | None, score: str | None) -> Given:
+    """Return what --map, --gold and --score say.
+
+    Raises:
+        InputError: a pair of --map is none, or the file of --gold can't be read.
+    """
+    return Given(read_map(fields or ()), read_gold(gold) if gold else None, score, gold)
 
 
 def at(value: Any, path: str) -> Any:
