@@ -450,6 +450,15 @@ COMPARE_ARGS = [
         "--out: does nothing for two values; leave it out or give traces",
     ),
     (
+        "no_gold.jsonl",
+        "no_gold.jsonl: no gold actions anywhere; "
+        "give them by --gold FILE, or name their field by --map gold_actions=PATH",
+    ),
+    (
+        "--expected {} --actual {} --gold few.jsonl",
+        "--gold: does nothing for two values; leave it out or give traces",
+    ),
+    (
         "few.jsonl --tool think",
         "--tool: does nothing for traces; leave it out or give two values",
     ),
@@ -531,6 +540,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, example: Path) -> Path:
     (desk / "few.jsonl").write_bytes(b"".join(lines))
     (desk / "bad.jsonl").write_bytes(lines[0] + b'{"episode_id": oops}\n' + lines[1])
     variants: dict[str, dict[str, Any]] = {
+        "no_gold.jsonl": {"gold_actions": None},
         "scores.jsonl": {"outcome": None, "rewards": {"right": 1, "polite": 0}},
         "crashed.jsonl": {"status": "error"},
         "won.jsonl": {"outcome": 1},

@@ -195,7 +195,10 @@ def test_without_gold_actions_tiers_need_none(run: Cli, example: Path, tmp_path:
     assert told["notes"][f"without gold actions (--gold FILE) no turn is of: {lacking}"] > 0
     rewards = pl.read_parquet("turns.parquet").group_by("tier").agg(pl.col("reward").unique())
     assert dict(rewards.iter_rows())["read"] == [0.3]
-    assert run("calibrate", "turns.parquet")[0] == 0
+    # The calibration goes back into `score`, which takes its tiers again.
+    assert run("calibrate", "turns.parquet", "-o", "calibration.yaml", "-q").code == 0
+    again = run("score", str(bare), "--rewards", "calibration.yaml", "--json").json()
+    assert again["tiers"] == told["tiers"]
     # Tiers that are named stay, without those that need gold actions.
     code, out, _ = run("score", str(bare), "--tiers", "extended", "--json")
     assert "state_change" in json.loads(out)["tiers"]

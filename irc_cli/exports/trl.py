@@ -12,7 +12,7 @@ from stages.errors import InputError, few
 from stages.exports.conversations import conversations, opening
 from stages.exports.trl import trl
 from stages.traces.given import named
-from stages.traces.notes import left_out
+from stages.traces.notes import GIVE_GOLD, left_out
 
 
 def command(
@@ -43,8 +43,7 @@ def command(
         what = f"none of {len(found):,} conversations has an answer of the assistant to a user"
         raise InputError(few(files), what, "give other files")
     if all(row["gold_actions"] is None for row in rows):
-        todo = "give them by --gold FILE, or name their field by --map gold_actions=PATH"
-        raise InputError(few(files), "no gold actions anywhere", todo)
+        raise InputError(few(files), "no gold actions anywhere", GIVE_GOLD)
     check_notes(notes, strict=strict)
     settings = {"map": fields, "gold": gold, "score": score}
     made_by = console.made_by("export trl", settings, seed, writing.digests([*files, gold]))

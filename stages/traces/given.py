@@ -16,7 +16,7 @@ from stages.traces.stream import BrokenJsonError, Stream, parse
 
 TARGETS = (*FIELDS, "policy", "rewards", "stop")
 NOTHING = object()
-GIVE_GOLD = "give {task_id: [actions]}, or records with 'task_id' and 'gold_actions'"
+GOLD_FORMS = "give {task_id: [actions]}, or records with 'task_id' and 'gold_actions'"
 
 Gold = dict[str, tuple[GoldAction, ...]]
 
@@ -189,7 +189,7 @@ def read_gold(path: str) -> Gold:
             what = f"task '{task}' stands there twice, with other gold actions"
             raise InputError(path, what, "give each task once")
     if not gold:
-        raise InputError(path, "holds no gold actions", GIVE_GOLD)
+        raise InputError(path, "holds no gold actions", GOLD_FORMS)
     return gold
 
 
@@ -208,13 +208,13 @@ def _tasks(document: Any, path: str) -> Iterator[tuple[str, Any, int]]:
         for number, (task, actions) in enumerate(document.items(), 1):
             if not isinstance(actions, list):
                 what = f"'{task:.40}' has no list of actions"
-                raise InputError(path, what, GIVE_GOLD)
+                raise InputError(path, what, GOLD_FORMS)
             yield task, actions, number
         return
     records = document if isinstance(document, list) else [document]
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict) or not _is_task(record):
-            raise InputError(f"{path}:task {number}", "has no gold actions", GIVE_GOLD)
+            raise InputError(f"{path}:task {number}", "has no gold actions", GOLD_FORMS)
         task = record.get("task_id", record.get("id", number - 1))
         criteria = record.get("evaluation_criteria") or {}
         actions = record.get("gold_actions", record.get("actions", criteria.get("actions")))
