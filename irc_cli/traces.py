@@ -87,7 +87,7 @@ class TraceReader:
     def __iter__(self) -> Iterator[tuple[Episode, Domain]]:
         """Yield every episode with the tools that its agent had."""
         given = given_domain(self.domain) if self.domain else None
-        options.refuse_twice(self.paths)
+        options.refuse_twice([*self.paths, *([self.gold] if self.gold else [])])
         of_records = named(self.fields, self.gold, self.score)
         if self.gold:
             self.digests[self.gold] = digest(self.gold)

@@ -91,6 +91,10 @@ SCORE = [
         "--map outcome: 'info.won' is in no record of few.jsonl; "
         "give the dotted path of a field of records",
     ),
+    (
+        "scores.jsonl --score polite --map outcome=rewards.right",
+        "--score: '--map outcome' names the outcome too; use one of them",
+    ),
     ("few.jsonl --gold missing.json", "missing.json: no such file; check the path"),
     (
         "few.jsonl --gold other.json",

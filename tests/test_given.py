@@ -13,15 +13,19 @@ import pytest
 from stages.errors import InputError
 from stages.tables.artifacts import made_by
 from stages.traces import open_trace
+from stages.traces.fields import BadItemError
 from stages.traces.given import NOTHING, Given, at, read_gold, read_map
 from tests.conftest import Cli
 
+FORMS = "give {task_id: [actions]}, or records with 'task_id' and 'gold_actions'"
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 RECORD: dict[str, Any] = {
     "dialog": {"turns": TALK},
     "info": {"reward": 0.5, "a.b": {"c": 1}},
     "task": {"key": "k7"},
     "parts": [{"x": 1}, {"x": 2}],
+    "text": '{"judge": [0.25]}',
+    "broken": '{"judge": ',
 }
 
 
@@ -36,6 +40,8 @@ RECORD: dict[str, Any] = {
         ("parts.x", NOTHING),
         ("info.reward.more", NOTHING),
         ("none", NOTHING),
+        ("text.judge.0", 0.25),  # JSON text, as in flat columns
+        ("broken.judge", NOTHING),
     ],
 )
 def test_a_path_leads_to_a_value(path: str, value: Any) -> None:
@@ -65,6 +71,69 @@ def test_one_of_several_scores_is_the_outcome() -> None:
     assert Given().apply(clean, clean)["reward"] == 0.7  # the format says itself which counts
     only = {"messages": TALK, "rewards": {"right": 1.0}}
     assert Given().apply(only, only)["outcome"] == 1.0
+    elsewhere = {"messages": TALK, "judges": {"right": 1.0, "polite": 0.0, "why": "x"}}
+    given = Given({"rewards": "judges"}, score="polite")
+    assert given.apply(elsewhere, elsewhere)["outcome"] == 0.0
+    crashed = clean | {"reward": None, "status": "error"}
+    assert "outcome" not in Given().apply(crashed, crashed)  # nobody needs to say which
+
+
+@pytest.mark.parametrize(
+    ("record", "given", "line"),
+    [
+        (
+            {"rewards": {"right": 1, "polite": 0}},
+            Given(),
+            "has several scores: 'right', 'polite'; name the outcome by --score NAME",
+        ),
+        (
+            {"rewards": {"right": 5}},
+            Given(score="right"),
+            "'right' is 5, outside [0, 1]; rescale it so that 1 is a full success, "
+            "or name another field by --map outcome=FIELD",
+        ),
+        (
+            {"task_id": ["a"]},
+            Given({"task_id": "task_id"}),
+            "'task_id' is ['a'], no value for 'task_id'; "
+            "name a text or a number by --map task_id=PATH",
+        ),
+    ],
+)
+def test_records_that_do_not_fit(record: dict[str, Any], given: Given, line: str) -> None:
+    clean = {"messages": TALK} | record
+    with pytest.raises(BadItemError) as error:
+        given.apply(clean, clean)
+    assert f"{error.value.what}; {error.value.todo}" == line
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[1]", "gold.json:task 1: has no gold actions; " + FORMS),
+        ('"text"', "gold.json:task 1: has no gold actions; " + FORMS),
+        ("{}", "gold.json: holds no gold actions; " + FORMS),
+        ('{"a": 1}', "gold.json: 'a' has no list of actions; " + FORMS),
+        (
+            '{"a": [{"nme": "x"}]}',
+            "gold.json:task 1: an entry of 'gold_actions' is a call without a name: "
+            "{'nme': 'x'}; give {name, arguments}",
+        ),
+        (
+            '[{"id": "1", "evaluation_criteria": 3}]',
+            "gold.json:task 1: 'gold_actions' is not a list; give a list of {name, arguments}",
+        ),
+        ('{"a": ', "gold.json:byte 6: the JSON is cut off; give JSON, JSON lines or YAML"),
+    ],
+)
+def test_files_without_gold_actions_are_refused(
+    text: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("gold.json").write_text(text)
+    with pytest.raises(InputError) as error:
+        read_gold("gold.json")
+    assert str(error.value) == line
 
 
 ACTIONS = [{"name": "look", "arguments": {"at": 1}}]
@@ -161,14 +230,20 @@ def test_a_report_reads_traces_as_they_were_scored(run: Cli, bare: list[str]) ->
     pages = [Path(f"{number}.html").read_text() for number in range(2)]
     assert pages[0] == pages[1]
     Path("gold.json").unlink()  # the conversations have gold actions no more, so none are shown
-    told = [run("report", "turns.parquet", "--json"), run("report", "turns.parquet", "--traces", bare[0])]
+    told = [
+        run("report", "turns.parquet", "--json"),
+        run("report", "turns.parquet", "--traces", bare[0]),
+    ]
     assert "no conversations, as their traces are not at hand (--traces)" in told[0].json()["notes"]
     assert told[1][::2] == (2, "error: gold.json: no such file; check the path\n")
 
 
 def test_a_config_names_fields_too(run: Cli, bare: list[str]) -> None:
     Path("score.yaml").write_text("map: [outcome=info.won]\ngold: gold.json\n")
-    told = [run("score", bare[0], "--config", "score.yaml", "--json"), run("score", *bare, "--json")]
+    told = [
+        run("score", bare[0], "--config", "score.yaml", "--json"),
+        run("score", *bare, "--json"),
+    ]
     assert told[0].json() == told[1].json()
 
 
