@@ -19,6 +19,7 @@ from stages.traces import (
     adk,
     agents_sdk,
     anthropic,
+    atif,
     batch,
     chat,
     gemini,
@@ -91,6 +92,7 @@ FORMATS = (
         magic=inspect_log.MAGIC,
         unpack=inspect_log.unpack,
     ),
+    Format(atif.NAME, atif.accepts, atif.translate, beside=atif.beside, files=atif.files),
     Format(otel.NAME, otel.accepts, otel.translate, gather=otel.gather),
     Format(langsmith.NAME, langsmith.accepts, langsmith.translate, gather=langsmith.gather),
     Format(langfuse.NAME, langfuse.accepts, langfuse.translate, gather=langfuse.gather),
@@ -193,8 +195,10 @@ def _name(path: str, is_folder: bool) -> str:
 
 
 def source_name(path: str) -> str:
-    """Short name of a trace: its file name without .json, .jsonl, .parquet, .gz."""
-    return "stdin" if path == "-" else re.sub(r"(\.(jsonl?|parquet|gz))+$", "", Path(path).name)
+    """Short name of a trace: its file name without .json, .jsonl, .parquet, .eval, .gz."""
+    return (
+        "stdin" if path == "-" else re.sub(r"(\.(jsonl?|parquet|eval|gz))+$", "", Path(path).name)
+    )
 
 
 def _packed(path: str) -> Format | None:

@@ -79,13 +79,20 @@ def unpack(path: Path) -> Iterator[tuple[str, Record]]:
             if start is None:
                 todo = "give an .eval file of inspect, or the trace itself"
                 raise InputError(str(path), "is a zip file, not a log of inspect", todo)
-            header = _header(_member(archive, members[start], path))
+            header = _opened(archive, members[start], path)
             if not samples:
                 raise InputError(str(path), "is a log without samples", "give one with samples")
             for name in sorted(samples, key=_in_order):
                 yield name, _sample(archive, members[name], path, header)
     except (zipfile.BadZipFile, EOFError) as error:
         raise InputError(str(path), f"broken zip file ({error})", FETCH_AGAIN) from None
+
+
+def _opened(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Record:
+    try:
+        return _header(_member(archive, member, path))
+    except BadItemError as bad:
+        raise InputError(f"{path}:{member.filename}", bad.what, bad.todo) from None
 
 
 def _in_order(name: str) -> tuple[int, int, str]:
