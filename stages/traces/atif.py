@@ -2,7 +2,7 @@
 
 A step of the agent is a turn; its observation holds the results. The reward, the task and an
 exception stand in the result: JOB/TRIAL/result.json beside JOB/TRIAL/agent/trajectory.json. The
-format has no flag for a failed tool result; `is_error` in a result's own `extra` is read as one.
+format has no flag for a failed tool result; one in a result's `extra`, such as `is_error`, is read.
 
 Layout: package `atif` 1.8.0; `harbor.models.trial.result`.
 """
@@ -174,16 +174,23 @@ def _steps(record: Record, folder: Path, notes: Counter[str]) -> Iterator[Record
 def _named(record: Record, result: Record | None) -> Record:
     """Who an episode is: as we exported it, as Harbor's result says, as the trajectory does."""
     result = result or {}
-    told = object_of(result, "agent_info").get("model_info")
-    model = name_in(told, "name") if isinstance(told, dict) else None
+    agent = object_of(record, "agent")
+    model = name_in(agent, "model_name") or _model(record) or _model_told(result)
     named = {
         "task_id": name_in(result, "task_name"),
         "episode_id": name_in(result, "trial_name") or name_in(record, "trajectory_id"),
-        "model": name_in(object_of(record, "agent"), "model_name") or model or _model(record),
+        "model": model or name_in(agent, "name"),
     }
     known = {key: value for key, value in named.items() if value is not None}
     ours = object_of(object_of(record, "extra"), OURS)
     return known | {key: ours[key] for key in FIELDS if ours.get(key) is not None}
+
+
+def _model_told(result: Record) -> str | None:
+    """The model by Harbor's result, named as trajectories do: provider/model."""
+    told = object_of(object_of(result, "agent_info"), "model_info")
+    name, provider = name_in(told, "name"), name_in(told, "provider")
+    return f"{provider}/{name}" if provider and name else name
 
 
 def _model(record: Record) -> str | None:
@@ -274,7 +281,7 @@ class _Writer:
         last call: one that answers several, such as a screen, is what came of the last.
         """
         results = _listed(object_of(step, "observation"), "results")
-        stated = [result.get("source_call_id") for result in results]
+        stated = [name_in(result, "source_call_id") for result in results]
         waiting = [call["id"] for call in calls if call["id"] not in stated]
         without = sum(call_id not in self._ids for call_id in stated)
         waiting = waiting[max(0, len(waiting) - without) :]
@@ -288,7 +295,10 @@ class _Writer:
                 self._messages.append({"role": "user", "content": content})
                 continue
             message: Record = {"role": "tool", "tool_call_id": call_id, "content": content}
-            if (flag := flag_of(object_of(result, "extra"))) is not None:
+            flag = flag_of(object_of(result, "extra"))
+            if flag is None and len(calls) == 1:  # Harbor's converters from Claude Code
+                flag = object_of(step, "extra").get("tool_result_is_error")
+            if isinstance(flag, bool):
                 message["error"] = flag
             self._messages.append(message | given)
 

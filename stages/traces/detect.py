@@ -66,6 +66,7 @@ FORMATS = (
         beside=verifiers_v0.beside,
         files=verifiers_v0.files,
     ),
+    Format(atif.NAME, atif.accepts, atif.translate, beside=atif.beside, files=atif.files),
     Format(
         tau2.NAME,
         tau2.accepts,
@@ -92,7 +93,6 @@ FORMATS = (
         magic=inspect_log.MAGIC,
         unpack=inspect_log.unpack,
     ),
-    Format(atif.NAME, atif.accepts, atif.translate, beside=atif.beside, files=atif.files),
     Format(otel.NAME, otel.accepts, otel.translate, gather=otel.gather),
     Format(langsmith.NAME, langsmith.accepts, langsmith.translate, gather=langsmith.gather),
     Format(langfuse.NAME, langfuse.accepts, langfuse.translate, gather=langfuse.gather),
