@@ -30,7 +30,11 @@ NAME = "atif"
 VERSION = re.compile(r"ATIF-v(\d+)\.(\d+)")
 NEWEST = 8  # minor version that is known
 OURS = "irc_cli"  # the key of `extra` under which `irc-cli export atif` writes
-FIELDS = ("task_id", "trial", "episode_id", "group_id", "domain", "family", "env", "policy")
+# Of a trajectory's `extra.irc_cli`, as clean records have them.
+FIELDS = (
+    *("task_id", "trial", "episode_id", "group_id", "domain", "family", "env", "policy"),
+    "tokens_recorded",
+)
 AS_WRITTEN = "give the trajectory as it was written"
 UNREAD = "continuation of a trajectory that is not beside it"
 
@@ -135,12 +139,21 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
             return
     _check(record, notes)
     clean = _named(record, result) | _ending(record, result, options)
-    if tools := tool_definitions(object_of(record, "agent").get("tool_definitions")):
+    if tools := _tools(object_of(record, "agent").get("tool_definitions")):
         clean["tools"] = tools
     clean["messages"] = _Writer(notes).read(_steps(record, shared.folder, notes))
     if several := record.get("subagent_trajectories"):
         notes["trajectory of a subagent: left out"] += len(several)
     yield clean
+
+
+def _tools(defined: Any) -> list[Record] | None:
+    """The tools; definitions in OpenAI's form keep what else they say."""
+    known = tool_definitions(defined)
+    if known is None or not isinstance(defined, list) or len(known) != len(defined):
+        return known
+    is_form = all(isinstance(t, dict) and isinstance(t.get("function"), dict) for t in defined)
+    return defined if is_form else known
 
 
 def _check(record: Record, notes: Counter[str]) -> None:
@@ -182,7 +195,7 @@ def _named(record: Record, result: Record | None) -> Record:
         "model": model or name_in(agent, "name"),
     }
     known = {key: value for key, value in named.items() if value is not None}
-    ours = object_of(object_of(record, "extra"), OURS)
+    ours = _ours(record)
     return known | {key: ours[key] for key in FIELDS if ours.get(key) is not None}
 
 
@@ -205,7 +218,7 @@ def _ending(
 ) -> Record:
     """Status, outcome, rewards and stop. A trial without a verdict was never scored."""
     extra = object_of(record, "extra")
-    ours = object_of(extra, OURS)
+    ours = _ours(record)
     rewards = _rewards(extra)
     if result is not None:
         rewards = _rewards(object_of(result, "verifier_result")) or rewards
@@ -251,11 +264,20 @@ class _Writer:
             if source == "agent":
                 self._act(step)
             elif source in ("system", "user"):
-                self._messages.append({"role": source, "content": text_of(step.get("message"))})
-                self._observe(step, [], {})
+                self._hear(source, step)
             else:
                 raise BadItemError(f"step {number} is of the source {source!r:.40}", AS_WRITTEN)
         return self._messages
+
+    def _hear(self, source: str, step: Record) -> None:
+        """Write what the system or the user says, and the calls of a user that we exported."""
+        message: Record = {"role": source, "content": text_of(step.get("message"))}
+        calls = [call for call in _listed(_ours(step), "tool_calls") if name_in(call, "id")]
+        if calls:
+            message["tool_calls"] = calls
+            self._ids |= {call["id"] for call in calls}
+        self._messages.append(message)
+        self._observe(step, calls, {"requestor": "user"} if calls else {})
 
     def _act(self, step: Record) -> None:
         """Write a step of the agent. What it was given to go on from was not sampled here."""
@@ -271,6 +293,8 @@ class _Writer:
             given = {"sampled": False}
         else:
             message |= _tokens(step)
+            if finish := name_in(_ours(step), "finish"):
+                message["finish"] = finish
         self._messages.append(message | given)
         self._observe(step, calls, given)
 
@@ -303,6 +327,11 @@ class _Writer:
             self._messages.append(message | given)
 
 
+def _ours(holder: Record) -> Record:
+    """What `irc-cli export atif` wrote into the `extra` of something."""
+    return object_of(object_of(holder, "extra"), OURS)
+
+
 def _listed(holder: Record, key: str) -> list[Record]:
     """The objects that a field lists; none where it is null."""
     several = holder.get(key)
@@ -318,6 +347,7 @@ def _call(call: Record) -> Record:
     call_id = call.get("tool_call_id")
     if not isinstance(name, str) or not isinstance(call_id, str):
         raise BadItemError(f"has a call that is none: {call!r:.60}", AS_WRITTEN)
+    arguments = _ours(call).get("arguments", arguments)
     if arguments is not None and not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
