@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import orjson
 import polars as pl
 
 from stages.errors import InputError
@@ -250,13 +251,12 @@ class _Steps:
 
 
 def _arguments(recorded: Any) -> Row | None:
-    """The object that arguments are; None where they are none, or not plain JSON."""
-    if isinstance(recorded, dict):
-        return recorded
-    if not isinstance(recorded, str):
-        return None
+    """The object that arguments are; None where they are none, or no JSON of the standard."""
     try:
-        value, standard = parse(recorded.encode())
-    except (BrokenJsonError, UnicodeEncodeError):
+        value, standard = recorded, True
+        if isinstance(recorded, str):
+            value, standard = parse(recorded.encode())
+        orjson.dumps(value)  # not: whole numbers beyond 64 bits
+    except (BrokenJsonError, UnicodeEncodeError, TypeError):
         return None
     return value if isinstance(value, dict) and standard else None
