@@ -163,6 +163,7 @@ def test_values_of_scores(value: Any, outcome: float) -> None:
         ({"invalidation": {"author": "a"}}, "masked", "invalidated", None),
         ({"limit": {"type": "token", "limit": 5.0}}, "truncated", "token", 1.0),
         ({"output": {"choices": [{"stop_reason": "max_tokens"}]}}, "truncated", "max_tokens", 1.0),
+        ({"output": {"choices": [{"stop_reason": "length"}]}}, "truncated", "length", 1.0),
         ({"error": {"message": "DockerError('gone')"}}, "error", "DockerError", None),
         ({"error": {"message": ""}, "limit": {"type": "time"}}, "error", "error", None),
     ],
@@ -267,6 +268,7 @@ def test_a_broken_sample_can_be_skipped(tmp_path: Path) -> None:
     [
         ("log.eval", b"PK\x03\x04 and no more", "broken zip file"),
         ("log.json", json.dumps(log()).encode(), "holds no samples"),
+        ("log.json", json.dumps(log(sample(), version=3)).encode(), "is a log of version 3"),
         ("log.json", json.dumps(log(samples=3)).encode(), "'samples' is not a list"),
     ],
 )
@@ -285,6 +287,12 @@ def test_a_zip_that_is_no_log_is_refused(run: Cli) -> None:
     assert run("score", "a.zip") == (2, b"", line)
     line = "error: empty.eval: is a log without samples; give one with samples\n"
     assert run("score", "empty.eval") == (2, b"", line)
+
+
+def test_a_newer_version_is_refused(run: Cli) -> None:
+    packed(Path("new.eval"), sample(), version=3)
+    line = "error: new.eval:header.json: is a log of version 3; give one of version 1 or 2\n"
+    assert run("score", "new.eval") == (2, b"", line)
 
 
 def test_zstd_without_its_package_is_one_line(tmp_path: Path, monkeypatch: Any) -> None:

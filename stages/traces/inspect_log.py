@@ -33,7 +33,9 @@ UNREADABLE = "unreadable"  # the key of a stand-in for a sample that can't be re
 ATTACHED = ("attachment://", "tc://")  # the second: of logs of version 1
 GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}  # correct, partial, incorrect, no answer
 WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
-CUT_OFF = frozenset({"max_tokens", "model_length"})  # why an answer ended
+# Why an answer ended; "length" is what older logs say for "max_tokens".
+CUT_OFF = frozenset({"max_tokens", "model_length", "length"})
+NEWEST = 2  # version of logs that is known
 AS_WRITTEN = "give the log as inspect wrote it"
 AS_JSON = "rewrite it by inspect log convert --to json"
 
@@ -144,8 +146,15 @@ def _bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 
 def _header(document: Any) -> Record:
-    """What a log says of all its samples."""
+    """What a log says of all its samples.
+
+    Raises:
+        BadItemError: it is of a newer version, which inspect itself would not read as an older one.
+    """
     document = document if isinstance(document, dict) else {}
+    version = document.get("version")
+    if isinstance(version, int) and version > NEWEST:
+        raise BadItemError(f"is a log of version {version}", f"give one of version 1 or {NEWEST}")
     spec = document.get("eval")
     return {
         "eval": spec if isinstance(spec, dict) else {},
