@@ -32,10 +32,10 @@ from stages.core.arguments import (
     differences,
     parse_arguments,
 )
-from stages.errors import InputError
+from stages.errors import InputError, few
 from stages.tables.yamlfile import nearest
 from stages.traces.calls import UnreadableCallError
-from stages.traces.notes import READ_AS_PYTHON, note_left_out
+from stages.traces.notes import GIVE_GOLD, READ_AS_PYTHON, note_left_out
 from stages.traces.pasted import unwrapped
 
 
@@ -143,12 +143,14 @@ def command(
     for episode, found_domain in reader:
         note_left_out(episode, reader.notes)
         comparison.add([episode], found_domain)
+    if comparison.episodes and not comparison.known_gold:
+        raise InputError(few(traces or []), "no gold actions anywhere", GIVE_GOLD)
     renamed = reader.renamed()
     notes = reader.notes + comparison.notes
     check_notes(notes, strict=strict)
     summary = comparison.summary() | {"notes": dict(notes)}
     if out:
-        settings = {"tool_rules": tool_rules, "domain": domain}
+        settings = {"tool_rules": tool_rules, "domain": domain} | reader.named
         made_by = console.made_by("compare-args", settings, seed, reader.digests)
         write_table(PAIRS, comparison.frame(renamed), out, made_by, force=force)
     reader.write_bad(out, force=force)

@@ -45,7 +45,7 @@ from stages.replay import Replay, Replayer
 from stages.tables.files import whole_file
 from stages.tables.yamlfile import nearest
 from stages.traces.episode import SUCCESS
-from stages.traces.notes import note_left_out, why_none
+from stages.traces.notes import NO_OUTCOME, note_left_out, why_none
 
 PUBLISHED_SOURCE, PUBLISHED_NOTE = "arXiv 2604.02869", "published, not measured here"
 SHOWN_DIFFERENCES = 5  # of a replay, on the screen
@@ -116,6 +116,8 @@ def command(
     settings: dict[str, Any] = {"against": against, "domain": domain, "by_task": by_task}
     settings |= {"env": env, "trained_on": trained_on, "published": published}
     named: dict[str, Any] = {"fields": fields, "gold": gold, "score": score}
+    if policy and not against:
+        _refuse_named(named)
     other = TraceReader(against or [], domain, skip_bad, quiet, **named)
     other_measured = _measure(other) if against else None  # a mistake shows before all is played
     notes = Counter[str]()
@@ -128,7 +130,9 @@ def command(
             traces, settings["rollout"] = [path], made_with
         assert traces  # by _check_use
         replayer = Replayer(open_env(env)) if replay and env else None
-        reader = TraceReader(traces, domain, skip_bad, quiet, other.identities, **named)
+        # Our own rollouts need no --map: that is for the traces of --against.
+        of_traces = {} if policy else named
+        reader = TraceReader(traces, domain, skip_bad, quiet, other.identities, **of_traces)
         reader.check_sidecar(out, force=force)
         measured = _measure(reader, replayer)
     episodes = measured.frame(reader.renamed())
@@ -162,7 +166,7 @@ def command(
     if out:
         if policy and not rollouts:  # a temporary path tells nothing
             digests = {Path(path).name: digest for path, digest in digests.items()}
-        made_by = console.made_by("eval", settings, seed, digests)
+        made_by = console.made_by("eval", settings | other.named, seed, digests)
         _write(document | {"made_by": made_by}, out, force=force)
     reader.write_bad(out, force=force)
     if as_json:
@@ -201,6 +205,13 @@ def _check_use(
         raise InputError("eval", "'--replay' and '--env' belong together", "give both or none")
 
 
+def _refuse_named(named: dict[str, Any]) -> None:
+    """Raise InputError for options on traces where none are read."""
+    for name in [name for name, value in named.items() if value]:
+        option = "--map" if name == "fields" else f"--{name}"
+        raise InputError(option, "does nothing for played episodes", "leave it out")
+
+
 def _check_before_playing(env: str, split: str, trained_on: list[str], *, published: bool) -> None:
     """Raise InputError now for what would be found wrong when all is played."""
     if published:
@@ -221,7 +232,8 @@ def _results(episodes: pl.DataFrame, traces: list[str], notes: Counter[str]) -> 
     try:
         return _figures(episodes)
     except ValueError as error:
-        todo = "give traces with finished episodes"
+        unknown = any(text.endswith(NO_OUTCOME) for text in notes)
+        todo = f"{'name it by --map outcome=PATH, or ' * unknown}give traces with finished episodes"
         raise InputError(few(traces), f"{error}{why_none(notes)}", todo) from None
 
 

@@ -20,8 +20,9 @@ from irc_cli.traces import (
 )
 from stages.errors import InputError, few
 from stages.score import Scored, Scorer
-from stages.tables.artifacts import TURNS, write_blocks, write_table
+from stages.tables.artifacts import TURNS, write_lazy, write_table
 from stages.tables.files import digest
+from stages.tables.yamlfile import read_yaml
 from stages.tiers.file import SHIPPED, load_tiers, use_rewards
 from stages.tiers.rules import Tiers
 from stages.traces.notes import left_out, why_none
@@ -61,11 +62,9 @@ def command(
     Example: irc-cli score traces.json -o turns.parquet
     """
     options.check_outputs([out], as_json=as_json, force=force)
-    chosen = tiers or DEFAULT
+    chosen = tiers or (_valued_by(rewards) if rewards else DEFAULT)
     tier_set = load_tiers(options.name_or_file("tiers", chosen, SHIPPED))
     inputs = {} if chosen in SHIPPED else {chosen: digest(chosen)}
-    if gold:
-        inputs[gold] = digest(gold)
     unseen: list[str] = []
     if rewards:
         tier_set, unseen = use_rewards(tier_set, rewards)
@@ -91,19 +90,17 @@ def command(
         scored.rename_tiers(load_tiers(DEFAULT).as_without_gold(tier_set), tier_set.rewards)
     notes = scored.notes + reader.notes + left_out(scored.excluded) + _unrewarded(scored, unseen)
     _check(scored, traces, notes)
-    if not scored.known_gold:
-        lacking = ", ".join(_out_of_reach(tier_set))
+    if not scored.known_gold and (lacking := ", ".join(_out_of_reach(tier_set))):
         notes[f"without gold actions (--gold FILE) no turn is of: {lacking}"] = scored.episodes
     check_notes(notes, strict=strict)
     summary = _summary(scored, reader, notes)
     if out:
         settings = {"tiers": chosen, "rank": tier_set.rank, "rewards": rewards, "domain": domain}
-        settings |= {"map": fields, "gold": gold, "score": score}
-        settings["pay"] = tier_set.pay
+        settings |= reader.named | {"pay": tier_set.pay}
         made_by = console.made_by("score", settings, seed, inputs | reader.digests)
         made_by |= {"summary": summary}
         if scored.is_large:
-            write_blocks(TURNS, scored.blocks(), out, made_by, force=force)
+            write_lazy(TURNS, scored.lazy(), out, made_by, force=force)
         else:
             write_table(TURNS, scored.frame(), out, made_by, force=force)
     reader.write_bad(out, force=force)
@@ -114,6 +111,14 @@ def command(
         show_notes(notes)
 
 
+def _valued_by(rewards: str) -> str:
+    """Return which tiers a calibration values: the default ones, or those without gold actions."""
+    node = read_yaml(rewards).fields().get("rewards")
+    valued = set(node.fields()) if node else set()
+    fits = [name for name in (DEFAULT, GOLDLESS) if valued <= {*load_tiers(name).rank}]
+    return fits[0] if fits else DEFAULT
+
+
 def _unrewarded(scored: Scored, unseen: list[str]) -> Counter[str]:
     """Note the turns of tiers that the calibration never met: their reward is 0."""
     turns = scored.tiers()
@@ -121,10 +126,9 @@ def _unrewarded(scored: Scored, unseen: list[str]) -> Counter[str]:
 
 
 def _check(scored: Scored, traces: list[str], notes: Counter[str]) -> None:
-    where = few(traces)
     if not scored.episodes:
         what = f"no episode that counts{why_none(notes)}"
-        raise InputError(where, what, "give traces with finished episodes")
+        raise InputError(few(traces), what, "give traces with finished episodes")
 
 
 def _out_of_reach(tiers: Tiers) -> list[str]:

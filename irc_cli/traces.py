@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -13,13 +13,13 @@ import typer
 from irc_cli import options
 from irc_cli.console import note, progress
 from stages.errors import InputError
-from stages.tables.files import refuse_existing, whole_file
+from stages.tables.files import digest, refuse_existing, whole_file
 from stages.tiers.domains import SHIPPED, Domain, load_domain
 from stages.tiers.toolsets import Toolsets
 from stages.traces.detect import open_trace, source_name
 from stages.traces.episode import Episode
 from stages.traces.formats import ReadOptions
-from stages.traces.given import Given, read_gold, read_map
+from stages.traces.given import named
 from stages.traces.identity import SPLIT_GROUPS, SPLIT_TASKS, Identities, Renamed
 
 _TRACES = typer.Argument(
@@ -78,7 +78,7 @@ class TraceReader:
     fields: list[str] | None = None  # --map
     gold: str | None = None  # the file of --gold
     score: str | None = None  # --score
-    digests: dict[str, str] = field(default_factory=dict)  # sha256 by path
+    digests: dict[str, str] = field(default_factory=dict)  # sha256 by path, --gold's too
     notes: Counter[str] = field(default_factory=Counter)
     domains: dict[str, dict[str, int]] = field(default_factory=dict)  # episodes by path and domain
     envs: set[str | None] = field(default_factory=set)  # that were played; None: unknown
@@ -87,9 +87,10 @@ class TraceReader:
     def __iter__(self) -> Iterator[tuple[Episode, Domain]]:
         """Yield every episode with the tools that its agent had."""
         given = given_domain(self.domain) if self.domain else None
-        options.refuse_twice(self.paths)
-        gold = read_gold(self.gold) if self.gold else None
-        named = Given(read_map(self.fields or []), gold, self.score)
+        options.refuse_twice([*self.paths, *([self.gold] if self.gold else [])])
+        of_records = named(self.fields, self.gold, self.score)
+        if self.gold:
+            self.digests[self.gold] = digest(self.gold)
         taken: dict[str, str] = {}  # path by episode id
         for source, path in self.sources.items():
             trace = open_trace(
@@ -97,7 +98,7 @@ class TraceReader:
                 source=source,
                 skip_bad=self._keep_bad(path) if self.skip_bad else None,
                 options=ReadOptions(score=self.score),
-                given=named,
+                given=of_records,
             )
             toolsets, met = Toolsets(given), Counter[str]()
             episodes = progress(trace, f"reading {path}", quiet=self.quiet)
@@ -111,7 +112,12 @@ class TraceReader:
             self.domains[path] = dict(met)
             self.digests[path] = trace.sha256
             self.notes += trace.notes + toolsets.notes
-        named.check(self.paths, self.gold)
+        of_records.check(self.paths)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What the user says of records, as artifacts record it among their settings."""
+        return {"map": self.fields, "gold": self.gold, "score": self.score}
 
     def renamed(self) -> Renamed:
         """Return the tasks that got another name once all traces were read, and note them."""

@@ -33,6 +33,7 @@ class Comparison:
         self._examples: dict[tuple[str, str], list[dict[str, str]]] = {}
         self.episodes = self.calls = self.same_name_calls = 0
         self.unparseable = self.python_repr = 0
+        self.known_gold = False  # an episode's gold actions are known
         self.matches: Counter[str] = Counter()
         self.agree = self.disagree = 0  # with the verdicts that tau2-bench recorded
 
@@ -42,6 +43,7 @@ class Comparison:
         for episode in episodes:
             if episode.counts:
                 self.episodes += 1
+                self.known_gold |= episode.gold is not None
                 self._add_episode(episode, matchers)
                 self._check_recorded(episode, matchers["tau2"])
 

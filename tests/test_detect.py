@@ -76,6 +76,15 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         },
         {"id": 0, "prompt": "hi", "completion": "hello", "reward": 0.0, "task": "default"},
     ],
+    "atif": [
+        {
+            "schema_version": "ATIF-v1.5",
+            "session_id": "s",
+            "agent": {"name": "a", "version": "1"},
+            "steps": [{"step_id": 1, "source": "agent", "message": "hello"}],
+        },
+        {"task_name": "t", "trial_name": "t__1", "verifier_result": None, "exception_info": {}},
+    ],
     "tau2": [
         {
             "id": "s",
@@ -98,6 +107,9 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
             "_ng_task_index": 0,
             "_ng_rollout_index": 1,
         },
+    ],
+    "inspect": [
+        {"id": 1, "epoch": 1, "input": "hi", "target": "", "messages": TALK, "scores": {}},
     ],
     "opentelemetry": [
         {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN]}]}]},

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from stages.calibration.sums import lay_out, sum_turns
 from stages.core.arguments import ToolRules
 from stages.core.correlation import pooled
 from stages.score import Scored
-from stages.tables.artifacts import TURNS
+from stages.tables.artifacts import TURNS, made_by
 from stages.tiers.domains import Domain, find_domain, load_domain
 from stages.traces import Call, GoldAction, open_trace
 from stages.traces.episode import SUCCESS
@@ -34,6 +35,7 @@ from tests.builders import (
     scored,
     written,
 )
+from tests.conftest import Cli
 
 
 def tiers_of(result: Scored) -> list[str]:
@@ -640,3 +642,15 @@ def test_the_domain_of_the_naive_implementation_is_that_of_the_domain_files() ->
             tier = naive_tier((tool, {}, False), [])
             expected = {"write": "state_change", "terminal": "handoff"}.get(kind, "read_only")
             assert tier == expected, tool
+
+
+def test_turns_beyond_a_chunk_are_the_same(
+    run: Cli, example: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run("score", str(example), "-o", "whole.parquet", "--json")
+    lines = run("score", str(example), "-o", "-", "-q")
+    monkeypatch.setattr("stages.score.CHUNK", 50)
+    assert run("score", str(example), "-o", "chunked.parquet", "--json") == whole
+    assert pl.read_parquet("chunked.parquet").equals(pl.read_parquet("whole.parquet"))
+    assert made_by("chunked.parquet") == made_by("whole.parquet")
+    assert run("score", str(example), "-o", "-", "-q") == lines

@@ -7,15 +7,20 @@ from collections import Counter
 from irc_cli import console, options
 from irc_cli.exports import writing
 from irc_cli.notes import Strict, check_notes
+from irc_cli.traces import GoldOption, MapOption, ScoreOption
 from stages.errors import InputError, few
 from stages.exports.conversations import conversations, opening
 from stages.exports.trl import trl
-from stages.traces.notes import left_out
+from stages.traces.given import named
+from stages.traces.notes import GIVE_GOLD, left_out
 
 
 def command(
     files: writing.Conversations,
     out: options.Out = None,
+    fields: MapOption = None,
+    gold: GoldOption = None,
+    score: ScoreOption = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     strict: Strict = False,
@@ -30,7 +35,7 @@ def command(
     writing.check_lines(out, as_json=as_json, force=force)
     options.refuse_twice(files)
     notes = Counter[str]()
-    talks = list(conversations(files, notes))
+    talks = list(conversations(files, notes, named(fields, gold, score)))
     silent = sum(opening(talk.messages) == len(talk.messages) for talk in talks)
     notes += left_out({"no answer of the assistant": silent})
     rows = trl(talks)
@@ -38,10 +43,10 @@ def command(
         what = f"none of {len(talks):,} conversations has an answer of the assistant to a user"
         raise InputError(few(files), what, "give other files")
     if all(row["gold_actions"] is None for row in rows):
-        todo = "add 'gold_actions' to the conversations: the reward compares calls with them"
-        raise InputError(few(files), "no gold actions anywhere", todo)
+        raise InputError(few(files), "no gold actions anywhere", GIVE_GOLD)
     check_notes(notes, strict=strict)
-    made_by = console.made_by("export trl", {}, seed, writing.digests(files))
+    settings = {"map": fields, "gold": gold, "score": score}
+    made_by = console.made_by("export trl", settings, seed, writing.digests([*files, gold]))
     writing.write_lines(rows, out, made_by, force=force)
     tasks = len({(row["domain"], row["task_id"], repr(row["gold_actions"])) for row in rows})
     document = {"rows": len(rows), "conversations": len(talks), "tasks": tasks}

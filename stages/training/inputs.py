@@ -21,7 +21,9 @@ from stages.tables.files import digest
 from stages.tables.paths import RunFiles
 from stages.tables.turn_arrays import advantage_frame, tier_rewards, turn_advantages, turn_arrays
 from stages.traces.calls import UnreadableCallError, read_call
+from stages.traces.fields import BadItemError
 from stages.traces.forms import Result, read_message
+from stages.traces.given import Given
 from stages.traces.notes import left_out, why_left_out, why_none
 from stages.traces.stream import Stream
 
@@ -132,7 +134,9 @@ def check_lineage(rollouts: Rollouts, model: str) -> None:
         raise InputError(rollouts.path, what, todo)
 
 
-def read_conversations(path: str, notes: Counter[str] | None = None) -> list[dict[str, Any]]:
+def read_conversations(
+    path: str, notes: Counter[str] | None = None, given: Given | None = None
+) -> list[dict[str, Any]]:
     """Read the records with `messages` of JSON lines; rollouts are such records.
 
     Calls that are flat, as {id, name, arguments} or {id, name, args}, come in OpenAI's form.
@@ -140,6 +144,7 @@ def read_conversations(path: str, notes: Counter[str] | None = None) -> list[dic
     Args:
         path: of the conversations.
         notes: gets what was guessed.
+        given: fields and gold actions that the user names.
 
     Returns:
         The records, with messages in OpenAI's form.
@@ -148,8 +153,13 @@ def read_conversations(path: str, notes: Counter[str] | None = None) -> list[dic
         InputError: the file is missing or broken, or a line has no messages as templates take them.
     """
     records = []
-    for number, record in _objects(path):
-        where, messages = f"{path}:{number}", record.get("messages")
+    for number, recorded in _objects(path):
+        where = f"{path}:{number}"
+        try:
+            record = given.apply(recorded, recorded) if given else recorded
+        except BadItemError as bad:
+            raise InputError(where, bad.what, bad.todo) from None
+        messages = record.get("messages")
         if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
             raise InputError(where, "has no list of 'messages'", "give one conversation a line")
         told = [_message(message, place, where) for place, message in enumerate(messages, 1)]
