@@ -293,7 +293,7 @@ def test_a_broken_trajectory_is_read_or_refused(record: Json) -> None:
 @given(broken(verdict(agent_info={"model_info": {"name": "m"}})))
 def test_a_broken_result_is_read_or_refused(result: Json) -> None:
     if atif.accepts(result):
-        shared = atif.Beside(Path(), result)
+        shared = atif.TrialFiles(Path(), result)
         with contextlib.suppress(BadItemError):
             list(atif.translate(trajectory(act()), ReadOptions(shared=shared), Counter()))
 

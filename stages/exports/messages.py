@@ -66,7 +66,9 @@ def row_of(episode: Episode, notes: Counter[str]) -> Row:
         "status": episode.status,
         "stop": episode.stop,
         "rewards": episode.rewards if episode.outcome is not None else None,
-        "gold_actions": None if episode.gold is None else [_action(one) for one in episode.gold],
+        "gold_actions": None
+        if episode.gold is None
+        else [_action(action) for action in episode.gold],
         "required_info": None if episode.required_info is None else list(episode.required_info),
         "tools": episode.tools,
     }

@@ -41,7 +41,7 @@ UNREAD = "continuation of a trajectory that is not beside it"
 Record = dict[str, Any]
 
 
-class Beside(NamedTuple):
+class TrialFiles(NamedTuple):
     """What stands beside a trajectory."""
 
     folder: Path  # its own
@@ -62,18 +62,20 @@ def _is_result(record: Any) -> bool:
     return "task_name" in record and ("verifier_result" in record or "exception_info" in record)
 
 
-def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> Beside:
+def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> TrialFiles:
     """The result of the trial that a file of one trajectory belongs to, if it is there."""
     folder = path.absolute().parent
     if ".jsonl" in path.suffixes:  # of several trajectories
-        return Beside(folder)
+        return TrialFiles(folder)
     for place in _places(folder):
         result = _object(place / "result.json")
         if _is_result(result):
             if digest is not None:
                 digest.update((place / "result.json").read_bytes())
-            return Beside(folder, result if place != _of_step(folder) else _step(result, folder))
-    return Beside(folder)
+            return TrialFiles(
+                folder, result if place != _of_step(folder) else _step(result, folder)
+            )
+    return TrialFiles(folder)
 
 
 def _places(folder: Path) -> list[Path]:
@@ -114,13 +116,13 @@ def _object(path: Path) -> Record:
 def files(folder: Path, digest: _Hash | None = None, notes: Any = None) -> list[tuple[Path, Any]]:
     """The trajectories in a folder of Harbor, with their results; and trials that have none."""
     trajectories = sorted(folder.rglob("*trajectory.json"))
-    found = [(path, beside(path, digest)) for path in trajectories]
+    records = [(path, beside(path, digest)) for path in trajectories]
     recorded = {place for path in trajectories for place in path.absolute().parents}
     for path in sorted(folder.rglob("result.json")):
         trial = path.absolute().parent
         if trial not in recorded and _is_result(_object(path)):
-            found.append((path, Beside(trial)))
-    return sorted(found, key=lambda item: item[0])
+            records.append((path, TrialFiles(trial)))
+    return sorted(records, key=lambda item: item[0])
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
@@ -129,11 +131,11 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     Raises:
         BadItemError: the trajectory is of another version, or has a step or a part that is none.
     """
-    shared = options.shared or Beside(Path())
+    shared = options.shared or TrialFiles(Path())
     result = shared.result
     if _is_result(record):
         result, record = record, _object(shared.folder / "agent" / "trajectory.json")
-        shared = Beside(shared.folder / "agent")
+        shared = TrialFiles(shared.folder / "agent")
         if not record:
             yield _named({}, result) | {"messages": []} | _ending({}, result, options, "error")
             return
