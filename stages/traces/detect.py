@@ -21,6 +21,7 @@ from stages.traces import (
     anthropic,
     batch,
     chat,
+    dumps,
     gemini,
     langfuse,
     langsmith,
@@ -95,6 +96,8 @@ FORMATS = (
     Format(
         message_list.NAME, message_list.accepts, message_list.translate, gather=message_list.gather
     ),
+    Format(dumps.TRL, dumps.accepts_trl, dumps.translate_trl),
+    Format(dumps.VERL, dumps.accepts_verl, dumps.translate_verl),
     Format(messages.NAME, messages.accepts, messages.translate),
 )
 
