@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stages.errors import InputError
 from stages.traces import open_trace
 from stages.traces.detect import FORMATS, MESSAGES
 from stages.traces.formats import ReadOptions
