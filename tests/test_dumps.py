@@ -101,7 +101,11 @@ def texts(special: bool) -> tuple[str, str]:
     both = prompt, whole.removeprefix(prompt)
     if special:
         return both
-    return tuple(text.replace("<|im_start|>", "").replace("<|im_end|>", "") for text in both)  # type: ignore[return-value]  # two texts
+    return bare(both[0]), bare(both[1])
+
+
+def bare(text: str) -> str:
+    return text.replace("<|im_start|>", "").replace("<|im_end|>", "")
 
 
 def verl_line(special: bool, **other: Any) -> str:
@@ -139,10 +143,7 @@ def test_a_result_may_follow_without_a_line_break(folder: str, tmp_path: Path) -
     )
     assert sampled != completion
     file = tmp_path / "3.jsonl"
-    file.write_text(
-        verl_line(True, output=sampled)
-        + verl_line(False, output=sampled.replace("<|im_end|>", "").replace("<|im_start|>", ""))
-    )
+    file.write_text(verl_line(True, output=sampled) + verl_line(False, output=bare(sampled)))
     for episode in open_trace(str(file), options=ReadOptions(tokenizer=folder)):
         assert [len(turn.calls) for turn in episode.turns] == [1, 2, 0, 0]
 

@@ -10,13 +10,16 @@ import math
 from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from stages.traces import verifiers_v0
 from stages.traces.fields import BadItemError
 from stages.traces.formats import Notes, ReadOptions, Record
+
+if TYPE_CHECKING:
+    from stages.messages.cutter import Cutter
 
 TRL, VERL = "trl completions", "verl dump"
 _TRL = frozenset(
@@ -66,7 +69,7 @@ def _cut(prompt: Any, completion: Any, options: ReadOptions) -> list[Any]:
 
 
 @cache
-def _cutter(tokenizer: str) -> Any:
+def _cutter(tokenizer: str) -> Cutter:
     from stages.messages.cutter import Cutter  # imports much that other formats don't need
     from stages.messages.tokenizer import load_tokenizer
 
@@ -75,7 +78,7 @@ def _cutter(tokenizer: str) -> Any:
 
 def _clean(record: Record, messages: list[Any], prompt: Any, notes: Notes) -> Record:
     """What both have: tasks are told by their prompts, groups by the step besides."""
-    told = prompt.encode(errors="replace") if isinstance(prompt, str) else orjson.dumps(prompt)
+    told = prompt.encode(errors="replace") if isinstance(prompt, str) else orjson.dumps(prompt, default=str)
     task = sha256(told).hexdigest()[:12]
     notes["no task id: tasks are told by their prompts"] += 1
     step = record.get("step")
