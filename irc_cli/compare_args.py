@@ -18,6 +18,7 @@ from irc_cli.traces import (
     MapOption,
     ScoreOption,
     SkipBad,
+    TokenizerOption,
     TraceReader,
     given_domain,
 )
@@ -72,6 +73,7 @@ def command(
     fields: MapOption = None,
     gold: GoldOption = None,
     score: ScoreOption = None,
+    tokenizer: TokenizerOption = None,
     out: options.Out = None,
     skip_bad: SkipBad = False,
     as_json: options.AsJson = False,
@@ -104,6 +106,7 @@ def command(
             "--map": fields,
             "--gold": gold,
             "--score": score,
+            "--tokenizer": tokenizer,
         }
         if values
         else {"--tool": tool, "--raw": raw},
@@ -137,6 +140,7 @@ def command(
         fields=fields,
         gold=gold,
         score=score,
+        tokenizer=tokenizer,
     )
     reader.check_sidecar(out, force=force)
     comparison = Comparison(tool_rules=tool_rules)

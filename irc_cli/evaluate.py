@@ -112,12 +112,13 @@ def command(
     if play["resume"] and policy and not rollouts:
         raise InputError("--resume", "there is nothing to go on with", "give '--rollouts FILE'")
     if policy is None:
-        refuse_play_options(play)
+        refuse_play_options({name: play[name] for name in play if name != "tokenizer"})
     settings: dict[str, Any] = {"against": against, "domain": domain, "by_task": by_task}
     settings |= {"env": env, "trained_on": trained_on, "published": published}
     named: dict[str, Any] = {"fields": fields, "gold": gold, "score": score}
     if policy and not against:
         _refuse_named(named)
+    named["tokenizer"] = play["tokenizer"]
     other = TraceReader(against or [], domain, skip_bad, quiet, **named)
     other_measured = _measure(other) if against else None  # a mistake shows before all is played
     notes = Counter[str]()

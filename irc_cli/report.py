@@ -20,6 +20,7 @@ from irc_cli.traces import (
     MapOption,
     ScoreOption,
     SkipBad,
+    TokenizerOption,
     TraceReader,
 )
 from stages.calibrate import calibrate_turns
@@ -94,6 +95,7 @@ def command(
     fields: MapOption = None,
     gold: GoldOption = None,
     score: ScoreOption = None,
+    tokenizer: TokenizerOption = None,
     skip_bad: SkipBad = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -119,7 +121,8 @@ def command(
     document = report(known, next_step_of(known), max_episodes)
     if loop:
         document["loop"] = loop_panel(loop)
-    asked = Asked(traces, domain, skip_bad, quiet, {"fields": fields, "gold": gold, "score": score})
+    named = {"fields": fields, "gold": gold, "score": score, "tokenizer": tokenizer}
+    asked = Asked(traces, domain, skip_bad, quiet, named)
     conversations, of_traces = read_conversations(document, scored_from(inputs), asked)
     notes += of_traces
     check_notes(notes, strict=strict)
@@ -217,7 +220,7 @@ class Origin(NamedTuple):
     traces: list[str]
     digests: dict[str, str | None]  # sha256 of each trace, and of --gold's file, by path
     domain: str | None
-    named: dict[str, Any]  # --map, --gold and --score, as TraceReader takes them
+    named: dict[str, Any]  # --map, --gold, --score and --tokenizer, as TraceReader takes them
 
 
 def scored_from(paths: list[str]) -> Origin:
@@ -231,7 +234,8 @@ def scored_from(paths: list[str]) -> Origin:
     gold, others = settings.get("gold"), {settings.get("tiers"), settings.get("rewards")}
     digests = {path: sha256 for path, sha256 in files.items() if path not in others}
     traces = [path for path in digests if path != gold]
-    named = {"fields": settings.get("map"), "gold": gold, "score": settings.get("score")}
+    named = {"fields": settings.get("map"), "gold": gold}
+    named |= {key: settings.get(key) for key in ("score", "tokenizer")}
     return Origin(load_tiers(name), traces, digests, settings.get("domain"), named)
 
 
@@ -251,7 +255,7 @@ class Asked(NamedTuple):
     domain: str | None
     skip_bad: bool
     quiet: bool
-    named: dict[str, Any]  # --map, --gold and --score; None: as the turns record
+    named: dict[str, Any]  # --map, --gold, ...; None: as the turns record
 
 
 def read_conversations(

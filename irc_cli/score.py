@@ -16,6 +16,7 @@ from irc_cli.traces import (
     Paths,
     ScoreOption,
     SkipBad,
+    TokenizerOption,
     TraceReader,
 )
 from stages.errors import InputError, few
@@ -49,6 +50,7 @@ def command(
     fields: MapOption = None,
     gold: GoldOption = None,
     score: ScoreOption = None,
+    tokenizer: TokenizerOption = None,
     skip_bad: SkipBad = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -77,6 +79,7 @@ def command(
         fields=fields,
         gold=gold,
         score=score,
+        tokenizer=tokenizer,
     )
     reader.check_sidecar(out, force=force)
     scorer = Scorer(tier_set)

@@ -64,6 +64,14 @@ ScoreOption = Annotated[
         "--score", metavar="NAME", help="Which score is the outcome, where traces have several."
     ),
 ]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="NAME|DIR",
+        help="Whose chat template cuts the text that TRL or verl logged into turns.",
+    ),
+]
 
 
 @dataclass
@@ -78,6 +86,7 @@ class TraceReader:
     fields: list[str] | None = None  # --map
     gold: str | None = None  # the file of --gold
     score: str | None = None  # --score
+    tokenizer: str | None = None  # --tokenizer
     digests: dict[str, str] = field(default_factory=dict)  # sha256 by path, --gold's too
     notes: Counter[str] = field(default_factory=Counter)
     domains: dict[str, dict[str, int]] = field(default_factory=dict)  # episodes by path and domain
@@ -97,7 +106,7 @@ class TraceReader:
                 path,
                 source=source,
                 skip_bad=self._keep_bad(path) if self.skip_bad else None,
-                options=ReadOptions(score=self.score),
+                options=ReadOptions(score=self.score, tokenizer=self.tokenizer),
                 given=of_records,
             )
             toolsets, met = Toolsets(given), Counter[str]()
@@ -117,7 +126,12 @@ class TraceReader:
     @property
     def named(self) -> dict[str, Any]:
         """What the user says of records, as artifacts record it among their settings."""
-        return {"map": self.fields, "gold": self.gold, "score": self.score}
+        return {
+            "map": self.fields,
+            "gold": self.gold,
+            "score": self.score,
+            "tokenizer": self.tokenizer,
+        }
 
     def renamed(self) -> Renamed:
         """Return the tasks that got another name once all traces were read, and note them."""

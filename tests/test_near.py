@@ -35,11 +35,6 @@ RECORDS: dict[str, tuple[Any, str, str]] = {
         "a record of TRL preferences",
         "give the episodes themselves",
     ),
-    "verl": (
-        {"input": "", "output": "", "score": 1.0, "step": 3},
-        "a generation dump of verl",
-        CONVERT,
-    ),
 }
 
 

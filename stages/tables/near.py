@@ -52,7 +52,6 @@ NEAR = (
     Near("a record of TRL preferences", ("chosen", "rejected"), "give the episodes themselves"),
     Near("a record of TRL completions", ("prompt", "completions")),
     Near("a row of a verl dataset", ("data_source", "prompt"), "give the episodes themselves"),
-    Near("a generation dump of verl", ("input", "output", "score")),
     Near("a BFCL result", ("id", "result", "model_name")),
     Near("a BFCL result", ("id", "result", "input_token_count")),
     Near("a task of BFCL", ("id", "question", "function"), _RESULTS),

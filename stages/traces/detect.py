@@ -22,6 +22,7 @@ from stages.traces import (
     atif,
     batch,
     chat,
+    dumps,
     gemini,
     inspect_log,
     langfuse,
@@ -107,6 +108,8 @@ FORMATS = (
     Format(
         message_list.NAME, message_list.accepts, message_list.translate, gather=message_list.gather
     ),
+    Format(dumps.TRL, dumps.accepts_trl, dumps.translate_trl),
+    Format(dumps.VERL, dumps.accepts_verl, dumps.translate_verl),
     Format(messages.NAME, messages.accepts, messages.translate),
 )
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.core.statuses import LEFT_OUT
 from stages.errors import InputError, few
 from stages.tables.yamlfile import Node, nearest, parse_yaml
-from stages.traces.episode import LEFT_OUT, GoldAction
+from stages.traces.episode import GoldAction
 from stages.traces.fields import BadItemError, gold_of, outcome_of
 from stages.traces.formats import Record
 from stages.traces.messages import FIELDS, OUTCOMES
