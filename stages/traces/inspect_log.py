@@ -64,7 +64,8 @@ def whole(document: Record | list[Record], path: str, notes: Counter[str]) -> Wh
     if not isinstance(samples, list):
         raise BadItemError("'samples' is not a list", AS_WRITTEN)
     header = _header(document)
-    return Whole([_with(sample, header) for sample in samples], place="sample")
+    known = [{**one, LOG: header} if isinstance(one, dict) else one for one in samples]
+    return Whole(known, place="sample")
 
 
 def unpack(path: Path) -> Iterator[tuple[str, Record]]:
@@ -109,9 +110,10 @@ def _sample(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, header: Record
 ) -> Record:
     try:
-        return _with(_member(archive, member, path), header)
+        sample = _member(archive, member, path)
     except BadItemError as bad:
         return {UNREADABLE: bad.what}
+    return {**sample, LOG: header} if isinstance(sample, dict) else {UNREADABLE: "is no object"}
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Any:
@@ -160,10 +162,6 @@ def _header(document: Any) -> Record:
         "eval": spec if isinstance(spec, dict) else {},
         "invalidated": document.get("invalidated"),
     }
-
-
-def _with(sample: Any, header: Record) -> Any:
-    return {**sample, LOG: header} if isinstance(sample, dict) else sample
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
