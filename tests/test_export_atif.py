@@ -170,10 +170,10 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def job(run: Cli, folder: Path, *more: str) -> list[Json]:
+def job(run: Cli, folder: Path) -> list[Json]:
     turns, advantages = folder / "turns.parquet", folder / "advantages.parquet"
-    given = ("--turns", turns, "--advantages", advantages, *more)
-    ended = run("export", "atif", folder / "rollouts.jsonl", *given, "-o", "job")
+    given: list[str | Path] = ["--turns", turns, "--advantages", advantages, "-o", "job"]
+    ended = run("export", "atif", folder / "rollouts.jsonl", *given)
     assert ended.code == 0, ended.err
     return [
         orjson.loads(path.read_bytes()) for path in sorted(Path("job").rglob("trajectory.json"))

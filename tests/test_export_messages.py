@@ -73,7 +73,12 @@ def test_text_of_played_episodes_stays_text(run: Cli) -> None:
 def test_what_is_kept(run: Cli) -> None:
     function = {"name": "look", "arguments": '{"a": 1}'}
     call = {"id": "c", "type": "function", "function": function}
-    said = {"role": "assistant", "content": None, "tool_calls": [call], "token_ids": [1, 2]}
+    said: dict[str, Any] = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [call],
+        "token_ids": [1, 2],
+    }
     said |= {"logprobs": [-0.5, -1.0], "prompt_ids": [0], "n_tokens": 2}
     talk = [{"role": "user", "content": "a"}, said]
     talk += [{"role": "tool", "tool_call_id": "c", "content": "x", "error": True}]

@@ -295,14 +295,51 @@ def test_a_newer_version_is_refused(run: Cli) -> None:
     assert run("score", "new.eval") == (2, b"", line)
 
 
-def test_zstd_without_its_package_is_one_line(tmp_path: Path, monkeypatch: Any) -> None:
-    def refuse(*_: Any) -> bytes:
-        raise NotImplementedError
+def as_zstd(path: Path, *, method: int = 93, spoil: bool = False) -> None:
+    """Turn the members of a zip file into zstd frames of raw blocks (RFC 8878)."""
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    frames = {}
+    for name, data in members.items():
+        blocks = [data[at : at + 1000] for at in range(0, len(data), 1000)]
+        raw = b""
+        for number, block in enumerate(blocks, 1):
+            head = len(block) << 3 | (number == len(blocks))
+            raw += head.to_bytes(3, "little") + block
+        size = bytes([0xA0]) + len(data).to_bytes(4, "little")
+        frames[name] = bytes.fromhex("28b52ffd") + size + raw
+    if spoil:
+        frames["header.json"] = frames["header.json"][:-5]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, frame in frames.items():
+            archive.writestr(name, frame)
+    stored = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):  # the methods in both headers
+        at = stored.find(mark)
+        while at >= 0:
+            stored[at + place : at + place + 2] = method.to_bytes(2, "little")
+            at = stored.find(mark, at + 1)
+    path.write_bytes(stored)
 
-    path = packed(tmp_path / "log.eval", sample())
-    monkeypatch.setattr(inspect_log, "_bytes", refuse)
-    with pytest.raises(InputError, match="compressed by zstd, which is not installed"):
-        read(path)
+
+def test_zstd_is_read(tmp_path: Path) -> None:
+    path = packed(tmp_path / "log.eval", sample(said("ein Schlüssel\n" * 500)))
+    first = [replaced(episode) for episode in read(path)]
+    as_zstd(path)
+    assert [replaced(episode) for episode in read(path)] == first
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "what"),
+    [
+        ({"method": 96}, "log.eval: 'header.json' is compressed by a method that is not known"),
+        ({"spoil": True}, "log.eval:header.json: broken zstd data"),
+    ],
+)
+def test_other_compression_is_refused(run: Cli, spoiled: Json, what: str) -> None:
+    as_zstd(packed(Path("log.eval"), sample()), **spoiled)
+    code, _, err = run("score", "log.eval")
+    assert code == 2 and err.startswith(f"error: {what}")
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

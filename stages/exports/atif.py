@@ -196,8 +196,8 @@ class _Steps:
         written, ids = [], set[str]()
         for call in calls:
             recorded, function = call.get("id"), call["function"]
-            call_id = recorded
-            if not recorded or recorded in ids:
+            call_id = str(recorded)
+            if not recorded or call_id in ids:
                 self._given += 1
                 call_id = f"irc_{self._given}"
             ids.add(call_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from stages.traces.calls import UnreadableCallError, object_in, read_call
@@ -40,7 +40,7 @@ def outcome_of(value: Any, field: str) -> float | None:
     return min(max(float(value), 0.0), 1.0)
 
 
-def chosen_score(rewards: dict[str, float], name: str | None) -> float | None:
+def chosen_score(rewards: Mapping[str, float | None], name: str | None) -> float | None:
     """The score that is the outcome: the one of a name, or the only one there is."""
     if name is not None:
         return rewards.get(name)

@@ -7,9 +7,11 @@ Layout: `inspect_ai.log` of 0.3.285, whose logs have version 2; older versions a
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -27,6 +29,8 @@ from stages.traces.stream import FETCH_AGAIN, BrokenJsonError, parse
 NAME = "inspect"
 MAGIC = b"PK\x03\x04"  # of a zip file
 SAMPLE = re.compile(r"samples/(.+)_epoch_(\d+)\.json")
+ZSTD = 93  # the method of a member
+LOCAL_HEADER = struct.Struct("<26xHH")  # before a member: the lengths of its name and extra
 HEADERS = ("header.json", "_journal/start.json")  # the second: of a log that was not finished
 LOG = "log"  # the key under which a sample carries what its log says of the evaluation
 UNREADABLE = "unreadable"  # the key of a stand-in for a sample that can't be read: what is wrong
@@ -64,14 +68,15 @@ def whole(document: Record | list[Record], path: str, notes: Counter[str]) -> Wh
     if not isinstance(samples, list):
         raise BadItemError("'samples' is not a list", AS_WRITTEN)
     header = _header(document)
-    return Whole([_with(sample, header) for sample in samples], place="sample")
+    known = [{**one, LOG: header} if isinstance(one, dict) else one for one in samples]
+    return Whole(known, place="sample")
 
 
 def unpack(path: Path) -> Iterator[tuple[str, Record]]:
     """Yield (place, sample) of each sample in an .eval file; one at a time is in memory.
 
     Raises:
-        InputError: it is no log, is broken, or is compressed by what is not installed.
+        InputError: it is no log, is broken, or is compressed by an unknown method.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -109,23 +114,23 @@ def _sample(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, header: Record
 ) -> Record:
     try:
-        return _with(_member(archive, member, path), header)
+        sample = _member(archive, member, path)
     except BadItemError as bad:
         return {UNREADABLE: bad.what}
+    return {**sample, LOG: header} if isinstance(sample, dict) else {UNREADABLE: "is no object"}
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Any:
     """The JSON value of a member.
 
     Raises:
-        InputError: it is compressed by what is not installed.
+        InputError: it is compressed by a method that is not known.
         BadItemError: it is broken.
     """
     try:
-        data = _bytes(archive, member)
+        data = archive.read(member)
     except NotImplementedError:
-        what = f"'{member.filename}' is compressed by zstd, which is not installed"
-        raise InputError(str(path), what, f"pip install zipfile-zstd, or {AS_JSON}") from None
+        data = _unzstd(member, path)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise BadItemError(f"broken zip data ({error})", FETCH_AGAIN) from None
     try:
@@ -134,15 +139,31 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> An
         raise BadItemError(f"{error.what} at byte {error.offset}", FETCH_AGAIN) from None
 
 
-def _bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+def _unzstd(member: zipfile.ZipInfo, path: Path) -> bytes:
+    """A member that is compressed by zstd, as inspect's are now; Python 3.14 reads it itself.
+
+    Polars takes compressed text apart into lines, and JSON is the same with any line ends.
+
+    Raises:
+        InputError: it is compressed by another method.
+        BadItemError: it is broken.
+    """
+    import polars as pl
+
+    if member.compress_type != ZSTD or not hasattr(pl, "read_lines"):
+        what = f"'{member.filename}' is compressed by a method that is not known here"
+        raise InputError(str(path), what, AS_JSON)
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        header = file.read(LOCAL_HEADER.size)
+        name, extra = LOCAL_HEADER.unpack(header.ljust(LOCAL_HEADER.size, b"\0"))
+        file.seek(name + extra, io.SEEK_CUR)
+        stored = file.read(member.compress_size)
     try:
-        return archive.read(member)
-    except NotImplementedError:
-        try:
-            import zipfile_zstd  # noqa: F401  # teaches zipfile zstd; comes with inspect_ai
-        except ImportError:
-            raise NotImplementedError from None
-        return archive.read(member)
+        lines = pl.read_lines(io.BytesIO(stored)).to_series()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BadItemError(f"broken zstd data ({error!s:.40})", FETCH_AGAIN) from None
+    return "\n".join(lines).encode()
 
 
 def _header(document: Any) -> Record:
@@ -160,10 +181,6 @@ def _header(document: Any) -> Record:
         "eval": spec if isinstance(spec, dict) else {},
         "invalidated": document.get("invalidated"),
     }
-
-
-def _with(sample: Any, header: Record) -> Any:
-    return {**sample, LOG: header} if isinstance(sample, dict) else sample
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
