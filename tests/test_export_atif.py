@@ -43,7 +43,7 @@ def episode_of(*talk: Json, **more: Any) -> Episode:
 
 
 def exported(episode: Episode) -> Json:
-    return trajectory(row_of(episode, Counter()), {}, Counter())
+    return trajectory(row_of(episode, Counter()), episode.turns, {}, Counter())
 
 
 def back(document: Json) -> Episode:
@@ -94,6 +94,11 @@ ODD_CALLS = [
     [said(None, call("c", "[1]")), answer("c")],
     [said(None, call("c", {"a": {"b": []}})), answer("c")],
     [said("", sampled=False), said("done", n_tokens=3)],
+    [said('<tool_call>{"name": "look", "arguments": {"a": 1}}</tool_call>'), answer(None)],
+    [
+        said('<tool_call>{"name": "look", "arguments": {"a": 1}}</tool_call>'),
+        {"role": "user", "content": "<tool_response>x</tool_response>"},
+    ],
 ]
 
 

@@ -93,6 +93,15 @@ def test_what_is_kept(run: Cli) -> None:
     assert [one["path"] for one in made["inputs"]] == ["a.jsonl"]
 
 
+def test_calls_that_were_objects_are_json_text() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": {"a": 1}}}
+    talk = [{"role": "assistant", "content": None, "tool_calls": [call | {"index": 0}]}]
+    row = row_of(messages.reader("t", Counter())({"messages": talk, "outcome": 1}), Counter())
+    [said] = row["messages"]
+    assert said["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
+    assert "tokens_recorded" not in row
+
+
 def test_bad_lines_can_be_skipped(run: Cli) -> None:
     talk = [{"role": "assistant", "content": "b"}]
     Path("a.jsonl").write_text(json.dumps({"task_id": "1", "messages": talk}) + "\n{\n")

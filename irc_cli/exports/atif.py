@@ -78,7 +78,10 @@ def command(
         check_credits(credits, counted, turns)
     rows = message_rows(episodes, reader.notes)
     settle(rows, [episode.source for episode in episodes], reader.renamed())
-    trials = [(row, trajectory(row, credits, reader.notes)) for row in rows]
+    trials = [
+        (row, trajectory(row, episode.turns, credits, reader.notes))
+        for row, episode in zip(rows, episodes, strict=True)
+    ]
     check_notes(reader.notes, strict=strict)
     settings = {"domain": domain, "map": fields, "gold": gold, "score": score}
     inputs = reader.digests | writing.digests([gold, turns, advantages])

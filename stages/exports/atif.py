@@ -18,6 +18,8 @@ import polars as pl
 from stages.errors import InputError
 from stages.traces.atif import FIELDS, OURS
 from stages.traces.calls import says_failed
+from stages.traces.episode import Turn
+from stages.traces.react import is_react
 from stages.traces.stream import BrokenJsonError, parse
 
 VERSION = "ATIF-v1.7"  # the oldest that has all that is written
@@ -57,10 +59,11 @@ def check_credits(credits: Credits, n_turns: Mapping[str, int], where: str) -> N
             raise InputError(where, what, "rerun irc-cli score on these traces")
 
 
-def trajectory(row: Row, credits: Credits, notes: Counter[str]) -> Row:
+def trajectory(row: Row, turns: Sequence[Turn], credits: Credits, notes: Counter[str]) -> Row:
     """Return the trajectory of one episode, as package `atif` has it.
 
     Args:
+        turns: of the episode; those whose calls stand in their text get them beside it too.
         row: of `messages.message_rows`.
         credits: of `credits_of`; turns that it lacks get none.
         notes: counts what ATIF can't hold.
@@ -79,7 +82,8 @@ def trajectory(row: Row, credits: Credits, notes: Counter[str]) -> Row:
     extra: Row = {OURS: {key: row[key] for key in kept if key in row}}
     if row.get("outcome") is not None:
         extra["reward"] = row["outcome"]
-    steps = _Steps(row["episode_id"], credits, notes).of(row["messages"])
+    written = () if is_react(row["messages"]) else turns
+    steps = _Steps(row["episode_id"], written, credits, notes).of(row["messages"])
     return {
         "schema_version": VERSION,
         "session_id": row["episode_id"],
@@ -142,8 +146,10 @@ def trial_names(episodes: Iterable[str]) -> list[str]:
 class _Steps:
     """Writes messages as steps."""
 
-    def __init__(self, episode: str, credits: Credits, notes: Counter[str]) -> None:
-        self._episode, self._credits, self._notes = episode, credits, notes
+    def __init__(
+        self, episode: str, turns: Sequence[Turn], credits: Credits, notes: Counter[str]
+    ) -> None:
+        self._episode, self._turns, self._credits, self._notes = episode, turns, credits, notes
         self._steps: list[Row] = []
         self._open: list[tuple[Any, str, str, Row]] = []  # recorded id, id, name, step of a call
         self._turn = self._given = 0
@@ -177,7 +183,7 @@ class _Steps:
         step = self._add("agent", message)
         if thoughts := message.get("reasoning_content"):
             step["reasoning_content"] = thoughts
-        if calls := message.get("tool_calls"):
+        if calls := message.get("tool_calls") or self._in_text(message):
             step["tool_calls"] = self._calls(calls, step)
         if message.get("sampled") is False:
             step["is_copied_context"] = True
@@ -190,6 +196,13 @@ class _Steps:
         if credit:
             step["extra"] = {OURS: credit}
         self._turn += 1
+
+    def _in_text(self, message: Row) -> list[Row]:
+        """The calls that were read from the text of a turn."""
+        if message.get("sampled") is False or self._turn >= len(self._turns):
+            return []
+        calls = self._turns[self._turn].calls
+        return [{"function": {"name": c.name, "arguments": c.arguments}} for c in calls]
 
     def _calls(self, calls: Iterable[Row], step: Row) -> list[Row]:
         """The calls of a step, each with an id, and remembered until it is answered."""

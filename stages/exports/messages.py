@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from stages.core.arguments import parse_arguments
 from stages.traces.clean import clean_messages
-from stages.traces.episode import Episode, GoldAction
+from stages.traces.episode import Episode, GoldAction, Turn
 from stages.traces.fields import BadItemError
 from stages.traces.identity import Renamed
 from stages.traces.turns import read_turns
@@ -145,4 +146,12 @@ def _is_played(messages: list[Message], episode: Episode) -> bool:
         turns, _ = read_turns(messages, Counter(), episode.tools)
     except BadItemError:
         return True
-    return turns != episode.turns
+    return _meaning(turns) != _meaning(episode.turns)
+
+
+def _meaning(turns: Iterable[Turn]) -> list[Any]:
+    """The calls of turns with their results; JSON text of arguments means its value."""
+    return [
+        [(c.name, parse_arguments(c.arguments).value, c.result, c.flagged) for c in turn.calls]
+        for turn in turns
+    ]
