@@ -156,7 +156,7 @@ class Names:
         # By group, its trials and whether a record states them. A million episodes pass here.
         self._trials: dict[Hashable, dict[int, bool]] = {}
         self._kin: dict[Hashable, Hashable] = {}  # each one once
-        self._ids: set[str] = set()
+        self._ids: set[int] = set()  # hashes: names would take three times as much
 
     def give(
         self,
@@ -182,14 +182,14 @@ class Names:
         kin = self._kin.setdefault(kin, kin)
         number = self._trial((task if group is None else group, group is None, kin), trial)
         name = f"{self._source}:{task}:{number}" if episode_id is None else str(episode_id)
-        if name in self._ids:
+        if hash(name) in self._ids:
             if episode_id is not None:
                 self._notes["episode id twice"] += 1
             copy = 2
-            while f"{name}#{copy}" in self._ids:
+            while hash(f"{name}#{copy}") in self._ids:
                 copy += 1
             name = f"{name}#{copy}"
-        self._ids.add(name)
+        self._ids.add(hash(name))
         return name, task, number, group
 
     def _trial(self, group: Hashable, trial: Any) -> int:
