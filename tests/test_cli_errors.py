@@ -95,6 +95,7 @@ SCORE = [
         "scores.jsonl --score polite --map outcome=rewards.right",
         "--score: '--map outcome' names the outcome too; use one of them",
     ),
+    ("few.jsonl --gold few.jsonl", "few.jsonl: given twice; name each file once"),
     ("few.jsonl --gold missing.json", "missing.json: no such file; check the path"),
     (
         "few.jsonl --gold other.json",

@@ -300,3 +300,23 @@ def test_bad_rewards_are_one_line(tmp_path: Path, text: str, line: str) -> None:
     with pytest.raises(InputError) as caught:
         use_rewards(load_tiers("flat"), str(path))
     assert line_of(caught).removeprefix(f"{tmp_path}/") == line
+
+
+def test_goldless_is_extended_without_its_tiers_of_gold() -> None:
+    """Turns that were scored under the one have tier and reward of the other, once renamed."""
+    extended, goldless = load_tiers("extended"), load_tiers("goldless")
+    names = extended.as_without_gold(goldless)
+    table, theirs = extended.table(), goldless.table()
+    for facts, tier in table.items():
+        if facts.match == "none":
+            assert names[tier] == theirs[facts]
+            assert extended.rewards[tier] == goldless.rewards[names[tier]]
+    assert names[extended.message] == goldless.message
+    assert {*names.values()} == {*goldless.rank}
+    assert extended.need_gold() == ["gold_write", "gold_read", "gold_other", "soft"]
+    assert goldless.need_gold() == []
+
+
+def test_tiers_that_another_set_splits_have_no_other_name() -> None:
+    with pytest.raises(ValueError, match="a tier of 'paper' is several of 'goldless'"):
+        load_tiers("paper").as_without_gold(load_tiers("goldless"))
