@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Annotated, Any, ClassVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from irc_cli import __version__
 from stages.errors import InputError
@@ -31,6 +31,30 @@ COMMANDS = {
 }
 
 
+class PlainCommand(TyperCommand):
+    """A command whose help shows no types: a flag takes no value, and arguments have names."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for parameter in self.params:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+            if isinstance(parameter, TyperArgument):
+                parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]  # typer has no option for it
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return `--help`, in a panel as all options are."""
+        option: Any = super().get_help_option(ctx)
+        if option:
+            option.metavar, option.rich_help_panel = "", "Output"
+        return option
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what follows the command's name in the line 'Usage:'."""
+        arguments = [one for one in self.params if isinstance(one, TyperArgument)]
+        return ["[OPTIONS]", *(str(one.metavar) for one in arguments)]
+
+
 class LazyGroup(TyperGroup):
     """Imports a command's module when it is called, and prints every error as one line."""
 
@@ -43,7 +67,7 @@ class LazyGroup(TyperGroup):
         if hasattr(module, "app"):  # a group of commands
             return name, typer.main.get_command(module.app), rest
         single = typer.Typer(add_completion=False)
-        single.command(name)(module.command)
+        single.command(name, cls=PlainCommand)(module.command)
         return name, typer.main.get_command(single), rest
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:

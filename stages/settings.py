@@ -9,7 +9,7 @@ its options of them (`irc_cli/options.py`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -95,6 +95,14 @@ def declared(config: type) -> tuple[Declared, ...]:
             kind = _without_none(get_args(hints[field.name])[0])
             found.append(Declared(field.name, kind, field.default, settings[0]))
     return tuple(found)
+
+
+@cache
+def parts(config: type) -> dict[str, type]:
+    """Return the dataclasses among the fields of a dataclass, by name."""
+    hints = get_type_hints(config)
+    kinds = {field.name: hints[field.name] for field in fields(config)}
+    return {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
 
 
 def check_settings(config: Any) -> None:

@@ -9,9 +9,10 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from irc_cli import console, estimator, options
+from irc_cli import console, options
 from irc_cli.exports import writing
 from irc_cli.notes import Strict, check_notes
+from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.exports.preferences import Prefix, preferences
 from stages.tables.artifacts import TURNS, read_table
@@ -21,7 +22,9 @@ _PREFIXES = get_args(Prefix)
 _SAME = {"exact": "messages", "calls": "calls and results"}
 
 
+@options.expanded()
 def command(
+    *,
     rollouts: writing.Rollouts,
     turns: writing.Turns,
     calibration: writing.Calibration = None,
@@ -34,11 +37,7 @@ def command(
         ),
     ] = "exact",
     min_gap: Annotated[float, typer.Option(help="Least difference of the two advantages.")] = 0.0,
-    advantage: estimator.Advantage = estimator.DEFAULT.estimator,
-    gamma: estimator.Gamma = estimator.DEFAULT.gamma,
-    outcome_weight: estimator.OutcomeWeight = estimator.DEFAULT.outcome_weight,
-    normalise: estimator.Against = estimator.DEFAULT.normalise,
-    last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
+    advantage: AdvantageConfig,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     strict: Strict = False,
@@ -53,12 +52,11 @@ def command(
     writing.check_lines(out, as_json=as_json, force=force)
     same = cast(Prefix, options.one_of("prefix", prefix, _PREFIXES))
     gap = options.within("min-gap", min_gap, 0, sys.float_info.max)
-    chosen = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
     notes = Counter[str]()
     played = read_rollouts(rollouts, notes)
     values = read_values(calibration, turns)
     scored = read_table(TURNS, turns)
-    table = played_advantages(played, scored, values, chosen, turns)
+    table = played_advantages(played, scored, values, advantage, turns)
     notes += other_turns(played, scored)
     rows = list(preferences(played.episodes, table, played.tools, same, gap, played.prompt))
     if not rows:
@@ -69,7 +67,7 @@ def command(
     check_notes(notes, strict=strict)
     made_by = console.made_by(
         "export preferences",
-        settings | {"advantage": asdict(chosen)},
+        settings | {"advantage": asdict(advantage)},
         seed,
         writing.digests([rollouts, turns, calibration]),
     )

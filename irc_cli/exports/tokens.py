@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 
-from irc_cli import console, estimator, options
+from irc_cli import console, options
 from irc_cli.exports import writing
 from irc_cli.notes import Strict, check_notes
+from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.exports.tokens import token_advantages
 from stages.tables.artifacts import SEQUENCES, TURNS, read_table, write_table
@@ -16,16 +17,14 @@ from stages.training.examples import reinforced
 from stages.training.inputs import other_turns, played_advantages, read_rollouts, read_values
 
 
+@options.expanded()
 def command(
+    *,
     rollouts: writing.Rollouts,
     turns: writing.Turns,
     calibration: writing.Calibration = None,
     out: options.Out = None,
-    advantage: estimator.Advantage = estimator.DEFAULT.estimator,
-    gamma: estimator.Gamma = estimator.DEFAULT.gamma,
-    outcome_weight: estimator.OutcomeWeight = estimator.DEFAULT.outcome_weight,
-    normalise: estimator.Against = estimator.DEFAULT.normalise,
-    last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
+    advantage: AdvantageConfig,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     strict: Strict = False,
@@ -38,7 +37,6 @@ def command(
     Example: irc-cli export tokens rollouts.jsonl --turns turns.parquet -o tokens.parquet
     """
     options.check_outputs([out], as_json=as_json, force=force)
-    chosen = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
     notes = Counter[str]()
     played = read_rollouts(rollouts, notes)
     if missing := sum(not row["tokens_recorded"] for row in played.episodes):
@@ -46,7 +44,7 @@ def command(
         raise InputError(rollouts, what, "play them with an engine that tells what it sampled")
     values = read_values(calibration, turns)
     scored = read_table(TURNS, turns)
-    table = played_advantages(played, scored, values, chosen, turns)
+    table = played_advantages(played, scored, values, advantage, turns)
     notes += other_turns(played, scored)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, None, rollouts)
     groups = {row["episode_id"]: row["group_id"] for row in played.episodes}
@@ -54,7 +52,7 @@ def command(
     check_notes(notes, strict=strict)
     made_by = console.made_by(
         "export tokens",
-        {"calibration": calibration, "advantage": asdict(chosen)},
+        {"calibration": calibration, "advantage": asdict(advantage)},
         seed,
         writing.digests([rollouts, turns, calibration, RunFiles(rollouts).sidecars[0]]),
     )

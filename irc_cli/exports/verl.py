@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import polars as pl
 import typer
 
-from irc_cli import console, estimator, options
+from irc_cli import console, options
 from irc_cli.exports import writing
 from irc_cli.scorer import load_calibration, score
+from stages.core.advantages import AdvantageConfig
 from stages.envs.env import Env
 from stages.envs.registry import ENVS, open_env
 from stages.errors import InputError
@@ -24,7 +25,9 @@ AGENT, CONFIG = "agent.yaml", f"{NAME}.yaml"
 _D = VerlConfig
 
 
+@options.expanded()
 def command(
+    *,
     env: Annotated[str, typer.Option(metavar="|".join(ENVS), help="The environment.")],
     model: Annotated[str, typer.Option(metavar="DIR|NAME", help="The policy to start from.")],
     out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")],
@@ -38,11 +41,7 @@ def command(
     max_tasks: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Only the first N tasks of each split.")
     ] = None,
-    advantage: estimator.Advantage = estimator.DEFAULT.estimator,
-    gamma: estimator.Gamma = estimator.DEFAULT.gamma,
-    outcome_weight: estimator.OutcomeWeight = estimator.DEFAULT.outcome_weight,
-    normalise: estimator.Against = estimator.DEFAULT.normalise,
-    last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
+    advantage: AdvantageConfig,
     group_size: Annotated[
         int, typer.Option(metavar="G", min=1, help="Episodes per task.")
     ] = _D.group_size,
@@ -76,7 +75,7 @@ def command(
         env=env,
         calibration=calibration,
         tiers=tiers if tiers in SHIPPED else str(Path(tiers).absolute()),
-        advantage=estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward),
+        advantage=advantage,
         group_size=group_size,
         batch_size=batch_size,
         max_turns=max_turns,
