@@ -12,7 +12,15 @@ from rich.markup import escape
 
 from irc_cli import console, options
 from irc_cli.notes import Strict, check_notes, show_notes
-from irc_cli.traces import DomainOption, SkipBad, TraceReader, given_domain
+from irc_cli.traces import (
+    DomainOption,
+    GoldOption,
+    MapOption,
+    ScoreOption,
+    SkipBad,
+    TraceReader,
+    given_domain,
+)
 from stages.core.arguments import (
     MODES,
     NO_RULES,
@@ -61,6 +69,9 @@ def command(
         typer.Option("--raw", help="Two values: compare them as they are, calls with all keys."),
     ] = False,
     domain: DomainOption = None,
+    fields: MapOption = None,
+    gold: GoldOption = None,
+    score: ScoreOption = None,
     out: options.Out = None,
     skip_bad: SkipBad = False,
     as_json: options.AsJson = False,
@@ -87,7 +98,15 @@ def command(
         todo = "give --expected and --actual, or traces"
         raise InputError("compare-args", "wants two values or traces", todo)
     _refuse(
-        {"--out": out, "--tool-rules": tool_rules} if values else {"--tool": tool, "--raw": raw},
+        {
+            "--out": out,
+            "--tool-rules": tool_rules,
+            "--map": fields,
+            "--gold": gold,
+            "--score": score,
+        }
+        if values
+        else {"--tool": tool, "--raw": raw},
         values,
     )
     if values:
@@ -110,7 +129,15 @@ def command(
     from stages.tables.artifacts import PAIRS, write_table  # two values do without polars
 
     options.check_outputs([out], as_json=as_json, force=force)
-    reader = TraceReader(traces or [], domain, skip_bad, quiet)
+    reader = TraceReader(
+        traces or [],
+        domain,
+        skip_bad,
+        quiet,
+        fields=fields,
+        gold=gold,
+        score=score,
+    )
     reader.check_sidecar(out, force=force)
     comparison = Comparison(tool_rules=tool_rules)
     for episode, found_domain in reader:

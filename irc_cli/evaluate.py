@@ -15,7 +15,15 @@ from rich.markup import escape
 from irc_cli import console, options
 from irc_cli.notes import Strict, check_notes, show_notes
 from irc_cli.playing import played, refuse_play_options, with_play_options
-from irc_cli.traces import DomainOption, OptionalPaths, SkipBad, TraceReader
+from irc_cli.traces import (
+    DomainOption,
+    GoldOption,
+    MapOption,
+    OptionalPaths,
+    ScoreOption,
+    SkipBad,
+    TraceReader,
+)
 from stages.envs.registry import ENVS, open_env
 from stages.errors import InputError, few
 from stages.evaluate import (
@@ -83,6 +91,9 @@ def command(
         str | None, typer.Option(metavar="FILE", help="Keep the played episodes here.")
     ] = None,
     domain: DomainOption = None,
+    fields: MapOption = None,
+    gold: GoldOption = None,
+    score: ScoreOption = None,
     skip_bad: SkipBad = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -104,7 +115,8 @@ def command(
         refuse_play_options(play)
     settings: dict[str, Any] = {"against": against, "domain": domain, "by_task": by_task}
     settings |= {"env": env, "trained_on": trained_on, "published": published}
-    other = TraceReader(against or [], domain, skip_bad, quiet)
+    named: dict[str, Any] = {"fields": fields, "gold": gold, "score": score}
+    other = TraceReader(against or [], domain, skip_bad, quiet, **named)
     other_measured = _measure(other) if against else None  # a mistake shows before all is played
     notes = Counter[str]()
     with ExitStack() as stack:
@@ -116,7 +128,7 @@ def command(
             traces, settings["rollout"] = [path], made_with
         assert traces  # by _check_use
         replayer = Replayer(open_env(env)) if replay and env else None
-        reader = TraceReader(traces, domain, skip_bad, quiet, other.identities)
+        reader = TraceReader(traces, domain, skip_bad, quiet, other.identities, **named)
         reader.check_sidecar(out, force=force)
         measured = _measure(reader, replayer)
     episodes = measured.frame(reader.renamed())

@@ -9,7 +9,15 @@ import typer
 
 from irc_cli import console, options
 from irc_cli.notes import Strict, check_notes, show_notes
-from irc_cli.traces import DomainOption, Paths, SkipBad, TraceReader
+from irc_cli.traces import (
+    DomainOption,
+    GoldOption,
+    MapOption,
+    Paths,
+    ScoreOption,
+    SkipBad,
+    TraceReader,
+)
 from stages.errors import InputError, few
 from stages.score import Scored, Scorer
 from stages.tables.artifacts import TURNS, write_table
@@ -18,19 +26,28 @@ from stages.tiers.file import SHIPPED, load_tiers, use_rewards
 from stages.tiers.rules import Tiers
 from stages.traces.notes import left_out, why_none
 
+DEFAULT, GOLDLESS = "extended", "goldless"  # tiers
+
 
 def command(
     traces: Paths,
     out: options.Out = None,
     tiers: Annotated[
-        str,
-        typer.Option(metavar="NAME|FILE.yaml", help=f"Tiers: {', '.join(SHIPPED)} or a file."),
-    ] = "extended",
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.yaml",
+            help=f"Tiers: {', '.join(SHIPPED)} or a file. Default: extended, and goldless where no "
+            "episode has gold actions.",
+        ),
+    ] = None,
     rewards: Annotated[
         str | None,
         typer.Option(metavar="FILE.yaml", help="Take the rewards from a calibration."),
     ] = None,
     domain: DomainOption = None,
+    fields: MapOption = None,
+    gold: GoldOption = None,
+    score: ScoreOption = None,
     skip_bad: SkipBad = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -44,13 +61,24 @@ def command(
     Example: irc-cli score traces.json -o turns.parquet
     """
     options.check_outputs([out], as_json=as_json, force=force)
-    tier_set = load_tiers(options.name_or_file("tiers", tiers, SHIPPED))
-    inputs = {} if tiers in SHIPPED else {tiers: digest(tiers)}
+    chosen = tiers or DEFAULT
+    tier_set = load_tiers(options.name_or_file("tiers", chosen, SHIPPED))
+    inputs = {} if chosen in SHIPPED else {chosen: digest(chosen)}
+    if gold:
+        inputs[gold] = digest(gold)
     unseen: list[str] = []
     if rewards:
         tier_set, unseen = use_rewards(tier_set, rewards)
         inputs[rewards] = digest(rewards)
-    reader = TraceReader(traces, domain, skip_bad, quiet)
+    reader = TraceReader(
+        traces,
+        domain,
+        skip_bad,
+        quiet,
+        fields=fields,
+        gold=gold,
+        score=score,
+    )
     reader.check_sidecar(out, force=force)
     scorer = Scorer(tier_set)
     for episode, found in reader:
@@ -58,12 +86,19 @@ def command(
     scored = scorer.scored
     scored.renamed = reader.renamed()
     reader.note_groups()
+    if not scored.known_gold and tiers is None and not rewards:
+        chosen, tier_set = GOLDLESS, load_tiers(GOLDLESS)
+        scored.rename_tiers(load_tiers(DEFAULT).as_without_gold(tier_set), tier_set.rewards)
     notes = scored.notes + reader.notes + left_out(scored.excluded) + _unrewarded(scored, unseen)
     _check(scored, traces, notes)
+    if not scored.known_gold:
+        lacking = ", ".join(_out_of_reach(tier_set))
+        notes[f"without gold actions (--gold FILE) no turn is of: {lacking}"] = scored.episodes
     check_notes(notes, strict=strict)
     summary = _summary(scored, reader, notes)
     if out:
-        settings = {"tiers": tiers, "rank": tier_set.rank, "rewards": rewards, "domain": domain}
+        settings = {"tiers": chosen, "rank": tier_set.rank, "rewards": rewards, "domain": domain}
+        settings |= {"map": fields, "gold": gold, "score": score}
         settings["pay"] = tier_set.pay
         made_by = console.made_by("score", settings, seed, inputs | reader.digests)
         write_table(TURNS, scored.frame(), out, made_by | {"summary": summary}, force=force)
@@ -86,9 +121,11 @@ def _check(scored: Scored, traces: list[str], notes: Counter[str]) -> None:
     if not scored.episodes:
         what = f"no episode that counts{why_none(notes)}"
         raise InputError(where, what, "give traces with finished episodes")
-    if not scored.known_gold:
-        todo = "add 'gold_actions' to the episodes: tiers compare calls with them"
-        raise InputError(where, "no gold actions anywhere", todo)
+
+
+def _out_of_reach(tiers: Tiers) -> list[str]:
+    """Return the tiers that traces without gold actions can't have."""
+    return load_tiers(DEFAULT).need_gold() if tiers.name == GOLDLESS else tiers.need_gold()
 
 
 def _summary(scored: Scored, reader: TraceReader, notes: Counter[str]) -> dict[str, Any]:

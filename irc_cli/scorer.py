@@ -92,9 +92,13 @@ def score(
     """
     try:
         gold = gold_of(_list(gold_actions), "gold_actions")
-        given = outcome_of(outcome, "outcome")
     except BadItemError as error:
         raise InputError("irc_cli.scorer", error.what, error.todo) from None
+    try:
+        given = outcome_of(outcome, "outcome")
+    except BadItemError as error:
+        todo = "rescale it so that 1 is a full success"
+        raise InputError("irc_cli.scorer", error.what, todo) from None
     definitions = _list(tools)
     try:
         turns, user_calls = read_turns(list(messages), Counter(), definitions, played=played)

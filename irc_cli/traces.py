@@ -18,6 +18,8 @@ from stages.tiers.domains import SHIPPED, Domain, load_domain
 from stages.tiers.toolsets import Toolsets
 from stages.traces.detect import open_trace, source_name
 from stages.traces.episode import Episode
+from stages.traces.formats import ReadOptions
+from stages.traces.given import Given, read_gold, read_map
 from stages.traces.identity import SPLIT_GROUPS, SPLIT_TASKS, Identities, Renamed
 
 _TRACES = typer.Argument(
@@ -42,6 +44,26 @@ SkipBad = Annotated[
         "--skip-bad", help="Go on past bad lines of JSONL traces; write them to OUT.bad.jsonl."
     ),
 ]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="FIELD=PATH,...",
+        help="Where records have a field, as a dotted path: outcome=info.reward. May be repeated.",
+    ),
+]
+GoldOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gold", metavar="FILE", help="Gold actions by task id: JSON, JSON lines or YAML."
+    ),
+]
+ScoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--score", metavar="NAME", help="Which score is the outcome, where traces have several."
+    ),
+]
 
 
 @dataclass
@@ -53,6 +75,9 @@ class TraceReader:
     skip_bad: bool = False
     quiet: bool = False
     identities: Identities = field(default_factory=Identities)  # may be shared with another reader
+    fields: list[str] | None = None  # --map
+    gold: str | None = None  # the file of --gold
+    score: str | None = None  # --score
     digests: dict[str, str] = field(default_factory=dict)  # sha256 by path
     notes: Counter[str] = field(default_factory=Counter)
     domains: dict[str, dict[str, int]] = field(default_factory=dict)  # episodes by path and domain
@@ -63,12 +88,16 @@ class TraceReader:
         """Yield every episode with the tools that its agent had."""
         given = given_domain(self.domain) if self.domain else None
         options.refuse_twice(self.paths)
+        gold = read_gold(self.gold) if self.gold else None
+        named = Given(read_map(self.fields or []), gold, self.score)
         taken: dict[str, str] = {}  # path by episode id
         for source, path in self.sources.items():
             trace = open_trace(
                 path,
                 source=source,
                 skip_bad=self._keep_bad(path) if self.skip_bad else None,
+                options=ReadOptions(score=self.score),
+                given=named,
             )
             toolsets, met = Toolsets(given), Counter[str]()
             episodes = progress(trace, f"reading {path}", quiet=self.quiet)
@@ -82,6 +111,7 @@ class TraceReader:
             self.domains[path] = dict(met)
             self.digests[path] = trace.sha256
             self.notes += trace.notes + toolsets.notes
+        named.check(self.paths, self.gold)
 
     def renamed(self) -> Renamed:
         """Return the tasks that got another name once all traces were read, and note them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from stages.core.statuses import LEFT_OUT
 from stages.tables.artifacts import TURNS
 from stages.tiers.classify import Classifier
 from stages.tiers.domains import Domain, PerDomain
-from stages.tiers.rules import Tiers
+from stages.tiers.rules import Reward, Tiers
 from stages.traces.episode import SUCCESS, Episode
 from stages.traces.identity import Renamed, settled
 from stages.traces.notes import why_left_out
@@ -43,6 +43,12 @@ class Scored:
         lists = pl.Series(names, dtype=pl.String).str.json_decode(TURNS.columns["tool_names"])
         frame = TURNS.frame(self.columns | {"tool_names": lists})
         return settled(frame, self.renamed)
+
+    def rename_tiers(self, names: Mapping[str, str], rewards: Mapping[str, Reward]) -> None:
+        """Call the tiers by other names, and pay their rewards; none depends on gold actions."""
+        tiers = [names[tier] for tier in self.columns["tier"]]
+        self.columns["tier"] = tiers
+        self.columns["reward"] = [rewards[tier].of(0.0) for tier in tiers]
 
     def tasks(self) -> int:
         """Return the number of tasks of the episodes that count."""

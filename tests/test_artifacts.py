@@ -191,7 +191,7 @@ def renamed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (changed(1, episode_id=None), ":row 2: breaks rule 'episode_id not null' (1 of 3)"),
         (
             changed(1, status="done"),
-            ":row 2: breaks rule 'status is ok, truncated or error' (1 of 3)",
+            ":row 2: breaks rule 'status is ok, truncated, error or masked' (1 of 3)",
         ),
         (
             [row | {"status": None} for row in FRAME.rows(named=True)],

@@ -17,7 +17,7 @@ from tests.conftest import Cli, exit_code
 
 LONG = "x" * 256  # longer than the name of a file may be
 TOO_LONG = f"{LONG}: file name too long; check the path"
-KNOWN = "give tau-bench results, tau2-bench results, or OpenAI-style messages"
+KNOWN = "give a format of docs/formats.md, such as chat messages or tau-bench results"
 
 # What every reader of traces says.
 TRACES = [
@@ -75,9 +75,41 @@ SAME_ID = (
 
 SCORE = [
     (
-        "no_gold.jsonl",
-        "no_gold.jsonl: no gold actions anywhere; "
-        "add 'gold_actions' to the episodes: tiers compare calls with them",
+        "few.jsonl --map outcom=reward",
+        "--map: unknown field 'outcom'; did you mean 'outcome'?",
+    ),
+    (
+        "few.jsonl --map outcome",
+        "--map: 'outcome' is not FIELD=PATH; as outcome=info.reward",
+    ),
+    (
+        "few.jsonl --map outcome=a,outcome=b",
+        "--map: 'outcome' is named twice; name it once",
+    ),
+    (
+        "few.jsonl --map outcome=info.won",
+        "--map outcome: 'info.won' is in no record of few.jsonl; "
+        "give the dotted path of a field of records",
+    ),
+    ("few.jsonl --gold missing.json", "missing.json: no such file; check the path"),
+    (
+        "few.jsonl --gold other.json",
+        "other.json: 'a' has no list of actions; "
+        "give {task_id: [actions]}, or records with 'task_id' and 'gold_actions'",
+    ),
+    (
+        "few.jsonl --gold elsewhere.yaml",
+        "elsewhere.yaml: names no task of few.jsonl (its first task is 'elsewhere'); "
+        "give gold actions by the task ids of the traces",
+    ),
+    ("few.jsonl --score safety", "--score: no score 'safety' in few.jsonl; leave it out"),
+    (
+        "scores.jsonl",
+        "scores.jsonl:1: has several scores: 'right', 'polite'; name the outcome by --score NAME",
+    ),
+    (
+        "scores.jsonl --score polit",
+        "--score: no score 'polit' in scores.jsonl; did you mean 'polite'?",
     ),
     (
         "crashed.jsonl",
@@ -90,7 +122,8 @@ SCORE = [
     ),
     (
         "few.jsonl --tiers nothing",
-        "--tiers: unknown name 'nothing', and no such file; use 'paper' or 'extended' or 'flat'",
+        "--tiers: unknown name 'nothing', and no such file; "
+        "use 'paper' or 'extended' or 'flat' or 'goldless'",
     ),
     (f"few.jsonl --tiers {LONG}", TOO_LONG),
     ("few.jsonl --rewards missing.yaml", "missing.yaml: no such file; check the path"),
@@ -417,7 +450,7 @@ USAGE = [
     ("calibrate", "missing argument 'TURNS...'; see 'irc-cli calibrate --help'"),
     (
         "score few.jsonl --loud",
-        "no such option: --loud (Possible options: --out); see 'irc-cli score --help'",
+        "no such option: --loud (Possible options: --gold, --out); see 'irc-cli score --help'",
     ),
     ("eval few.jsonl --out", "option '--out' requires an argument; see 'irc-cli --help'"),
     (
@@ -470,6 +503,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, example: Path) -> Path:
         "list.yaml": "seed: [3]\n",
         "broken.yaml": "seed: [3\n",
         "empty.yaml": "",
+        "elsewhere.yaml": "elsewhere: [{name: look, arguments: {}}]\n",
         "tier.yaml": "rewards:\n  gold_write: 1.0\n  gold_wrote: 1.0\n",
     }
     for name, text in texts.items():
@@ -484,7 +518,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, example: Path) -> Path:
     (desk / "few.jsonl").write_bytes(b"".join(lines))
     (desk / "bad.jsonl").write_bytes(lines[0] + b'{"episode_id": oops}\n' + lines[1])
     variants: dict[str, dict[str, Any]] = {
-        "no_gold.jsonl": {"gold_actions": None},
+        "scores.jsonl": {"outcome": None, "rewards": {"right": 1, "polite": 0}},
         "crashed.jsonl": {"status": "error"},
         "won.jsonl": {"outcome": 1},
         "lost.jsonl": {"outcome": 0},

@@ -40,11 +40,41 @@ INVOCATION = {"user_content": {"parts": [{"text": "hi"}]}, "final_response": MOD
 
 # Records of each format as small as they come, and with all that may stand in them: a new format
 # adds its own here.
+NODES: list[dict[str, Any]] = [
+    {"parent": None, "message": TALK[0]},
+    {"parent": 0, "message": TALK[1], "sampled": True},
+]
+TRACE: dict[str, Any] = {
+    "version": 1,
+    "id": "t",
+    "task": {"type": "Task", "key": "k"},
+    "agent": {"name": "agent"},
+    "nodes": NODES,
+    "rewards": {"solved": {"score": 1.0, "weight": 1.0}},
+}
+CREATED: dict[str, Any] = {"input": "hi", "tools": []}
+
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "tau-bench": [
         {"task_id": 0, "reward": 1.0, "info": {"task": {"actions": []}}, "traj": TALK, "trial": 0},
         {"task_id": 0, "reward": 0.0, "info": {"error": "timeout"}, "traj": [], "trial": 0},
         {"task_id": 0, "traj": TALK, "messages": TALK},
+    ],
+    "verifiers": [
+        {"id": "e", "task": {"key": "k"}, "group": {"id": "g"}, "ok": True, "traces": [TRACE]},
+        TRACE,
+    ],
+    "verifiers-v0": [
+        {
+            "example_id": 0,
+            "task": "default",
+            "prompt": TALK[:1],
+            "completion": TALK[1:],
+            "reward": 1.0,
+            "answer": "hello",
+            "info": {},
+        },
+        {"id": 0, "prompt": "hi", "completion": "hello", "reward": 0.0, "task": "default"},
     ],
     "tau2": [
         {
@@ -57,6 +87,17 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         },
         {"task_id": "0", "termination_reason": "max_steps", "messages": None},
         {"task_id": "0", "reward_info": {"reward": 1.0}, "messages": TALK},
+    ],
+    "nemo-gym": [
+        {"responses_create_params": CREATED, "response": {"output": [ITEM]}, "reward": 1.0},
+        {
+            "responses_create_params": CREATED,
+            "response": {"object": "response", "output": [ITEM]},
+            "reward": 0.0,
+            "mask_sample": True,
+            "_ng_task_index": 0,
+            "_ng_rollout_index": 1,
+        },
     ],
     "opentelemetry": [
         {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN]}]}]},

@@ -65,6 +65,7 @@ def test_the_shipped_files() -> None:
         "extended": "gold_write gold_read soft read_only state_change handoff error duplicate "
         "unknown_tool message gold_other other",
         "flat": "gold soft state_change handoff read_only unknown_tool error message",
+        "goldless": "write handoff read other unknown_tool error duplicate message",
     }
     assert tuple(listed) == SHIPPED
     for name, tiers in listed.items():

@@ -845,7 +845,7 @@ def test_items_and_simulations_as_jsonl(read: Read) -> None:
 
 # --- bad input ------------------------------------------------------------------------------------
 
-KNOWN = "give tau-bench results, tau2-bench results, or OpenAI-style messages"
+KNOWN = "give a format of docs/formats.md, such as chat messages or tau-bench results"
 AGAIN = "copy or download the file again"
 REPAIR = "repair the line or pass --skip-bad"
 RESCALE = "rescale it so that 1 is a full success, or name another field by --map outcome=FIELD"

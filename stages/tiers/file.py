@@ -21,7 +21,7 @@ from stages.tiers.rules import (
     first_rules,
 )
 
-SHIPPED = ("paper", "extended", "flat")
+SHIPPED = ("paper", "extended", "flat", "goldless")
 _KEYS = ("match", "arguments", "tool_rules", "rules", "rank", "rewards")
 
 

@@ -85,6 +85,24 @@ class Tiers:
         """Return the tier of every possible call: the first rule that applies names it."""
         return {facts: self.rules[i].tier for facts, i in first_rules(self.rules).items()}
 
+    def need_gold(self) -> list[str]:
+        """Return the tiers that no turn has where gold actions are unknown, in order of rank."""
+        without = {tier for facts, tier in self.table().items() if facts.match == "none"}
+        return [tier for tier in self.rank if tier not in without | {self.message}]
+
+    def as_without_gold(self, other: Tiers) -> dict[str, str]:
+        """Return what the tiers of turns without gold actions are called in another set.
+
+        Raises:
+            ValueError: a tier of this set is several of the other.
+        """
+        table, theirs = self.table(), other.table()
+        pairs = {(table[facts], theirs[facts]) for facts in table if facts.match == "none"}
+        names = dict(pairs) | {self.message: other.message}
+        if len(pairs) != len(dict(pairs)):
+            raise ValueError(f"a tier of '{self.name}' is several of '{other.name}'")
+        return names
+
     def worth(self, rewards: Mapping[str, Reward], pay: Pay) -> Tiers:
         """Return the tiers with these rewards, paid so; a tier that has none of them is worth 0."""
         by_tier = {tier: rewards.get(tier, Reward(0.0)) for tier in self.rank}

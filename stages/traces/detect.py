@@ -39,6 +39,7 @@ from stages.traces import (
 from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError
 from stages.traces.formats import KNOWN, Format, ReadOptions, Whole
+from stages.traces.given import Given
 from stages.traces.stream import (
     BUFFER,
     NOT_STANDARD,
@@ -142,6 +143,7 @@ def open_trace(
     source: str | None = None,
     skip_bad: SkipBad | None = None,
     options: ReadOptions | None = None,
+    given: Given | None = None,
 ) -> Trace:
     """Open a trace of any known format, plain or gzip.
 
@@ -153,6 +155,7 @@ def open_trace(
         skip_bad: called with (number, raw record, reason) for each bad line, item, row or
             simulation, which is then left out; without it the first one raises.
         options: what translators may need; `path` and `shared` are filled in here.
+        given: fields and gold actions that the user names.
 
     Raises:
         InputError: the trace is missing, empty, broken or of no known format. Single records
@@ -160,7 +163,9 @@ def open_trace(
     """
     with reachable(path):
         is_folder = path != "-" and Path(path).is_dir()
-    opening = _Opening(path, source or _name(path, is_folder), skip_bad, options or ReadOptions())
+    opening = _Opening(
+        path, source or _name(path, is_folder), skip_bad, options or ReadOptions(), given or Given()
+    )
     if is_folder:
         return opening.folder(Path(path))
     if format := _packed(path):
@@ -196,17 +201,20 @@ class _Opening:
     """Opens one trace."""
 
     def __init__(
-        self, path: str, source: str, skip_bad: SkipBad | None, options: ReadOptions
+        self, path: str, source: str, skip_bad: SkipBad | None, options: ReadOptions, given: Given
     ) -> None:
         self._path, self._source, self._skip_bad = path, source, skip_bad
         self._options = options._replace(path=path)
+        self._given = given
         self._notes = Counter[str]()
 
     def stream(self, stream: Stream) -> Trace:
         """The trace in one file, by the first bytes, the first lines, or the whole document."""
         if stream.head.startswith(parquet.MAGIC):
-            rows = parquet.read_rows(stream.read(), stream.where, lambda row: bool(_format_of(row)))
-            return self._records(stream, _format_of(rows[0]) or MESSAGES, rows, None, "row")
+            rows = parquet.read_rows(
+                stream.read(), stream.where, lambda row: bool(self._format(row))
+            )
+            return self._records(stream, self._format(rows[0]) or MESSAGES, rows, None, "row")
         if b"\0" in stream.head:
             raise InputError(stream.where, "is a binary file, not a trace", KNOWN)
         if stream.head.lstrip().startswith(b"["):
@@ -218,7 +226,7 @@ class _Opening:
         for number, line in lines:
             opening.append((number, line))
             record = _record_or_none(line)
-            if record is not None and (format := _format_of(record)):
+            if record is not None and (format := self._format(record)):
                 return self._lines(stream, chain(opening, lines), format, record)
             if record is not None and not _format_held(record):
                 raise _unknown(record, stream.where)
@@ -294,7 +302,7 @@ class _Opening:
             raise InputError(stream.where, "is empty", "give a trace file")
         document = parse_document(data, stream.where, self._notes)
         listed = document if isinstance(document, list) else [document]
-        formats = (_format_of(record) for record in listed if isinstance(record, dict))
+        formats = (self._format(record) for record in listed if isinstance(record, dict))
         format = next(filter(None, formats), None)
         try:
             if format is not None:
@@ -324,7 +332,8 @@ class _Opening:
         self, stream: Stream, format: Format, records: list[Any], shared: Any, place: str = "item"
     ) -> Trace:
         """Records that are all at hand."""
-        ignore_trial = _trials_are_tasks(records, self._notes)
+        named = self._given.fields.keys() & {"task_id", "trial"}
+        ignore_trial = not named and _trials_are_tasks(records, self._notes)
         read = self._reader(format, shared, ignore_trial=ignore_trial)
         each, first = records, records[0]
         if format.gather and all(isinstance(record, dict) for record in records):
@@ -351,6 +360,10 @@ class _Opening:
                     self._notes[SKIPPED] += 1
                     continue
                 yield from episodes
+
+    def _format(self, record: dict[str, Any]) -> Format | None:
+        """Which format a record is of; whatever the user says where it has messages is ours."""
+        return MESSAGES if self._given.has_messages(record) else _format_of(record)
 
     def _each(self, records: Iterable[Any], read: Read, place: str) -> Iterator[Episode]:
         """Every record's episodes; errors name the record by its number from 1."""
@@ -397,10 +410,12 @@ class _Opening:
         read_clean = clean or messages.reader(
             self._source, notes, ignore_trial=ignore_trial, gaps=format is MESSAGES
         )
-        translate, complete = format.translate, format.complete
+        translate, complete, given = format.translate, format.complete, self._given
 
         def read(record: dict[str, Any]) -> list[Episode]:
-            episodes = [read_clean(item) for item in translate(record, options, notes)]
+            episodes = [
+                read_clean(given.apply(record, item)) for item in translate(record, options, notes)
+            ]
             if complete is not None:
                 for episode in episodes:
                     complete(episode, record, options, notes)

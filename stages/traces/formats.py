@@ -16,7 +16,7 @@ from stages.traces.episode import Episode
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-KNOWN = "give tau-bench results, tau2-bench results, or OpenAI-style messages"
+KNOWN = "give a format of docs/formats.md, such as chat messages or tau-bench results"
 
 Record = dict[str, Any]
 Notes = Counter[str]

@@ -1,0 +1,242 @@
+"""What the user says of records beside the trace: where fields are, and the tasks' gold actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stages.errors import InputError, few
+from stages.tables.yamlfile import Node, nearest, parse_yaml
+from stages.traces.episode import LEFT_OUT, GoldAction
+from stages.traces.fields import BadItemError, gold_of
+from stages.traces.formats import Record
+from stages.traces.messages import FIELDS, OUTCOMES
+from stages.traces.stream import BrokenJsonError, Stream, parse
+
+TARGETS = (*FIELDS, "policy", "rewards", "stop")
+NOTHING = object()
+GIVE_GOLD = "give {task_id: [actions]}, or records with 'task_id' and 'gold_actions'"
+
+Gold = dict[str, tuple[GoldAction, ...]]
+
+
+class Given:
+    """Fields by path, gold actions by task id and the score that counts; for all traces."""
+
+    def __init__(
+        self,
+        fields: dict[str, str] | None = None,
+        gold: Gold | None = None,
+        score: str | None = None,
+    ) -> None:
+        self.fields, self.gold, self.score = fields or {}, gold or {}, score
+        self._unmatched = set(self.fields)
+        self._scores: dict[str, None] = {}  # names that were met, in their order
+        self._used = False  # whether a task of the gold actions was met
+
+    def apply(self, record: Record, clean: Record) -> Record:
+        """Return a clean record with the fields that the user names.
+
+        A path is looked up in the record as it stands in the trace and, where nothing is there, in
+        the clean record. What is named and missing is unknown, whatever the format says itself.
+        """
+        if not self.fields and not self.gold and "rewards" not in clean:
+            return clean
+        given = dict(clean)
+        if isinstance(given.get("rewards"), dict) and given["rewards"]:
+            self._choose(given)
+        if "outcome" in self.fields:
+            for key in OUTCOMES:
+                given.pop(key, None)
+        for target, path in self.fields.items():
+            value = at(record, path)
+            if value is NOTHING:
+                value = at(clean, path)
+            if value is not NOTHING:
+                self._unmatched.discard(target)
+            given[target] = None if value is NOTHING else value
+        if self.gold and (actions := self._gold_of(given)) is not None:
+            given["gold_actions"], self._used = actions, True
+        return given
+
+    def _choose(self, clean: Record) -> None:
+        """Let one of a record's scores be its outcome, or keep what the format says itself.
+
+        Raises:
+            BadItemError: there are several, and nobody says which counts.
+        """
+        rewards = clean["rewards"]
+        self._scores |= dict.fromkeys(rewards)
+        if self.score is not None:
+            for key in OUTCOMES:
+                clean.pop(key, None)
+            clean["outcome"] = rewards.get(self.score)
+        elif all(clean.get(key) is None for key in OUTCOMES) and "outcome" not in self.fields:
+            if len(rewards) > 1 and clean.get("status", "ok") not in LEFT_OUT:
+                names = few([f"'{name}'" for name in rewards])
+                raise BadItemError(
+                    f"has several scores: {names}", "name the outcome by --score NAME"
+                )
+            clean["outcome"] = next(iter(rewards.values())) if len(rewards) == 1 else None
+
+    def _gold_of(self, clean: Record) -> tuple[GoldAction, ...] | None:
+        """The gold actions of a record's task, by its id or as tables have it: "airline/5"."""
+        task, domain = id_of(clean.get("task_id")), clean.get("domain")
+        actions = self.gold.get(task)
+        return self.gold.get(f"{domain}/{task}") if actions is None else actions
+
+    def has_messages(self, record: Record) -> bool:
+        """Whether the user says where a record has its messages, and they are there."""
+        path = self.fields.get("messages")
+        return path is not None and at(record, path) is not NOTHING
+
+    def check(self, traces: Iterable[str], gold: str | None) -> None:
+        """Raise InputError if a path, a score or the gold actions fitted nothing in all traces.
+
+        Args:
+            traces: the paths that were read to their end.
+            gold: the path of the gold actions.
+        """
+        if self.score is not None and self.score not in self._scores:
+            todo = nearest(self.score, list(self._scores)) if self._scores else "leave it out"
+            what = f"no score '{self.score}' in {few(list(traces))}"
+            raise InputError("--score", what, todo)
+        for target in sorted(self._unmatched):
+            what = f"'{self.fields[target]}' is in no record of {few(list(traces))}"
+            raise InputError(f"--map {target}", what, "give the dotted path of a field of records")
+        if gold and not self._used:
+            first = next(iter(self.gold), "")
+            what = f"names no task of {few(list(traces))} (its first task is '{first}')"
+            raise InputError(gold, what, "give gold actions by the task ids of the traces")
+
+
+def at(value: Any, path: str) -> Any:
+    """Return what stands at a dotted path; NOTHING where there is nothing.
+
+    Args:
+        value: an object.
+        path: keys, and places in lists, such as "messages.-1.content". A key may have dots itself.
+    """
+    if isinstance(value, dict):
+        if path in value:
+            return value[path]
+        parts = path.split(".")
+        for end in range(len(parts) - 1, 0, -1):  # the longest key first
+            key = ".".join(parts[:end])
+            if key in value:
+                below = at(value[key], ".".join(parts[end:]))
+                if below is not NOTHING:
+                    return below
+    elif isinstance(value, list):
+        place, _, rest = path.partition(".")
+        try:
+            item = value[int(place)]
+        except (ValueError, IndexError):
+            return NOTHING
+        return at(item, rest) if rest else item
+    return NOTHING
+
+
+def read_map(given: Iterable[str]) -> dict[str, str]:
+    """Return the path of each field that `--map` names.
+
+    Raises:
+        InputError: a field that records do not have, one that is named twice, or no path.
+    """
+    fields: dict[str, str] = {}
+    for pair in (pair for text in given for pair in text.split(",")):
+        target, equals, path = (part.strip() for part in pair.partition("="))
+        if not equals or not path or not target:
+            raise InputError("--map", f"'{pair:.60}' is not FIELD=PATH", "as outcome=info.reward")
+        if target not in TARGETS:
+            todo = nearest(target, TARGETS)
+            raise InputError("--map", f"unknown field '{target:.40}'", todo)
+        if target in fields:
+            raise InputError("--map", f"'{target}' is named twice", "name it once")
+        fields[target] = path
+    return fields
+
+
+def read_gold(path: str) -> Gold:
+    """Return the gold actions by task id that a file of JSON, JSON lines or YAML has.
+
+    It may be {task_id: [actions]}, records with `task_id` (or `id`) and `gold_actions` (or
+    `actions`), or tasks of tau-bench (numbered in their order where they have no id) or tau2-bench.
+
+    Raises:
+        InputError: missing, broken, or none of these.
+    """
+    gold: Gold = {}
+    for task, actions, number in _tasks(_document(path), path):
+        try:
+            known = gold_of(actions, "gold_actions")
+        except BadItemError as bad:
+            raise InputError(f"{path}:task {number}", bad.what, bad.todo) from None
+        if known is None:
+            continue
+        if gold.setdefault(task, known) != known:
+            what = f"task '{task}' stands there twice, with other gold actions"
+            raise InputError(path, what, "give each task once")
+    if not gold:
+        raise InputError(path, "holds no gold actions", GIVE_GOLD)
+    return gold
+
+
+def id_of(task_id: Any) -> str:
+    """Return a task id as text; a float that is a whole number is one."""
+    if isinstance(task_id, float) and task_id.is_integer():
+        task_id = int(task_id)
+    return str(task_id)
+
+
+def _tasks(document: Any, path: str) -> Iterator[tuple[str, Any, int]]:
+    """Yield (task id, its actions, its number in the file)."""
+    if isinstance(document, dict) and isinstance(document.get("tasks"), list):
+        document = document["tasks"]  # of tau2-bench results
+    if isinstance(document, dict) and not _is_task(document):
+        for number, (task, actions) in enumerate(document.items(), 1):
+            if not isinstance(actions, list):
+                what = f"'{task:.40}' has no list of actions"
+                raise InputError(path, what, GIVE_GOLD)
+            yield task, actions, number
+        return
+    records = document if isinstance(document, list) else [document]
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict) or not _is_task(record):
+            raise InputError(f"{path}:task {number}", "has no gold actions", GIVE_GOLD)
+        task = record.get("task_id", record.get("id", number - 1))
+        criteria = record.get("evaluation_criteria") or {}
+        actions = record.get("gold_actions", record.get("actions", criteria.get("actions")))
+        # tau2-bench: a task without criteria or actions expects none.
+        yield id_of(task), [] if actions is None and "id" in record else actions, number
+
+
+def _is_task(record: dict[str, Any]) -> bool:
+    has_actions = "gold_actions" in record or "actions" in record
+    named = "task_id" in record or "id" in record or "instruction" in record
+    return "evaluation_criteria" in record or (has_actions and named)
+
+
+def _document(path: str) -> Any:
+    """The value of a file of JSON, JSON lines (a list of their values) or YAML."""
+    stream = Stream(path)
+    data = stream.read()
+    if Path(path).name.removesuffix(".gz").endswith((".yaml", ".yml")):
+        return _value(parse_yaml(data.decode(errors="replace"), stream.where))
+    try:
+        return parse(data)[0]
+    except BrokenJsonError as whole:
+        lines = [line for line in data.splitlines() if line.strip()]
+        try:
+            return [parse(line)[0] for line in lines]
+        except BrokenJsonError:
+            where = f"{stream.where}:byte {whole.offset}"
+            raise InputError(where, whole.what, "give JSON, JSON lines or YAML") from None
+
+
+def _value(node: Node) -> Any:
+    """The plain value of a YAML file."""
+    if isinstance(node.value, dict):
+        return {key: _value(item) for key, item in node.value.items()}
+    return [_value(item) for item in node.value] if isinstance(node.value, list) else node.value
