@@ -314,10 +314,10 @@ def _write(request: Request, results: _Results) -> None:
 def _write_report(request: Request, results: _Results) -> None:
     """Write what people read: the page, and its first screen as Markdown."""
     from irc_cli.report import write_reports
-    from stages.report import Known
+    from stages.report import ReportInputs
 
     assert results.read and results.turns and results.checks  # there are no sums here
-    known = Known(
+    known = ReportInputs(
         results.read.frame,
         results.turns,
         results.calibration,

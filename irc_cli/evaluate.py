@@ -29,8 +29,8 @@ from stages.errors import InputError, few
 from stages.evaluate import (
     PUBLISHED,
     PUBLISHED_ENV,
-    Difference,
     Measurer,
+    PolicyDifference,
     by_family,
     by_policy,
     compare,
@@ -239,7 +239,7 @@ def _policies(episodes: pl.DataFrame) -> list[dict[str, Any]]:
 
 def _differences(episodes: pl.DataFrame, against: pl.DataFrame) -> list[dict[str, Any]]:
     """Return how each policy differs from that of the other traces which it is held against."""
-    none = dict.fromkeys(Difference._fields) | {"tasks": 0}
+    none = dict.fromkeys(PolicyDifference._fields) | {"tasks": 0}
     return [
         {"policy": policy, "against": other} | (found._asdict() if found else none)
         for policy, other, found in compare_policies(episodes, against)
@@ -293,7 +293,7 @@ def _published() -> dict[str, Any]:
     }
 
 
-def _compare(one: pl.DataFrame, two: pl.DataFrame, against: list[str]) -> Difference:
+def _compare(one: pl.DataFrame, two: pl.DataFrame, against: list[str]) -> PolicyDifference:
     try:
         return compare(one, two)
     except ValueError:

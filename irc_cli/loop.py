@@ -27,14 +27,14 @@ from stages.calibration.file import read_previous
 from stages.calibration.online import Event
 from stages.envs.registry import check_env
 from stages.errors import InputError
-from stages.loop import LoopConfig, Places, Rewards, Step
+from stages.loop import LoopConfig, LoopStep, Places, Rewards
 from stages.loop_files import Records, check_settings
 from stages.policy_registry import SEED_POLICY
 from stages.tables.files import whole_file
 from stages.tables.yamlfile import parse_yaml
 
 if TYPE_CHECKING:
-    from stages.plots import Rate
+    from stages.plots import RateInterval
 
 _C = LoopConfig
 _REWARDS = get_args(Rewards)
@@ -162,7 +162,7 @@ class Runner:
         self._show, self._strict = show, strict
         self.notes = Counter[str]()  # of all steps
 
-    def __call__(self, step: Step, folder: Path) -> dict[str, Any]:
+    def __call__(self, step: LoopStep, folder: Path) -> dict[str, Any]:
         """Run a step unless it is done; return what it printed with --json."""
         records, printed = Records(folder), folder / f"{step.name}.json"
         if not (records.done(step) and printed.exists()):
@@ -183,7 +183,7 @@ class Runner:
         return document
 
 
-def _call(args: Sequence[str], step: Step) -> bytes:
+def _call(args: Sequence[str], step: LoopStep) -> bytes:
     """Run a command line; return its standard output."""
     from irc_cli.app import app
 
@@ -204,7 +204,7 @@ def _renew(source: str | None, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _again(step: Step) -> list[str]:
+def _again(step: LoopStep) -> list[str]:
     """Return what a step needs beside its options where it has left files."""
     out = Path(step.outputs[0])
     if Path(f"{out}.partial").exists() or (out / "checkpoints").exists():
@@ -315,10 +315,10 @@ def _draw(out: Path, start: dict[str, Any] | None, standings: Sequence[Standing]
     write_figures(str(out / "plots"), figures, force=True)
 
 
-def _interval(found: dict[str, Any] | None) -> Rate | None:
-    from stages.plots import Rate
+def _interval(found: dict[str, Any] | None) -> RateInterval | None:
+    from stages.plots import RateInterval
 
-    return Rate(found["pass_rate"], found["ci_low"], found["ci_high"]) if found else None
+    return RateInterval(found["pass_rate"], found["ci_low"], found["ci_high"]) if found else None
 
 
 def _stage_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,7 @@ from stages.loop_report import (
     newest_calibration,
     shown_iteration,
 )
-from stages.report import Known, report, with_conversations
+from stages.report import ReportInputs, report, with_conversations
 from stages.reporting.conversations import Conversations
 from stages.reporting.recorded import Recorded, read_calibration
 from stages.tables.artifacts import COUNTS, made_by
@@ -131,7 +131,9 @@ def _loop_of(inputs: list[str]) -> Path | None:
     return folders[0] if folders else None
 
 
-def known_of(paths: list[str], calibration: str | None, seed: int) -> tuple[Known, Counter[str]]:
+def known_of(
+    paths: list[str], calibration: str | None, seed: int
+) -> tuple[ReportInputs, Counter[str]]:
     """Return turns with their calibration, read or made, and what advantages do under it."""
     options.refuse_twice(paths)
     turns, notes = read_turns(paths), Counter[str]()
@@ -147,7 +149,9 @@ def known_of(paths: list[str], calibration: str | None, seed: int) -> tuple[Know
     result, settings, estimator = recorded.calibration, recorded.config, recorded.estimator
     judged = check_both(arrays, result, settings, estimator, recorded.seed)
     silent = turns.without_turns
-    known = Known(turns.frame, arrays, result, settings, estimator, judged, without_turns=silent)
+    known = ReportInputs(
+        turns.frame, arrays, result, settings, estimator, judged, without_turns=silent
+    )
     return known, notes
 
 
@@ -163,7 +167,7 @@ def _check_outcomes(turns: Turns) -> None:
 
 
 def write_reports(
-    known: Known,
+    known: ReportInputs,
     inputs: list[str],
     page: str | None,
     markdown: str | None,
@@ -188,7 +192,7 @@ def write_reports(
     return notes
 
 
-def next_step_of(known: Known) -> str:
+def next_step_of(known: ReportInputs) -> str:
     """Say in one sentence what the figures ask for."""
     checks = (known.judged.before, known.judged.after)
     return next_step(known.calibration, checks, known.config)

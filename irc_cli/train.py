@@ -31,7 +31,7 @@ from stages.training.config import (
     Schedule,
     TrainConfig,
 )
-from stages.training.examples import Conversation, focused, reinforced, supervised
+from stages.training.examples import Demonstration, focused, reinforced, supervised
 from stages.training.inputs import (
     Rollouts,
     check_lineage,
@@ -46,7 +46,7 @@ from stages.training.inputs import (
 from stages.training.sequences import Example, check
 
 if TYPE_CHECKING:
-    from stages.train import Known, Step, Tiers
+    from stages.train import Known, OptimizerStep, TierCodes
     from stages.training.folder import RunFolder
     from stages.training.trainer import Trainer
 
@@ -357,7 +357,7 @@ class Lesson(NamedTuple):
     """What a run learns from."""
 
     examples: list[Example]
-    tiers: Tiers
+    tiers: TierCodes
     counts: dict[str, int]  # of what was left out
 
     @property
@@ -425,7 +425,7 @@ def _reinforced(
     turns: str,
 ) -> Lesson:
     """Give each token of the rollouts the advantage of its turn."""
-    from stages.train import Tiers
+    from stages.train import TierCodes
 
     table = played_advantages(played, scored, values, advantages, turns)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, chat, played.path)
@@ -434,16 +434,16 @@ def _reinforced(
         "dropped_groups": lesson.dropped_groups,
         "retokenised_episodes": lesson.retokenised,
     }
-    return Lesson(lesson.examples, Tiers(lesson.tiers, values or {}), counts)
+    return Lesson(lesson.examples, TierCodes(lesson.tiers, values or {}), counts)
 
 
 def _supervised(records: list[dict[str, Any]], path: str, chat: Renderer | None) -> Lesson:
-    from stages.train import Tiers
+    from stages.train import TierCodes
 
     assert chat is not None
     tools = recorded_tools(path)
     talks = [
-        Conversation(str(number), one["messages"], one.get("tools") or tools)
+        Demonstration(str(number), one["messages"], one.get("tools") or tools)
         for number, one in enumerate(records)
     ]
     progress = console.progress(talks, "tokenizing")
@@ -451,7 +451,7 @@ def _supervised(records: list[dict[str, Any]], path: str, chat: Renderer | None)
     if not examples:
         what = "nothing to learn: no message of an assistant"
         raise InputError(path, what, "give other messages")
-    return Lesson(examples, Tiers([], {}), {"conversations": len(records)})
+    return Lesson(examples, TierCodes([], {}), {"conversations": len(records)})
 
 
 def _comparable(
@@ -545,15 +545,15 @@ def _report(document: dict[str, Any], line: str, *, as_json: bool, quiet: bool) 
 
 
 @contextmanager
-def _live(*, quiet: bool) -> Iterator[Callable[[Step], None]]:
+def _live(*, quiet: bool) -> Iterator[Callable[[OptimizerStep], None]]:
     """Yield what shows the last steps as a table on standard error, if that is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda step: None
         return
-    recent: deque[Step] = deque(maxlen=_ROWS)
+    recent: deque[OptimizerStep] = deque(maxlen=_ROWS)
     with Live(console=console.console(stderr=True), transient=True) as live:
 
-        def show(step: Step) -> None:
+        def show(step: OptimizerStep) -> None:
             recent.append(step)
             table = console.table("step", *_SHOWN)
             for one in recent:

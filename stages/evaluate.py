@@ -55,7 +55,7 @@ class Evaluation(NamedTuple):
     write_accuracy: float | None  # share of the gold writes that were done; None: kinds unknown
 
 
-class Difference(NamedTuple):
+class PolicyDifference(NamedTuple):
     """Two policies on the tasks they share."""
 
     tasks: int
@@ -217,7 +217,7 @@ def by_policy(episodes: pl.DataFrame) -> dict[str, pl.DataFrame]:
     return {str(policy): part for (policy,), part in sorted(parts.items())}
 
 
-class Rate(NamedTuple):
+class PassRate(NamedTuple):
     """Pass rate of some of the tasks."""
 
     episodes: int
@@ -243,14 +243,14 @@ class Pressure(NamedTuple):
 class Transfer(NamedTuple):
     """Pass rates on the families that a policy was trained on and on those it was not."""
 
-    trained: Rate
-    others: Rate
+    trained: PassRate
+    others: PassRate
     difference: float  # others - trained
     ci_low: float  # 95 %
     ci_high: float
 
 
-def by_family(episodes: pl.DataFrame) -> dict[str, Rate]:
+def by_family(episodes: pl.DataFrame) -> dict[str, PassRate]:
     """Return the pass rate of each family of tasks; tasks of none are `unknown`.
 
     Empty where no family is known.
@@ -295,8 +295,10 @@ def _counting(episodes: pl.DataFrame) -> pl.DataFrame:
     return episodes.filter(pl.col("success").is_not_null())
 
 
-def _rate(group: pl.DataFrame) -> Rate:
-    return Rate(group.height, group["task_id"].n_unique(), *_clustered(group, pl.col("success")))
+def _rate(group: pl.DataFrame) -> PassRate:
+    return PassRate(
+        group.height, group["task_id"].n_unique(), *_clustered(group, pl.col("success"))
+    )
 
 
 def _clustered(group: pl.DataFrame, holds: pl.Expr) -> tuple[float, float, float]:
@@ -325,7 +327,7 @@ def task_table(episodes: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def compare(episodes: pl.DataFrame, against: pl.DataFrame) -> Difference:
+def compare(episodes: pl.DataFrame, against: pl.DataFrame) -> PolicyDifference:
     """Compare two policies on the tasks that both were given, each task counting once.
 
     Raises:
@@ -336,12 +338,12 @@ def compare(episodes: pl.DataFrame, against: pl.DataFrame) -> Difference:
     difference, low, high = paired_difference(
         shared["pass_rate"].to_numpy(), shared["pass_rate_against"].to_numpy()
     )
-    return Difference(shared.height, difference, low, high)
+    return PolicyDifference(shared.height, difference, low, high)
 
 
 def compare_policies(
     episodes: pl.DataFrame, against: pl.DataFrame
-) -> list[tuple[str, str, Difference | None]]:
+) -> list[tuple[str, str, PolicyDifference | None]]:
     """Compare the policies of two runs: each with the only one of the other run, or its namesake.
 
     Returns:

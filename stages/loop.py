@@ -48,7 +48,7 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
-class Step:
+class LoopStep:
     """One command of a loop.
 
     Attributes:
@@ -94,21 +94,21 @@ class Places:
         return str(self.folder / name)
 
 
-def play(config: LoopConfig, at: Places, policy: str) -> Step:
+def play(config: LoopConfig, at: Places, policy: str) -> LoopStep:
     """Play groups of episodes on tasks of the train split."""
     args = _policy_args(config, "train", policy, config.group_size, config.seed * 1000 + at.number)
     args += ["--sample-tasks", str(config.tasks), "--out", at("rollouts.jsonl")]
     outputs = (at("rollouts.jsonl"), at("rollouts.tokens.parquet"))
-    return Step("rollout", ("rollout", *args, *_options(config, "rollout")), (policy,), outputs)
+    return LoopStep("rollout", ("rollout", *args, *_options(config, "rollout")), (policy,), outputs)
 
 
-def score(config: LoopConfig, at: Places) -> Step:
+def score(config: LoopConfig, at: Places) -> LoopStep:
     """Class the turns into tiers."""
     args = (at("rollouts.jsonl"), "--out", at("turns.parquet"), *_options(config, "score"))
-    return Step("score", ("score", *args), (at("rollouts.jsonl"),), (at("turns.parquet"),))
+    return LoopStep("score", ("score", *args), (at("rollouts.jsonl"),), (at("turns.parquet"),))
 
 
-def calibrate(config: LoopConfig, at: Places, zeroed: tuple[str, ...] = ()) -> Step:
+def calibrate(config: LoopConfig, at: Places, zeroed: tuple[str, ...] = ()) -> LoopStep:
     """Set what each tier is worth, with the given tiers worth nothing.
 
     A round after the first has a folder of its own. Online, the state of the iteration before is
@@ -127,16 +127,16 @@ def calibrate(config: LoopConfig, at: Places, zeroed: tuple[str, ...] = ()) -> S
     outputs = (out, str(Path(out).with_name("advantages.parquet")))
     name = f"calibrate-{len(zeroed)}" if zeroed else "calibrate"
     if not online:
-        return Step(name, ("calibrate", *args), tuple(turns), outputs)
+        return LoopStep(name, ("calibrate", *args), tuple(turns), outputs)
     args += ["--online", state]
     before = Places(at.out, at.number - 1)(ONLINE) if at.number else None
     inputs = (*turns, *([before] if before else []))
-    return Step(name, ("calibrate", *args), inputs, (*outputs, state), (before, state))
+    return LoopStep(name, ("calibrate", *args), inputs, (*outputs, state), (before, state))
 
 
 def train(
     config: LoopConfig, at: Places, policy: str, calibration: str | None, *, first: bool
-) -> Step:
+) -> LoopStep:
     """Make the iteration's policy, from its rewards by tier or from those in the turns."""
     args = ["--model", policy, "--rollouts", at("rollouts.jsonl"), "--turns", at("turns.parquet")]
     inputs = [policy, at("rollouts.jsonl"), at("rollouts.tokens.parquet"), at("turns.parquet")]
@@ -147,10 +147,10 @@ def train(
         args.append("--keep-optimizer")
     args += ["--out", at("policy"), "--seed", str(config.seed)]
     args += [*_advantage_options(config), *_options(config, "train", ADVANTAGE_OPTIONS)]
-    return Step("train", ("train", *args), tuple(inputs), (at("policy"),))
+    return LoopStep("train", ("train", *args), tuple(inputs), (at("policy"),))
 
 
-def evaluate(config: LoopConfig, at: Places, policy: str) -> tuple[Step, Step]:
+def evaluate(config: LoopConfig, at: Places, policy: str) -> tuple[LoopStep, LoopStep]:
     """Play held-out tasks with a policy, and measure it."""
     name = config.eval_split
     args = _policy_args(config, name, policy, config.eval_group_size, config.seed)
@@ -159,8 +159,8 @@ def evaluate(config: LoopConfig, at: Places, policy: str) -> tuple[Step, Step]:
     playing = ("rollout", *args, *_options(config, "rollout"))
     measuring = ("eval", at(f"{name}.jsonl"), "--out", at("eval.json"), *_options(config, "eval"))
     return (
-        Step(f"rollout-{name}", playing, (policy,), (at(f"{name}.jsonl"),)),
-        Step("eval", measuring, (at(f"{name}.jsonl"),), (at("eval.json"),)),
+        LoopStep(f"rollout-{name}", playing, (policy,), (at(f"{name}.jsonl"),)),
+        LoopStep("eval", measuring, (at(f"{name}.jsonl"),), (at("eval.json"),)),
     )
 
 

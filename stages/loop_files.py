@@ -14,7 +14,7 @@ import orjson
 import yaml
 
 from stages.errors import InputError
-from stages.loop import Step
+from stages.loop import LoopStep
 from stages.tables.files import digest, whole_file
 
 SETTINGS = "loop.yaml"
@@ -56,19 +56,19 @@ class Records:
             orjson.loads(self._path.read_bytes()) if self._path.exists() else {}
         )
 
-    def done(self, step: Step) -> bool:
+    def done(self, step: LoopStep) -> bool:
         """Whether running a step again would change nothing."""
         before = self._steps.get(step.name)
         return bool(before) and before == _record(step)
 
-    def add(self, step: Step) -> None:
+    def add(self, step: LoopStep) -> None:
         """Note that a step is done."""
         self._steps[step.name] = _record(step)
         with whole_file(str(self._path), force=True) as file:
             file.write(orjson.dumps(self._steps, option=orjson.OPT_INDENT_2))
 
 
-def _record(step: Step) -> dict[str, Any]:
+def _record(step: LoopStep) -> dict[str, Any]:
     return {
         "command": step.command,
         "inputs": {path: _digest(path) for path in step.inputs},

@@ -27,7 +27,7 @@ MARKERS = "osD^vPX*<>"
 BEFORE, AFTER = "rewards as scored", "calibrated values"
 
 
-class Rate(NamedTuple):
+class RateInterval(NamedTuple):
     """A pass rate with its interval."""
 
     rate: float
@@ -155,7 +155,7 @@ def values_figure(values: Sequence[Mapping[str, float]], first: int = 0) -> Figu
     return figure
 
 
-def pass_rate_figure(rates: Mapping[str, Sequence[Rate | None]], first: int = 0) -> Figure:
+def pass_rate_figure(rates: Mapping[str, Sequence[RateInterval | None]], first: int = 0) -> Figure:
     """Pass rates with their intervals, iteration by iteration; None: not measured there.
 
     Args:

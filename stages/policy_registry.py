@@ -62,9 +62,9 @@ def open_policy(name: str, options: PolicyOptions) -> Policy:
 
             return RulePolicy(hand_off)
         case "replay":
-            from stages.policies.replay import Replay
+            from stages.policies.replay import ReplayPolicy
 
-            return Replay(_given("--recording", options.recording, "a rollouts file"))
+            return ReplayPolicy(_given("--recording", options.recording, "a rollouts file"))
         case "openai":
             from stages.policies.openai_policy import OpenAIPolicy
 

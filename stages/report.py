@@ -38,7 +38,7 @@ from stages.tables.turn_arrays import TurnArrays, tier_rewards, turn_advantages
 VERSION = 1  # of the document
 
 
-class Known(NamedTuple):
+class ReportInputs(NamedTuple):
     """What a report is made of, beside the conversations."""
 
     turns: pl.DataFrame  # TURNS, masked episodes included
@@ -51,7 +51,7 @@ class Known(NamedTuple):
     without_turns: int = 0  # episodes left out of which the turns have no row
 
 
-def report(known: Known, next_step: str, most: int) -> dict[str, Any]:
+def report(known: ReportInputs, next_step: str, most: int) -> dict[str, Any]:
     """Build the document from the turns (TURNS -> a report).
 
     Args:
@@ -82,7 +82,7 @@ def report(known: Known, next_step: str, most: int) -> dict[str, Any]:
 
 
 def with_conversations(
-    document: dict[str, Any], known: Known, conversations: Conversations
+    document: dict[str, Any], known: ReportInputs, conversations: Conversations
 ) -> dict[str, Any]:
     """Return the document with siblings and examples, which take the calls themselves."""
     episodes = episode_rows(known.turns)
@@ -100,20 +100,20 @@ def with_conversations(
     return document | {"episodes": rows, "tiers": tiers, "tasks": tasks, "conversations": True}
 
 
-def _rewards(known: Known) -> dict[str, Floats]:
+def _rewards(known: ReportInputs) -> dict[str, Floats]:
     """The rewards as scored and the calibrated ones, each [N]."""
     raw = known.arrays.frame["reward"].to_numpy()
     return {"before": raw, "after": tier_rewards(known.arrays, known.calibration.values())}
 
 
-def _advantages(known: Known, rewards: dict[str, Floats]) -> dict[str, Advantages]:
+def _advantages(known: ReportInputs, rewards: dict[str, Floats]) -> dict[str, Advantages]:
     """The advantages under both reward sets; those that were judged may be another program's."""
     made = {name: turn_advantages(known.arrays, r, known.estimator) for name, r in rewards.items()}
     judged = known.judged
     return made | {"before" if judged.chosen is judged.before else "after": judged.advantages}
 
 
-def _summary(known: Known, episodes: pl.DataFrame) -> dict[str, Any]:
+def _summary(known: ReportInputs, episodes: pl.DataFrame) -> dict[str, Any]:
     result = known.calibration
     rate = pass_rate(episodes) or {}
     mixed = known.arrays.frame.group_by("task_id", "group_id").agg(
@@ -146,7 +146,7 @@ def _summary(known: Known, episodes: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _verdict(known: Known, next_step: str) -> dict[str, Any]:
+def _verdict(known: ReportInputs, next_step: str) -> dict[str, Any]:
     """Return what the gate of `calibrate --check` says, in one sentence."""
     reasons = objections(known.calibration, known.judged.chosen, known.config)
     chosen = known.judged.chosen
@@ -189,7 +189,7 @@ def _changes(changes: Changes | None) -> dict[str, Any] | None:
     return changes._asdict() | {"tiers": [row._asdict() for row in changes.tiers]}
 
 
-def _leverages(known: Known) -> dict[str, dict[str, float]]:
+def _leverages(known: ReportInputs) -> dict[str, dict[str, float]]:
     summed = sum_turns(known.arrays.frame.lazy(), known.config.measure, "turns")
     sums = lay_out(summed.sums, known.config.measure)
     tasks = summed.sums["task_id"].unique().sort().to_list()
@@ -197,7 +197,7 @@ def _leverages(known: Known) -> dict[str, dict[str, float]]:
 
 
 def _episodes(
-    known: Known,
+    known: ReportInputs,
     episodes: pl.DataFrame,
     rewards: dict[str, Floats],
     made: dict[str, Advantages],
@@ -246,7 +246,9 @@ def _in_order(row: dict[str, Any]) -> tuple[Any, ...]:
     return natural(row["task_id"]), -1 if row["trial"] is None else row["trial"]
 
 
-def _numbers(known: Known, rewards: dict[str, Floats], made: dict[str, Advantages]) -> pl.DataFrame:
+def _numbers(
+    known: ReportInputs, rewards: dict[str, Floats], made: dict[str, Advantages]
+) -> pl.DataFrame:
     """Return what each turn that counts earns and where it is pushed, and where signs clash."""
     before, after = made["before"], made["after"]
     values = known.calibration.values()

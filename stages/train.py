@@ -40,14 +40,14 @@ SETTLING = 10  # steps before one can be told from a spike
 TRIED = 16  # examples that tell what an engine's logprobs are of
 
 
-class Tiers(NamedTuple):
+class TierCodes(NamedTuple):
     """The tiers that an example's codes mean."""
 
     names: list[str]
     values: Mapping[str, float]  # what a turn of each is worth: its sign is what is intended
 
 
-class Step(NamedTuple):
+class OptimizerStep(NamedTuple):
     """An optimizer step that was taken."""
 
     number: int  # from 1
@@ -75,10 +75,10 @@ def train(
     trainer: Trainer,
     examples: List[Example],
     known: Known | None,
-    tiers: Tiers,
+    tiers: TierCodes,
     config: TrainConfig,
     done: int = 0,
-) -> Iterator[Step]:
+) -> Iterator[OptimizerStep]:
     """Take the optimizer steps of a run, yielding after each.
 
     Args:
@@ -118,7 +118,7 @@ def train(
             log["effective_step"] = lr * log["advantage_rms"] * scale
         tokens = sum(len(one.sequence) for one in batch)
         log |= {"tokens_per_s": tokens / (time.perf_counter() - began), "memory_gb": memory_gb()}
-        yield Step(number, len(plan), log)
+        yield OptimizerStep(number, len(plan), log)
 
 
 def accumulate(
@@ -374,7 +374,7 @@ def _diverged(loss: float, norm: float, norms: List[float], spike: float) -> str
     return None
 
 
-def advantage_log(batch: List[Example], tiers: Tiers) -> dict[str, Any]:
+def advantage_log(batch: List[Example], tiers: TierCodes) -> dict[str, Any]:
     """Return how large a step's advantages are, and what they push where.
 
     The share of the gradient's mass that each tier has, sum of |A| over its tokens; and the share

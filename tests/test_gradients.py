@@ -14,7 +14,7 @@ pytest.importorskip("accelerate", reason="needs irc-cli[train]")
 from examples.study import gradients as study_gradients
 from examples.study.gradients import (
     RLOO,
-    Played,
+    PlayedBatches,
     compared,
     gradients,
     measured,
@@ -126,7 +126,7 @@ def test_gradients_on_disk_are_not_computed_again(
     for one in some_sequences(files.rollouts):
         episodes.setdefault(one.sequence.episode_id, []).append(one)
     groups = turns["group_id"].unique(maintain_order=True).to_list()
-    told = Played(files.model, episodes, {"extended": turns}, [groups[:2], groups[2:]])
+    told = PlayedBatches(files.model, episodes, {"extended": turns}, [groups[:2], groups[2:]])
     study = {"estimators": {"sparse": {"rewards": "none", "advantage": "grpo"}}}
     found = measured(study, told, tmp_path)
     assert set(found) == {RLOO, "sparse"} and found[RLOO].shape == found["sparse"].shape

@@ -1,8 +1,9 @@
-"""The layout: imports between the packages of `stages` point one way."""
+"""The layout: imports between packages of `stages` point one way; a name means one thing."""
 
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -135,3 +136,21 @@ def test_a_cycle_would_be_seen() -> None:
         "def load() -> None:\n    import stages.train as stage\n"
     )
     assert {room(target) for target in imports(source)} == {"", "calibrate", "train"}
+
+
+def programs() -> Iterator[tuple[str, ast.Module]]:
+    """Yield the path and the tree of every program but the tests."""
+    for folder in ("stages", "irc_cli", "examples"):
+        for path in modules(folder).values():
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            yield path.relative_to(ROOT).as_posix(), tree
+
+
+def test_one_class_one_name() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for path, tree in programs():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(f"{path}:{node.lineno}")
+    assert len(places) > 100
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

@@ -179,9 +179,9 @@ class Pretend:
 
     def __init__(self, *pass_rates: float) -> None:
         self.pass_rates = iter(pass_rates)
-        self.steps: list[stage.Step] = []
+        self.steps: list[stage.LoopStep] = []
 
-    def __call__(self, step: stage.Step, folder: Path) -> dict[str, Any]:
+    def __call__(self, step: stage.LoopStep, folder: Path) -> dict[str, Any]:
         self.steps.append(step)
         if step.name != "eval":
             return {"pass_rate": 0.5}

@@ -22,7 +22,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
 from stages.plots import (
-    Rate,
+    RateInterval,
     advantages_figure,
     gates_figure,
     gradient_mass_figure,
@@ -133,9 +133,9 @@ def test_labels_keep_their_distance() -> None:
 
 
 def test_pass_rates_have_intervals_and_may_have_gaps() -> None:
-    rates: dict[str, list[Rate | None]] = {
-        "train": [Rate(0.3, 0.2, 0.4), Rate(0.5, 0.4, 0.6)],
-        "dev": [None, Rate(0.4, 0.1, 0.7)],
+    rates: dict[str, list[RateInterval | None]] = {
+        "train": [RateInterval(0.3, 0.2, 0.4), RateInterval(0.5, 0.4, 0.6)],
+        "dev": [None, RateInterval(0.4, 0.1, 0.7)],
         "test": [None],
     }
     figure = pass_rate_figure(rates, first=3)

@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib", reason="needs irc-cli[train]")
 
 from examples.study import make as study_make
 from examples.study import runs
-from examples.study.runs import Budget, Run
+from examples.study.runs import TimeBudget, TrainingRun
 
 ARMS = yaml.safe_load((Path(runs.__file__).parent / "arms.yaml").read_bytes())
 LOW, MIDDLE, HIGH = sorted(ARMS["learning_rates"])
@@ -25,7 +25,7 @@ class FakeCli:
     def __init__(self) -> None:
         self.called: list[list[str]] = []
 
-    def __call__(self, args: list[str], budget: Budget) -> bytes:
+    def __call__(self, args: list[str], budget: TimeBudget) -> bytes:
         if budget.seconds == 0:
             return b""
         self.called.append(args)
@@ -70,7 +70,7 @@ def trained(cli: FakeCli) -> list[tuple[str, float, int]]:
 
 def test_all_arms_run_with_all_seeds_and_the_best_rate_wins(cli: FakeCli, tmp_path: Path) -> None:
     out, docs = tmp_path / "out", tmp_path / "docs"
-    study_make.make(ARMS, out, docs, Budget(None), jobs=1)
+    study_make.make(ARMS, out, docs, TimeBudget(None), jobs=1)
     done = trained(cli)
     assert len(done) == len(set(done))
     n_arms, n_seeds = len(ARMS["arms"]), len(ARMS["seeds"])
@@ -103,15 +103,15 @@ def test_all_arms_run_with_all_seeds_and_the_best_rate_wins(cli: FakeCli, tmp_pa
 
 
 def test_what_is_done_is_not_done_again(cli: FakeCli, tmp_path: Path) -> None:
-    study_make.make(ARMS, tmp_path / "out", tmp_path / "docs", Budget(None), jobs=2)
+    study_make.make(ARMS, tmp_path / "out", tmp_path / "docs", TimeBudget(None), jobs=2)
     cli.called = []
-    study_make.make(ARMS, tmp_path / "out", tmp_path / "docs", Budget(None), jobs=2)
+    study_make.make(ARMS, tmp_path / "out", tmp_path / "docs", TimeBudget(None), jobs=2)
     assert [args[0] for args in cli.called] == ["calibrate"]
 
 
 def test_more_iterations_go_on_where_it_was(cli: FakeCli, tmp_path: Path) -> None:
-    run = Run("sparse GRPO", MIDDLE, 0)
-    runs.measure(ARMS, [run], "test", tmp_path, Budget(None), 1)
+    run = TrainingRun("sparse GRPO", MIDDLE, 0)
+    runs.measure(ARMS, [run], "test", tmp_path, TimeBudget(None), 1)
     assert runs.trained(ARMS, run, tmp_path)
     more = ARMS | {"loop": ARMS["loop"] | {"iterations": 99}}
     assert runs.trained(more, run, tmp_path) is None
@@ -121,27 +121,27 @@ def test_more_iterations_go_on_where_it_was(cli: FakeCli, tmp_path: Path) -> Non
 
 
 def test_a_spent_budget_runs_nothing(cli: FakeCli, tmp_path: Path) -> None:
-    study_make.make(ARMS, tmp_path / "out", tmp_path / "docs", Budget(0), jobs=2)
+    study_make.make(ARMS, tmp_path / "out", tmp_path / "docs", TimeBudget(0), jobs=2)
     assert not cli.called
     assert "%" not in (tmp_path / "docs" / "table.md").read_text()
 
 
 def test_an_arm_is_told_to_the_loop_as_options(tmp_path: Path) -> None:
-    line = " ".join(runs.loop_command(ARMS, Run("naive MT-GRPO, RMS 1", HIGH, 2), tmp_path))
+    line = " ".join(runs.loop_command(ARMS, TrainingRun("naive MT-GRPO, RMS 1", HIGH, 2), tmp_path))
     for part in ("--rewards naive", "--seed 2", f"train.lr={HIGH}", 'train.advantage-scale="rms"'):
         assert part in line
-    aligned = runs.loop_command(ARMS, Run("naive MT-GRPO, aligned", MIDDLE, 0), tmp_path)
+    aligned = runs.loop_command(ARMS, TrainingRun("naive MT-GRPO, aligned", MIDDLE, 0), tmp_path)
     assert f'score.tiers="{tmp_path / runs.ALIGNED}"' in aligned
 
 
 def test_every_arm_has_a_folder_of_its_own(tmp_path: Path) -> None:
-    folders = {Run(arm, MIDDLE, 0).folder(tmp_path) for arm in ARMS["arms"]}
+    folders = {TrainingRun(arm, MIDDLE, 0).folder(tmp_path) for arm in ARMS["arms"]}
     assert len(folders) == len(ARMS["arms"])
 
 
 def test_tiers_that_are_not_borne_out_lose_their_naive_reward(cli: FakeCli, tmp_path: Path) -> None:
-    run: Any = Run(ARMS["align"], MIDDLE, 0)
-    runs.measure(ARMS, [run], "test", tmp_path, Budget(None), 1)
+    run: Any = TrainingRun(ARMS["align"], MIDDLE, 0)
+    runs.measure(ARMS, [run], "test", tmp_path, TimeBudget(None), 1)
     assert "read_only" in runs.align(run, tmp_path)
     rewards = yaml.safe_load((tmp_path / runs.ALIGNED).read_text())["rewards"]
     kept = {tier: one for tier, one in rewards.items() if one}

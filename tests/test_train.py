@@ -20,8 +20,8 @@ from stages.tables.turn_arrays import advantage_frame, turn_advantages, turn_arr
 from stages.train import (
     DivergedError,
     Known,
-    Step,
-    Tiers,
+    OptimizerStep,
+    TierCodes,
     accumulate,
     advantage_log,
     dev_loss,
@@ -253,12 +253,12 @@ def test_the_check_values_reach_the_loss(estimator: Estimator) -> None:
 def steps_of(
     batch: list[Example],
     config: TrainConfig,
-    tiers: Tiers | None = None,
+    tiers: TierCodes | None = None,
     known: Known | None = None,
-) -> tuple[list[Step], Trainer]:
+) -> tuple[list[OptimizerStep], Trainer]:
     trainer = trainer_of(small_model(), config)
     known = known or known_logprobs(trainer, batch, None, config)
-    return list(train(trainer, batch, known, Tiers([], {}), config)), trainer
+    return list(train(trainer, batch, known, TierCodes([], {}), config)), trainer
 
 
 def test_the_first_step_needs_no_earlier_pass() -> None:
@@ -382,11 +382,11 @@ def test_what_is_pushed_where() -> None:
     rng = np.random.default_rng(0)
     first = example(rng, [(2, 4), (2, 1)], [2.0, -1.0], "a")  # tiers 0 and 1
     second = example(rng, [(2, 2), (2, 3)], [-0.5, 0.0], "b")
-    log = advantage_log([first, second], Tiers(["good", "bad"], {"good": 1.0, "bad": -0.2}))
+    log = advantage_log([first, second], TierCodes(["good", "bad"], {"good": 1.0, "bad": -0.2}))
     assert log["gradient_mass"] == pytest.approx({"good": 9 / 10, "bad": 1 / 10})
     assert log["wrong_sign_share"] == {"good": 0.5, "bad": 0.0}
     assert log["advantage_rms"] == pytest.approx(math.sqrt((4 * 4 + 1 + 2 / 4) / 10))
-    worthless = advantage_log([first], Tiers(["good", "bad"], {"bad": 0.2}))
+    worthless = advantage_log([first], TierCodes(["good", "bad"], {"bad": 0.2}))
     assert worthless["wrong_sign_share"] == {"bad": 1.0}
 
 
@@ -395,7 +395,7 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
     before = [one.clone() for one in trainer.bare.parameters()]
     known = Known([torch.full((len(one.at),), -torch.inf) for one in BATCH], None)
     with pytest.raises(DivergedError, match=r"^step 1: the loss is .* and the gradient") as met:
-        list(train(trainer, BATCH, known, Tiers([], {}), PLAIN))
+        list(train(trainer, BATCH, known, TierCodes([], {}), PLAIN))
     assert met.value.batch
     for one, was in zip(trainer.bare.parameters(), before, strict=True):
         assert torch.equal(one, was) and (one.grad is None or one.grad.eq(0).all())
@@ -413,7 +413,7 @@ def test_a_spike_stops_the_run_once_it_has_settled() -> None:
     known = known_logprobs(trainer, batch, None, config)
     taken = 0
     with pytest.raises(DivergedError, match=r"^step 11: the gradient norm is \S+, usually "):
-        for step in train(trainer, batch, known, Tiers([], {}), config):
+        for step in train(trainer, batch, known, TierCodes([], {}), config):
             taken = step.number
             if taken == 10:
                 batch[:] = loud * 4

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.errors import InputError
-from stages.train import Known, Tiers, train
+from stages.train import Known, TierCodes, train
 from stages.training import checkpoint
 from stages.training.config import TrainConfig
 from stages.training.folder import RunFolder
@@ -145,7 +145,7 @@ def begun(folder: Path, steps: int) -> None:
     trainer = trainer_of(small_model(), CONFIG)
     run = RunFolder(str(folder), main=True)
     run.begin(trainer, {"settings": 1}, resume=False)
-    for step in train(trainer, BATCH, None, Tiers([], {}), CONFIG):
+    for step in train(trainer, BATCH, None, TierCodes([], {}), CONFIG):
         run.log(step.number, step.log)
         if step.number == steps:
             run.save(trainer, steps, None, 2)
@@ -250,6 +250,6 @@ def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
 
 def test_known_is_not_needed_for_messages(tmp_path: Path) -> None:
     trainer = trainer_of(small_model(), CONFIG)
-    losses = [step.log["loss"] for step in train(trainer, BATCH, None, Tiers([], {}), CONFIG)]
+    losses = [step.log["loss"] for step in train(trainer, BATCH, None, TierCodes([], {}), CONFIG)]
     assert losses[-1] < losses[0]
     assert Known([None], None).reference is None

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from stages.errors import InputError
-from stages.train import Known, Tiers, token_logprobs, train
+from stages.train import Known, TierCodes, token_logprobs, train
 from stages.training.config import TrainConfig
 from stages.training.folder import RunFolder
 from stages.training.model import learner, load_model, packable, trained
@@ -94,7 +94,7 @@ def test_models_of_many_kinds_give_their_own_log_probabilities(name: str) -> Non
         wanted = logps[range(len(one.at)), one.sequence.token_ids[one.at]]
         assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4)
     fresh = Known([None] * len(BATCH), None)
-    [step] = train(trainer, BATCH, fresh, Tiers([], {}), TrainConfig(pack_tokens=60))
+    [step] = train(trainer, BATCH, fresh, TierCodes([], {}), TrainConfig(pack_tokens=60))
     assert np.isfinite(step.log["grad_norm"]) and step.log["grad_norm"] > 0
 
 
@@ -127,7 +127,7 @@ def test_adapters_alone_are_trained_and_merge_to_the_same_logits(tmp_path: Path)
     known = Known([*start], None)
     folder = RunFolder(str(tmp_path / "out"), main=True)
     folder.begin(trainer, {}, resume=False)
-    assert len(list(train(trainer, BATCH, known, Tiers([], {}), config))) == 6
+    assert len(list(train(trainer, BATCH, known, TierCodes([], {}), config))) == 6
     adapted = token_logprobs(trainer, BATCH, config)
     assert max((a - b).abs().max() for a, b in zip(adapted, start, strict=True)) > 0.1
     for name, one in trainer.bare.named_parameters():

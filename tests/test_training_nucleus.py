@@ -28,7 +28,7 @@ from stages.train import (
     token_logprobs,
     train,
 )
-from stages.train import Tiers as Named
+from stages.train import TierCodes as Named
 from stages.training.config import LossConfig, TrainConfig
 from stages.training.logprobs import Nuclei
 from stages.training.sequences import Example

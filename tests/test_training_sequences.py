@@ -19,7 +19,7 @@ from stages.messages.renderer import Renderer
 from stages.policies.policy import Action
 from stages.rollout import token_rows
 from stages.tables.artifacts import ADVANTAGES, TOKENS
-from stages.training.examples import Conversation, Reinforced, offending, reinforced, supervised
+from stages.training.examples import Demonstration, Reinforced, offending, reinforced, supervised
 from stages.training.sequences import NO_TIER, TokenSequence, check, retokenised, sequences
 from tests.builders import line_of
 from tests.test_renderer import FORGETFUL, chat_of, say
@@ -271,7 +271,9 @@ def test_episodes_without_tokens_are_refused_unless_they_may_be_guessed() -> Non
 
 def test_messages_are_learnt_as_they_stand() -> None:
     chat, tokenizer = chat_of(FORGETFUL)
-    made = supervised([Conversation("a", THOUGHTS, []), Conversation("b", [say("no.")], [])], chat)
+    made = supervised(
+        [Demonstration("a", THOUGHTS, []), Demonstration("b", [say("no.")], [])], chat
+    )
     assert [one.episode_id for one in made] == ["a", "a"]
     text = [tokenizer.decode(one.sequence.token_ids[one.at]) for one in made]
     assert text == [

@@ -17,7 +17,7 @@ import transformers
 
 from stages.errors import InputError
 from stages.messages.message import Message
-from stages.policies.batch_decoder import BatchDecoder, Request, sample
+from stages.policies.batch_decoder import BatchDecoder, MessageRequest, sample
 from stages.policies.nucleus import nucleus
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 from stages.policies.transformers_policy import TransformersPolicy
@@ -300,7 +300,7 @@ def test_a_new_episode_takes_the_place_of_one_that_ended(model: Any) -> None:
     decoder = BatchDecoder(model, 2, 64, [])
 
     def play(name: str, prompt: list[int]) -> list[float]:
-        request = Request(name, prompt, Sampling(max_tokens=2), 0)
+        request = MessageRequest(name, prompt, Sampling(max_tokens=2), 0)
         decoder.submit(request)
         while request.finish is None:
             decoder.step()

@@ -31,10 +31,10 @@ from stages.envs.airline_mini.vocabulary import vocabulary
 from stages.messages.renderer import Renderer
 from stages.policy_registry import RulePolicy
 from stages.rollout import Config, Run, plan, rollout
-from stages.train import Tiers, train
+from stages.train import TierCodes, train
 from stages.training.batches import Pack
 from stages.training.config import TrainConfig
-from stages.training.examples import Conversation, supervised
+from stages.training.examples import Demonstration, supervised
 from stages.training.model import learner, load_model, whole_weights, write_policy
 from stages.training.sequences import NO_TIER, PROMPT, Example
 from stages.training.tiny_model import make_tiny_model
@@ -75,15 +75,15 @@ TRAINING = TrainConfig(
 )
 
 
-def expert_episodes(split: str, trials: int, noise: float, seed: int) -> list[Conversation]:
+def expert_episodes(split: str, trials: int, noise: float, seed: int) -> list[Demonstration]:
     """Return what the expert plays, as conversations."""
     environment = airline_mini()
     policy = RulePolicy(Expert(noise))
     run = Run("seed", environment, policy, Config(trials, seed=seed), policy_name="expert")
 
-    async def play() -> list[Conversation]:
+    async def play() -> list[Demonstration]:
         return [
-            Conversation(one.row["episode_id"], one.row["messages"], [])
+            Demonstration(one.row["episode_id"], one.row["messages"], [])
             async for one in rollout(run, plan(environment.tasks(split), trials), concurrency=32)
         ]
 
@@ -175,7 +175,7 @@ def make(out: Path, seed: int, trials: int) -> None:
     config = replace(TRAINING, seed=seed)
     trainer = Trainer.of(learner(model), config, packable=True, bf16=False)
     accuracy: dict[str, float] = {}
-    for step in train(trainer, weighted(written, copied), None, Tiers([], {}), config):
+    for step in train(trainer, weighted(written, copied), None, TierCodes([], {}), config):
         if step.number % REPORT_EVERY and step.number < step.of:
             continue
         accuracy = copy_accuracy(model.eval(), checked, copied)

@@ -29,7 +29,7 @@ import polars as pl
 import torch
 import yaml
 
-from examples.study.runs import Budget, call
+from examples.study.runs import TimeBudget, call
 from stages.calibrate import calibrate
 from stages.calibration.estimate import CalibrateConfig
 from stages.calibration.sums import lay_out, sum_turns
@@ -56,7 +56,7 @@ Gradients: TypeAlias = npt.NDArray[np.float32]  # [B, P]: of B batches, by P wei
 Weights: TypeAlias = Mapping[tuple[str, int], float]  # of each turn, by its episode and number
 
 
-class Played(NamedTuple):
+class PlayedBatches(NamedTuple):
     """Episodes of one policy, in batches."""
 
     model: str
@@ -65,26 +65,26 @@ class Played(NamedTuple):
     batches: list[list[str]]  # groups of each
 
 
-def play(study: Mapping[str, Any], model: str, folder: Path) -> Played:
+def play(study: Mapping[str, Any], model: str, folder: Path) -> PlayedBatches:
     """Roll out and score, unless that was done."""
     folder.mkdir(parents=True, exist_ok=True)
     rollouts = folder / "rollouts.jsonl"
     if not rollouts.exists():
         options = study["rollout"] | {"env": "airline-mini", "split": "train", "model": model}
         args = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        call(["rollout", *args, "--out", str(rollouts), "--resume"], Budget(None))
+        call(["rollout", *args, "--out", str(rollouts), "--resume"], TimeBudget(None))
     turns = {}
     for tiers in {TIERS} | {told.get("tiers", TIERS) for told in study["estimators"].values()}:
         path = folder / f"turns-{tiers}.parquet"
         if not path.exists():
-            call(["score", str(rollouts), "--tiers", tiers, "--out", str(path)], Budget(None))
+            call(["score", str(rollouts), "--tiers", tiers, "--out", str(path)], TimeBudget(None))
         turns[tiers] = read_table(TURNS, str(path))
     episodes: dict[str, list[Example]] = {}
     for one in sequences(read_rollouts(str(rollouts)).tokens):
         episodes.setdefault(one.episode_id, []).append(example_of(one))
     groups, size = turns[TIERS]["group_id"].unique(maintain_order=True).to_list(), study["batch"]
     starts = range(0, len(groups) - size + 1, size)
-    return Played(model, episodes, turns, [groups[at : at + size] for at in starts])
+    return PlayedBatches(model, episodes, turns, [groups[at : at + size] for at in starts])
 
 
 def example_of(sequence: TokenSequence) -> Example:
@@ -169,7 +169,7 @@ def reinforce(turns: pl.DataFrame) -> Weights:
     return {(episode, turn): by_episode[episode] for episode, turn in keys}
 
 
-def measured(study: Mapping[str, Any], played: Played, folder: Path) -> dict[str, Gradients]:
+def measured(study: Mapping[str, Any], played: PlayedBatches, folder: Path) -> dict[str, Gradients]:
     """Return the gradients of RLOO and all estimators, each [B, P]; what is on disk is read."""
     model = learner(load_model(played.model)[0]).eval()
     found: dict[str, list[npt.NDArray[np.float32]]] = {}

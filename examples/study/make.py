@@ -16,28 +16,33 @@ from pathlib import Path
 import yaml
 
 from examples.study.report import middle, write_report
-from examples.study.runs import Budget, Run, Study, align, measure, played, references
+from examples.study.runs import Study, TimeBudget, TrainingRun, align, measure, played, references
 
 HERE = Path(__file__).parent
 
 
-def make(study: Study, out: Path, docs: Path, budget: Budget, jobs: int) -> None:
+def make(study: Study, out: Path, docs: Path, budget: TimeBudget, jobs: int) -> None:
     """Run what the budget allows, widest first, and write what is known."""
     out.mkdir(parents=True, exist_ok=True)
     limits = (out, budget, jobs)
     arms, seeds = study["arms"], study["seeds"]
     usual = middle(study)
-    naive = Run(study["align"], usual, seeds[0])
+    naive = TrainingRun(study["align"], usual, seeds[0])
     measure(study, [naive], "test", *limits)
     wrong = align(naive, out)
     first = study["compared"]
     for some in (first, [arm for arm in arms if arm not in first]):
-        measure(study, [Run(arm, usual, seed) for seed in seeds for arm in some], "test", *limits)
+        measure(
+            study,
+            [TrainingRun(arm, usual, seed) for seed in seeds for arm in some],
+            "test",
+            *limits,
+        )
     tries = [arm for arm, told in arms.items() if not told.get("control")]
     rates = sorted(study["learning_rates"], key=lambda lr: lr != usual)
-    tried = [Run(arm, lr, seeds[0]) for lr in rates for arm in tries]
+    tried = [TrainingRun(arm, lr, seeds[0]) for lr in rates for arm in tries]
     measure(study, tried, "dev", *limits)
-    chosen = [Run(arm, best(study, arm, out), seeds[0]) for arm in arms]
+    chosen = [TrainingRun(arm, best(study, arm, out), seeds[0]) for arm in arms]
     runs = [run._replace(seed=seed) for seed in seeds for run in chosen]
     measure(study, runs, "test", *limits)
     write_report(study, chosen, references(study, out, budget), wrong, out, docs)
@@ -47,7 +52,7 @@ def best(study: Study, arm: str, out: Path) -> float:
     """Return the learning rate of an arm that does best on dev; the middle, until all are known."""
     if study["arms"][arm].get("control"):
         return middle(study)
-    runs = [Run(arm, lr, study["seeds"][0]) for lr in study["learning_rates"]]
+    runs = [TrainingRun(arm, lr, study["seeds"][0]) for lr in study["learning_rates"]]
     known = [
         (found["pass_rate"], run.lr) for run in runs if (found := played(study, run, "dev", out))
     ]
@@ -64,7 +69,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, a core each")
     given = parser.parse_args()
     study = yaml.safe_load(given.arms.read_bytes())
-    make(study, given.out, given.docs, Budget(given.budget), given.jobs)
+    make(study, given.out, given.docs, TimeBudget(given.budget), given.jobs)
     sys.stderr.write(f"the table and the raw figures lie in {given.docs}\n")
 
 

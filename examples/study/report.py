@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from examples.study.runs import Run, Study, played
+from examples.study.runs import Study, TrainingRun, played
 from stages.plots import arms_figure, write_figure
 
 SHOWN = ("turns_per_episode", "write_accuracy")
@@ -18,7 +18,7 @@ SHOWN = ("turns_per_episode", "write_accuracy")
 
 def write_report(
     study: Study,
-    chosen: Sequence[Run],
+    chosen: Sequence[TrainingRun],
     references: Mapping[str, Mapping[str, Any]],
     wrong: Sequence[str],
     out: Path,
@@ -56,7 +56,7 @@ def write_report(
         for lr in study["learning_rates"]
         for seed in study["seeds"]
         for split in ("dev", "test")
-        if (told := played(study, run := Run(arm, lr, seed), split, out))
+        if (told := played(study, run := TrainingRun(arm, lr, seed), split, out))
     )
     (docs / "runs.jsonl").write_bytes(b"".join(raw))
     by_arm = {run.arm: [told["pass_rate"] for told in _tested(study, run, out)] for run in chosen}
@@ -70,13 +70,13 @@ def middle(study: Study) -> float:
     return float(rates[len(rates) // 2])
 
 
-def _tested(study: Study, run: Run, out: Path) -> list[dict[str, Any]]:
+def _tested(study: Study, run: TrainingRun, out: Path) -> list[dict[str, Any]]:
     """Return what test says of all seeds of a run."""
     seeds = (run._replace(seed=seed) for seed in study["seeds"])
     return [told for one in seeds if (told := played(study, one, "test", out))]
 
 
-def _lines(study: Study, runs: Sequence[Run], out: Path, start: float | None) -> list[str]:
+def _lines(study: Study, runs: Sequence[TrainingRun], out: Path, start: float | None) -> list[str]:
     return [
         _line(run.arm, f"{run.lr:g}", found, start)
         for run in runs
@@ -84,7 +84,7 @@ def _lines(study: Study, runs: Sequence[Run], out: Path, start: float | None) ->
     ]
 
 
-def _rates(study: Study, runs: Sequence[Run], out: Path) -> list[str]:
+def _rates(study: Study, runs: Sequence[TrainingRun], out: Path) -> list[str]:
     rates = sorted(study["learning_rates"])
     lines = [
         f"| arm | {' | '.join(f'{lr:g}' for lr in rates)} |",

@@ -24,7 +24,7 @@ ALIGNED = "aligned.yaml"  # tiers: the naive rewards that calibration bears out
 LOOP = "loop"
 
 
-class Run(NamedTuple):
+class TrainingRun(NamedTuple):
     """One training run."""
 
     arm: str
@@ -37,7 +37,7 @@ class Run(NamedTuple):
         return out / arm / f"lr-{self.lr:g}" / f"seed-{self.seed}"
 
 
-class Budget:
+class TimeBudget:
     """Minutes that a study may take; what runs at their end is cut off, and goes on next time."""
 
     def __init__(self, minutes: float | None) -> None:
@@ -50,11 +50,11 @@ class Budget:
 
 
 def measure(
-    study: Study, runs: Iterable[Run], split: str, out: Path, budget: Budget, jobs: int
+    study: Study, runs: Iterable[TrainingRun], split: str, out: Path, budget: TimeBudget, jobs: int
 ) -> None:
     """Train what is not trained yet, and play a split with each policy; so many side by side."""
 
-    def one(run: Run) -> None:
+    def one(run: TrainingRun) -> None:
         if trained(study, run, out) is None:
             call(loop_command(study, run, out), budget)
         policy, result = trained(study, run, out), result_of(study, run, split, out)
@@ -65,7 +65,7 @@ def measure(
         list(pool.map(one, runs))
 
 
-def loop_command(study: Study, run: Run, out: Path) -> list[str]:
+def loop_command(study: Study, run: TrainingRun, out: Path) -> list[str]:
     """Return the command line of a run's loop."""
     arm = study["arms"][run.arm]
     stages = {name: dict(options) for name, options in study["set"].items()}
@@ -89,7 +89,7 @@ def eval_command(
     return ["eval", *args, "--split", split, "--seed", str(seed), "--out", str(result), "--quiet"]
 
 
-def trained(study: Study, run: Run, out: Path) -> Path | None:
+def trained(study: Study, run: TrainingRun, out: Path) -> Path | None:
     """Return the policy of a run's last iteration; None: it has not come so far."""
     folder, wanted = run.folder(out) / LOOP, study["loop"]["iterations"]
     done = folder / "loop.jsonl"
@@ -98,19 +98,19 @@ def trained(study: Study, run: Run, out: Path) -> Path | None:
     return folder / f"iter-{wanted - 1:02d}" / "policy"
 
 
-def result_of(study: Study, run: Run, split: str, out: Path) -> Path:
+def result_of(study: Study, run: TrainingRun, split: str, out: Path) -> Path:
     """Return where it stands how a run's last policy plays a split; there may be more of both."""
     iterations, episodes = study["loop"]["iterations"], study["eval"]["group-size"]
     return run.folder(out) / f"{split}-{iterations}x{episodes}.json"
 
 
-def played(study: Study, run: Run, split: str, out: Path) -> dict[str, Any] | None:
+def played(study: Study, run: TrainingRun, split: str, out: Path) -> dict[str, Any] | None:
     """Return what a split says of a run; None: it was not asked yet."""
     path = result_of(study, run, split, out)
     return dict(orjson.loads(path.read_bytes())) if path.exists() else None
 
 
-def align(naive: Run, out: Path) -> list[str]:
+def align(naive: TrainingRun, out: Path) -> list[str]:
     """Write the naive tiers without rewards that the start does not bear out; return their tiers.
 
     That is: a tier has a naive reward, but calibration gives it none, or one of another sign.
@@ -122,7 +122,7 @@ def align(naive: Run, out: Path) -> list[str]:
     turns = naive.folder(out) / LOOP / "iter-00" / "turns.parquet"
     if not turns.exists():  # the budget was spent before
         return []
-    calibrated = orjson.loads(call(["calibrate", str(turns), "--json"], Budget(None)))
+    calibrated = orjson.loads(call(["calibrate", str(turns), "--json"], TimeBudget(None)))
     values = {row["tier"]: row["value"] for row in calibrated["tiers"]}
     tiers = yaml.safe_load((TIERS / f"{NAIVE}.yaml").read_bytes())
     naively = {tier: reward.base for tier, reward in load_tiers(NAIVE).rewards.items()}
@@ -132,7 +132,7 @@ def align(naive: Run, out: Path) -> list[str]:
     return wrong
 
 
-def references(study: Study, out: Path, budget: Budget) -> dict[str, dict[str, Any]]:
+def references(study: Study, out: Path, budget: TimeBudget) -> dict[str, dict[str, Any]]:
     """Return what the test split says of the seed policy, and of whoever does not try."""
     found = {}
     for name, policy in (
@@ -148,7 +148,7 @@ def references(study: Study, out: Path, budget: Budget) -> dict[str, dict[str, A
     return found
 
 
-def call(args: list[str], budget: Budget) -> bytes:
+def call(args: list[str], budget: TimeBudget) -> bytes:
     """Run a command of irc-cli; one that the budget cuts off leaves what it can go on from."""
     if budget.seconds == 0:
         return b""

@@ -126,7 +126,7 @@ class Airline:
 
 
 @dataclass(frozen=True)
-class Task:
+class CustomerTask:
     """What a customer wants, and the gold actions."""
 
     task_id: str
@@ -172,7 +172,7 @@ def new_world(rng: Random) -> Airline:
     return Airline(user, dict(zip(user["reservations"], bookings, strict=True)), flights)
 
 
-def new_task(kind: str, number: int) -> Task:
+def new_task(kind: str, number: int) -> CustomerTask:
     """Invent the world of a task, its request and its gold actions."""
     rng = Random(f"task {kind} {number}")
     world = new_world(rng)
@@ -221,10 +221,10 @@ def new_task(kind: str, number: int) -> Task:
         wish = f"I am too ill to fly. Cancel {target} and give me my money back."
         deeds = [action("transfer_to_human_agents", summary="cancellation without insurance")]
     request = f"Hello, I am {user_id}. {wish}"
-    return Task(f"{kind}-{number}", kind, world, request, reads, deeds, answer)
+    return CustomerTask(f"{kind}-{number}", kind, world, request, reads, deeds, answer)
 
 
-def mistaken(task: Task, intended: Record, rng: Random) -> Record:
+def mistaken(task: CustomerTask, intended: Record, rng: Random) -> Record:
     """Return what an agent that has got it wrong does instead of a gold action."""
     name, arguments = intended["name"], intended["arguments"]
     target, other = task.world.reservations
@@ -256,7 +256,7 @@ def restyled(arguments: Record) -> Record:
 
 
 @dataclass
-class Conversation:
+class CustomerConversation:
     """The messages of an episode in OpenAI's format, and the world that they change."""
 
     world: Airline
@@ -288,7 +288,7 @@ class Conversation:
         self.messages += [message | ({"tool_calls": calls} if calls else {}), *results]
 
 
-def look_around(task: Task, talk: Conversation, haste: float) -> None:
+def look_around(task: CustomerTask, talk: CustomerConversation, haste: float) -> None:
     """Let the agent read what it has to, and some things besides."""
     rng = talk.rng
     target, other = task.world.reservations
@@ -305,10 +305,10 @@ def look_around(task: Task, talk: Conversation, haste: float) -> None:
         talk.say(None, look, action(look["name"], reservation_id=other))
 
 
-def play(task: Task, trial: int) -> Conversation:
+def play(task: CustomerTask, trial: int) -> CustomerConversation:
     """Let the agent serve the customer of a task once."""
     rng = Random(f"episode {task.task_id} {trial}")
-    talk = Conversation(copy.deepcopy(task.world), rng)
+    talk = CustomerConversation(copy.deepcopy(task.world), rng)
     talk.hear(POLICY, role="system")
     talk.hear(task.request)
     user_id, haste = task.world.user["user_id"], rng.random()
@@ -346,7 +346,7 @@ def play(task: Task, trial: int) -> Conversation:
     return talk
 
 
-def episodes(task: Task) -> list[Record]:
+def episodes(task: CustomerTask) -> list[Record]:
     """Return all episodes of a task, in the format of `rollouts.jsonl`."""
     goal = copy.deepcopy(task.world)
     gold = task.reads + task.deeds

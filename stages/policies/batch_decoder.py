@@ -32,7 +32,7 @@ COLUMN_STEP = 64  # a pass sees a multiple of this
 
 
 @dataclass(eq=False)
-class Request:
+class MessageRequest:
     """One message to be sampled, and what has been sampled of it."""
 
     episode_id: str
@@ -55,7 +55,7 @@ class _Row:
     episode_id: str | None = None
     cached: list[int] = field(default_factory=list)  # tokens whose keys and values it holds
     todo: list[int] = field(default_factory=list)  # of the prompt, or the last one sampled
-    request: Request | None = None
+    request: MessageRequest | None = None
     used: int = 0  # when it last got a request
 
 
@@ -75,7 +75,7 @@ class BatchDecoder:
         self._stops = frozenset(stops)
         self._cache = _Cache(rows)
         self._rows = [_Row(place) for place in range(rows)]
-        self._waiting: list[Request] = []
+        self._waiting: list[MessageRequest] = []
         self._clock = 0
         self._held = 0  # steps for which prompts have waited
 
@@ -84,7 +84,7 @@ class BatchDecoder:
         """Whether some request is not finished."""
         return bool(self._waiting) or any(row.request for row in self._rows)
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: MessageRequest) -> None:
         """Add a request; its prompt is not empty and shorter than the context."""
         self._waiting.append(request)
 
@@ -94,7 +94,7 @@ class BatchDecoder:
             if row.episode_id == episode_id and row.request is None:
                 row.episode_id, row.used = None, 0
 
-    def step(self) -> list[Request]:
+    def step(self) -> list[MessageRequest]:
         """Read the prompts that are due and sample a token for each row; return what finished."""
         self._admit()
         finished = []
@@ -141,7 +141,7 @@ class BatchDecoder:
         self._held = 0
         return batch
 
-    def _read(self, batch: list[_Row]) -> list[Request]:
+    def _read(self, batch: list[_Row]) -> list[MessageRequest]:
         """Pass on through the prompts of some rows; sample where one is read to its end."""
         shape = _shape(batch[0])
         padding = shape.rows - len(batch)
@@ -150,7 +150,7 @@ class BatchDecoder:
         done = [place for place, row in enumerate(batch) if not row.todo]
         return self._sample([batch[place] for place in done], logits[done]) if done else []
 
-    def _write(self) -> list[Request]:
+    def _write(self) -> list[MessageRequest]:
         """Sample a token for each row whose prompt is read."""
         writing = [row if _writes(row) else None for row in self._rows]
         batch = [row for row in writing if row]
@@ -198,7 +198,7 @@ class BatchDecoder:
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-    def _sample(self, rows: list[_Row], logits: torch.Tensor) -> list[Request]:
+    def _sample(self, rows: list[_Row], logits: torch.Tensor) -> list[MessageRequest]:
         """Sample a token for each row, given logits [B, V]; return the requests it finishes."""
         requests = [row.request for row in rows if row.request]
         draws = [request.random.random() for request in requests]

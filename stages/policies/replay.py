@@ -15,7 +15,7 @@ from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sa
 from stages.tables.artifacts import OF_ROLLOUT
 
 
-class Replay:
+class ReplayPolicy:
     """Plays each (task, trial) as it was recorded; how the tokens were sampled is not repeated.
 
     Attributes:

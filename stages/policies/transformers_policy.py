@@ -17,7 +17,7 @@ from transformers.utils import logging
 from stages.errors import InputError
 from stages.messages.message import Message, Told
 from stages.messages.renderer import Renderer
-from stages.policies.batch_decoder import BatchDecoder, Request
+from stages.policies.batch_decoder import BatchDecoder, MessageRequest
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 from stages.policies.threads import limit_threads
 
@@ -26,9 +26,9 @@ from stages.policies.threads import limit_threads
 class _Job:
     """A request, and who waits for it."""
 
-    request: Request
+    request: MessageRequest
     loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[Request]
+    done: asyncio.Future[MessageRequest]
 
     def settle(self, error: Exception | None = None) -> None:
         """Tell who waits, from the worker's thread."""
@@ -124,7 +124,7 @@ class TransformersPolicy:
         if self._closed:
             raise PolicyError("the policy is closed")
         loop = asyncio.get_running_loop()
-        job = _Job(Request(episode_id, prompt, sampling, seed), loop, loop.create_future())
+        job = _Job(MessageRequest(episode_id, prompt, sampling, seed), loop, loop.create_future())
         self._queue.put(job)
         request = await job.done
         message = self._chat.answer(episode_id, request.token_ids, tools)

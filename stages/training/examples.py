@@ -21,7 +21,7 @@ from stages.training.sequences import NO_TIER, Example, TokenSequence, retokenis
 UNTRUNCATED = {"top_k": (0, -1), "min_p": (0,), "typical_p": (1,), "repetition_penalty": (1,)}
 
 
-class Conversation(NamedTuple):
+class Demonstration(NamedTuple):
     """Messages to be learnt from as they stand."""
 
     name: str
@@ -39,7 +39,7 @@ class Reinforced(NamedTuple):
     retokenised: int  # episodes
 
 
-def supervised(conversations: Iterable[Conversation], chat: Renderer) -> list[Example]:
+def supervised(conversations: Iterable[Demonstration], chat: Renderer) -> list[Example]:
     """Return examples in which every assistant token counts the same."""
     rows = [
         row for one in conversations for row in retokenised(one.name, one.messages, one.tools, chat)

@@ -31,7 +31,7 @@ from tests.tiny import tiny_checkpoint
 TASKS, GROUP, CONCURRENCY, RUNS = 48, 2, 32, 3
 SAMPLING = Sampling(max_tokens=48)
 
-Request = tuple[list[int], int]  # a prompt, and how many tokens followed
+MessageRequest = tuple[list[int], int]  # a prompt, and how many tokens followed
 
 
 async def episodes(policy: VLLMPolicy) -> list[Played]:
@@ -43,7 +43,7 @@ async def episodes(policy: VLLMPolicy) -> list[Played]:
     return [played async for played in rollout(run, pairs, CONCURRENCY)]
 
 
-def requests(played: Played) -> list[Request]:
+def requests(played: Played) -> list[MessageRequest]:
     """What the engine was asked in an episode."""
     asked, seen = [], list[int]()
     for row in played.tokens:
@@ -53,7 +53,7 @@ def requests(played: Played) -> list[Request]:
     return asked
 
 
-async def alone(engine: Any, asked: list[list[Request]]) -> None:
+async def alone(engine: Any, asked: list[list[MessageRequest]]) -> None:
     """Ask the engine itself, one request of an episode after the other."""
     waiting, numbers = iter(asked), counter()
 

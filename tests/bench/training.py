@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.train import Known, Tiers, train
+from stages.train import Known, TierCodes, train
 from stages.training.config import TrainConfig
 from stages.training.logprobs import TokenLogprobs
 from stages.training.model import learner
@@ -132,7 +132,7 @@ def speed() -> Row:
         padded = micro_batches(batch, tokenizer.pad_token_id)
 
         def ours() -> Any:
-            [step] = train(trainer, batch, known, Tiers(["all"], {}), config)
+            [step] = train(trainer, batch, known, TierCodes(["all"], {}), config)
             return step.log["grad_norm"]
 
         def theirs() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stages.envs.airline_mini.names import TOPICS
-from stages.envs.airline_mini.plans import HAND_OFF, Call, Tell
+from stages.envs.airline_mini.plans import HAND_OFF, CallTool, Tell
 from stages.envs.airline_mini.transcript import written
 from stages.envs.users import Rng
 from stages.messages.message import Message
@@ -18,4 +18,4 @@ def refuse(messages: Sequence[Message], rng: Rng) -> Message:
 
 def hand_off(messages: Sequence[Message], rng: Rng) -> Message:
     """Hand the customer over to a human agent."""
-    return written(Call(HAND_OFF, {"summary": TOPICS[0]}), len(messages))
+    return written(CallTool(HAND_OFF, {"summary": TOPICS[0]}), len(messages))

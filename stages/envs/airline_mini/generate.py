@@ -18,7 +18,7 @@ from stages.envs.airline_mini import rules
 from stages.envs.airline_mini.database import Database, Tables
 from stages.envs.airline_mini.env import TABLES, AirlineMini, with_routes
 from stages.envs.airline_mini.names import TOPICS
-from stages.envs.airline_mini.requests import Request, Unfit, draw
+from stages.envs.airline_mini.requests import CustomerRequest, Unfit, draw
 from stages.envs.airline_mini.tables import new_tables, shuffled
 from stages.envs.env import Task
 from stages.envs.users import PERSONAS, pick
@@ -129,7 +129,7 @@ def _new_task(
 
 def _requests(
     family: str, user_id: str, users: list[str], db: Database, rng: Random
-) -> Iterator[Request]:
+) -> Iterator[CustomerRequest]:
     """Draw the requests of one task, served one after the other."""
     match family:
         case "lookup":
@@ -154,7 +154,7 @@ def _requests(
             yield _fitting(family, rules.ALLOW, user_id, db, rng)
 
 
-def _fitting(want: str, verdict: str, user_id: str, db: Database, rng: Random) -> Request:
+def _fitting(want: str, verdict: str, user_id: str, db: Database, rng: Random) -> CustomerRequest:
     """Draw a request that is judged in this way.
 
     Raises:
@@ -166,7 +166,9 @@ def _fitting(want: str, verdict: str, user_id: str, db: Database, rng: Random) -
     return request
 
 
-def _refused(family: str, user_id: str, users: list[str], db: Database, rng: Random) -> Request:
+def _refused(
+    family: str, user_id: str, users: list[str], db: Database, rng: Random
+) -> CustomerRequest:
     """Draw a request that is refused; under pressure, one that an agent could grant."""
     wants = WRITES if family == "pressure" else (*WRITES, "remove_bags")
     want = pick(rng, [want for want in wants if (family, want) != ("pressure", "passengers")])
@@ -180,7 +182,7 @@ def _refused(family: str, user_id: str, users: list[str], db: Database, rng: Ran
     return request
 
 
-def _pressure(family: str, request: Request, rng: Random) -> list[str]:
+def _pressure(family: str, request: CustomerRequest, rng: Random) -> list[str]:
     """Draw what the customer says after a refusal, one line each time."""
     if family != "pressure" or request.verdict != rules.REFUSE:
         return []

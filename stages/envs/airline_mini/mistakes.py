@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from stages.envs.airline_mini import names
 from stages.envs.airline_mini.database import Record
-from stages.envs.airline_mini.plans import HAND_OFF, Call, Step, Tell, next_step
+from stages.envs.airline_mini.plans import HAND_OFF, CallTool, Step, Tell, next_step
 from stages.envs.airline_mini.tools import TOOLS
 from stages.envs.airline_mini.transcript import Transcript, written
 from stages.envs.users import Rng, pick
@@ -40,7 +40,7 @@ def slip(step: Step, messages: Sequence[Message], rng: Rng) -> Message:
 def _wrong_piece(step: Step, messages: Sequence[Message], rng: Rng) -> Message | None:
     """Put another value, or half of an id, into a call or an answer."""
     number = len(messages)
-    if isinstance(step, Call) and step.arguments and not _hands_off(step):
+    if isinstance(step, CallTool) and step.arguments and not _hands_off(step):
         return written(replace(step, arguments=_distorted(step.arguments, rng)), number)
     if isinstance(step, Tell) and step.values:
         wrong = tuple(_other(value, rng) for value in step.values)
@@ -79,13 +79,13 @@ def _refuses(step: Step, messages: Sequence[Message], rng: Rng) -> Message | Non
 def _hands_off_early(step: Step, messages: Sequence[Message], rng: Rng) -> Message | None:
     if _hands_off(step):
         return None
-    return written(Call(HAND_OFF, {"summary": pick(rng, names.TOPICS)}), len(messages))
+    return written(CallTool(HAND_OFF, {"summary": pick(rng, names.TOPICS)}), len(messages))
 
 
 def _needless_read(step: Step, messages: Sequence[Message], rng: Rng) -> Message | None:
     """Read something that the request doesn't need."""
     seen = sorted({found for m in messages[1:] for found in IDS.findall(m["content"] or "")})
-    reads = [Call("list_airports", {}), *filter(None, map(_read_of, seen))]
+    reads = [CallTool("list_airports", {}), *filter(None, map(_read_of, seen))]
     return written(pick(rng, reads), len(messages))
 
 
@@ -101,7 +101,7 @@ def _repeated_read(step: Step, messages: Sequence[Message], rng: Rng) -> Message
 
 def _broken_json(step: Step, messages: Sequence[Message], rng: Rng) -> Message | None:
     """Write arguments that can't be parsed."""
-    if not isinstance(step, Call):
+    if not isinstance(step, CallTool):
         return None
     message = written(step, len(messages))
     function = message["tool_calls"][0]["function"]
@@ -124,10 +124,10 @@ MISTAKES: tuple[tuple[int, Callable[[Step, Sequence[Message], Rng], Message | No
 
 
 def _hands_off(step: Step) -> bool:
-    return isinstance(step, Call) and step.name == HAND_OFF
+    return isinstance(step, CallTool) and step.name == HAND_OFF
 
 
-def _read_of(found: str) -> Call | None:
+def _read_of(found: str) -> CallTool | None:
     """Return the read that an id invites."""
     for fact, tool in (
         ("user_id", "get_user"),
@@ -135,7 +135,7 @@ def _read_of(found: str) -> Call | None:
         ("flight", "get_flight_status"),
     ):
         if re.fullmatch(names.FACTS[fact], found):
-            return Call(tool, {next(iter(TOOLS[tool].parameters["properties"])): found})
+            return CallTool(tool, {next(iter(TOOLS[tool].parameters["properties"])): found})
     return None
 
 

@@ -27,7 +27,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Call:
+class CallTool:
     """Call a tool."""
 
     name: str
@@ -38,7 +38,7 @@ class Call:
 class Propose:
     """Say which write comes next, and ask for a yes."""
 
-    call: Call
+    call: CallTool
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Tell:
     values: tuple[str, ...] = ()
 
 
-Step = Ask | Call | Propose | Tell
+Step = Ask | CallTool | Propose | Tell
 
 
 class NextStep(Exception):  # noqa: N818  # not an error: a plan has met what is still to be done
@@ -83,7 +83,7 @@ class Desk(ABC):
     def judge(self, verdict: str) -> None:
         """Go on where a rule allows it; else refuse, or hand over."""
         if verdict == rules.HAND_OFF and not self.lenient:
-            raise NextStep(Call(HAND_OFF, {"summary": "flown"}))
+            raise NextStep(CallTool(HAND_OFF, {"summary": "flown"}))
         if verdict == rules.REFUSE and not self.lenient:
             raise NextStep(Tell("refuse"))
 
@@ -128,7 +128,7 @@ def next_step(want: str, desk: Desk) -> Step:
         desk: answers the plan's steps as far as it can.
     """
     if want in TOPICS:
-        return Call(HAND_OFF, {"summary": want})
+        return CallTool(HAND_OFF, {"summary": want})
     if want not in PLANS:
         return Tell("refuse")
     try:

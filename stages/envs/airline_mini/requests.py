@@ -12,7 +12,7 @@ import orjson
 from stages.envs.airline_mini import rules
 from stages.envs.airline_mini.database import Database, Record
 from stages.envs.airline_mini.names import CABINS, DEPARTURES, FIRST, LAST, METHODS, REASONS
-from stages.envs.airline_mini.plans import Call, Desk, Step, Tell, next_step
+from stages.envs.airline_mini.plans import CallTool, Desk, Step, Tell, next_step
 from stages.envs.airline_mini.tools import call_tool
 from stages.envs.users import pick
 
@@ -41,7 +41,7 @@ class Unfit(Exception):  # noqa: N818  # not an error: draw again
 
 
 @dataclass
-class Request(Desk):
+class CustomerRequest(Desk):
     """One thing that a customer wants, served at once on the database."""
 
     db: Database
@@ -58,7 +58,7 @@ class Request(Desk):
             Unfit: a tool answers with an error, so nobody should ask this.
         """
         match next_step(self.want, self):
-            case Call(name, arguments):
+            case CallTool(name, arguments):
                 self._call(name, arguments)
                 self.verdict = rules.HAND_OFF
             case Tell("refuse"):
@@ -90,7 +90,9 @@ class Request(Desk):
         return result
 
 
-def draw(want: str, user_id: str, db: Database, rng: Random, others: Sequence[str] = ()) -> Request:
+def draw(
+    want: str, user_id: str, db: Database, rng: Random, others: Sequence[str] = ()
+) -> CustomerRequest:
     """Draw a request and serve it.
 
     Args:
@@ -107,7 +109,7 @@ def draw(want: str, user_id: str, db: Database, rng: Random, others: Sequence[st
     own = db.tables["users"][user_id]["reservations"]  # without those booked a moment ago
     for fact in FACTS.get(want, "").split():
         facts |= _draw_fact(fact, facts, list(others) or own, db, rng)
-    request = Request(db, want, facts)
+    request = CustomerRequest(db, want, facts)
     request.serve()
     return request
 

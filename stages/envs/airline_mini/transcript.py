@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from stages.envs.airline_mini import phrase_book
-from stages.envs.airline_mini.plans import Ask, Call, Desk, NextStep, Propose, Step, Tell
+from stages.envs.airline_mini.plans import Ask, CallTool, Desk, NextStep, Propose, Step, Tell
 from stages.envs.airline_mini.tools import TOOLS
 from stages.messages.message import Message
 
@@ -61,7 +61,7 @@ class Transcript(Desk):
         if result is None and self.hasty and name in USUAL:
             return USUAL[name]
         if result is None:
-            raise NextStep(Call(name, arguments))
+            raise NextStep(CallTool(name, arguments))
         if result.startswith("Error"):
             raise NextStep(Tell("refuse"))
         return orjson.loads(result)
@@ -71,7 +71,7 @@ class Transcript(Desk):
         result = self._results.get((name, _canonical(arguments)))
         if result is not None:
             return Tell("refuse" if result.startswith("Error") else "done")
-        call = Call(name, arguments)
+        call = CallTool(name, arguments)
         return call if self._confirmed or self.hasty else Propose(call)
 
     def _hear(self, text: str) -> None:
@@ -96,7 +96,7 @@ class Transcript(Desk):
 
 def written(step: Step, number: int) -> Message:
     """Return a step as an assistant message; `number` makes the id of its call."""
-    if isinstance(step, Call):
+    if isinstance(step, CallTool):
         function = {"name": step.name, "arguments": orjson.dumps(step.arguments).decode()}
         call = {"id": f"call_{number}", "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}

@@ -15,7 +15,7 @@ Record = Any  # one of the package's pydantic models
 State = Mapping[str, str]  # what differs from the snapshot, by place, as canonical JSON
 
 
-class Database(Protocol):
+class UndoableDatabase(Protocol):
     """What the tools of one side see as `db`, and what it takes to undo them."""
 
     db: Any
@@ -30,7 +30,7 @@ class Database(Protocol):
         """What tau2-bench's hash would tell apart: equal states are equal databases."""
 
 
-def open_database(snapshot: Record) -> Database:
+def open_database(snapshot: Record) -> UndoableDatabase:
     """A database that starts as the snapshot and never changes it."""
     tables = [value for _, value in snapshot]
     if all(isinstance(table, dict) for table in tables):

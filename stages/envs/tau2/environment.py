@@ -7,8 +7,8 @@ import warnings
 from datetime import date
 from typing import Any, NamedTuple
 
-from stages.envs.tau2.database import Database, State, open_database
-from stages.envs.tau2.package import Package, Side, Toolkit
+from stages.envs.tau2.database import State, UndoableDatabase, open_database
+from stages.envs.tau2.package import Package, Toolbox, Toolkit
 
 # Of the telecom tools that return a dict, the one that returns a model in tau2-bench.
 _MODEL_AS_DICT = "get_details_by_id"
@@ -103,10 +103,10 @@ class Environment:
 class _Desk:
     """The toolkit of one side over its database."""
 
-    def __init__(self, side: Side, snapshot: Any) -> None:
+    def __init__(self, side: Toolbox, snapshot: Any) -> None:
         self._side = side
         self._names = {tool["function"]["name"] for tool in side.tools}
-        self.database: Database = open_database(snapshot)
+        self.database: UndoableDatabase = open_database(snapshot)
         self.toolkit: Toolkit = side.toolkit()
         self.toolkit.db = self.database.db
 

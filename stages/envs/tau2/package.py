@@ -39,7 +39,7 @@ Toolkit = Any  # methods of one of the package's toolkits, over its attribute `d
 
 
 @dataclass(frozen=True)
-class Side:
+class Toolbox:
     """The tools of the agent or of the user, and the database they work on."""
 
     toolkit: Callable[[], Toolkit]
@@ -54,8 +54,8 @@ class Package:
 
     name: str
     policy: str
-    agent: Side
-    user: Side | None  # telecom: the user's phone
+    agent: Toolbox
+    user: Toolbox | None  # telecom: the user's phone
     sync: Callable[[Toolkit, Toolkit], None]  # carries changes between agent and user
     records: Mapping[str, dict[str, Any]]  # tasks as the package writes them, by id
     splits: Mapping[str, list[str]]
@@ -128,7 +128,7 @@ def _read(path: Path) -> Any:
     return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
 
 
-def _side(path: str, factories: list[Any], database: Any, domain: Domain | None) -> Side:
+def _side(path: str, factories: list[Any], database: Any, domain: Domain | None) -> Toolbox:
     module = _module(path)
     toolkit = _without_store(getattr(module, path.rpartition(".")[2]))
     if hasattr(toolkit, "_apply_one_time_charge"):
@@ -147,7 +147,7 @@ def _side(path: str, factories: list[Any], database: Any, domain: Domain | None)
         tools.append({"type": "function", "function": function, **kind})
         if not hasattr(toolkit, described.name):
             elsewhere[described.name] = _finished(tool)
-    return Side(toolkit, tools, elsewhere, database)
+    return Toolbox(toolkit, tools, elsewhere, database)
 
 
 def _without_store(store_model: Any) -> Any:
