@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
@@ -155,10 +155,13 @@ def expanded(
 
 
 def all_settings(config: Any) -> Iterator[Declared]:
-    """Yield the settings of a dataclass and of the dataclasses in it."""
-    yield from declared(config)
-    for field in parts(config).values():
-        yield from all_settings(field)
+    """Yield the settings of a dataclass and of the dataclasses in it, in the order of fields."""
+    own, nested = {field.name: field for field in declared(config)}, parts(config)
+    for field in fields(config):
+        if field.name in own:
+            yield own[field.name]
+        elif field.name in nested:
+            yield from all_settings(nested[field.name])
 
 
 def built_from(config: Any, given: Mapping[str, Any]) -> Any:

@@ -13,7 +13,9 @@ Scale: TypeAlias = Literal["none", "rms"]
 Old: TypeAlias = Literal["trainer", "engine"]
 Aggregation: TypeAlias = Literal["token-mean", "sequence-mean", "constant"]
 
-ADVANTAGE, OPTIMISATION, LOSS, MEMORY = "Advantage", "Optimisation", "Loss", "Memory"  # panels
+# Panels of the help.
+ADVANTAGE, OPTIMISATION, LOSS = "Advantage", "Optimisation", "Loss"
+MEMORY, CHECKPOINTS = "Memory", "Checkpoints"
 
 
 @dataclass(frozen=True)
@@ -113,3 +115,31 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+
+@dataclass(frozen=True)
+class MemorySaving:
+    """What saves memory, for time or for precision."""
+
+    lora_rank: Annotated[
+        int | None, Setting("Train adapters of this rank, not all weights.", MEMORY, low=1)
+    ] = None
+    bf16: Annotated[bool, Setting("Compute in bfloat16; the weights stay in float32.", MEMORY)] = (
+        False
+    )
+    gradient_checkpointing: Annotated[
+        bool, Setting("Compute activations twice: less memory for a third more time.", MEMORY)
+    ] = False
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """How often a run is saved."""
+
+    save_every: Annotated[
+        int | None, Setting("Steps between checkpoints; default: none.", CHECKPOINTS, low=1)
+    ] = None
+    keep: Annotated[int, Setting("Checkpoints to keep.", CHECKPOINTS, low=1)] = 2
+    resume: Annotated[bool, Setting("Continue from the last checkpoint in --out.", CHECKPOINTS)] = (
+        False
+    )
