@@ -102,7 +102,7 @@ Seed = Annotated[int, _option(OUTPUT, "Seed of whatever is drawn at random.", me
 
 @dataclass(frozen=True)
 class Printing:
-    """What a command prints, and whether it may replace what exists."""
+    """What a command prints, and whether it tolerates flaws of its input."""
 
     as_json: Annotated[
         bool,
@@ -113,6 +113,12 @@ class Printing:
         bool,
         Setting("Fail, and write nothing, if anything was repaired, guessed or left out.", OUTPUT),
     ] = False
+
+
+@dataclass(frozen=True)
+class Writing(Printing):
+    """The same, and whether a command may replace what exists."""
+
     force: Annotated[bool, Setting("Replace an output that exists.", OUTPUT)] = False
 
 
@@ -201,6 +207,7 @@ def _parameter(field: Declared) -> Parameter:
         *names,
         rich_help_panel=setting.panel,
         help=setting.help,
+        show_default=setting.shown or True,
         metavar=setting.metavar or "|".join(field.choices) or _METAVARS.get(kind),
         **bounds,  # type: ignore[arg-type]
     )

@@ -70,7 +70,7 @@ class TrainRequest:
     memory: MemorySaving
     checkpoints: Checkpoints
     plan: Plan
-    printing: options.Printing
+    printing: options.Writing
     out: Annotated[
         str | None,
         Setting("Folder to write the policy to.", options.OUTPUT, short="o", metavar="DIR"),

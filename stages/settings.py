@@ -30,6 +30,7 @@ class Setting:
         option: its name on the command line, where that is not the field's.
         short: the letter of its short option.
         metavar: what the help shows in the place of a value.
+        shown: what the help shows in the place of the default.
         none: number that stands for None on the command line.
     """
 
@@ -43,6 +44,7 @@ class Setting:
     option: str | None = None
     short: str | None = None
     metavar: str | None = None
+    shown: str | None = None
     none: float | None = None
 
     @property
