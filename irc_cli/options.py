@@ -170,6 +170,14 @@ def all_settings(config: Any) -> Iterator[Declared]:
             yield from all_settings(nested[field.name])
 
 
+def values_of(config: Any) -> Iterator[tuple[Declared, Any]]:
+    """Yield the settings of a config and of the configs in it, each with its value."""
+    for field in declared(type(config)):
+        yield field, getattr(config, field.name)
+    for name in parts(type(config)):
+        yield from values_of(getattr(config, name))
+
+
 def built_from(config: Any, given: Mapping[str, Any]) -> Any:
     """Return a dataclass with the values of options.
 
