@@ -12,7 +12,7 @@ from irc_cli.traces import Paths, TraceOptions, TraceReader
 from stages.errors import InputError, few
 from stages.score import Scored, Scorer
 from stages.settings import Setting
-from stages.tables.artifacts import TURNS, write_table
+from stages.tables.artifacts import TURNS, write_blocks, write_table
 from stages.tables.files import digest
 from stages.tiers.file import SHIPPED, load_tiers, use_rewards
 from stages.tiers.rules import Tiers
@@ -81,7 +81,10 @@ def command(
         settings = _settings(chosen, tier_set, source, given.rewards)
         made_by = console.made_by("score", settings, seed, inputs | reader.digests)
         made_by["summary"] = summary
-        write_table(TURNS, scored.frame(), out, made_by, force=printing.force)
+        if scored.is_large:
+            write_blocks(TURNS, scored.blocks(), out, made_by, force=printing.force)
+        else:
+            write_table(TURNS, scored.frame(), out, made_by, force=printing.force)
     reader.write_bad(out, force=printing.force)
     if printing.as_json:
         console.print_json(summary)

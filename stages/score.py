@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
 import polars as pl
 
-from stages.core.statuses import LEFT_OUT
 from stages.tables.artifacts import TURNS
 from stages.tiers.classify import Classifier
 from stages.tiers.domains import Domain, PerDomain
@@ -19,14 +20,18 @@ from stages.traces.episode import SUCCESS, Episode
 from stages.traces.identity import Renamed, settled
 from stages.traces.notes import why_left_out
 
+CHUNK = 1 << 16  # turns that are held as Python objects before they become columns on disk
+
+
+def _empty() -> dict[str, list[Any]]:
+    return {name: [] for name in TURNS.columns}
+
 
 @dataclass
 class Scored:
-    """Turns as columns of TURNS, and counts of what was met on the way."""
+    """Turns of TURNS in memory that does not grow with them, and counts of what was met."""
 
-    columns: dict[str, list[Any]] = field(
-        default_factory=lambda: {name: [] for name in TURNS.columns}
-    )
+    columns: dict[str, list[Any]] = field(default_factory=_empty)  # of the last turns
     episodes: int = 0  # that count
     excluded: Counter[str] = field(default_factory=Counter)  # left out, by reason
     without_turns: int = 0  # of those left out: no row tells of them
@@ -35,32 +40,69 @@ class Scored:
     failures: Counter[str] = field(default_factory=Counter)  # failed tool results, by rule
     known_gold: bool = False  # an episode's gold actions are known
     renamed: Renamed = field(default_factory=dict)  # tasks that got another name at the end
+    _turns: Counter[str] = field(default_factory=Counter)  # of the episodes that count, by tier
+    _tasks: set[tuple[str, str]] = field(default_factory=set)  # (source, task id) of these
+    _retiered: tuple[Mapping[str, str], Mapping[str, Reward]] | None = None
+    _folder: TemporaryDirectory[str] | None = None  # of the turns before the last ones
+    _chunks: list[Path] = field(default_factory=list)
 
     def frame(self) -> pl.DataFrame:
         """Return the turns as a table (TURNS)."""
+        return pl.concat(self.blocks())
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the turns are several blocks."""
+        return bool(self._chunks)
+
+    def blocks(self) -> Iterator[pl.DataFrame]:
+        """Yield the turns block by block, with the names that tasks and tiers have at the end."""
+        for path in self._chunks:
+            yield self._settled(pl.read_ipc(path))
+        yield self._settled(self._last())
+
+    def keep(self, episode: Episode, turns: list[str]) -> None:
+        """Count an episode's turns by their tiers, and move full columns to disk."""
+        if episode.counts and turns:
+            self._turns.update(turns)
+            self._tasks.add((episode.source, episode.task))
+        if len(self.columns["tier"]) >= CHUNK:
+            self._folder = self._folder or TemporaryDirectory(prefix="irc-cli-")
+            self._chunks.append(Path(self._folder.name) / f"{len(self._chunks)}.arrow")
+            self._last().write_ipc(self._chunks[-1], compression="lz4")
+            self.columns = _empty()
+
+    def _last(self) -> pl.DataFrame:
         # Lists of lists enter polars one Python list at a time; as JSON they are read at once.
         names = [orjson.dumps(names).decode() for names in self.columns["tool_names"]]
         lists = pl.Series(names, dtype=pl.String).str.json_decode(TURNS.columns["tool_names"])
-        frame = TURNS.frame(self.columns | {"tool_names": lists})
+        return TURNS.frame(self.columns | {"tool_names": lists})
+
+    def _settled(self, frame: pl.DataFrame) -> pl.DataFrame:
+        if self._retiered:
+            names, rewards = self._retiered
+            paid = {tier: rewards[name].of(0.0) for tier, name in names.items()}
+            frame = frame.with_columns(
+                tier=pl.col("tier").replace_strict(names, return_dtype=pl.String),
+                reward=pl.col("tier").replace_strict(paid, return_dtype=pl.Float64),
+            )
         return settled(frame, self.renamed)
 
     def rename_tiers(self, names: Mapping[str, str], rewards: Mapping[str, Reward]) -> None:
         """Call the tiers by other names, and pay their rewards; none depends on gold actions."""
-        tiers = [names[tier] for tier in self.columns["tier"]]
-        self.columns["tier"] = tiers
-        self.columns["reward"] = [rewards[tier].of(0.0) for tier in tiers]
+        self._retiered = names, rewards
 
     def tasks(self) -> int:
         """Return the number of tasks of the episodes that count."""
-        columns = (self.columns[name] for name in ("source", "task_id", "status"))
-        rows = {row[:2] for row in zip(*columns, strict=True) if row[2] not in LEFT_OUT}
-        return len({self.renamed.get(row, row[1]) for row in rows})
+        return len({self.renamed.get(place, place[1]) for place in self._tasks})
 
     def tiers(self) -> dict[str, int]:
         """Return the turns of each tier over the episodes that count, most first."""
-        status, tier = self.columns["status"], self.columns["tier"]
-        counting = (t for t, s in zip(tier, status, strict=True) if s not in LEFT_OUT)
-        return dict(Counter(counting).most_common())
+        names = self._retiered[0] if self._retiered else {}
+        turns = Counter[str]()
+        for tier, count in self._turns.items():
+            turns[names.get(tier, tier)] += count
+        return dict(turns.most_common())
 
 
 class Scorer:
@@ -90,6 +132,7 @@ class Scorer:
         columns["match_share"] += [turn.match and turn.match.share for turn in turns]
         columns["reward"] += [turn.reward for turn in turns]
         self._add_columns(episode)
+        self.scored.keep(episode, [turn.tier for turn in turns])
 
     def _add_columns(self, episode: Episode) -> None:
         """Add what the trace itself says of the episode's turns."""

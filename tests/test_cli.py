@@ -981,6 +981,7 @@ PAGES = (
     "docs/tiers",
     "docs/calibrate",
     "docs/report",
+    "docs/formats",
     "docs/exporters",
     "docs/verl",
 )

@@ -368,14 +368,22 @@ def made_by_path(path: str) -> str:
 
 
 def write_blocks(
-    table: Table, blocks: Iterator[pl.DataFrame], path: str, made_by: dict[str, Any]
+    table: Table,
+    blocks: Iterator[pl.DataFrame],
+    path: str,
+    made_by: dict[str, Any],
+    *,
+    force: bool = True,
 ) -> None:
-    """Write a table to Parquet as its blocks come, in the memory of one; an old file is replaced.
+    """Write a table as its blocks come, in the memory of one: Parquet, or JSON lines to `-`.
 
     Equal rows make equal bytes, whatever the blocks.
     """
+    if path == "-":
+        sys.stdout.writelines(block.write_ndjson() for block in blocks)
+        return
     rows = register_io_source(lambda *ignored: blocks, schema=table.columns)
-    with whole_file(path, force=True) as file:
+    with whole_file(path, force=force) as file:
         try:
             rows.sink_parquet(
                 file, metadata=_metadata(made_by), row_group_size=ROW_GROUP, maintain_order=True
