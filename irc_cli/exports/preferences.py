@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from dataclasses import asdict
-from typing import Annotated, cast, get_args
-
-import typer
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from irc_cli import console, options
 from irc_cli.exports import writing
-from irc_cli.notes import Strict, check_notes
+from irc_cli.notes import check_notes
 from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.exports.preferences import Prefix, preferences
+from stages.settings import Setting
 from stages.tables.artifacts import TURNS, read_table
 from stages.training.inputs import other_turns, played_advantages, read_rollouts, read_values
 
-_PREFIXES = get_args(Prefix)
+PAIRS = "Pairs"  # panel of the help
 _SAME = {"exact": "messages", "calls": "calls and results"}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which turns are held against each other."""
+
+    prefix: Annotated[
+        Prefix,
+        Setting(
+            "What is the same before both turns: all messages, or calls and their results.",
+            PAIRS,
+        ),
+    ] = "exact"
+    min_gap: Annotated[float, Setting("Least difference of the two advantages.", PAIRS, low=0)] = (
+        0.0
+    )
 
 
 @options.expanded()
 def command(
     *,
     rollouts: writing.Rollouts,
-    turns: writing.Turns,
-    calibration: writing.Calibration = None,
+    scored_files: writing.ScoredFiles,
     out: options.Out = None,
-    prefix: Annotated[
-        str,
-        typer.Option(
-            metavar="|".join(_PREFIXES),
-            help="What is the same before both turns: all messages, or calls and their results.",
-        ),
-    ] = "exact",
-    min_gap: Annotated[float, typer.Option(help="Least difference of the two advantages.")] = 0.0,
+    pairs: Pairs,
     advantage: AdvantageConfig,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
+    printing: options.Writing,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
@@ -49,9 +52,9 @@ def command(
 
     Example: irc-cli export preferences rollouts.jsonl --turns turns.parquet -o pairs.jsonl
     """
-    writing.check_lines(out, as_json=as_json, force=force)
-    same = cast(Prefix, options.one_of("prefix", prefix, _PREFIXES))
-    gap = options.within("min-gap", min_gap, 0, sys.float_info.max)
+    writing.check_lines(out, as_json=printing.as_json, force=printing.force)
+    same, gap = pairs.prefix, pairs.min_gap
+    turns, calibration = scored_files.turns, scored_files.calibration
     notes = Counter[str]()
     played = read_rollouts(rollouts, notes)
     values = read_values(calibration, turns)
@@ -64,14 +67,14 @@ def command(
         todo = "play more episodes of a task" + (" or pass --prefix calls" * (same == "exact"))
         raise InputError(rollouts, what, todo)
     settings = {"prefix": same, "min_gap": gap, "calibration": calibration}
-    check_notes(notes, strict=strict)
+    check_notes(notes, strict=printing.strict)
     made_by = console.made_by(
         "export preferences",
         settings | {"advantage": asdict(advantage)},
         seed,
         writing.digests([rollouts, turns, calibration]),
     )
-    writing.write_lines(rows, out, made_by, force=force)
+    writing.write_lines(rows, out, made_by, force=printing.force)
     document = {"rows": len(rows), "episodes": len(played.episodes)}
     line = f"{len(rows):,} pairs of turns, from {len(played.episodes):,} episodes"
-    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=printing.as_json, quiet=printing.quiet)

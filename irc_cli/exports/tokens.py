@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from irc_cli import console, options
 from irc_cli.exports import writing
-from irc_cli.notes import Strict, check_notes
+from irc_cli.notes import check_notes
 from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.exports.tokens import token_advantages
@@ -21,14 +21,10 @@ from stages.training.inputs import other_turns, played_advantages, read_rollouts
 def command(
     *,
     rollouts: writing.Rollouts,
-    turns: writing.Turns,
-    calibration: writing.Calibration = None,
+    scored_files: writing.ScoredFiles,
     out: options.Out = None,
     advantage: AdvantageConfig,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
+    printing: options.Writing,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
@@ -36,7 +32,8 @@ def command(
 
     Example: irc-cli export tokens rollouts.jsonl --turns turns.parquet -o tokens.parquet
     """
-    options.check_outputs([out], as_json=as_json, force=force)
+    options.check_outputs([out], as_json=printing.as_json, force=printing.force)
+    turns, calibration = scored_files.turns, scored_files.calibration
     notes = Counter[str]()
     played = read_rollouts(rollouts, notes)
     if missing := sum(not row["tokens_recorded"] for row in played.episodes):
@@ -49,7 +46,7 @@ def command(
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, None, rollouts)
     groups = {row["episode_id"]: row["group_id"] for row in played.episodes}
     frame = token_advantages(lesson.examples, groups)
-    check_notes(notes, strict=strict)
+    check_notes(notes, strict=printing.strict)
     made_by = console.made_by(
         "export tokens",
         {"calibration": calibration, "advantage": asdict(advantage)},
@@ -57,7 +54,7 @@ def command(
         writing.digests([rollouts, turns, calibration, RunFiles(rollouts).sidecars[0]]),
     )
     if out:
-        write_table(SEQUENCES, frame, out, made_by, force=force)
+        write_table(SEQUENCES, frame, out, made_by, force=printing.force)
     written = sum(len(one.at) for one in lesson.examples)
     document = {"rows": frame.height, "tokens": written, "dropped_groups": lesson.dropped_groups}
     line = f"{frame.height:,} sequences, {written:,} tokens with an advantage"
@@ -65,4 +62,4 @@ def command(
         line += f"; {lesson.dropped_groups:,} groups without any left out"
     if truncated := sum(example.top_p < 1 for example in lesson.examples):
         notes["sequences sampled with top_p below 1: logprobs within the nucleus"] = truncated
-    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=printing.as_json, quiet=printing.quiet)

@@ -6,20 +6,19 @@ from collections import Counter
 
 from irc_cli import console, options
 from irc_cli.exports import writing
-from irc_cli.notes import Strict, check_notes
+from irc_cli.notes import check_notes
 from stages.errors import InputError, few
 from stages.exports.conversations import conversations, opening
 from stages.exports.trl import trl
 from stages.traces.notes import left_out
 
 
+@options.expanded()
 def command(
+    *,
     files: writing.Conversations,
     out: options.Out = None,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
+    printing: options.Writing,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
@@ -27,7 +26,7 @@ def command(
 
     Example: irc-cli export trl rollouts.jsonl -o trl.jsonl
     """
-    writing.check_lines(out, as_json=as_json, force=force)
+    writing.check_lines(out, as_json=printing.as_json, force=printing.force)
     options.refuse_twice(files)
     notes = Counter[str]()
     found = list(conversations(files, notes))
@@ -40,10 +39,10 @@ def command(
     if all(row["gold_actions"] is None for row in rows):
         todo = "add 'gold_actions' to the conversations: the reward compares calls with them"
         raise InputError(few(files), "no gold actions anywhere", todo)
-    check_notes(notes, strict=strict)
+    check_notes(notes, strict=printing.strict)
     made_by = console.made_by("export trl", {}, seed, writing.digests(files))
-    writing.write_lines(rows, out, made_by, force=force)
+    writing.write_lines(rows, out, made_by, force=printing.force)
     tasks = len({(row["domain"], row["task_id"], repr(row["gold_actions"])) for row in rows})
     document = {"rows": len(rows), "conversations": len(found), "tasks": tasks}
     line = f"{len(rows):,} openings of {tasks:,} tasks, from {len(found):,} conversations"
-    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=printing.as_json, quiet=printing.quiet)
