@@ -20,7 +20,7 @@ from stages.errors import InputError
 # stays instant, and a command pays only for the libraries that it needs.
 COMMANDS = {
     "rollout": ("irc_cli.rollout", "Play a policy against an environment's users."),
-    "score": ("irc_cli.score", "Class every turn of traces into a reward tier."),
+    "score": ("irc_cli.score", "Assign every turn of traces a reward tier."),
     "calibrate": ("irc_cli.calibrate", "Measure which tiers tell success from failure."),
     "train": ("irc_cli.train", "Train a policy on what its turns are worth."),
     "loop": ("irc_cli.loop", "Play, score, calibrate and train, again and again."),
@@ -51,8 +51,8 @@ class PlainCommand(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return what follows the command's name in the line 'Usage:'."""
-        arguments = [one for one in self.params if isinstance(one, TyperArgument)]
-        return ["[OPTIONS]", *(str(one.metavar) for one in arguments)]
+        arguments = [part for part in self.params if isinstance(part, TyperArgument)]
+        return ["[OPTIONS]", *(str(argument.metavar) for argument in arguments)]
 
 
 class LazyGroup(TyperGroup):

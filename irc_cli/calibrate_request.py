@@ -155,7 +155,7 @@ def with_files(request: Request, inputs: list[str]) -> Request:
 
 def check_request(request: Request) -> None:
     """Raise InputError where options contradict each other or do nothing."""
-    options.within("close-p", request.gate.close_p, request.gate.open_p, 1)
+    _check_gate(request.gate)
     _check_online(request)
     _check_sums(request)
     outputs = [
@@ -165,6 +165,12 @@ def check_request(request: Request) -> None:
     ]
     for files in (request.inputs, [request.advantages]):
         options.refuse_twice([path for path in (*files, *outputs) if path])
+
+
+def _check_gate(gate: GateConfig) -> None:
+    if not gate.open_p <= gate.close_p <= 1:
+        todo = f"use a number from {gate.open_p:g} to 1"
+        raise InputError("--close-p", f"{gate.close_p:g} is out of range", todo)
 
 
 def _check_online(request: Request) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
@@ -17,7 +16,6 @@ from stages.settings import Declared, Setting, declared, parts
 from stages.tables.files import reachable, refuse_existing
 from stages.tables.yamlfile import Node, nearest, read_yaml
 
-BELOW_ONE = math.nextafter(1, 0)
 T = TypeVar("T")
 
 
@@ -298,13 +296,4 @@ def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
         if not todo.startswith("did you mean"):
             todo = f"use {' | '.join(allowed)}"
         raise InputError(f"--{option}", f"unknown value '{value}'", todo)
-    return value
-
-
-def within(option: str, value: float, low: float, high: float) -> float:
-    """Return the value, or raise InputError saying its bounds."""
-    if not low <= value <= high:
-        top = "below 1" if high == BELOW_ONE else f"{high:g}"
-        bounds = f"from {low:g} to {top}" if high < 1e300 else f"of at least {low:g}"
-        raise InputError(f"--{option}", f"{value:g} is out of range", f"use a number {bounds}")
     return value
