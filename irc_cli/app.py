@@ -31,22 +31,28 @@ COMMANDS = {
 }
 
 
-class PlainCommand(TyperCommand):
-    """A command whose help shows no types: a flag takes no value, and arguments have names."""
+def without_types(parameters: list[Any]) -> list[Any]:
+    """Have the help show no types: a flag takes no value, and arguments have names."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        if isinstance(parameter, TyperArgument):
+            parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]  # typer has no option for it
+    return parameters
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        for parameter in self.params:
-            if getattr(parameter, "is_flag", False):
-                parameter.metavar = ""
-            if isinstance(parameter, TyperArgument):
-                parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]  # typer has no option for it
+
+class PlainCommand(TyperCommand):
+    """A command whose help shows panels and no types."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters as the help shows them."""
+        return without_types(super().get_params(ctx))
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return `--help`, in a panel as all options are."""
         option: Any = super().get_help_option(ctx)
         if option:
-            option.metavar, option.rich_help_panel = "", "Output"
+            option.rich_help_panel = "Output"
         return option
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -59,6 +65,10 @@ class LazyGroup(TyperGroup):
     """Imports a command's module when it is called, and prints every error as one line."""
 
     modules: ClassVar = COMMANDS
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters as the help shows them."""
+        return without_types(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the real command in the place of its name in the help."""
@@ -129,7 +139,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def main_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Calibrate the per-turn rewards of tool-calling agents from their own rollouts.

@@ -151,7 +151,7 @@ def expanded(
         names = [parameter.name for parameter in parameters]
         assert len(names) == len(set(names)), f"an option twice: {names}"
         run.__signature__ = shape.replace(parameters=parameters)  # type: ignore[attr-defined]  # what inspect reads
-        del run.__wrapped__  # type: ignore[attr-defined]  # its hints are of other parameters
+        del run.__wrapped__  # its hints are of other parameters
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
 
@@ -222,7 +222,7 @@ def _parameter(field: Declared) -> Parameter:
         kind, default = list[str], list(default) or None
     elif field.choices:
         kind = str
-    annotation = Annotated[kind if required else kind | None, option]
+    annotation: Any = Annotated[kind if required else kind | None, option]
     if kind is bool:
         annotation = Annotated[bool, option]
     place = Parameter.KEYWORD_ONLY

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -86,8 +85,7 @@ class Declared(NamedTuple):
         return self.setting.choices or _words(self.kind)
 
 
-@cache
-def declared(config: type) -> tuple[Declared, ...]:
+def declared(config: Any) -> tuple[Declared, ...]:
     """Return the settings among the fields of a dataclass, in their order."""
     hints = get_type_hints(config, include_extras=True)
     found = []
@@ -99,8 +97,7 @@ def declared(config: type) -> tuple[Declared, ...]:
     return tuple(found)
 
 
-@cache
-def parts(config: type) -> dict[str, type]:
+def parts(config: Any) -> dict[str, Any]:
     """Return the dataclasses among the fields of a dataclass, by name."""
     hints = get_type_hints(config)
     kinds = {field.name: hints[field.name] for field in fields(config)}

@@ -154,3 +154,18 @@ def test_one_class_one_name() -> None:
                 places[node.name].append(f"{path}:{node.lineno}")
     assert len(places) > 100
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+LONGEST = 80  # lines of a function
+
+
+def test_functions_of_the_command_line_are_short() -> None:
+    lengths = {
+        f"{path}:{node.lineno} {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path, tree in programs()
+        if str(path).startswith("irc_cli")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert len(lengths) > 100
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST} == {}

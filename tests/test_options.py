@@ -152,6 +152,13 @@ def test_help_shows_no_types(run: Cli, name: str) -> None:
     assert re.search(rf"Usage: irc-cli {name} \[OPTIONS\]( \[?[A-Z.|]+\]?)?\s", shown)
 
 
+@pytest.mark.parametrize("name", ["", "export"])
+def test_help_of_groups_shows_no_types(run: Cli, name: str) -> None:
+    shown = run(*name.split(), "--help").out.decode()
+    assert "--help" in shown
+    assert "<bool>" not in shown
+
+
 def test_an_option_means_one_thing_in_all_commands() -> None:
     """As far as it shows in the kind of value that it takes."""
     kinds: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
