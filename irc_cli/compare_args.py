@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from irc_cli import console, options
 from irc_cli.notes import check_notes, show_notes
-from irc_cli.traces import INPUT, TraceOptions, given_domain
+from irc_cli.traces import INPUT, LoggedTraceOptions, given_domain
 from stages.core.arguments import (
     MODES,
     NO_RULES,
@@ -25,11 +25,11 @@ from stages.core.arguments import (
     differences,
     parse_arguments,
 )
-from stages.errors import InputError
+from stages.errors import InputError, few
 from stages.settings import Setting
 from stages.tables.yamlfile import nearest
 from stages.traces.calls import UnreadableCallError
-from stages.traces.notes import READ_AS_PYTHON, note_left_out
+from stages.traces.notes import GIVE_GOLD, READ_AS_PYTHON, note_left_out
 from stages.traces.pasted import unwrapped
 
 VALUES = "Two values"  # panel of the help
@@ -77,7 +77,7 @@ def command(
             help="Traces; or two values, if they are JSON.",
         ),
     ] = None,
-    source: TraceOptions,
+    source: LoggedTraceOptions,
     asked: CompareOptions,
     out: options.Out = None,
     printing: options.Writing,
@@ -99,7 +99,8 @@ def command(
     if asked.of_values == bool(traces):
         todo = "give --expected and --actual, or traces"
         raise InputError("compare-args", "wants two values or traces", todo)
-    of_traces = {"--out": out, "--tool-rules": asked.tool_rules}
+    of_traces = {"--out": out, "--tool-rules": asked.tool_rules, "--map": source.fields}
+    of_traces |= {"--gold": source.gold, "--score": source.score, "--tokenizer": source.tokenizer}
     of_values = {"--tool": asked.tool, "--raw": asked.raw}
     _refuse(of_traces if asked.of_values else of_values, asked.of_values)
     if asked.of_values:
@@ -128,7 +129,7 @@ def _compare_two(asked: CompareOptions, domain: str | None, printing: options.Wr
 
 def _compare_traces(
     traces: list[str],
-    source: TraceOptions,
+    source: LoggedTraceOptions,
     asked: CompareOptions,
     out: str | None,
     printing: options.Writing,
@@ -145,12 +146,14 @@ def _compare_traces(
     for episode, domain in reader:
         note_left_out(episode, reader.notes)
         comparison.add([episode], domain)
+    if comparison.episodes and not comparison.known_gold:
+        raise InputError(few(traces), "no gold actions anywhere", GIVE_GOLD)
     renamed = reader.renamed()
     notes = reader.notes + comparison.notes
     check_notes(notes, strict=printing.strict)
     summary = comparison.summary() | {"notes": dict(notes)}
     if out:
-        settings = {"tool_rules": asked.tool_rules, "domain": source.domain}
+        settings = {"tool_rules": asked.tool_rules, "domain": source.domain} | reader.named
         made_by = console.made_by("compare-args", settings, seed, reader.digests)
         write_table(PAIRS, comparison.frame(renamed), out, made_by, force=printing.force)
     reader.write_bad(out, force=printing.force)

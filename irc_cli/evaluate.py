@@ -17,7 +17,7 @@ from irc_cli import console, options
 from irc_cli.notes import check_notes, show_notes
 from irc_cli.playing import played, refuse_play_options
 from irc_cli.rollout import PlayOptions
-from irc_cli.traces import OptionalPaths, TraceOptions, TraceReader
+from irc_cli.traces import OptionalPaths, ReadingOptions, TraceOptions, TraceReader
 from stages.envs.registry import ENVS, open_env
 from stages.errors import InputError, few
 from stages.evaluate import (
@@ -41,7 +41,7 @@ from stages.tables.files import whole_file
 from stages.tables.yamlfile import nearest
 from stages.traces.episode import SUCCESS
 from stages.traces.identity import Identities
-from stages.traces.notes import note_left_out, why_none
+from stages.traces.notes import NO_OUTCOME, note_left_out, why_none
 
 PUBLISHED_SOURCE, PUBLISHED_NOTE = "arXiv 2604.02869", "published, not measured here"
 SHOWN_DIFFERENCES = 5  # of a replay, on the screen
@@ -130,10 +130,13 @@ def command(
     """
     options.check_outputs([out], as_json=printing.as_json, force=printing.force)
     _check_use(traces, asked, play)
-    settings, identities = asked.settings(source.domain), Identities()
+    _refuse_named(source, asked)
+    named = {"identities": Identities(), "tokenizer": play.policy.tokenizer}
+    settings = asked.settings(source.domain)
+    settings |= {**source.settings, "tokenizer": play.policy.tokenizer}
     other = None
     if asked.against:  # first: a mistake shows before all is played
-        reader = source.reader(list(asked.against), quiet=printing.quiet, identities=identities)
+        reader = source.reader(list(asked.against), quiet=printing.quiet, **named)
         other = _Side(reader.paths, reader, _measure(reader))
     replayer = None
     with ExitStack() as stack:
@@ -146,11 +149,13 @@ def command(
         assert traces  # by _check_use
         if asked.replay and asked.env:
             replayer = Replayer(open_env(asked.env))
-        reader = source.reader(traces, quiet=printing.quiet, identities=identities)
+        # Our own rollouts need no --map: that is for the traces of --against.
+        of_records = ReadingOptions(source.domain, source.skip_bad) if asked.policy else source
+        reader = of_records.reader(traces, quiet=printing.quiet, **named)
         reader.check_sidecar(out, force=printing.force)
         this = _Side(traces, reader, _measure(reader, replayer))
     document = _document(this, other, asked)
-    found = replayer.found() if replayer else None
+    found = replayer.replay() if replayer else None
     if found:
         document |= _replayed(found)
     read = this.notes + (other.notes if other else Counter())
@@ -259,6 +264,15 @@ def _check_use(traces: list[str] | None, asked: Measuring, play: PlayOptions) ->
     refuse_play_options(play)
 
 
+def _refuse_named(source: TraceOptions, asked: Measuring) -> None:
+    """Raise InputError for options on traces where none are read."""
+    if asked.policy and not asked.against:
+        for name, value in source.settings.items():
+            if value:
+                what = "does nothing for played episodes"
+                raise InputError(f"--{name}", what, "leave it out")
+
+
 def _check_before_playing(asked: Measuring, split: str) -> None:
     """Raise InputError now for what would be found wrong when all is played."""
     env, trained_on = str(asked.env), list(asked.trained_on)
@@ -280,7 +294,8 @@ def _results(episodes: pl.DataFrame, traces: list[str], notes: Counter[str]) -> 
     try:
         return _figures(episodes)
     except ValueError as error:
-        todo = "give traces with finished episodes"
+        unknown = any(text.endswith(NO_OUTCOME) for text in notes)
+        todo = f"{'name it by --map outcome=PATH, or ' * unknown}give traces with finished episodes"
         raise InputError(few(traces), f"{error}{why_none(notes)}", todo) from None
 
 

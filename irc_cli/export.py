@@ -10,6 +10,8 @@ FORMATS = {
     "sft": ("irc_cli.exports.sft", "Successful conversations, for supervised fine-tuning."),
     "preferences": ("irc_cli.exports.preferences", "Pairs of turns, for DPO."),
     "verl": ("irc_cli.exports.verl", "Tasks and a configuration, for training in verl."),
+    "messages": ("irc_cli.exports.messages", "Traces of any format as chat messages."),
+    "atif": ("irc_cli.exports.atif", "Trajectories with tiers, rewards and advantages."),
     "tokens": ("irc_cli.exports.tokens", "Token ids with the advantage of each."),
 }
 

@@ -21,7 +21,7 @@ from stages.tables.paths import RunFiles
 def refuse_play_options(play: PlayOptions) -> None:
     """Raise InputError if there is an option that does nothing where nothing is played."""
     for field, value in options.values_of(play):
-        if field.name != "seed" and value != field.default:
+        if field.name not in ("seed", "tokenizer") and value != field.default:
             what, todo = "does nothing for traces", "give --env and --policy to play"
             raise InputError(options.flag(field), what, todo)
 

@@ -15,7 +15,7 @@ from irc_cli.calibrate_report import next_step
 from irc_cli.notes import check_notes, show_notes
 from irc_cli.page.markdown import render_markdown
 from irc_cli.page.render import render_page
-from irc_cli.traces import INPUT, ReadingOptions, TraceReader
+from irc_cli.traces import INPUT, LoggedTraceOptions, TraceReader
 from stages.calibrate import calibrate_turns
 from stages.calibration.estimate import CalibrateConfig
 from stages.calibration.shards import Turns, read_turns
@@ -40,6 +40,7 @@ from stages.tables.paths import files_of
 from stages.tables.turn_arrays import turn_arrays
 from stages.tiers.file import SHIPPED, load_tiers
 from stages.tiers.rules import Tiers
+from stages.traces.notes import GIVE_OUTCOME
 
 PAGE = "report.html"
 MAX_EPISODES = 10_000
@@ -84,7 +85,7 @@ def command(
         ),
     ],
     shown: PageOptions,
-    source: ReadingOptions,
+    source: LoggedTraceOptions,
     out: Annotated[
         str | None,
         typer.Option(
@@ -110,15 +111,15 @@ def command(
         out = out or (None if as_json else str(loop / PAGE))
         newest = shown_iteration(loop)
         inputs, traces = [str(newest / TURNS_FILE)], traces or [str(newest / ROLLOUTS)]
-        found = newest_calibration(newest)
-        calibration = calibration or (str(found) if found else None)
+        newest_file = newest_calibration(newest)
+        calibration = calibration or (str(newest_file) if newest_file else None)
     out = out or (None if as_json else PAGE)
     options.check_outputs([out], as_json=as_json, force=force)
     known, notes = known_of(files_of(inputs), calibration, seed)
     document = report(known, next_step_of(known), shown.max_episodes)
     if loop:
         document["loop"] = loop_panel(loop)
-    asked = Asked(traces or None, source.domain, source.skip_bad, quiet)
+    asked = Asked(traces or None, source.domain, source.skip_bad, quiet, source.named)
     conversations, of_traces = read_conversations(document, scored_from(inputs), asked)
     notes += of_traces
     check_notes(notes, strict=printing.strict)
@@ -173,6 +174,7 @@ def _check_outcomes(turns: Turns) -> None:
         kind = "failures" if outcomes == [False] else "successes"
         what = f"all episodes are {kind}" if outcomes else "no episode with an outcome"
         todo = "collect episodes of both kinds: nothing tells them apart yet"
+        todo = todo if outcomes else GIVE_OUTCOME
         raise InputError(turns.where, what, todo)
 
 
@@ -194,7 +196,7 @@ def write_reports(
         with whole_file(markdown, force=force) as file:
             file.write(render_markdown(document).encode())
     if page:
-        asked = Asked(None, None, skip_bad=False, quiet=quiet)
+        asked = Asked(None, None, skip_bad=False, quiet=quiet, named={})
         conversations, notes = read_conversations(document, scored_from(inputs), asked)
         if conversations:
             document = with_conversations(document, known, conversations)
@@ -212,29 +214,35 @@ class Origin(NamedTuple):
     """What turns were scored from, as they record it."""
 
     tiers: Tiers
-    traces: dict[str, str | None]  # sha256 of each trace
+    traces: list[str]
+    digests: dict[str, str | None]  # sha256 of each trace, and of --gold's file, by path
     domain: str | None
+    named: dict[str, Any]  # --map, --gold, --score and --tokenizer, as TraceReader takes them
 
 
 def scored_from(paths: list[str]) -> Origin:
-    """Return the tiers, the traces and the domain that turns were scored with."""
+    """Return the tiers, the traces and the options that turns were scored with."""
     recorded = [made_by(path) for path in paths]
     settings: dict[str, Any] = next((row["settings"] for row in recorded if "settings" in row), {})
     name = settings.get("tiers") or "extended"
     if name not in SHIPPED and not Path(name).is_file():
         name = "extended"
     files = {row["path"]: row.get("sha256") for made in recorded for row in made.get("inputs", [])}
-    given = {settings.get("tiers"), settings.get("rewards")}
-    return Origin(
-        load_tiers(name), {p: d for p, d in files.items() if p not in given}, settings.get("domain")
-    )
+    gold, others = settings.get("gold"), {settings.get("tiers"), settings.get("rewards")}
+    digests = {path: sha256 for path, sha256 in files.items() if path not in others}
+    traces = [path for path in digests if path != gold]
+    named = {"fields": settings.get("map"), "gold": gold}
+    named |= {key: settings.get(key) for key in ("score", "tokenizer")}
+    return Origin(load_tiers(name), traces, digests, settings.get("domain"), named)
 
 
 def recorded_traces(origin: Origin) -> list[str]:
-    """Return the traces of turns, if all of them are where they were, and unchanged."""
-    paths = [path for path in origin.traces if path != "-" and Path(path).is_file()]
-    same = [path for path in paths if digest(path) == origin.traces[path]]
-    return same if len(same) == len(origin.traces) else []
+    """Return the traces of turns, if all that was read is where it was, and unchanged."""
+    unchanged = all(
+        path != "-" and Path(path).is_file() and digest(path) == sha256
+        for path, sha256 in origin.digests.items()
+    )
+    return origin.traces if unchanged else []
 
 
 class Asked(NamedTuple):
@@ -244,6 +252,7 @@ class Asked(NamedTuple):
     domain: str | None
     skip_bad: bool
     quiet: bool
+    named: dict[str, Any]  # --map, --gold, ...; None: as the turns record
 
 
 def read_conversations(
@@ -259,7 +268,9 @@ def read_conversations(
         return None, Counter({"no conversations, as their traces are not at hand (--traces)": 1})
     wanted = {row["id"] for row in document["episodes"]}
     conversations = Conversations(origin.tiers)
-    reader = TraceReader(paths, asked.domain or origin.domain, asked.skip_bad, asked.quiet)
+    named = origin.named | {name: value for name, value in asked.named.items() if value}
+    domain = asked.domain or origin.domain
+    reader = TraceReader(paths, domain, asked.skip_bad, asked.quiet, **named)
     for episode, tools in reader:
         if episode.episode_id in wanted or not episode.turns:
             conversations.add(episode, tools)

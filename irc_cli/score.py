@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 from irc_cli import console, options
 from irc_cli.notes import check_notes, show_notes
-from irc_cli.traces import Paths, TraceOptions, TraceReader
+from irc_cli.traces import LoggedTraceOptions, Paths, TraceReader
 from stages.errors import InputError, few
 from stages.score import Scored, Scorer
 from stages.settings import Setting
-from stages.tables.artifacts import TURNS, write_blocks, write_table
+from stages.tables.artifacts import TURNS, write_lazy, write_table
 from stages.tables.files import digest
+from stages.tables.yamlfile import read_yaml
 from stages.tiers.file import SHIPPED, load_tiers, use_rewards
 from stages.tiers.rules import Tiers
 from stages.traces.notes import left_out, why_none
@@ -45,7 +46,7 @@ class TierOptions:
 def command(
     *,
     traces: Paths,
-    source: TraceOptions,
+    source: LoggedTraceOptions,
     given: TierOptions,
     out: options.Out = None,
     printing: options.Writing,
@@ -57,12 +58,12 @@ def command(
     Example: irc-cli score traces.json -o turns.parquet
     """
     options.check_outputs([out], as_json=printing.as_json, force=printing.force)
-    chosen = given.tiers or DEFAULT
+    chosen = given.tiers or (_valued_by(given.rewards) if given.rewards else DEFAULT)
     tier_set = load_tiers(options.name_or_file("tiers", chosen, SHIPPED))
     unseen: list[str] = []
     if given.rewards:
         tier_set, unseen = use_rewards(tier_set, given.rewards)
-    named = [None if chosen in SHIPPED else chosen, source.gold, given.rewards]
+    named = [None if chosen in SHIPPED else chosen, given.rewards]
     inputs = {path: digest(path) for path in named if path}
     reader = source.reader(traces, quiet=printing.quiet)
     reader.check_sidecar(out, force=printing.force)
@@ -72,17 +73,16 @@ def command(
         scored.rename_tiers(load_tiers(DEFAULT).as_without_gold(tier_set), tier_set.rewards)
     notes = scored.notes + reader.notes + left_out(scored.excluded) + _unrewarded(scored, unseen)
     _check(scored, traces, notes)
-    if not scored.known_gold:
-        lacking = ", ".join(_out_of_reach(tier_set))
+    if not scored.known_gold and (lacking := ", ".join(_out_of_reach(tier_set))):
         notes[f"without gold actions (--gold FILE) no turn is of: {lacking}"] = scored.episodes
     check_notes(notes, strict=printing.strict)
     summary = _summary(scored, reader, notes)
     if out:
-        settings = _settings(chosen, tier_set, source, given.rewards)
+        settings = _settings(chosen, tier_set, reader, given.rewards)
         made_by = console.made_by("score", settings, seed, inputs | reader.digests)
         made_by["summary"] = summary
         if scored.is_large:
-            write_blocks(TURNS, scored.blocks(), out, made_by, force=printing.force)
+            write_lazy(TURNS, scored.lazy(), out, made_by, force=printing.force)
         else:
             write_table(TURNS, scored.frame(), out, made_by, force=printing.force)
     reader.write_bad(out, force=printing.force)
@@ -104,13 +104,21 @@ def _scored(reader: TraceReader, tiers: Tiers) -> Scored:
     return scored
 
 
-def _settings(name: str, tiers: Tiers, source: TraceOptions, rewards: str | None) -> dict[str, Any]:
+def _settings(name: str, tiers: Tiers, reader: TraceReader, rewards: str | None) -> dict[str, Any]:
     """What the turns record of the options."""
     return (
-        {"tiers": name, "rank": tiers.rank, "rewards": rewards, "domain": source.domain}
-        | {"map": list(source.fields) or None, "gold": source.gold, "score": source.score}
+        {"tiers": name, "rank": tiers.rank, "rewards": rewards, "domain": reader.domain}
+        | reader.named
         | {"pay": tiers.pay}
     )
+
+
+def _valued_by(rewards: str) -> str:
+    """Return which tiers a calibration values: the default ones, or those without gold actions."""
+    node = read_yaml(rewards).fields().get("rewards")
+    valued = set(node.fields()) if node else set()
+    fits = [name for name in (DEFAULT, GOLDLESS) if valued <= {*load_tiers(name).rank}]
+    return fits[0] if fits else DEFAULT
 
 
 def _unrewarded(scored: Scored, unseen: list[str]) -> Counter[str]:

@@ -107,7 +107,7 @@ def score(
         raise InputError("irc_cli.scorer", error.what, todo) from None
     names = [call.name for turn in turns for call in turn.calls]
     names += [action.name for action in agent_gold(gold)]
-    found = load_domain(domain) if domain else find_domain(None, names, definitions)
+    tools_domain = load_domain(domain) if domain else find_domain(None, names, definitions)
     episode = Episode(
         source="irc_cli.scorer",
         episode_id="",
@@ -120,7 +120,7 @@ def score(
         tools=definitions,
         user_calls=user_calls,
     )
-    classed = Classifier(_worth(tiers, calibration), found).turns(episode, Counter())
+    classed = Classifier(_worth(tiers, calibration), tools_domain).turns(episode, Counter())
     return Score(given, [turn.reward for turn in classed], [turn.tier for turn in classed])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -14,13 +14,13 @@ from irc_cli import options
 from irc_cli.console import note, progress
 from stages.errors import InputError
 from stages.settings import Setting
-from stages.tables.files import refuse_existing, whole_file
+from stages.tables.files import digest, refuse_existing, whole_file
 from stages.tiers.domains import SHIPPED, Domain, load_domain
 from stages.tiers.toolsets import Toolsets
 from stages.traces.detect import open_trace, source_name
 from stages.traces.episode import Episode
 from stages.traces.formats import ReadOptions
-from stages.traces.given import Given, read_gold, read_map
+from stages.traces.given import named
 from stages.traces.identity import SPLIT_GROUPS, SPLIT_TASKS, Identities, Renamed
 
 INPUT = "Input"  # panel of the help
@@ -30,6 +30,39 @@ _WHAT = (
 )
 Paths = Annotated[list[str], typer.Argument(metavar="TRACES...", help=_WHAT)]
 OptionalPaths = Annotated[list[str] | None, typer.Argument(metavar="[TRACES...]", help=_WHAT)]
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """Where records have what."""
+
+    fields: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Where records have a field, as a dotted path: outcome=info.reward. May be repeated.",
+            INPUT,
+            option="map",
+            metavar="FIELD=PATH,...",
+        ),
+    ] = ()
+    gold: Annotated[
+        str | None,
+        Setting("Gold actions by task id: JSON, JSON lines or YAML.", INPUT, metavar="FILE"),
+    ] = None
+    score: Annotated[
+        str | None,
+        Setting("Score that is the outcome, where traces have several.", INPUT, metavar="NAME"),
+    ] = None
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What is said of records, by the names of a reader's fields; None: nothing."""
+        return {"fields": list(self.fields) or None, "gold": self.gold, "score": self.score}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The same by the names that artifacts record."""
+        return {"map": list(self.fields) or None, "gold": self.gold, "score": self.score}
 
 
 @dataclass(frozen=True)
@@ -50,43 +83,38 @@ class ReadingOptions:
         Setting("Skip bad lines of JSONL traces, and write them to OUT.bad.jsonl.", INPUT),
     ] = False
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """What is said of records, by the names of a reader's fields; None: nothing."""
+        return {}
+
+    def reader(self, paths: list[str], *, quiet: bool, **more: Any) -> TraceReader:
+        """Return what reads these paths so; `more` are other fields of the reader."""
+        return TraceReader(paths, self.domain, self.skip_bad, quiet, **self.named | more)
+
 
 @dataclass(frozen=True)
-class TraceOptions(ReadingOptions):
+class TraceOptions(RecordOptions, ReadingOptions):
     """How traces are read, and where their records have what."""
 
-    fields: Annotated[
-        tuple[str, ...],
+
+@dataclass(frozen=True)
+class LoggedTraceOptions(TraceOptions):
+    """The same, and how text that trainers logged is cut into turns."""
+
+    tokenizer: Annotated[
+        str | None,
         Setting(
-            "Where records have a field, as a dotted path: outcome=info.reward. May be repeated.",
+            "Tokenizer whose chat template cuts the text that TRL or verl logged into turns.",
             INPUT,
-            option="map",
-            metavar="FIELD=PATH,...",
+            metavar="NAME|DIR",
         ),
-    ] = ()
-    gold: Annotated[
-        str | None,
-        Setting("Gold actions by task id: JSON, JSON lines or YAML.", INPUT, metavar="FILE"),
-    ] = None
-    score: Annotated[
-        str | None,
-        Setting("Score that is the outcome, where traces have several.", INPUT, metavar="NAME"),
     ] = None
 
-    def reader(
-        self, paths: list[str], *, quiet: bool, identities: Identities | None = None
-    ) -> TraceReader:
-        """Return what reads these paths so; identities may be shared with another reader."""
-        return TraceReader(
-            paths,
-            self.domain,
-            self.skip_bad,
-            quiet,
-            Identities() if identities is None else identities,
-            fields=list(self.fields) or None,
-            gold=self.gold,
-            score=self.score,
-        )
+    @property
+    def named(self) -> dict[str, Any]:
+        """What is said of records, by the names of a reader's fields; None: nothing."""
+        return super().named | {"tokenizer": self.tokenizer}
 
 
 @dataclass
@@ -101,7 +129,8 @@ class TraceReader:
     fields: list[str] | None = None  # --map
     gold: str | None = None  # the file of --gold
     score: str | None = None  # --score
-    digests: dict[str, str] = field(default_factory=dict)  # sha256 by path
+    tokenizer: str | None = None  # --tokenizer
+    digests: dict[str, str] = field(default_factory=dict)  # sha256 by path, --gold's too
     notes: Counter[str] = field(default_factory=Counter)
     domains: dict[str, dict[str, int]] = field(default_factory=dict)  # episodes by path and domain
     envs: set[str | None] = field(default_factory=set)  # that were played; None: unknown
@@ -110,17 +139,18 @@ class TraceReader:
     def __iter__(self) -> Iterator[tuple[Episode, Domain]]:
         """Yield every episode with the tools that its agent had."""
         given = given_domain(self.domain) if self.domain else None
-        options.refuse_twice(self.paths)
-        gold = read_gold(self.gold) if self.gold else None
-        named = Given(read_map(self.fields or []), gold, self.score)
+        options.refuse_twice([*self.paths, *([self.gold] if self.gold else [])])
+        of_records = named(self.fields, self.gold, self.score)
+        if self.gold:
+            self.digests[self.gold] = digest(self.gold)
         taken: dict[str, str] = {}  # path by episode id
         for source, path in self.sources.items():
             trace = open_trace(
                 path,
                 source=source,
                 skip_bad=self._keep_bad(path) if self.skip_bad else None,
-                options=ReadOptions(score=self.score),
-                given=named,
+                options=ReadOptions(score=self.score, tokenizer=self.tokenizer),
+                given=of_records,
             )
             toolsets, met = Toolsets(given), Counter[str]()
             episodes = progress(trace, f"reading {path}", quiet=self.quiet)
@@ -134,7 +164,17 @@ class TraceReader:
             self.domains[path] = dict(met)
             self.digests[path] = trace.sha256
             self.notes += trace.notes + toolsets.notes
-        named.check(self.paths, self.gold)
+        of_records.check(self.paths)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What the user says of records, as artifacts record it among their settings."""
+        return {
+            "map": self.fields,
+            "gold": self.gold,
+            "score": self.score,
+            "tokenizer": self.tokenizer,
+        }
 
     def renamed(self) -> Renamed:
         """Return the tasks that got another name once all traces were read, and note them."""

@@ -45,24 +45,26 @@ def show_plan(model: str, reference: str | None, setup: Setup, *, as_json: bool)
     def traced(bf16: bool, lora_rank: int | None) -> Architecture:
         return describe(config, Setup(0, bf16=bf16, lora_rank=lora_rank))
 
-    def described(one: Setup) -> Architecture:
-        return traced(one.bf16, one.lora_rank)
+    def described(changed: Setup) -> Architecture:
+        return traced(changed.bf16, changed.lora_rank)
 
-    found = described(setup)
-    parts = memory(found, setup)
+    architecture = described(setup)
+    parts = memory(architecture, setup)
     before = None
     if reference:
         other = describe(read_config(reference), replace(setup, lora_rank=None))
-        before = reference_peak(found, other, setup)
+        before = reference_peak(architecture, other, setup)
     peak = max(parts.peak, before or 0.0)
     document = {
         "model": model,
-        "parameters": {name: getattr(found, name) for name in ("parameters", "trained", "active")},
+        "parameters": {
+            name: getattr(architecture, name) for name in ("parameters", "trained", "active")
+        },
         "setup": asdict(setup),
         "bytes": asdict(parts) | {"reference": before, "peak": peak},
         "fits": fits(peak, setup),
         "turn": [] if fits(peak, setup) else remedies(setup, described),
-        "note": _NOTES["longest" if found.packable else "alone"],
+        "note": _NOTES["longest" if architecture.packable else "alone"],
     }
     if as_json:
         console.print_json(document)

@@ -36,6 +36,7 @@ from stages.core.lengths import length_terms, stratum_terms
 from stages.errors import InputError, few
 from stages.tables.artifacts import COUNTS
 from stages.tables.yamlfile import nearest
+from stages.traces.notes import GIVE_OUTCOME
 
 
 def calibrate_turns(
@@ -217,8 +218,9 @@ def _check_summed(summed: Summed, config: CalibrateConfig, where: str) -> None:
         refuse_doubles([summed.fingerprint], [where])
     episodes = int(summed.sums.filter(pl.col("tier").is_null())["episodes"].sum())
     if episodes < 2:
-        what = "no episode with an outcome" if episodes == 0 else "one episode only"
-        raise InputError(where, what, "collect at least two, with different outcomes")
+        if episodes == 0:
+            raise InputError(where, "no episode with an outcome", GIVE_OUTCOME)
+        raise InputError(where, "one episode only", "collect at least two, with different outcomes")
     known = summed.sums["tier"].drop_nulls().unique().sort().to_list()
     for tier in config.zero:
         if tier not in known:

@@ -33,6 +33,7 @@ class Comparison:
         self._examples: dict[tuple[str, str], list[dict[str, str]]] = {}
         self.episodes = self.calls = self.same_name_calls = 0
         self.unparseable = self.python_repr = 0
+        self.known_gold = False  # an episode's gold actions are known
         self.matches: Counter[str] = Counter()
         self.agree = self.disagree = 0  # with the verdicts that tau2-bench recorded
 
@@ -42,6 +43,7 @@ class Comparison:
         for episode in episodes:
             if episode.counts:
                 self.episodes += 1
+                self.known_gold |= episode.gold is not None
                 self._add_episode(episode, matchers)
                 self._check_recorded(episode, matchers["tau2"])
 
@@ -58,8 +60,8 @@ class Comparison:
     def summary(self) -> dict[str, Any]:
         """Return the counts over all calls."""
         changed = [
-            {"from": one, "to": two, "calls": calls, "examples": self._examples[one, two]}
-            for (one, two), calls in self._changes.most_common()
+            {"from": before, "to": after, "calls": calls, "examples": self._examples[before, after]}
+            for (before, after), calls in self._changes.most_common()
         ]
         summary: dict[str, Any] = {
             "episodes": self.episodes,
@@ -82,12 +84,12 @@ class Comparison:
         ]
         gold = agent_gold(episode.gold)
         sides = [matchers["deep"].read(call) for _, _, call in calls]
-        found = {
+        best_by_mode = {
             mode: matcher.best(sides, [matcher.read_gold(action) for action in gold])
             for mode, matcher in matchers.items()
         }
         for j, (turn, position, call) in enumerate(calls):
-            matches = {mode: found[mode][j] for mode in MODES}
+            matches = {mode: best_by_mode[mode][j] for mode in MODES}
             best = matches["deep"]
             gold_arguments = None if best.gold is None else _text(gold[best.gold].arguments)
             self._count(sides[j], matches)

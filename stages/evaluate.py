@@ -287,8 +287,8 @@ def transfer(episodes: pl.DataFrame, trained_on: Collection[str]) -> Transfer:
     sides = [counting.filter(trained), counting.filter(~trained)]
     if not (sides[0].height and sides[1].height):
         raise ValueError("all episodes are of the same side")
-    one, two = map(_rate, sides)
-    return Transfer(one, two, *unpaired_difference(two[2:], one[2:]))
+    on_trained, on_others = map(_rate, sides)
+    return Transfer(on_trained, on_others, *unpaired_difference(on_others[2:], on_trained[2:]))
 
 
 def _counting(episodes: pl.DataFrame) -> pl.DataFrame:
@@ -333,8 +333,8 @@ def compare(episodes: pl.DataFrame, against: pl.DataFrame) -> PolicyDifference:
     Raises:
         ValueError: they share no task.
     """
-    one, two = task_table(episodes), task_table(against)
-    shared = one.join(two, on="task_id", suffix="_against")
+    by_task, by_task_against = task_table(episodes), task_table(against)
+    shared = by_task.join(by_task_against, on="task_id", suffix="_against")
     difference, low, high = paired_difference(
         shared["pass_rate"].to_numpy(), shared["pass_rate_against"].to_numpy()
     )

@@ -4,7 +4,7 @@ Each iteration plays episodes with the policy so far, scores their turns, calibr
 worth on the turns of the last iterations, and trains. What it does is what these commands do: each
 can be run again by hand.
 
-Source: arXiv 2604.02869, section 3.
+Source: arXiv 2604.02869, section 3; docs/method.md, "The loop".
 """
 
 from __future__ import annotations
@@ -232,6 +232,6 @@ def _as_args(options: Mapping[str, Any]) -> list[str]:
         if isinstance(value, bool):
             args.append(f"--{name}" if value else f"--no-{name}")
         else:
-            for one in value if isinstance(value, list) else [value]:
-                args += [f"--{name}", str(one)]
+            for part in value if isinstance(value, list) else [value]:
+                args += [f"--{name}", str(part)]
     return args

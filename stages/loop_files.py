@@ -79,6 +79,6 @@ def _record(step: LoopStep) -> dict[str, Any]:
 def _digest(path: str) -> str | None:
     """Return the sha256 of a file, or of a policy's weights; None where there is nothing."""
     if Path(path).is_dir():
-        parts = [digest(str(one)) for one in sorted(Path(path).glob("*.safetensors"))]
+        parts = [digest(str(file)) for file in sorted(Path(path).glob("*.safetensors"))]
         return hashlib.sha256("".join(parts).encode()).hexdigest() if parts else None
     return digest(path) if Path(path).exists() else None

@@ -137,13 +137,13 @@ def gradient_mass_figure(before: CheckResult, after: CheckResult) -> Figure:
 
 def values_figure(values: Sequence[Mapping[str, float]], first: int = 0) -> Figure:
     """What each tier is worth, iteration by iteration; a tier that is missing is worth 0."""
-    names = sorted({name for one in values for name in one})
-    told = [name for name in names if any(one.get(name) for one in values)]
+    names = sorted({name for iteration in values for name in iteration})
+    told = [name for name in names if any(iteration.get(name) for iteration in values)]
     figure, axes = _iterations(len(values), first)
     axes.axhline(0, color=DARK, linewidth=0.8)
     ends = {}
     for number, name in enumerate(told):
-        line = [one.get(name, 0.0) for one in values]
+        line = [iteration.get(name, 0.0) for iteration in values]
         marker = MARKERS[number % len(MARKERS)]
         axes.plot(range(first, first + len(line)), line, marker=marker, color=DARK, linewidth=1)
         ends[f"{name} {line[-1]:+.2f}"] = line[-1]
@@ -166,15 +166,19 @@ def pass_rate_figure(rates: Mapping[str, Sequence[RateInterval | None]], first: 
     ends, last = {}, first
     for number, (name, series) in enumerate(rates.items()):
         shift = 0.08 * (number - (len(rates) - 1) / 2)  # intervals side by side
-        measured = [(first + i, one) for i, one in enumerate(series) if one is not None]
+        measured = [
+            (first + i, measured_rate)
+            for i, measured_rate in enumerate(series)
+            if measured_rate is not None
+        ]
         if not measured:
             continue
         axes.errorbar(
             [i + shift for i, _ in measured],
-            [one.rate for _, one in measured],
+            [measured_rate.rate for _, measured_rate in measured],
             [
-                [one.rate - one.low for _, one in measured],
-                [one.high - one.rate for _, one in measured],
+                [measured_rate.rate - measured_rate.low for _, measured_rate in measured],
+                [measured_rate.high - measured_rate.rate for _, measured_rate in measured],
             ],
             marker=MARKERS[number % len(MARKERS)],
             linestyle=("-", "--", ":", "-.")[number % 4],

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from stages.envs.users import Rng
 from stages.errors import InputError
 from stages.messages.message import Message
+from stages.messages.tokenizer import load_tokenizer
 from stages.policies.policy import Action, Policy, Sampling
 from stages.settings import Setting
 from stages.tables.yamlfile import nearest
@@ -129,7 +130,7 @@ def open_policy(name: str, options: PolicyOptions) -> Policy:
                 options.base_urls,
                 options.timeout_s,
                 options.retries,
-                tokenizer=_tokenizer(options.tokenizer) if options.tokenizer else None,
+                tokenizer=load_tokenizer(options.tokenizer) if options.tokenizer else None,
                 rate_limit=options.rate_limit,
                 rejoin=options.rejoin,
             )
@@ -175,20 +176,6 @@ def _engine(name: str) -> Any:
     except ModuleNotFoundError as error:
         what, todo = f"needs the package '{error.name}'", f"pip install 'irc-cli[{name}]'"
         raise InputError(f"--policy {name}", what, todo) from None
-
-
-def _tokenizer(folder: str) -> Any:
-    """A tokenizer of transformers."""
-    try:
-        from transformers import AutoTokenizer
-    except ModuleNotFoundError as error:
-        what, todo = f"needs the package '{error.name}'", "pip install 'irc-cli[transformers]'"
-        raise InputError("--tokenizer", what, todo) from None
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        what = str(error).strip().splitlines()[0]
-        raise InputError(folder, what, "give a folder that holds a tokenizer") from error
 
 
 def _given(option: str, value: str | None, what: str) -> str:

@@ -1,4 +1,7 @@
-"""Replay recorded calls on a fresh environment: are the results and outcomes still the same?"""
+"""Replay recorded calls on a fresh environment: are the results and outcomes still the same?
+
+Source: docs/method.md, "Replay".
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ class Replayer:
 
     def __init__(self, environment: Env) -> None:
         self._environment, self._tasks = environment, _all_tasks(environment)
-        self._found = Replay()
+        self._replay = Replay()
         self._replayed = 0
 
     def watch(self, episodes: Iterable[Episode]) -> Iterator[Episode]:
@@ -79,10 +82,10 @@ class Replayer:
         for episode in episodes:
             task = self._task(episode)
             if task is None:
-                self._found.unknown += 1
+                self._replay.unknown += 1
             else:
                 self._replayed += 1
-                _replay_episode(self._found, episode, task, self._environment)
+                _replay_episode(self._replay, episode, task, self._environment)
             yield episode
 
     def _task(self, episode: Episode) -> Task | None:
@@ -93,7 +96,7 @@ class Replayer:
             return None
         return self._tasks.get(episode.task_id)
 
-    def found(self) -> Replay:
+    def replay(self) -> Replay:
         """What was found so far.
 
         Raises:
@@ -102,7 +105,7 @@ class Replayer:
         if not self._replayed:
             todo = "choose another --env"
             raise InputError(self._environment.name, "has none of the tasks of these traces", todo)
-        return self._found
+        return self._replay
 
 
 def _all_tasks(environment: Env) -> Mapping[str, Task]:
@@ -115,35 +118,35 @@ def _all_tasks(environment: Env) -> Mapping[str, Task]:
     return tasks
 
 
-def _replay_episode(found: Replay, episode: Episode, task: Task, environment: Env) -> None:
+def _replay_episode(replay: Replay, episode: Episode, task: Task, environment: Env) -> None:
     recorded_task = _recorded_task(episode, task)
     session = environment.reset(recorded_task, 0, _SilentUser())
     results = [played for played in _play(session, episode) if played[1].result is not None]
     differ = [played for played in results if played[1].result != played[2]]
-    found.results_equal += len(results) - len(differ)
-    found.results_differ += len(differ)
+    replay.results_equal += len(results) - len(differ)
+    replay.results_differ += len(differ)
     for turn, call, result in differ:
         place = {"turn": turn, "tool": call.name}
         why = _why_result(call, result, environment)
-        found.differences.append(
+        replay.differences.append(
             _row(episode, call.result, result, what="result", why=why, **place)
         )
     outcome = session.outcome().outcome
     recorded = _recorded_outcome(episode)
     if recorded is None:
-        found.unjudged += 1
+        replay.unjudged += 1
     elif abs(recorded - outcome) <= SAME:
-        found.outcomes_equal += 1
+        replay.outcomes_equal += 1
     else:
-        found.outcomes_differ += 1
+        replay.outcomes_differ += 1
         why = "results differ" if differ else None
-        found.differences.append(_row(episode, recorded, outcome, what="outcome", why=why))
+        replay.differences.append(_row(episode, recorded, outcome, what="outcome", why=why))
     if recorded_task != task:
         session = environment.reset(task, 0, _SilentUser())
         deque(_play(session, episode), maxlen=0)
         outcome = session.outcome().outcome
     if differ or recorded_task != task:
-        found.rescored.append(_row(episode, recorded, outcome))
+        replay.rescored.append(_row(episode, recorded, outcome))
 
 
 def _recorded_task(episode: Episode, task: Task) -> Task:

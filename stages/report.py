@@ -173,8 +173,8 @@ def _ranked(result: Calibration) -> list[TierStatistics]:
 
 def _tier(tier: TierStatistics, result: Calibration, counts: dict[str, Any]) -> dict[str, Any]:
     raw = tier.r_within if result.correlation == "within" else tier.r_pooled
-    found = {"raw": raw, "r": chosen_r(tier, result), "counts": counts.get(tier.tier)}
-    return tier._asdict() | found | {"examples": []}
+    evidence = {"raw": raw, "r": chosen_r(tier, result), "counts": counts.get(tier.tier)}
+    return tier._asdict() | evidence | {"examples": []}
 
 
 def _check(check: CheckResult) -> dict[str, Any]:

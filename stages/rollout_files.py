@@ -27,7 +27,7 @@ from stages.tables.artifacts import TOKENS, RolloutRow, read_table, write_blocks
 from stages.tables.files import refuse_existing, whole_file
 from stages.tables.paths import RunFiles
 
-SPEC = (
+REPEATED_BY = (
     "irc_cli",
     "command",
     "settings",
@@ -41,7 +41,7 @@ Key = tuple[str, int]  # task id, trial
 
 def run_id(made_by: Mapping[str, Any]) -> str:
     """Return the name of a run: the same for every repetition, another for any other run."""
-    spec = {name: made_by[name] for name in SPEC}
+    spec = {name: made_by[name] for name in REPEATED_BY}
     return hashlib.sha256(orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
 
 
@@ -101,7 +101,7 @@ class Journal:
                 rows.write(orjson.dumps(played.row, option=orjson.OPT_APPEND_NEWLINE))
                 times.write(orjson.dumps(played.timing, option=orjson.OPT_APPEND_NEWLINE))
             # Without what else is known of the run: equal episodes make equal bytes.
-            spec = {name: self._made_by[name] for name in SPEC}
+            spec = {name: self._made_by[name] for name in REPEATED_BY}
             write_blocks(TOKENS, _blocks(self._played(keys)), tokens, spec)
             told = {"prompt": dict(prompt)} if prompt else {}
             document = {**self._made_by, "tools": tools, **told}
@@ -154,7 +154,7 @@ def open_journal(files: RunFiles, made_by: dict[str, Any], *, resume: bool, forc
 
     Args:
         files: of the run.
-        made_by: its provenance, SPEC and more; a run is resumed with the same SPEC only.
+        made_by: its provenance; a run is resumed only where REPEATED_BY is the same.
         resume: go on from what there is, if there is anything.
         force: replace what there is.
 
@@ -207,10 +207,10 @@ def _read_meta(files: RunFiles) -> dict[str, Any]:
         raise InputError(meta, what, "pass --force to start over") from None
 
 
-def _check_same(found: dict[str, Any], made_by: dict[str, Any], where: str) -> None:
+def _check_same(recorded: dict[str, Any], made_by: dict[str, Any], where: str) -> None:
     """Raise InputError, naming the first difference, unless both would make the same episodes."""
-    old, new = ({**side, **side["settings"]} for side in (found, made_by))
-    settings = {**found["settings"], **made_by["settings"]}
+    old, new = ({**side, **side["settings"]} for side in (recorded, made_by))
+    settings = {**recorded["settings"], **made_by["settings"]}
     for name in (*settings, "seed", "irc_cli", "inputs"):
         if old.get(name) != new.get(name):
             what = f"was made with {name} {_shown(old.get(name))}, not {_shown(new.get(name))}"

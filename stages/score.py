@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
+from weakref import finalize
 
 import orjson
 import polars as pl
@@ -43,42 +45,22 @@ class Scored:
     _turns: Counter[str] = field(default_factory=Counter)  # of the episodes that count, by tier
     _tasks: set[tuple[str, str]] = field(default_factory=set)  # (source, task id) of these
     _retiered: tuple[Mapping[str, str], Mapping[str, Reward]] | None = None
-    _folder: TemporaryDirectory[str] | None = None  # of the turns before the last ones
+    _folder: Path | None = None  # of the turns before the last ones
     _chunks: list[Path] = field(default_factory=list)
 
     def frame(self) -> pl.DataFrame:
         """Return the turns as a table (TURNS)."""
-        return pl.concat(self.blocks())
+        return self.lazy().collect()
 
     @property
     def is_large(self) -> bool:
-        """Whether the turns are several blocks."""
+        """Whether the turns are more than memory should hold."""
         return bool(self._chunks)
 
-    def blocks(self) -> Iterator[pl.DataFrame]:
-        """Yield the turns block by block, with the names that tasks and tiers have at the end."""
-        for path in self._chunks:
-            yield self._settled(pl.read_ipc(path))
-        yield self._settled(self._last())
-
-    def keep(self, episode: Episode, turns: list[str]) -> None:
-        """Count an episode's turns by their tiers, and move full columns to disk."""
-        if episode.counts and turns:
-            self._turns.update(turns)
-            self._tasks.add((episode.source, episode.task))
-        if len(self.columns["tier"]) >= CHUNK:
-            self._folder = self._folder or TemporaryDirectory(prefix="irc-cli-")
-            self._chunks.append(Path(self._folder.name) / f"{len(self._chunks)}.arrow")
-            self._last().write_ipc(self._chunks[-1], compression="lz4")
-            self.columns = _empty()
-
-    def _last(self) -> pl.DataFrame:
-        # Lists of lists enter polars one Python list at a time; as JSON they are read at once.
-        names = [orjson.dumps(names).decode() for names in self.columns["tool_names"]]
-        lists = pl.Series(names, dtype=pl.String).str.json_decode(TURNS.columns["tool_names"])
-        return TURNS.frame(self.columns | {"tool_names": lists})
-
-    def _settled(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def lazy(self) -> pl.LazyFrame:
+        """Return the turns with the names that tasks and tiers have at the end (TURNS)."""
+        parts = [pl.scan_ipc(self._chunks)] if self._chunks else []
+        frame = pl.concat([*parts, self._last().lazy()])
         if self._retiered:
             names, rewards = self._retiered
             paid = {tier: rewards[name].of(0.0) for tier, name in names.items()}
@@ -87,6 +69,25 @@ class Scored:
                 reward=pl.col("tier").replace_strict(paid, return_dtype=pl.Float64),
             )
         return settled(frame, self.renamed)
+
+    def keep(self, episode: Episode, turns: list[str]) -> None:
+        """Count an episode's turns by their tiers, and move full columns to disk."""
+        if episode.counts and turns:
+            self._turns.update(turns)
+            self._tasks.add((episode.source, episode.task))
+        if len(self.columns["tier"]) >= CHUNK:
+            if self._folder is None:
+                self._folder = Path(mkdtemp(prefix="irc-cli-"))
+                finalize(self, rmtree, self._folder, ignore_errors=True)
+            self._chunks.append(self._folder / f"{len(self._chunks)}.arrow")
+            self._last().write_ipc(self._chunks[-1], compression="lz4")
+            self.columns = _empty()
+
+    def _last(self) -> pl.DataFrame:
+        # Lists of lists enter polars one Python list at a time; as JSON they are read at once.
+        names = [orjson.dumps(names).decode() for names in self.columns["tool_names"]]
+        lists = pl.Series(names, dtype=pl.String).str.json_decode(TURNS.columns["tool_names"])
+        return TURNS.frame(self.columns | {"tool_names": lists})
 
     def rename_tiers(self, names: Mapping[str, str], rewards: Mapping[str, Reward]) -> None:
         """Call the tiers by other names, and pay their rewards; none depends on gold actions."""

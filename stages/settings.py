@@ -88,13 +88,13 @@ class Declared(NamedTuple):
 def declared(config: Any) -> tuple[Declared, ...]:
     """Return the settings among the fields of a dataclass, in their order."""
     hints = get_type_hints(config, include_extras=True)
-    found = []
+    rows = []
     for field in fields(config):
         settings = [item for item in _metadata(hints[field.name]) if isinstance(item, Setting)]
         if settings:
             kind = _without_none(get_args(hints[field.name])[0])
-            found.append(Declared(field.name, kind, field.default, settings[0]))
-    return tuple(found)
+            rows.append(Declared(field.name, kind, field.default, settings[0]))
+    return tuple(rows)
 
 
 def parts(config: Any) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def train(
         if known:
             log |= advantage_log(batch, tiers)
             log["effective_step"] = lr * log["advantage_rms"] * scale
-        tokens = sum(len(one.sequence) for one in batch)
+        tokens = sum(len(example.sequence) for example in batch)
         log |= {"tokens_per_s": tokens / (time.perf_counter() - began), "memory_gb": memory_gb()}
         yield OptimizerStep(number, len(plan), log)
 
@@ -156,7 +156,7 @@ def accumulate(
         bonus = config.loss.entropy != 0
         values = trainer.model(*pack, entropy_gradient=bonus, nuclei=nuclei)
         weight = tensor([weights[i] for i in chosen]) * counts
-        found = {"entropy": values.entropy.sum().item()}
+        of_pass = {"entropy": values.entropy.sum().item()}
         if known is None:
             loss = -(weight * values.logprobs).sum()
         else:
@@ -170,13 +170,13 @@ def accumulate(
                 engine=tensor([batch[i].engine for i in chosen]),
                 reference=tensor([known.reference[i] for i in chosen]) if known.reference else None,
             )
-            loss, found = policy_loss(values.logprobs, values.entropy, fixed, config.loss)
+            loss, of_pass = policy_loss(values.logprobs, values.entropy, fixed, config.loss)
         # Processes average their gradients, and ours are parts of one sum.
         trainer.accelerator.backward(loss * trainer.accelerator.num_processes)
-        found["loss"] = loss.item()
-        sums += counts * np.array([found.get(name, 0.0) for name in names])
+        of_pass["loss"] = loss.item()
+        sums += counts * np.array([of_pass.get(name, 0.0) for name in names])
     total = dict(zip(names, trainer.total(list(sums)), strict=True))
-    n_tokens = sum(len(one.at) for one in batch)
+    n_tokens = sum(len(example.at) for example in batch)
     means = {name: total[name] / n_tokens for name in METRICS} if known else {}
     return {"loss": total["loss"], "entropy": total["entropy"] / n_tokens} | means
 
@@ -198,15 +198,17 @@ def known_logprobs(
     reference: list[torch.Tensor] | None = None
     nuclei: list[Nuclei] | None = None
     own: list[torch.Tensor] = []  # logprobs by the trainer, where they are known by now
-    if any(one.top_p < 1 for one in examples):
+    if any(example.top_p < 1 for example in examples):
         own, nuclei = found_nuclei(trainer, examples, config)
     if config.loss.kl:
         reference = token_logprobs(reference_model or trainer, examples, config, nuclei)
     if config.old_logprobs == "engine":
-        if unknown := [one.episode_id for one in examples if np.isnan(one.engine).any()]:
+        if unknown := [
+            example.episode_id for example in examples if np.isnan(example.engine).any()
+        ]:
             what = f"episode '{unknown[0]}' has tokens whose logprobs were not recorded"
             raise InputError("--old-logprobs", what, "use trainer")
-        return Known([torch.from_numpy(one.engine) for one in examples], reference, nuclei)
+        return Known([torch.from_numpy(example.engine) for example in examples], reference, nuclei)
     if reference and not reference_model:
         own = reference
     if own:
@@ -215,8 +217,8 @@ def known_logprobs(
     plan = steps(examples, config.batch_size, config.epochs, config.seed)
     first = set(plan[0]) if config.epochs == 1 else set()
     rest = [place for place in range(len(examples)) if place not in first]
-    found = token_logprobs(trainer, [examples[place] for place in rest], config)
-    old = dict(zip(rest, found, strict=True))
+    measured = token_logprobs(trainer, [examples[place] for place in rest], config)
+    old = dict(zip(rest, measured, strict=True))
     return Known([old.get(place) for place in range(len(examples))], reference)
 
 
@@ -239,7 +241,7 @@ def token_logprobs(
     def measure(parts: List[Example], chosen: List[int]) -> list[torch.Tensor]:
         limit = Nuclei.cat([nuclei[i] for i in chosen]).to(device) if nuclei else None
         values = trainer.model(*Pack.of(parts, device), nuclei=limit)
-        return list(values.logprobs.cpu().split([len(one.at) for one in parts]))
+        return list(values.logprobs.cpu().split([len(example.at) for example in parts]))
 
     return _measured(trainer, examples, config, measure)
 
@@ -251,15 +253,15 @@ def found_nuclei(
     device = trainer.accelerator.device
 
     def measure(parts: List[Example], _: List[int]) -> list[tuple[torch.Tensor, Nuclei]]:
-        sizes = [len(one.at) for one in parts]
-        top_p = torch.tensor([one.top_p for one in parts], device=device)
+        sizes = [len(example.at) for example in parts]
+        top_p = torch.tensor([example.top_p for example in parts], device=device)
         top_p = top_p.repeat_interleave(torch.tensor(sizes, device=device))  # [M]
         values = trainer.model(*Pack.of(parts, device), top_p=top_p)
         nuclei = values.nuclei.to(torch.device("cpu")).split(sizes)
         return list(zip(values.logprobs.cpu().split(sizes), nuclei, strict=True))
 
-    found = _measured(trainer, examples, config, measure)
-    return [logprobs for logprobs, _ in found], [nuclei for _, nuclei in found]
+    measured = _measured(trainer, examples, config, measure)
+    return [logprobs for logprobs, _ in measured], [nuclei for _, nuclei in measured]
 
 
 def _measured(
@@ -276,18 +278,18 @@ def _measured(
         config: the settings.
         measure: of the examples that share a pass, given also their places among all.
     """
-    found: dict[int, T] = {}
+    measured: dict[int, T] = {}
     trainer.model.eval()
     with torch.no_grad():
         for chosen, counts in trainer.passes(examples, config):
             pieces = measure([examples[i] for i in chosen], chosen)
             if counts:
-                found |= dict(zip(chosen, pieces, strict=True))
+                measured |= dict(zip(chosen, pieces, strict=True))
     if trainer.accelerator.num_processes > 1:
         from accelerate.utils import gather_object
 
-        found = dict(gather_object(list(found.items())))
-    return [found[place] for place in range(len(examples))]
+        measured = dict(gather_object(list(measured.items())))
+    return [measured[place] for place in range(len(examples))]
 
 
 def engine_measures_otherwise(
@@ -306,11 +308,11 @@ def engine_measures_otherwise(
     Returns:
         The reading, such as "temperature 1, top_p 1"; None: they are as they should be.
     """
-    some = [one for one in examples if np.isfinite(one.engine).all()]
-    some = [one for one in some if one.top_p < 1 or one.temperature != 1][:TRIED]
+    some = [example for example in examples if np.isfinite(example.engine).all()]
+    some = [example for example in some if example.top_p < 1 or example.temperature != 1][:TRIED]
     if not some:
         return None
-    engine = torch.from_numpy(np.concatenate([one.engine for one in some]))
+    engine = torch.from_numpy(np.concatenate([example.engine for example in some]))
 
     def distance(parts: List[Example]) -> float:
         own = torch.cat(found_nuclei(trainer, parts, config)[0])
@@ -318,8 +320,12 @@ def engine_measures_otherwise(
 
     readings = {
         None: some,
-        f"temperature {some[0].temperature:g}, top_p 1": [replace(one, top_p=1.0) for one in some],
-        "temperature 1, top_p 1": [replace(one, top_p=1.0, temperature=1.0) for one in some],
+        f"temperature {some[0].temperature:g}, top_p 1": [
+            replace(example, top_p=1.0) for example in some
+        ],
+        "temperature 1, top_p 1": [
+            replace(example, top_p=1.0, temperature=1.0) for example in some
+        ],
     }
     far = {reading: distance(parts) for reading, parts in readings.items()}
     return min(far, key=lambda reading: far[reading])  # the first of equals
@@ -347,11 +353,13 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 def example_weights(batch: List[Example], config: LossConfig) -> list[np.ndarray[Any, Any]]:
     """Return the weight of each token in a step's loss, [M] for each example."""
     totals: dict[str, float] = {}
-    for one in batch:
-        totals[one.episode_id] = totals.get(one.episode_id, 0.0) + float(one.weight.sum())
+    for example in batch:
+        totals[example.episode_id] = totals.get(example.episode_id, 0.0) + float(
+            example.weight.sum()
+        )
     by_episode = token_weights(np.array(list(totals.values())), config)
     weight = dict(zip(totals, by_episode, strict=True))
-    return [(one.weight * weight[one.episode_id]).astype(np.float32) for one in batch]
+    return [(example.weight * weight[example.episode_id]).astype(np.float32) for example in batch]
 
 
 def _of(known: Known | None, places: List[int]) -> Known | None:
@@ -383,13 +391,13 @@ def advantage_log(batch: List[Example], tiers: TierCodes) -> dict[str, Any]:
     log: dict[str, Any] = {"advantage_rms": _rms(batch)}
     if not tiers.names:
         return log
-    advantage = np.concatenate([one.advantage for one in batch]).astype(np.float64)
-    tier = np.concatenate([one.tier for one in batch])
+    advantage = np.concatenate([example.advantage for example in batch]).astype(np.float64)
+    tier = np.concatenate([example.tier for example in batch])
     known = tier != NO_TIER
     mass = np.bincount(tier[known], np.abs(advantage[known]), len(tiers.names))
     shares = mass / max(mass.sum(), DEAD)
     log["gradient_mass"] = dict(zip(tiers.names, shares.tolist(), strict=True))
-    first = np.concatenate([_first_of_turn(one) for one in batch]) & known
+    first = np.concatenate([_first_of_turn(example) for example in batch]) & known
     log["wrong_sign_share"] = {}
     for code, name in enumerate(tiers.names):
         sign, mine = np.sign(tiers.values.get(name, 0.0)), first & (tier == code)
@@ -398,13 +406,13 @@ def advantage_log(batch: List[Example], tiers: TierCodes) -> dict[str, Any]:
     return log
 
 
-def _first_of_turn(one: Example) -> np.ndarray[Any, Any]:
-    turn = one.sequence.turn[one.at]
+def _first_of_turn(example: Example) -> np.ndarray[Any, Any]:
+    turn = example.sequence.turn[example.at]
     return np.asarray(np.diff(turn, prepend=turn[:1] - 1) != 0)
 
 
 def _rms(batch: List[Example]) -> float:
-    counting = [one.advantage[one.weight > 0] for one in batch]
+    counting = [example.advantage[example.weight > 0] for example in batch]
     return float(np.sqrt(np.mean(np.concatenate(counting).astype(np.float64) ** 2)))
 
 

@@ -186,7 +186,7 @@ def made_of(turns: Path) -> tuple[dict[str, Any], Conversations]:
     """The document of some turns whose traces are at hand, and its conversations."""
     known, _ = known_of([str(turns)], None, 0)
     document = report(known, "train.", 1000)
-    asked = Asked(None, None, skip_bad=False, quiet=True)
+    asked = Asked(None, None, skip_bad=False, quiet=True, named={})
     conversations, _ = read_conversations(document, scored_from([str(turns)]), asked)
     assert conversations
     return with_conversations(document, known, conversations), conversations

@@ -85,7 +85,8 @@ EPISODES = [
 O = 0.8660  # GN of two successes and two failures  # noqa: E741
 
 
-# SPEC section 6, "check values"; the last turn carries no reward, so its 9.0 must not matter.
+# The check values of docs/method.md, "Advantages"; the last turn carries no reward, so its 9.0 must
+# not matter.
 @pytest.mark.parametrize(
     ("estimator", "expected"),
     [
@@ -119,7 +120,7 @@ O = 0.8660  # GN of two successes and two failures  # noqa: E741
         ),
     ],
 )
-def test_check_values_of_the_spec(estimator: Estimator, expected: list[list[float]]) -> None:
+def test_check_values_of_the_method(estimator: Estimator, expected: list[list[float]]) -> None:
     got = run(EPISODES, AdvantageConfig(estimator=estimator, last_turn_reward=False))
     np.testing.assert_allclose(got.advantage.reshape(4, 3), expected, rtol=0, atol=1e-4)
 
@@ -134,7 +135,7 @@ def test_group_mean_and_std_are_of_the_returns() -> None:
 
 
 def by_the_formulas(rollouts: list[Rollout], config: AdvantageConfig) -> Floats:
-    """SPEC section 6 word by word, with exact means and stds; lists over episodes over turns."""
+    """The formulas of docs/method.md, "Advantages", exactly, over lists of lists."""
     slots = [(i, k) for i, rollout in enumerate(rollouts) for k in range(len(rollout.reward))]
     n_turns = [len(rollout.reward) for rollout in rollouts]
     rewarded = [(i, k) for i, k in slots if config.last_turn_reward or k < n_turns[i] - 1]

@@ -106,7 +106,7 @@ def rewritten(value: Any, draw: random.Random) -> Any:
 
 
 def means(value: Any) -> object:
-    """A scalar's meaning by SPEC section 3, written independently of the module."""
+    """A scalar's meaning by docs/method.md, "Comparison of arguments", written apart."""
     if value is None or isinstance(value, bool):
         return value, type(value)
     if isinstance(value, float):
@@ -182,7 +182,7 @@ def blank(value: Any) -> bool:
     return value is None or value == [] or (isinstance(value, str) and not value.strip())
 
 
-# --- the traps of SPEC section 3 ------------------------------------------------------------------
+# --- the traps of `deep` --------------------------------------------------------------------------
 
 ALIKE: list[tuple[Any, Any]] = [
     (5, 5.0),
@@ -850,7 +850,8 @@ def test_tau2_agrees_with_every_recorded_verdict(name: str) -> None:
 
 
 def test_finds_the_gold_calls_of_tau_bench() -> None:
-    # SPEC section 10: 397 of the 1,164 calls are gold, as many by `exact` as by `deep`.
+    # docs/method.md, "Reference figures": 397 of the 1,164 calls are gold, as many by `exact` as by
+    # `deep`.
     calls = found = 0
     for episode in shared("tau-bench/gpt-4o-airline.json"):
         gold = [(a["name"], a["kwargs"]) for a in episode["info"]["task"]["actions"]]

@@ -53,7 +53,8 @@ PLANTED = turn_frame(planted())
 
 @needs_shared
 def test_the_reference_figures_of_flat() -> None:
-    # SPEC section 10: turns, episodes with it, r_pooled, turn-level r on gpt-4o-airline.json.
+    # docs/method.md, "Reference figures": turns, episodes with it, r_pooled, turn-level r on
+    # gpt-4o-airline.json.
     reference: dict[str, tuple[int, int, float | None, float]] = {
         "gold": (397, 113, +0.0723, +0.0185),
         "soft": (55, 47, -0.4000, -0.0907),
@@ -77,13 +78,14 @@ def test_the_reference_figures_of_flat() -> None:
 
 @needs_shared
 def test_the_reference_figures_within_tasks() -> None:
-    # SPEC section 10: presence of a gold write and of a gold read, one-to-one matching.
+    # docs/method.md, "Reference figures": presence of a gold write and of a gold read, one-to-one
+    # matching.
     result = calibrated(airline_scored("extended").frame())
     assert result.correlation == "within"
     tiers = by_tier(result)
     assert tiers["gold_write"].r_within == pytest.approx(+0.4441, abs=1e-4)
     assert tiers["gold_read"].r_within == pytest.approx(-0.0201, abs=1e-4)
-    # SPEC section 2: a gold write or read pooled is near +0.07.
+    # docs/method.md, "Reference figures": a gold write or read pooled is near +0.07.
     assert tiers["gold_write"].r_pooled == pytest.approx(+0.07, abs=0.01)
 
 
@@ -91,7 +93,8 @@ def test_the_reference_figures_within_tasks() -> None:
 
 
 def test_values_follow_the_formula() -> None:
-    # SPEC section 5: alpha r where |r| > delta, q < fdr and the support is enough, else 0.
+    # docs/method.md, "Values": alpha r where |r| > delta, q < fdr and the support is enough, else
+    # 0.
     result = calibrated(PLANTED)
     tiers = by_tier(result)
     largest = max(abs(t.excess or 0) for t in result.tiers if t.status == "discriminative")

@@ -248,7 +248,7 @@ def test_parts_add_up_in_every_direction_and_table(estimator: Estimator) -> None
         assert row.return_part + row.outcome_part == pytest.approx(row.mean_advantage, abs=1e-9)
     frame = advantage_frame(turns, reward, made)
     assert ADVANTAGES.conform(frame, "advantages").equals(frame)
-    # SPEC section 6: the parts re-add to A within 1e-6.
+    # docs/method.md, "Advantages": the parts re-add to A within 1e-6.
     gap = frame["return_part"] + frame["outcome_part"] - frame["advantage"]
     assert gap.abs().max() <= 1e-6  # type: ignore[operator]  # a float, as the column is
     assert frame["reward"].to_list() == turns.frame["reward"].to_list()

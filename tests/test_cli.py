@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IRC_CLI = [sys.executable, "-m", "irc_cli"]
 IN_SUBPROCESS = os.environ | {"PYTHONPATH": str(ROOT)}
 
-# The keys that SPEC section 9 promises.
+# The keys of `--json` that other programs rely on.
 SCORE = {"episodes", "excluded", "turns", "calls", "tiers"}
 CALIBRATE = {"episodes", "excluded", "tasks", "pass_rate", "correlation", "tiers"} | {
     "before",
@@ -173,7 +173,7 @@ def test_files_may_share_groups_and_leave_ids_to_us(run: Cli) -> None:
 
 @needs_shared
 def test_reference_figures_from_end_to_end(run: Cli) -> None:
-    # Source: SPEC section 10, gpt-4o-airline.json under `flat`.
+    # Source: docs/method.md, "Reference figures": gpt-4o-airline.json under `flat`.
     scored = run("score", AIRLINE, "--tiers", "flat", "-o", "turns.parquet", "--json").json()
     document = run("calibrate", "turns.parquet", "--resamples", "100", "--json").json()
     evaluated = run("eval", AIRLINE, "--json").json()

@@ -91,6 +91,10 @@ SCORE = [
         "--map outcome: 'info.won' is in no record of few.jsonl; "
         "give the dotted path of a field of records",
     ),
+    (
+        "scores.jsonl --score polite --map outcome=rewards.right",
+        "--score: '--map outcome' names the outcome too; use one of them",
+    ),
     ("few.jsonl --gold missing.json", "missing.json: no such file; check the path"),
     (
         "few.jsonl --gold other.json",
@@ -180,7 +184,8 @@ CALIBRATE = [
     ),
     (
         "open.parquet",
-        "open.parquet: no episode with an outcome; collect at least two, with different outcomes",
+        "open.parquet: no episode with an outcome; "
+        "rerun irc-cli score with --map outcome=PATH, or collect episodes that have one",
     ),
     ("few.parquet few.parquet", "few.parquet: given twice; name each file once"),
     (
@@ -217,7 +222,8 @@ CALIBRATE = [
     ),
     (
         "open.parquet --online state",
-        "open.parquet: no episode with an outcome; collect at least two, with different outcomes",
+        "open.parquet: no episode with an outcome; "
+        "rerun irc-cli score with --map outcome=PATH, or collect episodes that have one",
     ),
     (
         "few.parquet --online new --half-life 0",
@@ -392,6 +398,17 @@ EVAL = [
         "crashed.jsonl: no episode with an outcome: 8 crashed or cut by infrastructure; "
         "give traces with finished episodes",
     ),
+    (
+        "open.jsonl",
+        "open.jsonl: no episode with an outcome: 8 no outcome; "
+        "name it by --map outcome=PATH, or give traces with finished episodes",
+    ),
+    ("few.jsonl --score safety", "--score: no score 'safety' in few.jsonl; leave it out"),
+    (
+        "few.jsonl --map outcome=info.won",
+        "--map outcome: 'info.won' is in no record of few.jsonl; "
+        "give the dotted path of a field of records",
+    ),
     ("few.jsonl --against missing.json", "missing.json: no such file; check the path"),
     (
         "few.jsonl --against other_tasks.jsonl",
@@ -435,6 +452,15 @@ COMPARE_ARGS = [
     (
         "--expected {} --actual {} -o pairs.parquet",
         "--out: does nothing for two values; leave it out or give traces",
+    ),
+    (
+        "no_gold.jsonl",
+        "no_gold.jsonl: no gold actions anywhere; "
+        "give them by --gold FILE, or name their field by --map gold_actions=PATH",
+    ),
+    (
+        "--expected {} --actual {} --gold few.jsonl",
+        "--gold: does nothing for two values; leave it out or give traces",
     ),
     (
         "few.jsonl --tool think",
@@ -518,6 +544,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, example: Path) -> Path:
     (desk / "few.jsonl").write_bytes(b"".join(lines))
     (desk / "bad.jsonl").write_bytes(lines[0] + b'{"episode_id": oops}\n' + lines[1])
     variants: dict[str, dict[str, Any]] = {
+        "no_gold.jsonl": {"gold_actions": None},
         "scores.jsonl": {"outcome": None, "rewards": {"right": 1, "polite": 0}},
         "crashed.jsonl": {"status": "error"},
         "won.jsonl": {"outcome": 1},

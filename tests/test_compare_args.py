@@ -158,7 +158,7 @@ def test_the_tau2_mode_agrees_with_every_recorded_verdict(name: str) -> None:
 
 @needs_shared
 def test_deep_adds_nothing_on_the_reference_trace() -> None:
-    # SPEC section 10: 397 of 1,164 calls are gold, and `deep` finds no more.
+    # docs/method.md, "Reference figures": 397 of 1,164 calls are gold, and `deep` finds no more.
     summary = traced(SHARED / "data/tau-bench/gpt-4o-airline.json").summary()
     assert (summary["calls"], summary["unparseable"]) == (1164, 0)
     assert summary["matches"] == dict.fromkeys(MODES, 397)

@@ -132,7 +132,8 @@ def test_gradient_of_z_equals_differences(which: Any) -> None:
 
 @pytest.mark.skipif(not AIRLINE.exists(), reason="no shared data beside the checkout")
 def test_gold_calls_of_gpt_4o_airline() -> None:
-    # SPEC section 10: presence within task, one-to-one matching: gold write +0.4441, read -0.0201
+    # docs/method.md, "Reference figures": presence within task, one-to-one matching: gold write
+    # +0.4441, read -0.0201
     task, outcome, present = _airline_gold()
     sums = task_sums(task, outcome, present)
     np.testing.assert_allclose(within(sums), [0.4441, -0.0201], atol=5e-5)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stages.errors import InputError
 from stages.traces import open_trace
 from stages.traces.detect import FORMATS, MESSAGES
 from stages.traces.formats import ReadOptions
@@ -76,6 +77,15 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         },
         {"id": 0, "prompt": "hi", "completion": "hello", "reward": 0.0, "task": "default"},
     ],
+    "atif": [
+        {
+            "schema_version": "ATIF-v1.5",
+            "session_id": "s",
+            "agent": {"name": "a", "version": "1"},
+            "steps": [{"step_id": 1, "source": "agent", "message": "hello"}],
+        },
+        {"task_name": "t", "trial_name": "t__1", "verifier_result": None, "exception_info": {}},
+    ],
     "tau2": [
         {
             "id": "s",
@@ -98,6 +108,9 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
             "_ng_task_index": 0,
             "_ng_rollout_index": 1,
         },
+    ],
+    "inspect": [
+        {"id": 1, "epoch": 1, "input": "hi", "target": "", "messages": TALK, "scores": {}},
     ],
     "opentelemetry": [
         {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN]}]}]},
@@ -173,6 +186,14 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"role": "model", "parts": [{"text": "hello"}]},
         {"from": "gpt", "value": "hello"},
     ],
+    "trl completions": [
+        {"step": 1, "prompt": "hi", "completion": "hello", "right": 1.0, "advantage": 0.5},
+        {"step": "1", "prompt": TALK[:1], "completion": TALK[1:], "right": 1.0, "advantage": 0.5},
+    ],
+    "verl dump": [
+        {"input": "hi", "output": "hello", "gts": "hello", "score": 1.0, "step": 1},
+        {"input": "hi", "output": "hello", "score": 1.0},
+    ],
     "messages": [
         {"messages": TALK},
         {"messages": TALK, "task_id": "t", "trial": 0, "outcome": 1, "gold_actions": []},
@@ -185,6 +206,13 @@ PAIRS = [
     for record in records
     for format in FORMATS
 ]
+
+
+def is_text(record: dict[str, Any]) -> bool:
+    """Whether turns can only be told by a tokenizer's chat template."""
+    return (
+        any(record.get(key) == "hello" for key in ("completion", "output")) and "task" not in record
+    )
 
 
 def test_every_format_has_examples() -> None:
@@ -206,6 +234,10 @@ def test_files_are_told_by_their_records(tmp_path: Path, name: str, indented: bo
         path.write_text(json.dumps(record, indent=2 if indented else None))
         trace = open_trace(str(path))
         assert trace.format == name
+        if is_text(record):
+            with pytest.raises(InputError, match="is text, not messages; pass --tokenizer"):
+                list(trace)
+            continue
         for episode in trace:
             assert episode.messages or not episode.counts
 
@@ -213,6 +245,8 @@ def test_files_are_told_by_their_records(tmp_path: Path, name: str, indented: bo
 @pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
 def test_clean_records_are_of_no_other_format(format: Any) -> None:
     for record in EXAMPLES[format.name]:
+        if is_text(record):
+            continue
         for clean in format.translate(record, ReadOptions(), Counter()):
             assert clean["messages"] is not None
             told: Iterator[str] = (each.name for each in FORMATS if each.accepts(clean))

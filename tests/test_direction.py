@@ -111,7 +111,8 @@ def test_interval_is_of_the_mean_over_turns_and_by_task() -> None:
 # Two ways to work, GOLD with reward 1 and READ with the naive 0.3 of the paper's rewards. Each
 # group has two episodes of either kind; gold turns lead to success. Every READ turn is rewarded
 # and yet below its group, so its advantage is negative: dense rewards that mean "keep reading"
-# teach "stop reading" (SPEC section 7, `misaligned`; arXiv 2604.02869 calls it misalignment).
+# teach "stop reading", which arXiv 2604.02869 calls misalignment.
+# Source: docs/method.md, "Direction, farming, convergence".
 GOLD, READ = 0, 1
 
 

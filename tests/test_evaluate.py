@@ -57,7 +57,7 @@ def row(one: Episode, domain: Domain = SHOP) -> dict[str, Any]:
 
 @needs_shared
 def test_the_reference_figures() -> None:
-    # SPEC section 10: gpt-4o-airline.json.
+    # docs/method.md, "Reference figures": gpt-4o-airline.json.
     found = evaluate(measured(airline_episodes(), load_domain("airline")))
     assert (found.episodes, found.tasks, found.excluded) == (200, 50, 0)
     assert found.pass_rate == pytest.approx(0.42, abs=1e-12)
@@ -70,8 +70,8 @@ def test_the_reference_figures() -> None:
 
 @needs_shared
 def test_the_reference_share_of_gold_writes_done() -> None:
-    # SPEC section 10: within-task r of the share of gold writes done, +0.5968; where a task expects
-    # no write the share is 0.
+    # docs/method.md, "Reference figures": within-task r of the share of gold writes done, +0.5968;
+    # where a task expects no write the share is 0.
     frame = measured(airline_episodes(), load_domain("airline"))
     share = pl.col("gold_writes_done") / pl.max_horizontal("gold_writes", 1)
     centred = frame.select(

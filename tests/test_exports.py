@@ -104,7 +104,8 @@ def test_lines_have_their_lineage_beside_them(run: Cli, airline: Files) -> None:
     assert run("export", "sft", airline.rollouts, "-o", "sft.jsonl", "--seed", "5").code == 0
     made = orjson.loads(Path("sft.meta.json").read_bytes())
     assert (made["command"], made["seed"]) == ("export sft", 5)
-    assert made["settings"] == {"min_outcome": 1.0}
+    unnamed = dict.fromkeys(["map", "gold", "score"])
+    assert made["settings"] == {"min_outcome": 1.0} | unnamed
     sha256 = digest(str(airline.rollouts))
     assert made["inputs"] == [{"path": str(airline.rollouts), "sha256": sha256}]
 
@@ -259,6 +260,15 @@ def test_sft_without_a_success_is_refused(run: Cli) -> None:
     )
 
 
+def test_sft_without_an_outcome_is_refused(run: Cli) -> None:
+    ended = run("export", "sft", write([{"messages": [user("hi")], "won": 1}]))
+    assert (ended.code, ended.err) == (
+        2,
+        "error: talks.jsonl: none of 1 conversations has an outcome of 1 or more; "
+        "name the field of the outcome by --map outcome=PATH\n",
+    )
+
+
 def test_sft_names_the_line_of_a_bad_outcome(run: Cli) -> None:
     rows: list[dict[str, Any]] = [{"messages": [], "outcome": 1}, {"messages": [], "outcome": "no"}]
     ended = run("export", "sft", write(rows))
@@ -310,8 +320,8 @@ def test_trl_without_gold_actions_is_refused(run: Cli) -> None:
     ended = run("export", "trl", write([{"messages": [user("hi"), says("hello")]}]))
     assert (ended.code, ended.err) == (
         2,
-        "error: talks.jsonl: no gold actions anywhere; add 'gold_actions' to the conversations: "
-        "the reward compares calls with them\n",
+        "error: talks.jsonl: no gold actions anywhere; give them by --gold FILE, "
+        "or name their field by --map gold_actions=PATH\n",
     )
 
 

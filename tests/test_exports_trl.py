@@ -21,6 +21,7 @@ from irc_cli.scorer import score
 from irc_cli.trl_reward import reward_function
 from stages.messages.renderer import Renderer
 from stages.tables.artifacts import SEQUENCES, read_table
+from stages.traces import open_trace
 from stages.training.sequences import retokenised
 from tests.conftest import exit_code
 from tests.learning import played
@@ -151,13 +152,29 @@ def test_grpo_calls_the_reward_function(exported: Exported, tmp_path: Path) -> N
     trainer = GRPOTrainer(
         exported.model,
         turn_reward,
-        GRPOConfig(**settings(tmp_path), num_generations=2, max_completion_length=4),
+        GRPOConfig(
+            **settings(tmp_path),
+            num_generations=2,
+            max_completion_length=4,
+            log_completions=True,
+            num_completions_to_print=0,
+        ),
         train_dataset=exported.dataset("trl.jsonl"),
     )
     trainer.train()
     [given] = seen
     assert [list(message) for message in given["completions"][0]] == [["role", "content"]]
     assert trainer.state.log_history[0]["rewards/turn_reward/mean"] == 0, "what a message is worth"
+
+    # What it logs is read as a trace, a group of two.
+    episodes = list(open_trace(str(tmp_path / "completions/completions_00001.parquet")))
+    assert [len(episode.turns) for episode in episodes] == [1, 1]
+    assert [episode.messages for episode in episodes] == [
+        [*prompt, *completion]
+        for prompt, completion in zip(given["prompts"], given["completions"], strict=True)
+    ]
+    assert [episode.outcome for episode in episodes] == [0, 0]
+    assert len({episode.group for episode in episodes}) == 1
 
     # The same way in, with the conversations that were recorded.
     inputs = exported.dataset("trl.jsonl").to_list()

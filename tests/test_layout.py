@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -169,3 +170,166 @@ def test_functions_of_the_command_line_are_short() -> None:
     }
     assert len(lengths) > 100
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST} == {}
+
+
+NAMELESS = ("one", "found")  # which say nothing of what they hold
+NOT_YET = {  # modules that still bind them; shorten this list, never lengthen it
+    "irc_cli/compare_args.py",
+    "irc_cli/evaluate.py",
+    "irc_cli/loop.py",
+    "irc_cli/playing.py",
+    "irc_cli/rollout.py",
+    "irc_cli/score.py",
+    "irc_cli/train.py",
+    "stages/policies/batch_decoder.py",
+    "stages/policies/openai_policy.py",
+    "stages/policies/replay.py",
+    "stages/policies/transformers_policy.py",
+    "stages/serving/server_pool.py",
+}
+
+
+def bindings(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield each name that is bound, and its line: assignments, loops, parameters, imports."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                yield name, node.lineno
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield node.name, node.lineno
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
+                yield name, node.lineno
+            case ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+                yield name, node.lineno
+            case ast.alias():
+                yield node.asname or node.name, node.lineno
+
+
+def test_names_say_what_they_hold() -> None:
+    places = [
+        (path, line)
+        for path, tree in programs()
+        for name, line in bindings(tree)
+        if name in NAMELESS
+    ]
+    assert [place for place in places if place[0] not in NOT_YET] == []
+
+
+def test_a_nameless_binding_would_be_seen() -> None:
+    tree = ast.parse(
+        "def found(one, /, *, found=0):\n"
+        "    one = [one for one in found]\n"
+        "    with open(one) as one: pass\n"
+        "    if (one := 1): pass\n"
+        "    match one:\n        case [*one] | {**one} | one: pass\n"
+        "    from a import b as one\n"
+    )
+    lines = sorted(line for name, line in bindings(tree) if name in NAMELESS)
+    assert lines == [1, 1, 1, 2, 2, 3, 4, 6, 6, 6, 7]
+
+
+METHOD = "docs/method.md"
+
+
+def titles(page: str) -> set[str]:
+    """The titles of a page's sections, without their numbers."""
+    return set(re.findall(r"^##+ (?:\d+\. )?(.+)$", page, re.MULTILINE))
+
+
+def citations(source: str) -> Iterator[str]:
+    """Yield the titles that a program cites of the method; "" where it names the page alone."""
+    text = re.sub(r"\s*\n\s*(# )?", " ", source)  # comments and docstrings break anywhere
+    for after in text.split(METHOD)[1:]:
+        cited = re.match(r'(?:,(?: and)? "[^"]+"| and "[^"]+")+', after)
+        yield from re.findall(r'"([^"]+)"', cited[0]) if cited else [""]
+
+
+def test_every_citation_of_the_method_names_a_section() -> None:
+    known = titles((ROOT / METHOD).read_text(encoding="utf-8"))
+    cited = {
+        (path.relative_to(ROOT).as_posix(), title)
+        for folder in ("stages", "irc_cli", "examples", "tests")
+        for path in modules(folder).values()
+        if path != Path(__file__)
+        for title in citations(path.read_text(encoding="utf-8"))
+    }
+    assert len(cited) > 20
+    assert {(path, title) for path, title in cited if title not in known} == set()
+
+
+def test_a_wrong_citation_would_be_seen() -> None:
+    assert titles("# Page\n## 1. Words\n### Early\n") == {"Words", "Early"}
+    source = f"""# as in {METHOD}, "Two\n# words" and "Early"; {METHOD}, section 3"""
+    assert list(citations(source)) == ["Two words", "Early", ""]
+
+
+def test_what_is_cited_ships() -> None:
+    unshipped = re.compile(r"\bSPEC\b")
+    for folder in ("stages", "irc_cli", "examples", "tests", "docs"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".md", ".yaml", ".txt") and path != Path(__file__):
+                assert not unshipped.search(path.read_text(encoding="utf-8")), path
+
+
+def undocumented(tree: ast.Module) -> Iterator[str]:
+    """Yield the parameters of public functions and methods that no `Args:` entry names."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    bodies = [(tree.body, False)]
+    bodies += [(owner.body, True) for owner in classes if not owner.name.startswith("_")]
+    for body, method in bodies:
+        for node in body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                for name in parameters(node.args, method=method):
+                    entry = rf"^ +\*{{0,2}}{re.escape(name)}:"
+                    if not re.search(entry, ast.get_docstring(node) or "", re.MULTILINE):
+                        yield f"{node.name}({name})"
+
+
+def silent(tree: ast.Module) -> Iterator[str]:
+    """Yield the public functions that do not say what they return."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            says = re.search("^(Returns|Yields):", ast.get_docstring(node) or "", re.MULTILINE)
+            if not says and node.returns and ast.unparse(node.returns) != "None":
+                yield node.name
+
+
+def parameters(arguments: ast.arguments, *, method: bool) -> Iterator[str]:
+    """Yield the names that a caller can give."""
+    extra = [extra for extra in (arguments.vararg, arguments.kwarg) if extra]
+    given = [*arguments.posonlyargs, *arguments.args, *extra, *arguments.kwonlyargs]
+    for place, argument in enumerate(given):
+        bound = method and place == 0 and argument.arg in ("self", "cls")
+        if not bound and not argument.arg.startswith("_"):
+            yield argument.arg
+
+
+@pytest.mark.parametrize("package", ["core", "training"])
+def test_numerical_functions_say_what_they_return(package: str) -> None:
+    lacking = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in modules(f"stages/{package}").values()
+        for name in silent(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert lacking == set()
+
+
+@pytest.mark.parametrize("package", ["core", "training"])
+def test_numerical_functions_say_what_each_parameter_is(package: str) -> None:
+    found = {
+        path.relative_to(ROOT).as_posix(): lacking
+        for path in modules(f"stages/{package}").values()
+        if (lacking := list(undocumented(ast.parse(path.read_text(encoding="utf-8")))))
+    }
+    assert found == {}
+
+
+def test_an_undocumented_parameter_would_be_seen() -> None:
+    tree = ast.parse(
+        "def _private(a): pass\n"
+        "def public(a, _b, *c, d=0):\n    '''Do.\n\n    Args:\n        a: first.\n    '''\n"
+        "class Public:\n    def of(cls, e): pass\n    def _of(self, f): pass\n"
+        "class _Private:\n    def of(self, g): pass\n"
+    )
+    assert list(undocumented(tree)) == ["public(c)", "public(d)", "of(e)"]
+    assert list(silent(ast.parse("def a() -> int: ...\ndef b() -> None: ..."))) == ["a"]

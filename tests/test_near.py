@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,12 @@ import orjson
 import pytest
 
 from stages.tables.near import CONVERT, NEAR, messages_seen, near_format
-from tests.builders import SHARED
 from tests.conftest import Cli
 
 AS_MESSAGES = "write its messages as OpenAI-style 'messages', one episode a JSON line"
 
 # A minimal record of each format, as its own documentation lays it out.
 RECORDS: dict[str, tuple[Any, str, str]] = {
-    "inspect": (
-        {"version": 2, "status": "success", "eval": {}, "plan": {}, "samples": []},
-        "an inspect log",
-        CONVERT,
-    ),
     "verifiers": (
         {"nodes": [{"message": {}}], "task": {}},
         "a verifiers trace",
@@ -32,11 +25,6 @@ RECORDS: dict[str, tuple[Any, str, str]] = {
         "a task of NeMo Gym",
         "give the episodes that played it",
     ),
-    "atif": (
-        {"schema_version": "ATIF-v1.7", "agent": {"name": "a"}, "steps": [{"step_id": 1}]},
-        "an ATIF trajectory",
-        CONVERT,
-    ),
     "genai": (
         {"gen_ai.input.messages": "[]", "gen_ai.system": "openai"},
         "OpenTelemetry GenAI messages",
@@ -46,11 +34,6 @@ RECORDS: dict[str, tuple[Any, str, str]] = {
         {"prompt": [], "chosen": [], "rejected": []},
         "a record of TRL preferences",
         "give the episodes themselves",
-    ),
-    "verl": (
-        {"input": "", "output": "", "score": 1.0, "step": 3},
-        "a generation dump of verl",
-        CONVERT,
     ),
 }
 
@@ -76,21 +59,6 @@ def test_voice_simulations_are_named(run: Cli) -> None:
     Path("v.json").write_bytes(orjson.dumps({"info": {}, "tasks": [], "simulations": [simulation]}))
     line = "error: v.json:simulation 1: is a voice simulation, which is not read; "
     assert run("score", "v.json") == (2, b"", line + "give text simulations\n")
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared files are not here")
-@pytest.mark.parametrize(
-    ("file", "name"),
-    [
-        ("atif-1.5_openhands.trajectory.json.gz", "an ATIF trajectory"),
-        ("inspect_browser.json.gz", "an inspect log"),
-    ],
-)
-def test_public_files_are_named(file: str, name: str) -> None:
-    data = gzip.decompress((SHARED / "data/formats" / file).read_bytes())
-    first = data if "json.gz" in file and "jsonl" not in file else data.splitlines()[0]
-    near = near_format(orjson.loads(first))
-    assert near is not None and near.name == name
 
 
 @pytest.mark.parametrize(

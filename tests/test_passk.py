@@ -24,7 +24,7 @@ AIRLINE = Path(__file__).resolve().parents[2] / "shared/data/tau-bench/gpt-4o-ai
 
 @pytest.mark.skipif(not AIRLINE.exists(), reason="no shared data beside the checkout")
 def test_pass_k_of_gpt_4o_airline() -> None:
-    # SPEC section 10: pass^1..4 = 0.4200, 0.2733, 0.2200, 0.2000
+    # docs/method.md, "Reference figures": pass^1..4 = 0.4200, 0.2733, 0.2200, 0.2000
     runs = json.loads(AIRLINE.read_text())
     n = Counter(run["task_id"] for run in runs)
     c = Counter(run["task_id"] for run in runs if run["reward"] >= 1 - 1e-6)

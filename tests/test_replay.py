@@ -96,7 +96,7 @@ def episode(*turns: Turn, outcome: float | None = 1.0, **more: Any) -> Episode:
 def replayed(*episodes: Episode) -> Replay:
     replayer = Replayer(Counting())
     assert list(replayer.watch(episodes)) == list(episodes)
-    return replayer.found()
+    return replayer.replay()
 
 
 THREE = Turn([add(1, '{"now": 1}'), add(2, '{"now": 3}')], text="done")

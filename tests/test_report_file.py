@@ -216,6 +216,11 @@ def test_a_sample_is_said_on_the_page(run: Cli, turns: Path, tmp_path: Path) -> 
         (["loop"], "loop: no iteration has turns yet; let the loop finish one"),
         (["loop", "TURNS"], "loop: is a loop, beside other inputs; report it alone"),
         (
+            ["open.parquet"],
+            "open.parquet: no episode with an outcome; "
+            "rerun irc-cli score with --map outcome=PATH, or collect episodes that have one",
+        ),
+        (
             ["failures.parquet"],
             "failures.parquet: all episodes are failures; collect episodes of both kinds: "
             "nothing tells them apart yet",
@@ -233,6 +238,10 @@ def test_errors(
     (tmp_path / "other.jsonl").write_bytes(orjson.dumps(row))
     failing = turn_frame([Tiered("t", 0, ["a"]), Tiered("t", 0, ["b"])])
     failing.write_parquet(tmp_path / "failures.parquet")
+    unknown = failing.with_columns(
+        outcome=pl.lit(None, pl.Float64), success=pl.lit(None, pl.Boolean)
+    )
+    unknown.write_parquet(tmp_path / "open.parquet")
     result = run("report", *(str(turns) if a == "TURNS" else a for a in arguments))
     assert result.code == 2
     assert result.err == f"error: {error}\n".replace("TURNS", str(turns))

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from stages.calibration.sums import lay_out, sum_turns
 from stages.core.arguments import ToolRules
 from stages.core.correlation import pooled
 from stages.score import Scored
-from stages.tables.artifacts import TURNS
+from stages.tables.artifacts import TURNS, made_by
 from stages.tiers.domains import Domain, find_domain, load_domain
 from stages.traces import Call, GoldAction, open_trace
 from stages.traces.episode import SUCCESS
@@ -34,6 +35,7 @@ from tests.builders import (
     scored,
     written,
 )
+from tests.conftest import Cli
 
 
 def tiers_of(result: Scored) -> list[str]:
@@ -127,7 +129,7 @@ def test_of_two_soft_calls_the_closer_one_counts(backwards: bool) -> None:
 
 @pytest.mark.parametrize("share", [1, 3, 199])
 def test_the_soft_reward_grows_with_the_share_up_to_its_cap(share: int) -> None:
-    # SPEC section 2: 0.5 + 0.5 * matched share, capped at 0.99.
+    # docs/method.md, "Tiers": 0.5 + 0.5 * matched share, capped at 0.99.
     keys = [f"k{i}" for i in range(share + 1)]
     near = Call("buy", dict.fromkeys(keys[:-1], 1))
     expected = GoldAction("buy", dict.fromkeys(keys, 1))
@@ -319,7 +321,7 @@ def test_reasons_for_leaving_episodes_out() -> None:
     ("outcome", "success"), [(1.0, True), (SUCCESS, True), (1 - 2e-6, False), (0.0, False)]
 )
 def test_success_is_an_outcome_of_one_up_to_rounding(outcome: float, success: bool) -> None:
-    # SPEC section 1: success when o >= 1 - 1e-6.
+    # docs/method.md, "Words": success when o >= 1 - 1e-6.
     assert row(scored(episode([], outcome=outcome)), 0)["success"] is success
 
 
@@ -601,7 +603,7 @@ def test_flat_equals_the_independent_implementation_on_random_traces(
 
 @needs_shared
 def test_the_reference_counts() -> None:
-    # SPEC section 10: gpt-4o-airline.json under `flat`.
+    # docs/method.md, "Reference figures": gpt-4o-airline.json under `flat`.
     result = airline_scored("flat")
     assert (result.episodes, len(tiers_of(result)), result.calls) == (200, 2454, 1164)
     assert result.excluded.total() == 0
@@ -619,7 +621,8 @@ def test_the_reference_counts() -> None:
 
 @needs_shared
 def test_raw_argument_strings_find_few_of_the_gold_calls() -> None:
-    # SPEC section 10: comparing the raw strings finds 66 or 331 of the 397, by the separators.
+    # docs/method.md, "Reference figures": comparing the raw strings finds 66 or 331 of the 397, by
+    # the separators.
     def found(separators: tuple[str, str]) -> int:
         matches = 0
         for one in naive_tau_bench(AIRLINE):
@@ -639,3 +642,15 @@ def test_the_domain_of_the_naive_implementation_is_that_of_the_domain_files() ->
             tier = naive_tier((tool, {}, False), [])
             expected = {"write": "state_change", "terminal": "handoff"}.get(kind, "read_only")
             assert tier == expected, tool
+
+
+def test_turns_beyond_a_chunk_are_the_same(
+    run: Cli, example: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run("score", str(example), "-o", "whole.parquet", "--json")
+    lines = run("score", str(example), "-o", "-", "-q")
+    monkeypatch.setattr("stages.score.CHUNK", 50)
+    assert run("score", str(example), "-o", "chunked.parquet", "--json") == whole
+    assert pl.read_parquet("chunked.parquet").equals(pl.read_parquet("whole.parquet"))
+    assert made_by("chunked.parquet") == made_by("whole.parquet")
+    assert run("score", str(example), "-o", "-", "-q") == lines

@@ -10,13 +10,14 @@ from stages.tiers.domains import load_domain
 from stages.tiers.file import SHIPPED, load_tiers, use_rewards
 from stages.tiers.rules import CallFacts, Reward, all_facts
 from tests.builders import (
-    SHARED,
     airline_episodes,
     airline_scored,
     line_of,
     needs_shared,
     scored,
 )
+
+ROOT = Path(__file__).resolve().parents[1]
 
 GOOD = """\
 match: any
@@ -58,10 +59,11 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_the_shipped_files() -> None:
-    # SPEC section 2: the tiers in the order of their listing, and the paper's naive rewards.
+    # docs/method.md, "Tiers": the tiers in the order of their listing, and the paper's naive
+    # rewards.
     listed = {
         "paper": "gold soft read_only state_change error duplicate message",
-        # Beside those of the SPEC, two for tools whose kind nobody states.
+        # Beside those of the paper, two for tools whose kind nobody states.
         "extended": "gold_write gold_read soft read_only state_change handoff error duplicate "
         "unknown_tool message gold_other other",
         "flat": "gold soft state_change handoff read_only unknown_tool error message",
@@ -107,10 +109,10 @@ def test_the_default_tiers_in_hard_cases() -> None:
 
 
 @needs_shared
-def test_the_flat_tiers_printed_in_the_spec_give_the_same_turns(tmp_path: Path) -> None:
-    """SPEC section 2 prints flat.yaml; as a user's own file it gives the shipped one's turns."""
-    spec = (SHARED / "SPEC.md").read_text(encoding="utf-8")
-    printed = spec.partition("```yaml\n")[2].partition("```")[0]
+def test_the_flat_tiers_printed_in_the_docs_give_the_same_turns(tmp_path: Path) -> None:
+    """docs/method.md, "Tiers", prints flat.yaml; a user's copy gives the shipped file's turns."""
+    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    printed = page.partition("```yaml\n")[2].partition("```")[0]
     path = tmp_path / "flat.yaml"
     path.write_text(printed, encoding="utf-8")
     own, shipped = load_tiers(str(path)), load_tiers("flat")

@@ -123,8 +123,8 @@ def error_of(path: Path | str) -> str:
 
 @needs_shared
 def test_the_tau_bench_file_has_the_reference_figures() -> None:
-    # SPEC section 10: 200 episodes, 50 tasks x 4, 2,454 turns, 1,164 calls, at most one a turn,
-    # pass^1 = 0.42; README of the data: the file's sha256.
+    # docs/method.md, "Reference figures": 200 episodes, 50 tasks x 4, 2,454 turns, 1,164 calls, at
+    # most one a turn, pass^1 = 0.42; README of the data: the file's sha256.
     path = SHARED / "tau-bench/gpt-4o-airline.json"
     trace = open_trace(str(path))
     episodes = list(trace)

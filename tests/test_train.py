@@ -189,7 +189,8 @@ def test_two_turns_by_hand() -> None:
     assert log["entropy"] == pytest.approx(math.log(VOCABULARY), abs=1e-5)
 
 
-# SPEC section 6, "check values": three turns of A, B, C, D; rewards on the first two.
+# The check values of docs/method.md, "Advantages": three turns of A, B, C, D; rewards on the first
+# two.
 REWARDS = [[0.3, 1.0], [0.3, 1.0], [0.3, 0.1], [0.0, -0.1]]
 O = 0.8660  # GN of two successes and two failures  # noqa: E741
 CHECK: dict[Estimator, list[list[float]]] = {

@@ -49,8 +49,8 @@ def add_induction(model: Any, seed: int) -> None:
     embeddings = model.get_input_embeddings().weight
     kept = torch.cat([token, rest[1:]])
     embeddings.copy_(embeddings @ kept.T @ kept + COMMON * common)
-    found = (embeddings @ common / embeddings.norm(dim=1)).mean().item() * width**0.5
-    ask = common / found  # gives 1 on a normalised embedding
+    along = (embeddings @ common / embeddings.norm(dim=1)).mean().item() * width**0.5
+    ask = common / along  # gives 1 on a normalised embedding
     turns = [config.rope_parameters["rope_theta"] ** (-2 * pair / dim) for pair in range(dim // 2)]
 
     first, second = (layer.self_attn for layer in model.model.layers[:2])

@@ -83,8 +83,8 @@ def expert_episodes(split: str, trials: int, noise: float, seed: int) -> list[De
 
     async def play() -> list[Demonstration]:
         return [
-            Demonstration(one.row["episode_id"], one.row["messages"], [])
-            async for one in rollout(run, plan(environment.tasks(split), trials), concurrency=32)
+            Demonstration(played.row["episode_id"], played.row["messages"], [])
+            async for played in rollout(run, plan(environment.tasks(split), trials), concurrency=32)
         ]
 
     return sorted(asyncio.run(play()))
@@ -103,7 +103,7 @@ class Copied:
             self._class[tokenizer.convert_tokens_to_ids(vocabulary()[name])] = code
         numbers = vocabulary()["number"]
         self._number = np.full(len(tokenizer), np.nan)
-        self._number[tokenizer.convert_tokens_to_ids(numbers)] = [int(one) for one in numbers]
+        self._number[tokenizer.convert_tokens_to_ids(numbers)] = [int(number) for number in numbers]
 
     def kinds(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the kind of each token, a position in KINDS or OTHER, [L]."""
@@ -118,19 +118,19 @@ class Copied:
 
 def weighted(examples: List[Example], copied: Copied) -> list[Example]:
     """Return examples in which every token counts, those that are copied most, rare kinds first."""
-    kinds = [copied.kinds(one.sequence.token_ids) for one in examples]
+    kinds = [copied.kinds(example.sequence.token_ids) for example in examples]
     counts = np.zeros(len(KINDS) + 1)  # the last is OTHER's
-    for one, kind in zip(examples, kinds, strict=True):
-        counts += np.bincount(kind[one.at] % len(counts), minlength=len(counts))
+    for example, kind in zip(examples, kinds, strict=True):
+        counts += np.bincount(kind[example.at] % len(counts), minlength=len(counts))
     weight = COPY_WEIGHT * np.sqrt(counts[:-1].max() / np.maximum(counts, 1))
     weight[-1] = 1.0
-    found = []
-    for one, kind in zip(examples, kinds, strict=True):
-        sequence = one.sequence
+    weighed = []
+    for example, kind in zip(examples, kinds, strict=True):
+        sequence = example.sequence
         by_token = np.where(sequence.written, weight[kind], PROMPT_WEIGHT)[1:]
         everything = np.arange(len(sequence), dtype=np.int32) + PROMPT  # all but the first
         n = len(by_token)
-        found.append(
+        weighed.append(
             Example(
                 replace(sequence, turn=everything),
                 np.zeros(n, np.float32),
@@ -138,7 +138,7 @@ def weighted(examples: List[Example], copied: Copied) -> list[Example]:
                 by_token.astype(np.float32),
             )
         )
-    return found
+    return weighed
 
 
 def copy_accuracy(model: Any, examples: List[Example], copied: Copied) -> dict[str, float]:
@@ -148,14 +148,14 @@ def copy_accuracy(model: Any, examples: List[Example], copied: Copied) -> dict[s
     before in the episode.
     """
     right, of = np.zeros(len(KINDS)), np.zeros(len(KINDS))
-    for one in examples:
-        ids = one.sequence.token_ids
-        pack = Pack.of([one], torch.device("cpu"))
+    for example in examples:
+        ids = example.sequence.token_ids
+        pack = Pack.of([example], torch.device("cpu"))
         with torch.inference_mode():
             logits = model(pack.token_ids[None], lengths=pack.lengths, use_cache=False).logits[0]
         best = logits.argmax(-1).numpy()
         kind = copied.kinds(ids)
-        for at in one.at:
+        for at in example.at:
             if kind[at] != OTHER and ids[at] in ids[:at]:
                 of[kind[at]] += 1
                 right[kind[at]] += best[at - 1] == ids[at]

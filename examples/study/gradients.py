@@ -80,8 +80,8 @@ def play(study: Mapping[str, Any], model: str, folder: Path) -> PlayedBatches:
             call(["score", str(rollouts), "--tiers", tiers, "--out", str(path)], TimeBudget(None))
         turns[tiers] = read_table(TURNS, str(path))
     episodes: dict[str, list[Example]] = {}
-    for one in sequences(read_rollouts(str(rollouts)).tokens):
-        episodes.setdefault(one.episode_id, []).append(example_of(one))
+    for sequence in sequences(read_rollouts(str(rollouts)).tokens):
+        episodes.setdefault(sequence.episode_id, []).append(example_of(sequence))
     groups, size = turns[TIERS]["group_id"].unique(maintain_order=True).to_list(), study["batch"]
     starts = range(0, len(groups) - size + 1, size)
     return PlayedBatches(model, episodes, turns, [groups[at : at + size] for at in starts])
@@ -108,11 +108,11 @@ def weights_of(turns: pl.DataFrame, told: Mapping[str, Any]) -> Weights:
         told.get("lambda", AdvantageConfig.outcome_weight),
         told.get("normalise", AdvantageConfig.normalise),
     )
-    found = turn_advantages(arrays, reward, config).advantage
+    advantage = turn_advantages(arrays, reward, config).advantage
     if told.get("only-valued"):
-        found = found * (tier_rewards(arrays, Values(values, "turn")) != 0)
+        advantage = advantage * (tier_rewards(arrays, Values(values, "turn")) != 0)
     keys = arrays.frame.select("episode_id", "turn").iter_rows()
-    return dict(zip(keys, found.tolist(), strict=True))
+    return dict(zip(keys, advantage.tolist(), strict=True))
 
 
 def calibrated(turns: pl.DataFrame, told: Mapping[str, Any]) -> Values:
@@ -172,7 +172,7 @@ def reinforce(turns: pl.DataFrame) -> Weights:
 def measured(study: Mapping[str, Any], played: PlayedBatches, folder: Path) -> dict[str, Gradients]:
     """Return the gradients of RLOO and all estimators, each [B, P]; what is on disk is read."""
     model = learner(load_model(played.model)[0]).eval()
-    found: dict[str, list[npt.NDArray[np.float32]]] = {}
+    rows_by_name: dict[str, list[npt.NDArray[np.float32]]] = {}
     for number, groups in enumerate(played.batches):
         path = folder / f"gradients-{number:02d}.npz"
         known = dict(np.load(path)) if path.exists() else {}
@@ -189,31 +189,31 @@ def measured(study: Mapping[str, Any], played: PlayedBatches, folder: Path) -> d
             lacking[RLOO] = reinforce(mine[TIERS])
         if lacking:
             ids = mine[TIERS]["episode_id"].unique(maintain_order=True)
-            examples = [one for episode in ids for one in played.episodes[episode]]
+            examples = [example for episode in ids for example in played.episodes[episode]]
             known |= dict(
                 zip(lacking, gradients(model, examples, [*lacking.values()]), strict=True)
             )
             with whole_file(str(path), force=True) as file:
                 np.savez(file, **known)
         for name in (RLOO, *study["estimators"]):
-            found.setdefault(name, []).append(known[name])
-    return {name: np.stack(rows) for name, rows in found.items()}
+            rows_by_name.setdefault(name, []).append(known[name])
+    return {name: np.stack(rows) for name, rows in rows_by_name.items()}
 
 
 def gradients(
     model: Any, examples: List[Example], weights: List[Weights]
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Yield the gradient [P] of the mean weighted log-probability, for each set of weights."""
-    parameters = [one for one in model.parameters() if one.requires_grad]
-    totals = [torch.zeros(sum(one.numel() for one in parameters)) for _ in weights]
-    n_tokens = sum(len(one.at) for one in examples)
-    for chosen in packs([len(one.sequence) for one in examples], PACK_TOKENS):
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    totals = [torch.zeros(sum(parameter.numel() for parameter in parameters)) for _ in weights]
+    n_tokens = sum(len(example.at) for example in examples)
+    for chosen in packs([len(example.sequence) for example in examples], PACK_TOKENS):
         batch = [examples[place] for place in chosen]
         logprobs = model(*Pack.of(batch, torch.device("cpu"))).logprobs
         keys = [
-            (one.sequence.episode_id, turn)
-            for one in batch
-            for turn in one.sequence.turn[one.sequence.written].tolist()
+            (example.sequence.episode_id, turn)
+            for example in batch
+            for turn in example.sequence.turn[example.sequence.written].tolist()
         ]
         for total, weight in zip(totals, weights, strict=True):
             each = torch.tensor([weight[key] for key in keys]) / n_tokens
@@ -238,14 +238,15 @@ def length(s: Gradients) -> float:
     return float(np.sqrt((s.sum(axis=0) ** 2 - (s * s).sum(axis=0)).sum() / (n * (n - 1))))
 
 
-def compared(found: Mapping[str, Gradients]) -> list[dict[str, Any]]:
+def compared(by_estimator: Mapping[str, Gradients]) -> list[dict[str, Any]]:
     """Hold each estimator against the reference, and against the first estimator."""
-    s, first = found[RLOO], next(name for name in found if name != RLOO)
+    s, first = by_estimator[RLOO], next(name for name in by_estimator if name != RLOO)
     every = np.arange(len(s))
-    kept = [every, *(np.delete(every, one) for one in every)]  # all, then each left out
+    kept = [every, *(np.delete(every, batch) for batch in every)]  # all, then each left out
     truth = np.array([length(s[keep]) for keep in kept])
     risen = {
-        name: np.array([rises(g[keep], s[keep]) for keep in kept]) for name, g in found.items()
+        name: np.array([rises(g[keep], s[keep]) for keep in kept])
+        for name, g in by_estimator.items()
     }
     rows = []
     for name, mine in risen.items():

@@ -54,7 +54,7 @@ def best(study: Study, arm: str, out: Path) -> float:
         return middle(study)
     runs = [TrainingRun(arm, lr, study["seeds"][0]) for lr in study["learning_rates"]]
     known = [
-        (found["pass_rate"], run.lr) for run in runs if (found := played(study, run, "dev", out))
+        (result["pass_rate"], run.lr) for run in runs if (result := played(study, run, "dev", out))
     ]
     return max(known)[1] if len(known) == len(runs) else middle(study)
 

@@ -73,14 +73,14 @@ def middle(study: Study) -> float:
 def _tested(study: Study, run: TrainingRun, out: Path) -> list[dict[str, Any]]:
     """Return what test says of all seeds of a run."""
     seeds = (run._replace(seed=seed) for seed in study["seeds"])
-    return [told for one in seeds if (told := played(study, one, "test", out))]
+    return [told for seeded in seeds if (told := played(study, seeded, "test", out))]
 
 
 def _lines(study: Study, runs: Sequence[TrainingRun], out: Path, start: float | None) -> list[str]:
     return [
-        _line(run.arm, f"{run.lr:g}", found, start)
+        _line(run.arm, f"{run.lr:g}", results, start)
         for run in runs
-        if (found := _tested(study, run, out))
+        if (results := _tested(study, run, out))
     ]
 
 
@@ -92,7 +92,7 @@ def _rates(study: Study, runs: Sequence[TrainingRun], out: Path) -> list[str]:
     ]
     for run in runs:
         told = [played(study, run._replace(lr=lr), "dev", out) for lr in rates]
-        cells = [f"{one['pass_rate']:.1%}" if one else "-" for one in told]
+        cells = [f"{result['pass_rate']:.1%}" if result else "-" for result in told]
         lines.append(f"| {run.arm} | {' | '.join(cells)} |")
     return lines
 
@@ -103,19 +103,19 @@ def _figures(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line(name: str, lr: str, known: Sequence[Mapping[str, Any]], start: float | None) -> str:
-    rates = [found["pass_rate"] for found in known]
+    rates = [result["pass_rate"] for result in known]
     rate = f"{mean(rates):.1%} +- {100 * standard_error(known):.1f}"
     gain = "" if start is None else f"{100 * (mean(rates) - start):+.1f}"
-    seeds = ", ".join(f"{100 * one:.1f}" for one in rates) if len(rates) > 1 else ""
-    turns, writes = (mean(found[key] for found in known) for key in SHOWN)
-    forbidden = mean(found["pressure"]["forbidden_share"] for found in known)
+    seeds = ", ".join(f"{100 * rate:.1f}" for rate in rates) if len(rates) > 1 else ""
+    turns, writes = (mean(result[key] for result in known) for key in SHOWN)
+    forbidden = mean(result["pressure"]["forbidden_share"] for result in known)
     shown = f"{turns:.1f} | {writes:.0%} | {forbidden:.0%}"
     return f"| {name} | {lr} | {rate} | {gain} | {seeds} | {shown} |"
 
 
 def standard_error(known: Sequence[Mapping[str, Any]]) -> float:
     """Return the standard error of the mean pass rate: over seeds, or of one run's sampling."""
-    rates = [found["pass_rate"] for found in known]
+    rates = [result["pass_rate"] for result in known]
     if len(rates) > 1:
         return float(stdev(rates) / sqrt(len(rates)))
     return float(sqrt(rates[0] * (1 - rates[0]) / known[0]["episodes"]))

@@ -54,7 +54,7 @@ def measure(
 ) -> None:
     """Train what is not trained yet, and play a split with each policy; so many side by side."""
 
-    def one(run: TrainingRun) -> None:
+    def finish(run: TrainingRun) -> None:
         if trained(study, run, out) is None:
             call(loop_command(study, run, out), budget)
         policy, result = trained(study, run, out), result_of(study, run, split, out)
@@ -62,7 +62,7 @@ def measure(
             call(eval_command(study, str(policy), split, result, run.seed), budget)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, runs))
+        list(pool.map(finish, runs))
 
 
 def loop_command(study: Study, run: TrainingRun, out: Path) -> list[str]:
@@ -126,7 +126,9 @@ def align(naive: TrainingRun, out: Path) -> list[str]:
     values = {row["tier"]: row["value"] for row in calibrated["tiers"]}
     tiers = yaml.safe_load((TIERS / f"{NAIVE}.yaml").read_bytes())
     naively = {tier: reward.base for tier, reward in load_tiers(NAIVE).rewards.items()}
-    wrong = [tier for tier, one in naively.items() if one and one * values.get(tier, 0.0) <= 0]
+    wrong = [
+        tier for tier, reward in naively.items() if reward and reward * values.get(tier, 0.0) <= 0
+    ]
     tiers["rewards"] |= dict.fromkeys(wrong, 0.0)
     (out / ALIGNED).write_text(yaml.safe_dump(tiers, sort_keys=False))
     return wrong
@@ -134,7 +136,7 @@ def align(naive: TrainingRun, out: Path) -> list[str]:
 
 def references(study: Study, out: Path, budget: TimeBudget) -> dict[str, dict[str, Any]]:
     """Return what the test split says of the seed policy, and of whoever does not try."""
-    found = {}
+    results = {}
     for name, policy in (
         ("seed policy", "transformers"),
         ("refuse", "refuse"),
@@ -144,8 +146,8 @@ def references(study: Study, out: Path, budget: TimeBudget) -> dict[str, dict[st
         if not result.exists():
             call(eval_command(study, SEED_POLICY, "test", result, 0, policy), budget)
         if result.exists():
-            found[name] = dict(orjson.loads(result.read_bytes()))
-    return found
+            results[name] = dict(orjson.loads(result.read_bytes()))
+    return results
 
 
 def call(args: list[str], budget: TimeBudget) -> bytes:

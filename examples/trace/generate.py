@@ -243,7 +243,10 @@ def mistaken(task: CustomerTask, intended: Record, rng: Random) -> Record:
         wrong = {"amount": arguments["amount"] + 50}
     else:  # books another flight of that day
         right = arguments["flights"][0]["flight_number"]
-        flight = pick(rng, [one for one in task.world.flights if one["flight_number"] != right])
+        flight = pick(
+            rng,
+            [candidate for candidate in task.world.flights if candidate["flight_number"] != right],
+        )
         wrong = {"flights": [{key: flight[key] for key in ("flight_number", "date")}]}
     return action(name, **arguments | wrong)
 
@@ -271,8 +274,8 @@ class CustomerConversation:
         """Append a message of the agent, with its tool calls and their results."""
         calls: list[Record] = []
         results: list[Record] = []
-        for one in actions:
-            name, arguments = one["name"], one["arguments"]
+        for intended in actions:
+            name, arguments = intended["name"], intended["arguments"]
             if self.rng.random() < 0.15:
                 arguments = restyled(arguments)
             written = orjson.dumps(arguments).decode()
@@ -350,8 +353,8 @@ def episodes(task: CustomerTask) -> list[Record]:
     """Return all episodes of a task, in the format of `rollouts.jsonl`."""
     goal = copy.deepcopy(task.world)
     gold = task.reads + task.deeds
-    for one in gold:
-        goal.answer(one["name"], one["arguments"])
+    for intended in gold:
+        goal.answer(intended["name"], intended["arguments"])
     rows: list[Record] = []
     for trial in range(TRIALS + (task.task_id in CRASHED)):
         talk = play(task, trial)

@@ -9,10 +9,12 @@ from typing import Annotated
 from irc_cli import console, options
 from irc_cli.exports import writing
 from irc_cli.notes import check_notes
+from irc_cli.traces import RecordOptions
 from stages.errors import InputError, few
 from stages.exports.conversations import conversations
 from stages.exports.sft import sft
 from stages.settings import Setting
+from stages.traces.given import named
 from stages.traces.notes import NO_OUTCOME, left_out
 
 
@@ -29,6 +31,7 @@ class Chosen:
 def command(
     *,
     files: writing.Conversations,
+    source: RecordOptions,
     out: options.Out = None,
     chosen: Chosen,
     printing: options.Writing,
@@ -43,15 +46,23 @@ def command(
     least = chosen.min_outcome
     options.refuse_twice(files)
     notes = Counter[str]()
-    found = list(conversations(files, notes))
-    notes += left_out({NO_OUTCOME: sum(one.outcome is None for one in found)})
-    rows = list(sft(found, least))
+    talks = list(conversations(files, notes, named(**source.named)))
+    notes += left_out({NO_OUTCOME: sum(talk.outcome is None for talk in talks)})
+    rows = list(sft(talks, least))
     if not rows:
-        what = f"none of {len(found):,} conversations has an outcome of {least:g} or more"
-        raise InputError(few(files), what, "lower --min-outcome or give other files")
+        what = f"none of {len(talks):,} conversations has an outcome of {least:g} or more"
+        todo = "lower --min-outcome or give other files"
+        if all(talk.outcome is None for talk in talks):
+            todo = "name the field of the outcome by --map outcome=PATH"
+        raise InputError(few(files), what, todo)
     check_notes(notes, strict=printing.strict)
-    made_by = console.made_by("export sft", {"min_outcome": least}, seed, writing.digests(files))
+    made_by = console.made_by(
+        "export sft",
+        {"min_outcome": least} | source.settings,
+        seed,
+        writing.digests([*files, source.gold]),
+    )
     writing.write_lines(rows, out, made_by, force=printing.force)
-    document = {"rows": len(rows), "conversations": len(found)}
-    line = f"{len(rows):,} of {len(found):,} conversations have an outcome of {least:g} or more"
+    document = {"rows": len(rows), "conversations": len(talks)}
+    line = f"{len(rows):,} of {len(talks):,} conversations have an outcome of {least:g} or more"
     writing.report(document, notes, line, out, as_json=printing.as_json, quiet=printing.quiet)

@@ -55,7 +55,7 @@ def command(
     )
     if out:
         write_table(SEQUENCES, frame, out, made_by, force=printing.force)
-    written = sum(len(one.at) for one in lesson.examples)
+    written = sum(len(example.at) for example in lesson.examples)
     document = {"rows": frame.height, "tokens": written, "dropped_groups": lesson.dropped_groups}
     line = f"{frame.height:,} sequences, {written:,} tokens with an advantage"
     if lesson.dropped_groups:

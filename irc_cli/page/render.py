@@ -165,8 +165,8 @@ class Packing:
             columns[name] = [_short(turn[name]) for turn in turns]
         names = ("id", "ref", "task", "trial", "state", "status", "policy", "outcome")
         kept = {name: row[name] for name in names} | {"turns": columns}
-        if found := row.get("parting"):
-            kept["parting"] = found
+        if parting := row.get("parting"):
+            kept["parting"] = parting
         return kept | {"chunk": self._place.get(row["id"])}
 
 

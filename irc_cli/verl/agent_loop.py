@@ -145,12 +145,12 @@ class EnginePolicy:
     async def close(self) -> None:
         """Do nothing: the engine is verl's."""
 
-    def _note(self, found: Mapping[str, Any]) -> None:
+    def _note(self, known: Mapping[str, Any]) -> None:
         least, most = VERSIONS
-        if least in found:
-            self.versions.setdefault(least, found[least])
-        if most in found:
-            self.versions[most] = found[most]
+        if least in known:
+            self.versions.setdefault(least, known[least])
+        if most in known:
+            self.versions[most] = known[most]
 
 
 def output_of(played: Played, closing: int, versions: Mapping[str, Any]) -> TurnOutput:
@@ -166,17 +166,17 @@ def output_of(played: Played, closing: int, versions: Mapping[str, Any]) -> Turn
         InputError: the chat template rewrites history, so that the episode is several sequences.
     """
     row = played.row
-    table = TOKENS.frame({name: [one[name] for one in played.tokens] for name in TOKENS.columns})
-    one, *more = sequences(table)
+    table = TOKENS.frame({name: [row[name] for row in played.tokens] for name in TOKENS.columns})
+    sequence, *more = sequences(table)
     if more:
         what = f"episode '{row['episode_id']}' is {1 + len(more)} sequences of tokens"
         raise InputError("the chat template", what, "use one that only appends: verl takes one")
-    begin = int(np.argmax(one.written))
-    written, logprobs = one.written[begin:], one.logprobs[begin:]
+    begin = int(np.argmax(sequence.written))
+    written, logprobs = sequence.written[begin:], sequence.logprobs[begin:]
     known = not np.isnan(logprobs[written]).any()
     return TurnOutput(
-        prompt_ids=one.token_ids[:begin].tolist(),
-        response_ids=[*one.token_ids[begin:].tolist(), closing],
+        prompt_ids=sequence.token_ids[:begin].tolist(),
+        response_ids=[*sequence.token_ids[begin:].tolist(), closing],
         response_mask=[*written.astype(int).tolist(), 0],
         response_logprobs=[*np.nan_to_num(logprobs).tolist(), 0.0] if known else None,
         num_turns=sum(message["role"] != "system" for message in row["messages"]),

@@ -45,13 +45,13 @@ def estimate(
         which only a critic would learn from.
     """
     options = config.get(NAME, None) if config is not None else None
-    found = token_advantages(
+    per_token = token_advantages(
         token_level_rewards.double().cpu().numpy(),
         response_mask.bool().cpu().numpy(),
         np.asarray(index, dtype=str),
         AdvantageConfig(**(options or {})),
     )
-    tensor = torch.from_numpy(found).to(token_level_rewards)
+    tensor = torch.from_numpy(per_token).to(token_level_rewards)
     return tensor, tensor
 
 
@@ -84,7 +84,7 @@ def token_advantages(
     _, group_code = np.unique(group[played], return_inverse=True)
     turn_reward = np.bincount(turn_of_token, reward[written]).astype(np.float64)
     outcome = np.where(written, 0.0, reward).sum(axis=1)[played]
-    found = advantages(turn_reward, outcome, turn_layout(episode, turn, group_code), config)
+    made = advantages(turn_reward, outcome, turn_layout(episode, turn, group_code), config)
     tokens = np.zeros(reward.shape)
-    tokens[written] = found.advantage[turn_of_token]
+    tokens[written] = made.advantage[turn_of_token]
     return tokens

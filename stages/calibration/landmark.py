@@ -2,6 +2,8 @@
 
 All of these episodes are seen for the same k turns, so their lengths explain nothing. What tells
 only at the end of an episode, as a write does that ends it well, has no landmark r.
+
+Source: docs/method.md, "Landmark".
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Strata are the policies, the domains, or the pairs of both that some turns have. A value is paid to
 policies and in domains that were not measured, so it comes from the random-effects mean.
+
+Source: docs/method.md, "Several policies or domains".
 """
 
 from __future__ import annotations

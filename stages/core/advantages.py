@@ -10,7 +10,7 @@ For turn k = 1..K of episode i, with rewards r, outcome o, discount g and GN as 
 Turns are flat arrays [N], episode after episode; a `Layout` says where each turn stands.
 
 Sources: GRPO arXiv 2402.03300, MT-GRPO arXiv 2505.11821, GTPO arXiv 2511.14846, the hybrid
-arXiv 2604.02869; what they leave open is settled in SPEC section 6.
+arXiv 2604.02869; what they leave open is settled in docs/method.md, "Advantages".
 """
 
 from __future__ import annotations
@@ -102,6 +102,9 @@ def turn_layout(episode: Ints, turn: Ints, group: Ints) -> Layout:
         turn: position of each turn in its episode, 0..K-1 in order, shape [N].
         group: group of each episode, below E and in any order, shape [E].
 
+    Returns:
+        Where each of the N turns stands.
+
     Raises:
         ValueError: the shapes differ, a code is out of range, the episodes are out of order, or
             the turns of an episode are not 0..K-1, K >= 1.
@@ -188,7 +191,8 @@ def normalised(x: Floats, code: Codes, eps: float) -> Normalised:
         The score, mean and std of each value in its set. The score is exactly 0 where all values
         of the set are equal, and for a value alone, whose std is NaN.
 
-    Source: arXiv 2402.03300, section 4.1.2, without eps there; ddof and eps as in SPEC section 6.
+    Source: arXiv 2402.03300, section 4.1.2, without eps there; ddof and eps as in docs/method.md,
+    "Advantages".
     """
     n = np.bincount(code)
     # Measured from one of the set's own values, equal values deviate by exactly 0, and a large
@@ -210,7 +214,19 @@ def normalised(x: Floats, code: Codes, eps: float) -> Normalised:
 
 
 def as_codes(code: Ints, n_codes: int, name: str) -> Codes:
-    """The codes as indices, after a check that all are in 0..n_codes-1 (ValueError)."""
+    """Return codes as indices, after a check that all are in range.
+
+    Args:
+        code: codes, shape [N].
+        n_codes: number of codes there are.
+        name: name of the codes in the error.
+
+    Returns:
+        The same codes, shape [N].
+
+    Raises:
+        ValueError: a code is not in 0..n_codes-1.
+    """
     if code.size and not 0 <= code.min() <= code.max() < n_codes:
         raise ValueError(f"a code of {name} is not in 0..{n_codes - 1}")
     return code.astype(np.intp, copy=False)

@@ -66,8 +66,16 @@ def point_biserial(outcome: Bools, score: Floats) -> float:
 def pooled(sums: TaskSums) -> Floats:
     """Point-biserial correlation of measure and outcome over all episodes (`r_pooled`).
 
+    Args:
+        sums: over the episodes of T tasks, for C tiers.
+
     Returns:
         r of each tier, shape [C]; NaN where the measure or the outcome is constant.
+
+    Raises:
+        ValueError: the shapes do not fit, or a task has no episode.
+
+    Source: docs/method.md, "What a tier tells".
     """
     return correlation(pooled_terms(sums).sum(axis=0))
 
@@ -78,19 +86,48 @@ def within(sums: TaskSums) -> Floats:
     Pooled within-group correlation: sum over tasks of the co-deviation, over the root of the
     product of the summed squared deviations. Tasks weigh by how much they vary.
 
+    Args:
+        sums: over the episodes of T tasks, for C tiers.
+
     Returns:
         r of each tier, shape [C]; NaN where measure or outcome varies within no task.
+
+    Raises:
+        ValueError: the shapes do not fit, or a task has no episode.
+
+    Source: docs/method.md, "What a tier tells".
     """
     return correlation(within_terms(sums).sum(axis=0))
 
 
 def terms(sums: TaskSums, which: Which) -> Floats:
-    """Each task's share of the sums that the correlation `which` is a function of."""
+    """Return each task's share of the sums that the correlation `which` is a function of.
+
+    Args:
+        sums: over the episodes of T tasks, for C tiers.
+        which: within | pooled.
+
+    Returns:
+        Terms for `correlation`, shape [T, 3, C] within and [T, 6, C] pooled.
+
+    Raises:
+        ValueError: the shapes do not fit, or a task has no episode.
+    """
     return within_terms(sums) if which == "within" else pooled_terms(sums)
 
 
 def within_terms(sums: TaskSums) -> Floats:
-    """Per task the deviations' sums of xo, xx, oo around the task's means; shape [T, 3, C]."""
+    """Return each task's sums of xo, xx and oo around the task's means.
+
+    Args:
+        sums: over the episodes of T tasks, for C tiers.
+
+    Returns:
+        Sums of products of deviations, shape [T, 3, C].
+
+    Raises:
+        ValueError: the shapes do not fit, or a task has no episode.
+    """
     _check(sums)
     n, s = sums.episodes[:, None].astype(np.float64), sums.successes[:, None].astype(np.float64)
     # n * sum - sum * sum is exact on integers, so that a constant measure gives 0, not rounding.
@@ -103,7 +140,17 @@ def within_terms(sums: TaskSums) -> Floats:
 
 
 def pooled_terms(sums: TaskSums) -> Floats:
-    """Per task the sums of xo, xx, oo, 1, x, o around the overall means; shape [T, 6, C]."""
+    """Return each task's sums of xo, xx, oo, 1, x and o around the overall means.
+
+    Args:
+        sums: over the episodes of T tasks, for C tiers.
+
+    Returns:
+        Shape [T, 6, C].
+
+    Raises:
+        ValueError: the shapes do not fit, or a task has no episode.
+    """
     _check(sums)
     n, s = sums.episodes[:, None].astype(np.float64), sums.successes[:, None].astype(np.float64)
     total = n.sum()
@@ -116,8 +163,8 @@ def pooled_terms(sums: TaskSums) -> Floats:
     xx[:, constant <= ROUNDING * total * sums.xx.sum(axis=0)] = 0.0
     if s.sum() in (0.0, total):
         oo = np.zeros_like(oo)
-    one = np.ones_like(mean_x)
-    return np.stack([xo, xx, oo * one, n * one, sums.x - n * mean_x, (s - n * mean_o) * one], 1)
+    ones = np.ones_like(mean_x)
+    return np.stack([xo, xx, oo * ones, n * ones, sums.x - n * mean_x, (s - n * mean_o) * ones], 1)
 
 
 def correlation(totals: Floats) -> Floats:
@@ -263,12 +310,14 @@ def episodes_to_decide(
     # Few tasks take more standard errors than the normal law says; the excess goes as 1 / tasks.
     length = final * (1 + (quantile / NormalDist().inv_cdf(0.975) - 1) / times)
     with np.errstate(invalid="ignore"):  # without a test, --fdr 1, 0 times an infinite error
-        found, out = (NormalDist().inv_cdf(1 - x / 2) * length for x in (max(level, 1e-12), 0.05))
-    room = np.maximum(prior - out, 0)
+        to_find, to_rule_out = (
+            NormalDist().inv_cdf(1 - x / 2) * length for x in (max(level, 1e-12), 0.05)
+        )
+    room = np.maximum(prior - to_rule_out, 0)
     enough = np.ones(final.shape, np.bool_)
     for at, wide in (alone, added):
         with np.errstate(invalid="ignore"):
-            decided = ndtr((at - found) / wide) + ndtr((-at - found) / wide)
+            decided = ndtr((at - to_find) / wide) + ndtr((-at - to_find) / wide)
             decided += ndtr((room - at) / wide) - ndtr((-room - at) / wide)
             enough &= decided >= power
     first = times[enough.argmax(axis=0), 0]

@@ -1,6 +1,8 @@
-"""Whether advantages push each tier the way its value intends (SPEC section 7).
+"""Whether advantages push each tier the way its value intends.
 
 Means over a tier are a diagnosis of the sampled turns, not proof of causal credit.
+
+Source: docs/method.md, "Direction, farming, convergence".
 """
 
 from __future__ import annotations
@@ -127,12 +129,26 @@ def gradient_mass(
 
 
 def dead_turn_share(advantage: Floats) -> float:
-    """Share of turns with |A| <= 1e-8, which teach nothing; NaN without turns."""
+    """Share of turns with |A| <= 1e-8, which teach nothing.
+
+    Args:
+        advantage: A of each turn, shape [N], dimensionless.
+
+    Returns:
+        A share in [0, 1]; NaN without turns.
+    """
     return float(np.mean(np.abs(advantage) <= DEAD)) if advantage.size else np.nan
 
 
 def rms(advantage: Floats) -> float:
-    """Root mean square of the advantages, which scales the training step; NaN without turns."""
+    """Root mean square of the advantages, which scales the training step.
+
+    Args:
+        advantage: A of each turn, shape [N], dimensionless.
+
+    Returns:
+        At least 0, dimensionless; NaN without turns.
+    """
     return float(np.sqrt(np.mean(advantage**2))) if advantage.size else np.nan
 
 
@@ -162,7 +178,19 @@ def reward_outcome_correlation(reward: Floats, outcome: Floats, episode: Ints) -
 
 
 def mean_rewards(reward: Floats, episode: Ints, n_episodes: int) -> Floats:
-    """Mean reward of the turns of each episode, shape [E]; ValueError as for the correlation."""
+    """Mean reward of the turns of each episode.
+
+    Args:
+        reward: of each turn, shape [N], any unit.
+        episode: episode of each turn, 0..n_episodes-1, each with a turn, shape [N].
+        n_episodes: number of episodes, E.
+
+    Returns:
+        Shape [E], in the unit of the rewards.
+
+    Raises:
+        ValueError: the shapes differ, or an episode is out of range or without turns.
+    """
     episode = as_codes(episode, n_episodes, "episode")
     length = np.bincount(episode, minlength=n_episodes)
     if reward.shape != episode.shape or not length.all():

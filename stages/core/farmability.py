@@ -1,4 +1,7 @@
-"""Whether rewards can be farmed: do longer failures earn more, and when more than a success?"""
+"""Whether rewards can be farmed: do longer failures earn more, and when more than a success?
+
+Source: docs/method.md, "Direction, farming, convergence".
+"""
 
 from __future__ import annotations
 

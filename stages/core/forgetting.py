@@ -3,6 +3,8 @@
 An episode that is followed by n others weighs w = 2^(-n / half_life). Weighted counts are no
 counts: a test that took them for such would be wrong. The bootstrap of tasks needs no counts, only
 each task's share of the weighted sums; how many episodes they are worth follows from sums of w^2.
+
+Source: docs/method.md, "Online".
 """
 
 from __future__ import annotations
@@ -38,7 +40,17 @@ class GateConfig:
 
 
 def kept_weight(episodes: float, half_life: float) -> float:
-    """Weight that earlier episodes keep when others follow: 2^(-episodes / half_life)."""
+    """Weight that earlier episodes keep when others follow: 2^(-episodes / half_life).
+
+    Args:
+        episodes: number of episodes that follow.
+        half_life: in episodes, above 0.
+
+    Returns:
+        A weight in (0, 1].
+
+    Source: docs/method.md, "Online".
+    """
     return float(2.0 ** (-episodes / half_life))
 
 
@@ -50,6 +62,9 @@ def effective_size(weights: Floats, squares: Floats) -> Floats:
     Args:
         weights: sum of the weights, any shape.
         squares: sum of their squares, of the same shape.
+
+    Returns:
+        Numbers of episodes, of the same shape; at most the number that were added.
 
     Source: Kish (1965), Survey Sampling, section 11.7.
     """

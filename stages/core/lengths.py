@@ -5,6 +5,8 @@ at random correlates with the outcome. The remedy is to subtract what chance wou
 episode of its length would hold, on average, if the tier's turns were scattered at random over all
 turns of the episode's group. What is left, the excess, has expectation 0 under such scattering,
 whatever the lengths and the outcomes.
+
+Source: docs/method.md, "Length".
 """
 
 from __future__ import annotations
@@ -130,6 +132,9 @@ def select(cells: LengthSums, chosen: Bools) -> LengthSums:
     Args:
         cells: of L cells.
         chosen: which of them, at least one, shape [L].
+
+    Returns:
+        The chosen cells, in their order.
     """
     task, group = (
         np.unique(numbers[chosen], return_inverse=True)[1].astype(np.int64)

@@ -1,4 +1,7 @@
-"""Pass rates, pass^k and their differences, over tasks with several trials each."""
+"""Pass rates, pass^k and their differences, over tasks with several trials each.
+
+Source: docs/method.md, "Pass rates".
+"""
 
 from __future__ import annotations
 
@@ -119,22 +122,22 @@ def paired_difference(
 
 
 def unpaired_difference(
-    one: tuple[float, float, float], two: tuple[float, float, float]
+    first: tuple[float, float, float], second: tuple[float, float, float]
 ) -> tuple[float, float, float]:
     """Difference of two independent proportions, from their own intervals.
 
     low = d - sqrt((p1 - low1)^2 + (high2 - p2)^2), high = d + sqrt((high1 - p1)^2 + (p2 - low2)^2).
 
     Args:
-        one: rate, low, high.
-        two: the same of other tasks, at the same level.
+        first: rate, low, high.
+        second: the same of other tasks, at the same level.
 
     Returns:
         difference (one - two), low, high, within [-1, 1].
 
     Source: Newcombe (1998), Statistics in Medicine 17(8), 873-890, method 10.
     """
-    (p1, low1, high1), (p2, low2, high2) = one, two
+    (p1, low1, high1), (p2, low2, high2) = first, second
     difference = p1 - p2
     below, above = np.hypot(p1 - low1, high2 - p2), np.hypot(high1 - p1, p2 - low2)
     return difference, max(float(difference - below), -1.0), min(float(difference + above), 1.0)

@@ -7,6 +7,8 @@ Presence is measured once per episode. If every turn then earned its value, a fa
 a success by repeating a tier. The first turn is where presence becomes true, so it gets the credit;
 this needs no look-ahead and gives an unfinished episode the same rewards.
 
+Source: docs/method.md, "Payment".
+
 Importing this loads neither numpy nor polars: `irc_cli.scorer` runs inside other programs.
 """
 
@@ -28,7 +30,14 @@ class Values(dict[str, float]):
 
 
 def pay_of(values: Mapping[str, float]) -> Pay:
-    """Return how values are paid; a plain mapping pays every turn."""
+    """Return how values are paid; a plain mapping pays every turn.
+
+    Args:
+        values: value of each tier, by name.
+
+    Returns:
+        turn | once.
+    """
     return values.pay if isinstance(values, Values) else "turn"
 
 
@@ -36,6 +45,12 @@ def first_turns(tiers: Iterable[Hashable]) -> list[bool]:
     """Return which turns of one episode are the first of their tier, shape [K].
 
     `stages.core.farmability.first_turns` is the same over the arrays of many episodes.
+
+    Args:
+        tiers: tier of each turn of the episode, in order, shape [K].
+
+    Returns:
+        Whether each turn is the first of its tier.
     """
     seen: set[Hashable] = set()
     first = []

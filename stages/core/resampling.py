@@ -1,4 +1,7 @@
-"""Confidence intervals by resampling tasks: the episodes of a task stand or fall together."""
+"""Confidence intervals by resampling tasks: the episodes of a task stand or fall together.
+
+Source: docs/method.md, "One inference".
+"""
 
 from __future__ import annotations
 
@@ -104,7 +107,17 @@ def correlation_inference(
 def correlation_interval(
     parts: Floats, resamples: int, rng: np.random.Generator, level: float = 0.95
 ) -> tuple[Floats, Floats]:
-    """Low and high of `correlation_inference`."""
+    """Return low and high of `correlation_inference`.
+
+    Args:
+        parts: each task's share of the sums, shape [T, 3 or 6, C].
+        resamples: number of resamples of the tasks.
+        rng: source of randomness.
+        level: probability of covering.
+
+    Returns:
+        Low and high, each of shape [C], in [-1, 1]; NaN where the correlation is undefined.
+    """
     return correlation_inference(parts, resamples, rng, level)[1:3]
 
 
@@ -181,7 +194,16 @@ def ratio_interval(
 def unseen_share(tasks: Floats | int, level: float) -> Floats:
     """Largest share of tasks that may differ although none of `tasks` did (the rule of three).
 
-    Source: Hanley and Lippman-Hand (1983), JAMA 249(13), 1743-1745: (1 - share)^tasks = 1 - level.
+    The share solves (1 - share)^tasks = 1 - level.
+
+    Args:
+        tasks: number of tasks that were seen, any shape.
+        level: probability with which the share is not larger.
+
+    Returns:
+        Shares in [0, 1], of the shape of `tasks`.
+
+    Source: Hanley and Lippman-Hand (1983), JAMA 249(13), 1743-1745.
     """
     return np.asarray(1 - (1 - level) ** (1 / np.asarray(tasks, np.float64)))
 

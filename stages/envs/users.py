@@ -61,8 +61,8 @@ class PhraseBook:
 
     def read(self, text: str) -> list[tuple[str, str, dict[str, str]]]:
         """Return (section, act, facts) of each sentence of a user, without unknown ones."""
-        found = map(self._read_sentence, END.split(text))
-        return [one for one in found if one is not None]
+        readings = map(self._read_sentence, END.split(text))
+        return [reading for reading in readings if reading is not None]
 
     @cached_property
     def _slots(self) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from stages.core.statuses import LEFT_OUT
@@ -12,6 +13,7 @@ from stages.messages.message import Message
 from stages.messages.template import Form, formed, shown
 from stages.tables.artifacts import OF_ROLLOUT
 from stages.traces.fields import BadItemError
+from stages.traces.given import Given
 from stages.traces.messages import stated_outcome
 from stages.traces.notes import left_out, why_left_out
 from stages.training.inputs import read_conversations, recorded_prompt, recorded_tools
@@ -29,20 +31,24 @@ class Conversation(NamedTuple):
     prompt: Mapping[str, str]  # how the policy was told of its tools; empty: unknown
 
 
-def conversations(paths: Iterable[str], notes: Counter[str]) -> Iterator[Conversation]:
+def conversations(
+    paths: Iterable[str], notes: Counter[str], given: Given
+) -> Iterator[Conversation]:
     """Read rollouts, or other JSON lines with `messages`; episodes that crashed are left out.
 
     Args:
         paths: of the files.
         notes: gets what is left out or guessed.
+        given: fields and gold actions that the user names.
 
     Raises:
-        InputError: a file is missing or broken.
+        InputError: a file is missing or broken, or nothing in them is as the user names it.
     """
+    paths = list(paths)
     for path in paths:
         tools = recorded_tools(path)  # without kinds, which no policy saw
         prompt = recorded_prompt(path)
-        for number, record in enumerate(read_conversations(path, notes), 1):
+        for number, record in enumerate(read_conversations(path, notes, given), 1):
             if (status := record.get("status")) in LEFT_OUT:
                 notes += left_out({why_left_out(status): 1})
                 continue
@@ -55,10 +61,18 @@ def conversations(paths: Iterable[str], notes: Counter[str]) -> Iterator[Convers
                 record.get("domain"),
                 portable(record["messages"]),
                 tools or record.get("tools") or [],
-                record.get("gold_actions"),
+                _plain(record.get("gold_actions")),
                 outcome,
                 prompt,
             )
+    given.check(paths)
+
+
+def _plain(gold: Any) -> Any:
+    """Return gold actions that --gold gave as records have them."""
+    if not isinstance(gold, tuple):
+        return gold
+    return [{key: value for key, value in asdict(action).items() if value} for action in gold]
 
 
 def portable(messages: Iterable[Message]) -> list[Message]:

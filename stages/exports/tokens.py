@@ -22,19 +22,19 @@ def token_advantages(examples: Iterable[Example], groups: Mapping[str, str]) -> 
         groups: group of each episode.
     """
     rows, parts = [], Counter[str]()
-    for one in examples:
-        name, written = one.episode_id, one.sequence.written
+    for example in examples:
+        name, written = example.episode_id, example.sequence.written
         rows.append(
             {
                 "episode_id": name,
                 "group_id": groups[name],
                 "part": parts[name],
-                "token_ids": one.sequence.token_ids,
+                "token_ids": example.sequence.token_ids,
                 "mask": written,
-                "turn": one.sequence.turn,
-                "logprobs": _spread(one.engine, written) if _known(one.engine) else None,
-                "advantage": _spread(one.advantage, written),
-                "temperature": one.temperature,
+                "turn": example.sequence.turn,
+                "logprobs": _spread(example.engine, written) if _known(example.engine) else None,
+                "advantage": _spread(example.advantage, written),
+                "temperature": example.temperature,
             }
         )
         parts[name] += 1

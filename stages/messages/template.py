@@ -88,14 +88,14 @@ class Template:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._name = tokenizer.name_or_path or "the tokenizer"
+        self.name = tokenizer.name_or_path or "the tokenizer"
         self._forms: dict[Shape, Form] = {}
         if tokenizer.chat_template and (end := self._end()):
             self.end: str = end
             self.end_id: int = tokenizer.convert_tokens_to_ids(end)
             return
         what = "its tokenizer has no chat template, or no token that ends a message"
-        raise InputError(self._name, what, "give a model that was made for conversations")
+        raise InputError(self.name, what, "give a model that was made for conversations")
 
     def render(self, messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
         """Return a conversation as the model sees it.
@@ -114,7 +114,7 @@ class Template:
         except Exception as error:  # a template is a program of its own, and may raise anything
             what = f"its chat template refuses the conversation: {_line(error)}"
             todo = "give a model whose template takes such messages"
-            raise InputError(self._name, what, todo) from None
+            raise InputError(self.name, what, todo) from None
 
     def form(self, shape: Shape) -> Form:
         """Return the form that comes closest to the messages and is shown whole.
@@ -150,7 +150,7 @@ class Template:
             notes = [f"does not show tools and calls; the {where} describes them in Hermes form"]
         elif form.folded:
             notes = ["has no system message; its text opens the first user message"]
-        return Told(record, [f"{self._name}: its chat template {note}" for note in notes])
+        return Told(record, [f"{self.name}: its chat template {note}" for note in notes])
 
     @cached_property
     def in_weights(self) -> bool:
@@ -176,7 +176,7 @@ class Template:
             reasons.append(f"it does not show {lost}")
         # The last form asks least of the template.
         what = f"its chat template can't hold such a conversation: {reasons[-1]}"
-        raise InputError(self._name, what, "give a model with another template")
+        raise InputError(self.name, what, "give a model with another template")
 
     def _lost(self, form: Form, shape: Shape) -> str | None:
         """Return what the template loses of a probe in this form, if anything."""
@@ -195,7 +195,7 @@ class Template:
             return form
         messages, tools = _probes(shape)[-1], [_PROBE_TOOL] if shape.tools else []
         try:
-            texts = [self._render(one, messages, tools, True) for one in (form, other)]
+            texts = [self._render(candidate, messages, tools, True) for candidate in (form, other)]
         except Exception:  # "" fails, as with templates that tell calls by their null
             return form
         return other if texts[0].count("None") > texts[1].count("None") else form

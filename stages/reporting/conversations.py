@@ -148,7 +148,7 @@ class _Explainer:
         mode: Mode = self._tiers.arguments
         rules = self._rules.get(side.name, NO_RULES)
         try:
-            found = differences(
+            differing = differences(
                 gold.parsed.value,
                 side.parsed.value,
                 mode,
@@ -158,10 +158,15 @@ class _Explainer:
         except InputError:  # nested too deep to be explained
             return {"nearest": nearest.gold}
         rows = [
-            [one.path, written(one.expected), written(one.actual), one.rule]
-            for one in found[:MOST_DIFFERENCES]
+            [
+                difference.path,
+                written(difference.expected),
+                written(difference.actual),
+                difference.rule,
+            ]
+            for difference in differing[:MOST_DIFFERENCES]
         ]
-        more = len(found) - len(rows)
+        more = len(differing) - len(rows)
         return {"nearest": nearest.gold, "differences": rows} | ({"more": more} if more else {})
 
     def _gold(
@@ -218,23 +223,24 @@ def _by_turn(turns: Sequence[Turn], calls: list[Entry]) -> list[list[Entry]]:
 def _entries(episode: Episode, calls: list[list[Entry]]) -> list[Entry]:
     """Return what was said in order: messages as recorded, each turn with its calls."""
     said = list(_said(episode.messages))
-    if sum(one.begins_turn for one in said) != len(episode.turns):  # a form that is not known here
+    began = sum(message.begins_turn for message in said)
+    if began != len(episode.turns):  # a form that is not known here
         opening = [{"role": "user", "text": text_of(episode.opening)}] if episode.opening else []
         turns = enumerate(episode.turns)
         return opening + [_turn(k, text_of(turn.text), "", calls[k]) for k, turn in turns]
     entries: list[Entry] = []
     awaited, k = 0, -1  # results that the turns' calls hold already; the turn
-    for one in said:
-        if one.begins_turn:
+    for message in said:
+        if message.begins_turn:
             k += 1
-            entries.append(_turn(k, one.text, one.reasoning, calls[k]))
+            entries.append(_turn(k, message.text, message.reasoning, calls[k]))
             awaited = len(calls[k])
-        elif one.role == "assistant":  # the same turn goes on
-            entries[-1]["text"] += one.text
-        elif one.role == "tool" and awaited:
+        elif message.role == "assistant":  # the same turn goes on
+            entries[-1]["text"] += message.text
+        elif message.role == "tool" and awaited:
             awaited -= 1
         else:
-            entries.append({"role": one.role, "text": one.text} | one.more)
+            entries.append({"role": message.role, "text": message.text} | message.more)
     return entries
 
 

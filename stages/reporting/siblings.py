@@ -24,14 +24,16 @@ class Parting(NamedTuple):
     there: tuple[int, int] | None
 
 
-def parting(sibling: str, one: Track, two: Track) -> Parting:
+def parting(sibling: str, own_track: Track, sibling_track: Track) -> Parting:
     """Return the first call at which an episode parts from a sibling."""
     shared = 0
-    for mine, other in zip(one, two, strict=False):
+    for mine, other in zip(own_track, sibling_track, strict=False):
         if mine[2] != other[2]:
             break
         shared += 1
-    here, there = (track[shared][:2] if shared < len(track) else None for track in (one, two))
+    here, there = (
+        track[shared][:2] if shared < len(track) else None for track in (own_track, sibling_track)
+    )
     return Parting(sibling, shared, here, there)
 
 
@@ -57,21 +59,21 @@ def partings(episodes: pl.DataFrame, tracks: Mapping[str, Track]) -> dict[str, P
             if not any(others):
                 others = [by_state.get((None, other), []) for other in opposite]
             close = [other for names in others for other in names[:MOST_COMPARED]]
-            if found := _furthest(name, close, tracks):
-                best[name] = found
+            if furthest := _furthest(name, close, tracks):
+                best[name] = furthest
     return best
 
 
 def _furthest(name: str, others: Sequence[str], tracks: Mapping[str, Track]) -> Parting | None:
     met = [parting(other, tracks[name], tracks[other]) for other in others]
-    return max(met, key=lambda one: one.shared, default=None)
+    return max(met, key=lambda met_at: met_at.shared, default=None)
 
 
-def as_row(found: Parting) -> dict[str, Any]:
+def as_row(parting_point: Parting) -> dict[str, Any]:
     """Return a parting as plain values."""
     return {
-        "sibling": found.sibling,
-        "shared": found.shared,
-        "here": list(found.here) if found.here else None,
-        "there": list(found.there) if found.there else None,
+        "sibling": parting_point.sibling,
+        "shared": parting_point.shared,
+        "here": list(parting_point.here) if parting_point.here else None,
+        "there": list(parting_point.there) if parting_point.there else None,
     }

@@ -85,8 +85,13 @@ def task_rows(
             {
                 "task": task,
                 "episodes": [
-                    {"id": one, "ref": names[one], "state": state, "shown": one in shown}
-                    for one, state in frame.sort("trial", nulls_last=True, maintain_order=True)
+                    {
+                        "id": episode,
+                        "ref": names[episode],
+                        "state": state,
+                        "shown": episode in shown,
+                    }
+                    for episode, state in frame.sort("trial", nulls_last=True, maintain_order=True)
                     .select("episode_id", "state")
                     .iter_rows()
                 ],

@@ -79,9 +79,9 @@ class Examples:
         """
         ranked = sorted(self._pairs(tier, value), key=lambda pair: self._rank(tier, *pair))
         chosen: dict[str, tuple[str, str]] = {}  # by task
-        for one, two in reversed(ranked):
+        for having, lacking in reversed(ranked):
             if len(chosen) < EXAMPLES:
-                chosen.setdefault(self._rows[one]["task"], (one, two))
+                chosen.setdefault(self._rows[having]["task"], (having, lacking))
         return [self._example(tier, *pair) for pair in chosen.values()]
 
     def _pairs(self, tier: str, value: float) -> Iterator[tuple[str, str]]:
@@ -96,23 +96,25 @@ class Examples:
             )
             yield from islice(pairs, _SEARCHED)
 
-    def _rank(self, tier: str, one: str, two: str) -> tuple[bool, int, int]:
+    def _rank(self, tier: str, having: str, lacking: str) -> tuple[bool, int, int]:
         """Order pairs: those that part at a turn of the tier last, then those that part late."""
-        tracks = self._shown.tracks[one], self._shown.tracks[two]
-        found = parting(two, *tracks)
-        here, there = found.here, found.there
-        right_there = bool(here and there and here[0] in self._turns[one][tier])
-        return right_there, found.shared, -len(tracks[0]) - len(tracks[1])
+        tracks = self._shown.tracks[having], self._shown.tracks[lacking]
+        where = parting(lacking, *tracks)
+        here, there = where.here, where.there
+        right_there = bool(here and there and here[0] in self._turns[having][tier])
+        return right_there, where.shared, -len(tracks[0]) - len(tracks[1])
 
-    def _example(self, tier: str, one: str, two: str) -> dict[str, Any]:
+    def _example(self, tier: str, having: str, lacking: str) -> dict[str, Any]:
         """Return the calls of both trials, and where they part."""
-        conversation = self._shown[one]
+        conversation = self._shown[having]
         return {
-            "task": self._rows[one]["task"],
-            "episode": _trial(self._rows[one], conversation),
-            "sibling": _trial(self._rows[two], self._shown[two]),
-            "turns": self._turns[one][tier],
-            "shared": parting(two, self._shown.tracks[one], self._shown.tracks[two]).shared,
+            "task": self._rows[having]["task"],
+            "episode": _trial(self._rows[having], conversation),
+            "sibling": _trial(self._rows[lacking], self._shown[lacking]),
+            "turns": self._turns[having][tier],
+            "shared": parting(
+                lacking, self._shown.tracks[having], self._shown.tracks[lacking]
+            ).shared,
             "gold": conversation["gold"],
         }
 

@@ -26,6 +26,7 @@ from stages.tables.paths import remote, unreadable
 COUNTS = ~pl.col("status").is_in(LEFT_OUT)  # whether statistics count a turn
 PARQUET_MAGIC = b"PAR1"
 ROW_GROUP = 1000  # rows of a table that is written in blocks
+LARGE_GROUP = 1 << 14  # ... of one that memory does not hold
 _METADATA_KEY = "irc-cli"
 _UNREADABLE = (pl.exceptions.ComputeError, pl.exceptions.SchemaError)  # JSON lines, to polars
 _T = TypeVar("_T")
@@ -61,12 +62,12 @@ class Table:
         self.check_rows(frame, where)
         return frame
 
-    def check_columns(self, found: Collection[str], where: str) -> None:
+    def check_columns(self, columns: Collection[str], where: str) -> None:
         """Raise InputError unless every column of this table is among those found."""
-        if missing := [name for name in self.columns if name not in found]:
+        if missing := [name for name in self.columns if name not in columns]:
             from stages.tables.recognise import of_columns, wrong_kind
 
-            if kind := of_columns(found):
+            if kind := of_columns(columns):
                 raise InputError(where, *wrong_kind(self, kind, where))
             names = few(f"'{name}'" for name in missing)
             raise InputError(where, f"not a {self.name} table: no column {names}", self._todo())
@@ -322,13 +323,13 @@ def conformed(
     """
     series = []
     for name, to in columns.items():
-        found = frame[name]
+        given = frame[name]
         try:
-            column = found.cast(to)
+            column = given.cast(to)
         except pl.exceptions.PolarsError:
-            column = found
+            column = given
         if column.dtype != to:
-            raise InputError(where, f"column '{name}' is {found.dtype}, not {to}", todo)
+            raise InputError(where, f"column '{name}' is {given.dtype}, not {to}", todo)
         series.append(column)
     return pl.DataFrame(series)
 
@@ -345,6 +346,23 @@ def write_table(
         try:
             frame.write_parquet(file, metadata=_metadata(made_by))
         except pl.exceptions.ComputeError as error:  # polars' word for a full disk
+            raise OSError(str(error)) from None
+
+
+def write_lazy(
+    table: Table, frame: pl.LazyFrame, path: str, made_by: dict[str, Any], *, force: bool
+) -> None:
+    """Write a table that memory does not hold, as `write_table` does."""
+    frame = frame.select(list(table.columns))
+    if path == "-":
+        frame.sink_ndjson(sys.stdout.buffer)
+        return
+    with whole_file(path, force=force) as file:
+        try:
+            frame.sink_parquet(
+                file, metadata=_metadata(made_by), row_group_size=LARGE_GROUP, maintain_order=True
+            )
+        except pl.exceptions.ComputeError as error:
             raise OSError(str(error)) from None
 
 
@@ -372,18 +390,13 @@ def write_blocks(
     blocks: Iterator[pl.DataFrame],
     path: str,
     made_by: dict[str, Any],
-    *,
-    force: bool = True,
 ) -> None:
-    """Write a table as its blocks come, in the memory of one: Parquet, or JSON lines to `-`.
+    """Write a table to Parquet as its blocks come, in the memory of one; an old file is replaced.
 
     Equal rows make equal bytes, whatever the blocks.
     """
-    if path == "-":
-        sys.stdout.writelines(block.write_ndjson() for block in blocks)
-        return
     rows = register_io_source(lambda *ignored: blocks, schema=table.columns)
-    with whole_file(path, force=force) as file:
+    with whole_file(path, force=True) as file:
         try:
             rows.sink_parquet(
                 file, metadata=_metadata(made_by), row_group_size=ROW_GROUP, maintain_order=True

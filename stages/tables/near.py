@@ -28,12 +28,6 @@ class Near(NamedTuple):
 NEAR = (
     Near("tau2-bench voice simulations", ("simulations.ticks",), "give text simulations"),
     Near("a tau2-bench voice simulation", ("ticks",), "give text simulations"),
-    Near("an inspect log", ("eval", "plan", "samples")),
-    Near("an inspect log", ("eval", "status", "version")),
-    Near("a sample of an inspect log", ("epoch", "input", "scores")),
-    Near("an ATIF trajectory", ("schema_version", "steps", "agent")),
-    Near("an ATIF trajectory", ("schema_version", "steps")),
-    Near("a result of Harbor, beside an ATIF trajectory", ("trial_name", "verifier_result")),
     Near("a task of NeMo Gym", ("responses_create_params",), _RESULTS),
     Near("a verifiers episode", ("traces.nodes",)),
     Near("a verifiers trace", ("nodes", "task")),
@@ -58,7 +52,6 @@ NEAR = (
     Near("a record of TRL preferences", ("chosen", "rejected"), "give the episodes themselves"),
     Near("a record of TRL completions", ("prompt", "completions")),
     Near("a row of a verl dataset", ("data_source", "prompt"), "give the episodes themselves"),
-    Near("a generation dump of verl", ("input", "output", "score")),
     Near("a BFCL result", ("id", "result", "model_name")),
     Near("a BFCL result", ("id", "result", "input_token_count")),
     Near("a task of BFCL", ("id", "question", "function"), _RESULTS),
@@ -70,6 +63,10 @@ NEAR = (
 
 # Formats that are read, for commands that are given a trace in place of what they take.
 READ = (
+    Near("an inspect log", ("eval", "status", "version")),
+    Near("a sample of an inspect log", ("epoch", "input", "target")),
+    Near("an ATIF trajectory", ("schema_version", "steps")),
+    Near("a result of Harbor", ("trial_name", "task_name")),
     Near("a LangSmith run", ("run_type", "inputs")),
     Near("a LangSmith run", ("dotted_order",)),
     Near("a LangChain message", ("type", "content"), value="human"),

@@ -40,11 +40,11 @@ def _files(path: str) -> list[str]:
         if not is_folder and (not has_magic(path) or Path(path).exists()):
             return [path]
     pattern = f"{path.rstrip('/')}/{_TABLES}" if is_folder else path
-    found = sorted(_listed(pattern) if remote(path) else _found(pattern))
-    if not found:
+    paths = sorted(_listed(pattern) if remote(path) else _found(pattern))
+    if not paths:
         what = "a folder without Parquet files" if is_folder else "a pattern that no file fits"
         raise InputError(path, what, "check the path")
-    return found
+    return paths
 
 
 def _found(pattern: str) -> list[str]:

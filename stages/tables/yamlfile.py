@@ -85,8 +85,8 @@ class Node:
         allowed = list(allowed)
         if isinstance(self.value, str) and self.value in allowed:
             return self.value
-        found = self.value if isinstance(self.value, str) else _described(self.value)
-        raise self.error(f"unknown value '{found}'", nearest(found, allowed))
+        given = self.value if isinstance(self.value, str) else _described(self.value)
+        raise self.error(f"unknown value '{given}'", nearest(given, allowed))
 
     def plain(self) -> Any:
         """The value without places: dicts, lists and scalars."""

@@ -100,7 +100,9 @@ class Classifier:
         for turn in turns:
             last = first + len(turn.calls)
             if last - first > 1:
-                best = min(judged[first:last], key=lambda one: (self._rank[one[0]], -one[1].share))
+                best = min(
+                    judged[first:last], key=lambda call: (self._rank[call[0]], -call[1].share)
+                )
                 of_turns.append(best)
             else:
                 of_turns.append(judged[first] if last > first else message)

@@ -291,8 +291,8 @@ def _schema_rules(schema: Any) -> ToolRules:
             for key, value in properties.items():
                 types.setdefault(key, set()).update(_types(value))
     return ToolRules(
-        booleans=frozenset(key for key, found in types.items() if found == {"boolean"}),
-        text=frozenset(key for key, found in types.items() if found == {"string"}),
+        booleans=frozenset(key for key, allowed in types.items() if allowed == {"boolean"}),
+        text=frozenset(key for key, allowed in types.items() if allowed == {"string"}),
     )
 
 

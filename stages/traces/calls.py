@@ -118,7 +118,7 @@ def _meaning(arguments: Any) -> Any:
 
 
 def _id(parts: list[Mapping[str, Any]]) -> str | None:
-    return next((found for part in parts if (found := stated_id(part))), None)
+    return next((name for part in parts if (name := stated_id(part))), None)
 
 
 def stated_id(part: Mapping[str, Any]) -> str | None:

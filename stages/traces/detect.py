@@ -19,9 +19,12 @@ from stages.traces import (
     adk,
     agents_sdk,
     anthropic,
+    atif,
     batch,
     chat,
+    dumps,
     gemini,
+    inspect_log,
     langfuse,
     langsmith,
     message_list,
@@ -64,6 +67,7 @@ FORMATS = (
         beside=verifiers_v0.beside,
         files=verifiers_v0.files,
     ),
+    Format(atif.NAME, atif.accepts, atif.translate, beside=atif.beside, files=atif.files),
     Format(
         tau2.NAME,
         tau2.accepts,
@@ -81,6 +85,15 @@ FORMATS = (
         complete=nemo_gym.complete,
         beside=nemo_gym.beside,
     ),
+    Format(
+        inspect_log.NAME,
+        inspect_log.accepts,
+        inspect_log.translate,
+        holds=inspect_log.holds,
+        whole=inspect_log.whole,
+        magic=inspect_log.MAGIC,
+        unpack=inspect_log.unpack,
+    ),
     Format(otel.NAME, otel.accepts, otel.translate, gather=otel.gather),
     Format(langsmith.NAME, langsmith.accepts, langsmith.translate, gather=langsmith.gather),
     Format(langfuse.NAME, langfuse.accepts, langfuse.translate, gather=langfuse.gather),
@@ -95,6 +108,8 @@ FORMATS = (
     Format(
         message_list.NAME, message_list.accepts, message_list.translate, gather=message_list.gather
     ),
+    Format(dumps.TRL, dumps.accepts_trl, dumps.translate_trl),
+    Format(dumps.VERL, dumps.accepts_verl, dumps.translate_verl),
     Format(messages.NAME, messages.accepts, messages.translate),
 )
 
@@ -183,8 +198,10 @@ def _name(path: str, is_folder: bool) -> str:
 
 
 def source_name(path: str) -> str:
-    """Short name of a trace: its file name without .json, .jsonl, .parquet, .gz."""
-    return "stdin" if path == "-" else re.sub(r"(\.(jsonl?|parquet|gz))+$", "", Path(path).name)
+    """Short name of a trace: its file name without .json, .jsonl, .parquet, .eval, .gz."""
+    return (
+        "stdin" if path == "-" else re.sub(r"(\.(jsonl?|parquet|eval|gz))+$", "", Path(path).name)
+    )
 
 
 def _packed(path: str) -> Format | None:

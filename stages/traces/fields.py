@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from stages.traces.calls import UnreadableCallError, object_in, read_call
@@ -40,7 +40,7 @@ def outcome_of(value: Any, field: str) -> float | None:
     return min(max(float(value), 0.0), 1.0)
 
 
-def chosen_score(rewards: dict[str, float], name: str | None) -> float | None:
+def chosen_score(rewards: Mapping[str, float | None], name: str | None) -> float | None:
     """The score that is the outcome: the one of a name, or the only one there is."""
     if name is not None:
         return rewards.get(name)
@@ -153,8 +153,9 @@ class Names:
     def __init__(self, source: str, notes: Counter[str]) -> None:
         self._source, self._notes = source, notes
         self._records = 0
-        self._stated: set[tuple[Hashable, int]] = set()
-        self._taken: dict[Hashable, set[int]] = {}
+        # By group, its trials and whether a record states them. A million episodes pass here.
+        self._trials: dict[Hashable, dict[int, bool]] = {}
+        self._kin: dict[Hashable, Hashable] = {}  # each one once
         self._ids: set[str] = set()
 
     def give(
@@ -178,6 +179,7 @@ class Names:
             task_id = int(task_id)  # a column of whole numbers that has nulls
         task = str(task_id)
         group = None if group_id is None else str(group_id)
+        kin = self._kin.setdefault(kin, kin)
         number = self._trial((task if group is None else group, group is None, kin), trial)
         name = f"{self._source}:{task}:{number}" if episode_id is None else str(episode_id)
         if name in self._ids:
@@ -191,21 +193,23 @@ class Names:
         return name, task, number, group
 
     def _trial(self, group: Hashable, trial: Any) -> int:
-        taken = self._taken.setdefault(group, set())
+        taken = self._trials.setdefault(group, {})
         try:
             number = int(trial)
             if abs(number) > LARGEST:
                 raise OverflowError
         except (TypeError, ValueError, OverflowError):
             self._notes["no trial"] += 1
-            number = len(taken)
+            number, stated = len(taken), False
         else:
-            if (group, number) in self._stated:
+            if taken.get(number):
                 self._notes["same task and trial twice"] += 1
-            self._stated.add((group, number))
+            stated = number not in taken
+            if not stated:
+                taken[number] = True
         if number in taken:
             number = len(taken)
             while number in taken:
                 number += 1
-        taken.add(number)
+        taken[number] = stated
         return number

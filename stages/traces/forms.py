@@ -535,10 +535,10 @@ def _tokens(message: Mapping[str, Any]) -> Any:
     return next((count for count in counts if count is not None), None)
 
 
-def _same(one: Written, other: Written) -> bool:
-    if one.id and other.id:
-        return one.id == other.id
-    return one.name == other.name and one.arguments == other.arguments
+def _same(call: Written, other: Written) -> bool:
+    if call.id and other.id:
+        return call.id == other.id
+    return call.name == other.name and call.arguments == other.arguments
 
 
 def _kind(block: Mapping[str, Any]) -> str:

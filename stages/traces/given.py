@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.core.statuses import LEFT_OUT
 from stages.errors import InputError, few
 from stages.tables.yamlfile import Node, nearest, parse_yaml
-from stages.traces.episode import LEFT_OUT, GoldAction
-from stages.traces.fields import BadItemError, gold_of
+from stages.traces.episode import GoldAction
+from stages.traces.fields import BadItemError, gold_of, outcome_of
 from stages.traces.formats import Record
 from stages.traces.messages import FIELDS, OUTCOMES
 from stages.traces.stream import BrokenJsonError, Stream, parse
 
 TARGETS = (*FIELDS, "policy", "rewards", "stop")
+NESTED = ("messages", "output", "tools", "gold_actions", "rewards")  # lists or objects
 NOTHING = object()
-GIVE_GOLD = "give {task_id: [actions]}, or records with 'task_id' and 'gold_actions'"
+GOLD_FORMS = "give {task_id: [actions]}, or records with 'task_id' and 'gold_actions'"
 
 Gold = dict[str, tuple[GoldAction, ...]]
 
@@ -29,8 +31,10 @@ class Given:
         fields: dict[str, str] | None = None,
         gold: Gold | None = None,
         score: str | None = None,
+        gold_file: str | None = None,
     ) -> None:
         self.fields, self.gold, self.score = fields or {}, gold or {}, score
+        self._gold_file = gold_file  # where the gold actions are from
         self._unmatched = set(self.fields)
         self._scores: dict[str, None] = {}  # names that were met, in their order
         self._used = False  # whether a task of the gold actions was met
@@ -41,44 +45,60 @@ class Given:
         A path is looked up in the record as it stands in the trace and, where nothing is there, in
         the clean record. What is named and missing is unknown, whatever the format says itself.
         """
-        if not self.fields and not self.gold and "rewards" not in clean:
+        if not self.fields and not self.gold and not clean.get("rewards"):
             return clean
         given = dict(clean)
-        if isinstance(given.get("rewards"), dict) and given["rewards"]:
-            self._choose(given)
         if "outcome" in self.fields:
             for key in OUTCOMES:
                 given.pop(key, None)
         for target, path in self.fields.items():
-            value = at(record, path)
-            if value is NOTHING:
-                value = at(clean, path)
-            if value is not NOTHING:
-                self._unmatched.discard(target)
-            given[target] = None if value is NOTHING else value
+            given[target] = self._named(target, path, record, clean)
+        if isinstance(given.get("rewards"), dict):
+            self._choose(given)
         if self.gold and (actions := self._gold_of(given)) is not None:
             given["gold_actions"], self._used = actions, True
         return given
+
+    def _named(self, target: str, path: str, record: Record, clean: Record) -> Any:
+        """What a record has at a path; None where nothing is there.
+
+        Raises:
+            BadItemError: it is no value for such a field.
+        """
+        value = at(record, path)
+        if value is NOTHING:
+            value = at(clean, path)
+        if value is NOTHING:
+            return None
+        self._unmatched.discard(target)
+        if isinstance(value, (list, dict)) and target not in NESTED:
+            what = f"'{path}' is {value!r:.40}, no value for '{target}'"
+            raise BadItemError(what, f"name a text or a number by --map {target}=PATH")
+        return value
 
     def _choose(self, clean: Record) -> None:
         """Let one of a record's scores be its outcome, or keep what the format says itself.
 
         Raises:
-            BadItemError: there are several, and nobody says which counts.
+            BadItemError: there are several, and nobody says which counts, or it is no outcome.
         """
-        rewards = clean["rewards"]
-        self._scores |= dict.fromkeys(rewards)
-        if self.score is not None:
-            for key in OUTCOMES:
-                clean.pop(key, None)
-            clean["outcome"] = rewards.get(self.score)
-        elif all(clean.get(key) is None for key in OUTCOMES) and "outcome" not in self.fields:
-            if len(rewards) > 1 and clean.get("status", "ok") not in LEFT_OUT:
-                names = few([f"'{name}'" for name in rewards])
-                raise BadItemError(
-                    f"has several scores: {names}", "name the outcome by --score NAME"
-                )
-            clean["outcome"] = next(iter(rewards.values())) if len(rewards) == 1 else None
+        scores = {n: s for n, s in clean["rewards"].items() if isinstance(s, (int, float))}
+        self._scores |= dict.fromkeys(scores)
+        name = self.score
+        if name is None:
+            stated = any(clean.get(key) is not None for key in OUTCOMES)
+            if not scores or stated or "outcome" in self.fields:
+                return
+            if len(scores) > 1 and clean.get("status") in LEFT_OUT:
+                return
+            if len(scores) > 1:
+                quoted = few([f"'{score}'" for score in scores])
+                todo = "name the outcome by --score NAME"
+                raise BadItemError(f"has several scores: {quoted}", todo)
+            name = next(iter(scores))
+        for key in OUTCOMES:
+            clean.pop(key, None)
+        clean["outcome"] = outcome_of(scores.get(name), name)
 
     def _gold_of(self, clean: Record) -> tuple[GoldAction, ...] | None:
         """The gold actions of a record's task, by its id or as tables have it: "airline/5"."""
@@ -91,24 +111,38 @@ class Given:
         path = self.fields.get("messages")
         return path is not None and at(record, path) is not NOTHING
 
-    def check(self, traces: Iterable[str], gold: str | None) -> None:
+    def check(self, traces: Sequence[str]) -> None:
         """Raise InputError if a path, a score or the gold actions fitted nothing in all traces.
 
         Args:
             traces: the paths that were read to their end.
-            gold: the path of the gold actions.
         """
         if self.score is not None and self.score not in self._scores:
             todo = nearest(self.score, list(self._scores)) if self._scores else "leave it out"
-            what = f"no score '{self.score}' in {few(list(traces))}"
+            what = f"no score '{self.score}' in {few(traces)}"
             raise InputError("--score", what, todo)
         for target in sorted(self._unmatched):
-            what = f"'{self.fields[target]}' is in no record of {few(list(traces))}"
+            what = f"'{self.fields[target]}' is in no record of {few(traces)}"
             raise InputError(f"--map {target}", what, "give the dotted path of a field of records")
-        if gold and not self._used:
+        if self._gold_file and not self._used:
             first = next(iter(self.gold), "")
-            what = f"names no task of {few(list(traces))} (its first task is '{first}')"
-            raise InputError(gold, what, "give gold actions by the task ids of the traces")
+            what = f"names no task of {few(traces)} (its first task is '{first}')"
+            raise InputError(
+                self._gold_file, what, "give gold actions by the task ids of the traces"
+            )
+
+
+def named(fields: Iterable[str] | None, gold: str | None, score: str | None) -> Given:
+    """Return what --map, --gold and --score say.
+
+    Raises:
+        InputError: a pair of --map is none, the file of --gold can't be read, or two options name
+            the outcome.
+    """
+    paths = read_map(fields or ())
+    if score is not None and "outcome" in paths:
+        raise InputError("--score", "'--map outcome' names the outcome too", "use one of them")
+    return Given(paths, read_gold(gold) if gold else None, score, gold)
 
 
 def at(value: Any, path: str) -> Any:
@@ -116,8 +150,11 @@ def at(value: Any, path: str) -> Any:
 
     Args:
         value: an object.
-        path: keys, and places in lists, such as "messages.-1.content". A key may have dots itself.
+        path: keys, and places in lists, such as "messages.-1.content". A key may have dots itself,
+            and an object or a list may be JSON text, as in flat columns.
     """
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        value = _parsed(value)
     if isinstance(value, dict):
         if path in value:
             return value[path]
@@ -136,6 +173,14 @@ def at(value: Any, path: str) -> Any:
             return NOTHING
         return at(item, rest) if rest else item
     return NOTHING
+
+
+def _parsed(text: str) -> Any:
+    """The value of JSON text; the text itself where it is none."""
+    try:
+        return parse(text.encode(errors="surrogatepass"))[0]
+    except BrokenJsonError:
+        return text
 
 
 def read_map(given: Iterable[str]) -> dict[str, str]:
@@ -179,7 +224,7 @@ def read_gold(path: str) -> Gold:
             what = f"task '{task}' stands there twice, with other gold actions"
             raise InputError(path, what, "give each task once")
     if not gold:
-        raise InputError(path, "holds no gold actions", GIVE_GOLD)
+        raise InputError(path, "holds no gold actions", GOLD_FORMS)
     return gold
 
 
@@ -198,18 +243,23 @@ def _tasks(document: Any, path: str) -> Iterator[tuple[str, Any, int]]:
         for number, (task, actions) in enumerate(document.items(), 1):
             if not isinstance(actions, list):
                 what = f"'{task:.40}' has no list of actions"
-                raise InputError(path, what, GIVE_GOLD)
+                raise InputError(path, what, GOLD_FORMS)
             yield task, actions, number
         return
     records = document if isinstance(document, list) else [document]
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict) or not _is_task(record):
-            raise InputError(f"{path}:task {number}", "has no gold actions", GIVE_GOLD)
+            raise InputError(f"{path}:task {number}", "has no gold actions", GOLD_FORMS)
         task = record.get("task_id", record.get("id", number - 1))
-        criteria = record.get("evaluation_criteria") or {}
-        actions = record.get("gold_actions", record.get("actions", criteria.get("actions")))
+        actions = record.get("gold_actions", record.get("actions", _of_criteria(record)))
         # tau2-bench: a task without criteria or actions expects none.
         yield id_of(task), [] if actions is None and "id" in record else actions, number
+
+
+def _of_criteria(task: dict[str, Any]) -> Any:
+    """The actions of a task of tau2-bench; what can't have any stands for itself."""
+    criteria = task.get("evaluation_criteria")
+    return criteria.get("actions") if isinstance(criteria, dict) else criteria
 
 
 def _is_task(record: dict[str, Any]) -> bool:

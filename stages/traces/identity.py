@@ -8,7 +8,7 @@ different traces, no user message in common.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -17,6 +17,7 @@ from stages.errors import InputError
 from stages.traces.episode import Episode, GoldAction, numbered
 from stages.traces.turns import text_of
 
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 Renamed = dict[tuple[str, str], str]  # a task's name by source and the name it had
 Place = tuple[str, int]  # of a task of some id: the path, and its number there from 1
 
@@ -121,7 +122,7 @@ class Identities:
         return names
 
 
-def settled(frame: pl.DataFrame, renamed: Renamed | None) -> pl.DataFrame:
+def settled(frame: Frame, renamed: Renamed | None) -> Frame:
     """Return rows of episodes with the names that their tasks have once all traces are read."""
     if not renamed:
         return frame
@@ -129,7 +130,7 @@ def settled(frame: pl.DataFrame, renamed: Renamed | None) -> pl.DataFrame:
     key = pl.concat_str("source", "task_id", separator="\0")
     moved = key.is_in(list(names))
     columns = {"task_id": key.replace_strict(names, default=pl.col("task_id"))}
-    if "group_id" in frame.columns:
+    if "group_id" in frame.collect_schema():
         apart = pl.concat_str("source", "group_id", separator="/")
         columns["group_id"] = pl.when(moved).then(apart).otherwise("group_id")
     return frame.with_columns(**columns)

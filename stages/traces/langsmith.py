@@ -174,7 +174,7 @@ def _extra(run: Run, *keys: str) -> Any:
 def _definitions(run: Run) -> list[dict[str, Any]] | None:
     inputs = run.get("inputs") if isinstance(run.get("inputs"), Mapping) else {}
     places = (_extra(run, "invocation_params", "tools"), (inputs or {}).get("tools"))
-    return next((found for place in places if (found := tool_definitions(place))), None)
+    return next((tools for place in places if (tools := tool_definitions(place))), None)
 
 
 def _model(run: Run) -> str | None:

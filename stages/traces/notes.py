@@ -30,6 +30,8 @@ INFORMATION = (
 CRASHED = "crashed or cut by infrastructure"
 MASKED = "masked by the trace"
 NO_OUTCOME = "no outcome"
+GIVE_GOLD = "give them by --gold FILE, or name their field by --map gold_actions=PATH"
+GIVE_OUTCOME = "rerun irc-cli score with --map outcome=PATH, or collect episodes that have one"
 READ_AS_PYTHON, UNPARSEABLE = "arguments read as a Python literal", "arguments unparseable"
 _LEFT_OUT = "left out, "
 

@@ -48,9 +48,9 @@ def files(folder: Path, digest: Any = None, notes: Any = None) -> list[tuple[Pat
     Of prime-rl's `all` and `effective` rollouts of a step, the second are a part of the first, so
     that only one file is read.
     """
-    found = sorted(folder.rglob(STREAM)) or sorted(folder.rglob("traces.jsonl"), key=in_steps)
-    whole = {path.parent.parent for path in found if path.parent.name == "all"}
-    kept = [p for p in found if p.parent.name != "effective" or p.parent.parent not in whole]
+    streams = sorted(folder.rglob(STREAM)) or sorted(folder.rglob("traces.jsonl"), key=in_steps)
+    whole = {path.parent.parent for path in streams if path.parent.name == "all"}
+    kept = [p for p in streams if p.parent.name != "effective" or p.parent.parent not in whole]
     return [(path, None) for path in kept]
 
 

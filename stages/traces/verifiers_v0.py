@@ -40,18 +40,18 @@ def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> Record
     """The metadata that `vf-eval` writes beside its results; empty where there is none."""
     try:
         data = (path.parent / METADATA).read_bytes()
-        found = json.loads(data)
+        record = json.loads(data)
     except (OSError, ValueError):
         return {}
     if digest is not None:
         digest.update(data)
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def files(folder: Path, digest: _Hash | None = None, notes: Any = None) -> list[tuple[Path, Any]]:
     """The results below a folder, and the rollouts that prime-rl wrote of each step."""
-    found = [*folder.rglob("results.jsonl"), *folder.rglob("step_*/*_rollouts*.jsonl")]
-    return [(path, beside(path, digest)) for path in sorted(found, key=in_steps)]
+    results = [*folder.rglob("results.jsonl"), *folder.rglob("step_*/*_rollouts*.jsonl")]
+    return [(path, beside(path, digest)) for path in sorted(results, key=in_steps)]
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:

@@ -25,13 +25,23 @@ class Pack(NamedTuple):
 
     @classmethod
     def of(cls, examples: List[Example], device: torch.device) -> Pack:
-        """Lay sequences in a row."""
-        lengths = [len(one.sequence) for one in examples]
+        """Lay sequences in a row.
+
+        Args:
+            examples: of the pass.
+            device: that the tensors are made on.
+
+        Returns:
+            The pack; its M tokens are those of the policy, in the order of the examples.
+        """
+        lengths = [len(example.sequence) for example in examples]
         starts = np.cumsum([0, *lengths[:-1]])
-        at = [one.at + start for one, start in zip(examples, starts, strict=True)]
-        temperature = [np.full(len(one.at), one.temperature, np.float32) for one in examples]
+        at = [example.at + start for example, start in zip(examples, starts, strict=True)]
+        temperature = [
+            np.full(len(example.at), example.temperature, np.float32) for example in examples
+        ]
         return cls(
-            _tensor([one.sequence.token_ids for one in examples], device),
+            _tensor([example.sequence.token_ids for example in examples], device),
             _tensor([np.arange(length) for length in lengths], device),
             lengths,
             _tensor(at, device),
@@ -53,17 +63,20 @@ def steps(examples: List[Example], batch_size: int, epochs: int, seed: int) -> l
         batch_size: about how many episodes a step has.
         epochs: how often each episode is learnt from.
         seed: of the order, another in each epoch.
+
+    Returns:
+        For each step the positions of its examples in `examples`.
     """
     parts: dict[str, list[int]] = {}
-    for place, one in enumerate(examples):
-        parts.setdefault(one.episode_id, []).append(place)
+    for place, example in enumerate(examples):
+        parts.setdefault(example.episode_id, []).append(place)
     episodes = list(parts.values())
-    found = []
+    planned = []
     for epoch in range(epochs):
         order = np.random.default_rng((seed, epoch)).permutation(len(episodes))
         for chosen in np.array_split(order, max(1, round(len(episodes) / batch_size))):
-            found.append([place for episode in chosen for place in episodes[episode]])
-    return found
+            planned.append([place for episode in chosen for place in episodes[episode]])
+    return planned
 
 
 def passes(
@@ -82,7 +95,7 @@ def passes(
     Yields:
         Positions in `lengths`, and whether they count: False where it only keeps step.
     """
-    found = packs(lengths, budget)
-    for first in range(0, len(found), processes):
+    packed = packs(lengths, budget)
+    for first in range(0, len(packed), processes):
         mine = first + process
-        yield (found[mine], True) if mine < len(found) else (found[0], False)
+        yield (packed[mine], True) if mine < len(packed) else (packed[0], False)

@@ -41,19 +41,34 @@ class Saved(NamedTuple):
 
 
 def random_state() -> str:
-    """Return torch's random state as text."""
+    """Return torch's random state as text.
+
+    Returns:
+        Base64 of the state's bytes.
+    """
     return base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
 
 
 def set_random_state(text: str) -> None:
-    """Set torch's random state."""
+    """Set torch's random state.
+
+    Args:
+        text: as from `random_state`.
+    """
     state = bytearray(base64.b64decode(text))
     torch.set_rng_state(torch.frombuffer(state, dtype=torch.uint8))
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which gets its name when it is complete."""
+    """Yield a folder to fill, which gets its name when it is complete.
+
+    Args:
+        path: of the folder; one that is there already is replaced.
+
+    Yields:
+        A temporary folder beside it.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -66,7 +81,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def optimizer_state(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
-    """Return what an optimizer keeps, as `weights/quantity`; a collective on sharded weights."""
+    """Return what an optimizer keeps, as `weights/quantity`; a collective on sharded weights.
+
+    Args:
+        model: of transformers, or peft's around it.
+        optimizer: of its weights.
+
+    Returns:
+        Whole tensors, on whatever device they lie.
+    """
     return {
         f"{name}/{quantity}": whole(value)
         for name, weights in trained(model).items()
@@ -76,6 +99,11 @@ def optimizer_state(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
 
 def set_optimizer_state(model: Any, optimizer: Any, state: dict[str, torch.Tensor]) -> None:
     """Give an optimizer what another one kept for the same weights.
+
+    Args:
+        model: of transformers, or peft's around it.
+        optimizer: of its weights; changed in place.
+        state: as from `optimizer_state`.
 
     Raises:
         InputError: it kept something else.
@@ -92,7 +120,16 @@ def set_optimizer_state(model: Any, optimizer: Any, state: dict[str, torch.Tenso
 
 
 def set_weights(model: Any, state: dict[str, torch.Tensor], where: str) -> None:
-    """Give a model other values for the weights that training changes."""
+    """Give a model other values for the weights that training changes.
+
+    Args:
+        model: of transformers, or peft's around it; changed in place.
+        state: values by the names of the weights that training changes.
+        where: name of the state in errors.
+
+    Raises:
+        InputError: the state is of other weights.
+    """
     weights = trained(model)
     if missing := weights.keys() ^ state.keys():
         todo = "resume with the model and the adapters that it was made with"
@@ -103,7 +140,15 @@ def set_weights(model: Any, state: dict[str, torch.Tensor], where: str) -> None:
 
 
 def like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return a tensor on the device, and with the shards, of another."""
+    """Return a tensor on the device, and with the shards, of another.
+
+    Args:
+        value: the tensor, whole.
+        target: the other tensor, of the same shape.
+
+    Returns:
+        The same values.
+    """
     value = value.to(target.device)
     if not hasattr(target, "device_mesh"):
         return value
@@ -114,7 +159,15 @@ def like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def state(model: Any, optimizer: Any) -> State:
-    """Return weights and optimizer state; on several devices every process takes part."""
+    """Return weights and optimizer state; on several devices every process takes part.
+
+    Args:
+        model: of transformers, or peft's around it.
+        optimizer: of its weights.
+
+    Returns:
+        Whole tensors by name.
+    """
     weights = {name: whole(value) for name, value in trained(model).items()}
     return State(weights, optimizer_state(model, optimizer))
 
@@ -122,7 +175,15 @@ def state(model: Any, optimizer: Any) -> State:
 def save(
     folder: Path, held: State, step: int, dev_loss: float | None, record: dict[str, Any]
 ) -> None:
-    """Write a checkpoint: state, position, and what the run is."""
+    """Write a checkpoint: state, position, and what the run is.
+
+    Args:
+        folder: of the checkpoint; appears when it is whole.
+        held: weights and optimizer state.
+        step: number of optimizer steps taken.
+        dev_loss: mean loss of a token of the dev set, in nats; None: there is no dev set.
+        record: what the run is, as for `check_same`.
+    """
     with whole_folder(folder) as path:
         write_weights(held.weights, path / WEIGHTS)
         write_weights(held.optimizer, path / OPTIMIZER)
@@ -132,6 +193,15 @@ def save(
 
 def load(folder: Path, model: Any, optimizer: Any, record: dict[str, Any]) -> int:
     """Put model, optimizer and random state where a checkpoint was; return its step.
+
+    Args:
+        folder: of the checkpoint.
+        model: of transformers, or peft's around it; changed in place.
+        optimizer: of its weights; changed in place.
+        record: what the run must be.
+
+    Returns:
+        The number of optimizer steps taken before the checkpoint.
 
     Raises:
         InputError: the checkpoint is damaged, or of another run.
@@ -145,7 +215,17 @@ def load(folder: Path, model: Any, optimizer: Any, record: dict[str, Any]) -> in
 
 
 def saved(folder: Path) -> list[Saved]:
-    """Return a run's checkpoints, oldest first."""
+    """Return a run's checkpoints, oldest first.
+
+    Args:
+        folder: that holds the checkpoints of a run.
+
+    Returns:
+        The checkpoints; [] where the folder is missing.
+
+    Raises:
+        InputError: a checkpoint is damaged.
+    """
     paths = sorted(path for path in folder.glob("step-*") if path.is_dir())
     losses = [_position(path)["dev_loss"] for path in paths]
     return [
@@ -154,14 +234,30 @@ def saved(folder: Path) -> list[Saved]:
     ]
 
 
-def best(found: list[Saved]) -> Saved | None:
-    """Return the checkpoint with the least loss on the dev set, if there is one."""
-    judged = [one for one in found if one.dev_loss < math.inf]
-    return min(judged, key=lambda one: one.dev_loss, default=None)
+def best(checkpoints: list[Saved]) -> Saved | None:
+    """Return the checkpoint with the least loss on the dev set, if there is one.
+
+    Args:
+        checkpoints: of a run.
+
+    Returns:
+        The first of those with the least loss; None: there is no dev set.
+    """
+    judged = [checkpoint for checkpoint in checkpoints if checkpoint.dev_loss < math.inf]
+    return min(judged, key=lambda checkpoint: checkpoint.dev_loss, default=None)
 
 
 def check_same(made: dict[str, Any], record: dict[str, Any], where: str) -> None:
-    """Raise InputError unless a run that was begun is the one that goes on."""
+    """Raise InputError unless a run that was begun is the one that goes on.
+
+    Args:
+        made: what the begun run is, by name.
+        record: what the run that goes on is, by name.
+        where: name of the begun run in the error.
+
+    Raises:
+        InputError: they differ.
+    """
     for name in record:
         if record[name] != made.get(name):
             what = f"is of a run with other {name}"

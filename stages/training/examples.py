@@ -40,14 +40,28 @@ class Reinforced(NamedTuple):
 
 
 def supervised(conversations: Iterable[Demonstration], chat: Renderer) -> list[Example]:
-    """Return examples in which every assistant token counts the same."""
+    """Return examples in which every assistant token counts the same.
+
+    Args:
+        conversations: with the assistant's messages to learn.
+        chat: makes tokens from messages.
+
+    Returns:
+        An example for each sequence that holds a token of the assistant; all weights are 1.
+    """
     rows = [
-        row for one in conversations for row in retokenised(one.name, one.messages, one.tools, chat)
+        row
+        for demonstration in conversations
+        for row in retokenised(
+            demonstration.name, demonstration.messages, demonstration.tools, chat
+        )
     ]
     return [
-        Example(one, np.zeros(n, np.float32), np.full(n, NO_TIER, np.int32), np.ones(n, np.float32))
-        for one in sequences(_table(rows))
-        if (n := int(one.written.sum()))
+        Example(
+            sequence, np.zeros(n, np.float32), np.full(n, NO_TIER, np.int32), np.ones(n, np.float32)
+        )
+        for sequence in sequences(_table(rows))
+        if (n := int(sequence.written.sum()))
     ]
 
 
@@ -69,6 +83,9 @@ def reinforced(
         chat: makes tokens from messages where none were recorded; None: that is refused.
         where: name of the rollouts in errors.
 
+    Returns:
+        The examples of groups in which some advantage differs from 0, and what was left out.
+
     Raises:
         InputError: tokens were not recorded, a turn has no advantage, or none differs from 0.
     """
@@ -79,9 +96,9 @@ def reinforced(
         raise InputError(where, what, todo)
     made = [
         row
-        for one in missing
+        for episode in missing
         if chat
-        for row in retokenised(one["episode_id"], one["messages"], tools, chat)
+        for row in retokenised(episode["episode_id"], episode["messages"], tools, chat)
     ]
     ids = [row["episode_id"] for row in episodes if row["tokens_recorded"]]
     wanted = pl.Series(ids, dtype=pl.String)
@@ -93,8 +110,8 @@ def reinforced(
     tiers = advantages["tier"].unique().sort().to_list()
     turns = _by_turn(advantages, tiers)
     examples = [
-        _example(one, turns, *sampled[one.episode_id])
-        for one in sequences(rows.filter(pl.col("episode_id").is_in(list(live))))
+        _example(sequence, turns, *sampled[sequence.episode_id])
+        for sequence in sequences(rows.filter(pl.col("episode_id").is_in(list(live))))
     ]
     groups = advantages["group_id"].n_unique()
     if not examples:
@@ -113,15 +130,18 @@ def focused(
         examples: of episodes.
         tiers: by their codes.
         values: of the tiers; one that is missing is worth 0.
+
+    Returns:
+        Examples with a weight of 0 on the other turns, without those that have no other weight.
     """
     worth = np.array([bool(values.get(tier)) for tier in tiers])
-    found = []
-    for one in examples:
-        counts = worth[one.tier]
+    chosen = []
+    for example in examples:
+        counts = worth[example.tier]
         if counts.any():
-            tier = np.where(counts, one.tier, NO_TIER).astype(np.int32)
-            found.append(replace(one, tier=tier, weight=one.weight * counts))
-    return found
+            tier = np.where(counts, example.tier, NO_TIER).astype(np.int32)
+            chosen.append(replace(example, tier=tier, weight=example.weight * counts))
+    return chosen
 
 
 def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:
@@ -168,11 +188,11 @@ def _by_turn(advantages: pl.DataFrame, tiers: list[str]) -> Turns:
     return {(episode, turn): (value, code[tier]) for episode, turn, value, tier in rows}
 
 
-def _example(one: TokenSequence, turns: Turns, temperature: float, top_p: float) -> Example:
-    turn = one.turn[one.written]
-    of = [turns[one.episode_id, number] for number in turn.tolist()]
+def _example(sequence: TokenSequence, turns: Turns, temperature: float, top_p: float) -> Example:
+    turn = sequence.turn[sequence.written]
+    of = [turns[sequence.episode_id, number] for number in turn.tolist()]
     return Example(
-        sequence=one,
+        sequence=sequence,
         advantage=np.array([advantage for advantage, _ in of], np.float32),
         tier=np.array([tier for _, tier in of], np.int32),
         weight=np.ones(len(turn), np.float32),
@@ -182,13 +202,20 @@ def _example(one: TokenSequence, turns: Turns, temperature: float, top_p: float)
 
 
 def offending(batch: Iterable[Example]) -> Iterator[dict[str, Any]]:
-    """Yield the sequences of a step as rows of a table, for whoever looks for what went wrong."""
-    for one in batch:
+    """Yield the sequences of a step as rows of a table, for whoever looks for what went wrong.
+
+    Args:
+        batch: the examples of the step.
+
+    Yields:
+        A row for each example.
+    """
+    for example in batch:
         yield {
-            "episode_id": one.episode_id,
-            "token_ids": one.sequence.token_ids.tolist(),
-            "turn": one.sequence.turn.tolist(),
-            "at": one.at.tolist(),
-            "advantage": one.advantage.tolist(),
-            "logprobs": one.engine.tolist(),
+            "episode_id": example.episode_id,
+            "token_ids": example.sequence.token_ids.tolist(),
+            "turn": example.sequence.turn.tolist(),
+            "at": example.at.tolist(),
+            "advantage": example.advantage.tolist(),
+            "logprobs": example.engine.tolist(),
         }

@@ -72,7 +72,12 @@ class RunFolder:
         return done
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Add a step to the metrics."""
+        """Add a step to the metrics.
+
+        Args:
+            step: number of the step, from 1.
+            values: numbers by name, nested by tier where there is one for each.
+        """
         if not self.main:
             return
         with self._metrics.open("ab") as file:
@@ -81,27 +86,46 @@ class RunFolder:
             self._board.add_scalar(name, value, step)
 
     def save(self, trainer: Trainer, step: int, dev_loss: float | None, keep: int) -> None:
-        """Write a checkpoint and drop old ones but the best; every process takes part."""
+        """Write a checkpoint and drop old ones but the best; every process takes part.
+
+        Args:
+            trainer: whose weights and optimizer state are written.
+            step: number of optimizer steps taken.
+            dev_loss: mean loss of a token of the dev set, in nats; None: there is no dev set.
+            keep: how many of the latest checkpoints stay, at least 1.
+        """
         state = checkpoint.state(trainer.bare, trainer.optimizer)
         if self.main:
             folder = self._checkpoints / f"step-{step:06d}"
             checkpoint.save(folder, state, step, dev_loss, self._record)
-            found = checkpoint.saved(self._checkpoints)
-            for old in found[:-keep]:
-                if old != checkpoint.best(found):
+            checkpoints = checkpoint.saved(self._checkpoints)
+            for old in checkpoints[:-keep]:
+                if old != checkpoint.best(checkpoints):
                     shutil.rmtree(old.path)
 
     def take_best(self, trainer: Trainer, dev_loss: float) -> None:
-        """Go back to the best checkpoint, if its loss on the dev set was below this one."""
+        """Go back to the best checkpoint, if its loss on the dev set was below this one.
+
+        Args:
+            trainer: gets the state of the best checkpoint.
+            dev_loss: of the weights that it has now, in nats.
+        """
         best = checkpoint.best(checkpoint.saved(self._checkpoints))
         if best and best.dev_loss < dev_loss:
             self._load(best, trainer)
 
-    def _load(self, found: checkpoint.Saved, trainer: Trainer) -> int:
-        return checkpoint.load(found.path, trainer.bare, trainer.optimizer, self._record)
+    def _load(self, chosen: checkpoint.Saved, trainer: Trainer) -> int:
+        return checkpoint.load(chosen.path, trainer.bare, trainer.optimizer, self._record)
 
     def save_batch(self, batch: Iterable[Example]) -> str:
-        """Write the sequences of a step that must not be taken; return where."""
+        """Write the sequences of a step that must not be taken; return where.
+
+        Args:
+            batch: the examples of the step.
+
+        Returns:
+            The path of the table.
+        """
         path = str(self.path / "offending-batch.parquet")
         if self.main:
             with whole_file(path, force=True) as file:
@@ -109,7 +133,13 @@ class RunFolder:
         return path
 
     def finish(self, trainer: Trainer, tokenizer: Any, result: dict[str, Any]) -> None:
-        """Write the policy and what made it, which comes last: a folder with it is complete."""
+        """Write the policy and what made it, which comes last: a folder with it is complete.
+
+        Args:
+            trainer: whose weights become the policy.
+            tokenizer: written beside them.
+            result: what the command prints, kept for a repetition.
+        """
         state = checkpoint.state(trainer.bare, trainer.optimizer)
         weights = whole_weights(trainer.bare)
         if not self.main:
@@ -135,6 +165,12 @@ class RunFolder:
 def optimizer_of(model: str) -> dict[str, torch.Tensor]:
     """Return the state that the optimizer of a run ended with.
 
+    Args:
+        model: the folder that the run wrote.
+
+    Returns:
+        Tensors as from `stages.training.checkpoint.optimizer_state`.
+
     Raises:
         InputError: the model's folder holds none.
     """
@@ -147,6 +183,13 @@ def optimizer_of(model: str) -> dict[str, torch.Tensor]:
 
 def result_of(out: str, record: dict[str, Any]) -> dict[str, Any] | None:
     """Return the result of a run that is complete; None: it is not.
+
+    Args:
+        out: the folder of the run.
+        record: what the run must be.
+
+    Returns:
+        What the command printed.
 
     Raises:
         InputError: it is another run.
@@ -167,6 +210,9 @@ def refuse_existing_run(out: str, inputs: Iterable[str], *, resume: bool, force:
         inputs: files and folders that must not be lost with it.
         resume: go on with the run that is there.
         force: replace the run that is there.
+
+    Raises:
+        InputError: the folder is a file, holds a run or an input, or can't be made.
     """
     path = Path(out)
     if path.exists() and not path.is_dir():
@@ -180,15 +226,15 @@ def refuse_existing_run(out: str, inputs: Iterable[str], *, resume: bool, force:
         raise InputError(out, "exists already", todo)
     if not (path / "metrics.jsonl").exists():
         raise InputError(out, "holds something else than a training run", "name another folder")
-    if inside := [one for one in inputs if Path(one).resolve().is_relative_to(path.resolve())]:
+    if inside := [file for file in inputs if Path(file).resolve().is_relative_to(path.resolve())]:
         raise InputError(out, f"holds '{inside[0]}', which is read", "name another folder")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    found = []
+    numbers = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{name}/")
+            numbers += _flat(value, f"{prefix}{name}/")
         else:
-            found.append((prefix + name, float(value)))
-    return found
+            numbers.append((prefix + name, float(value)))
+    return numbers

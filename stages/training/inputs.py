@@ -21,7 +21,9 @@ from stages.tables.files import digest
 from stages.tables.paths import RunFiles
 from stages.tables.turn_arrays import advantage_frame, tier_rewards, turn_advantages, turn_arrays
 from stages.traces.calls import UnreadableCallError, read_call
+from stages.traces.fields import BadItemError
 from stages.traces.forms import Result, read_message
+from stages.traces.given import Given
 from stages.traces.notes import left_out, why_left_out, why_none
 from stages.traces.stream import Stream
 
@@ -47,6 +49,9 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
         path: of the rollouts.
         notes: gets the episodes that are left out.
 
+    Returns:
+        The episodes that count, their tokens, and what is recorded of their policy.
+
     Raises:
         InputError: a file is missing or broken, or no episode counts.
     """
@@ -71,21 +76,21 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
     files = RunFiles(path)
     tokens, _, meta = files.sidecars
     about = _meta(Path(meta))
-    found = read_table(TOKENS, tokens) if Path(tokens).exists() else TOKENS.empty()
-    _check_logprobs(found, tokens)
+    token_table = read_table(TOKENS, tokens) if Path(tokens).exists() else TOKENS.empty()
+    _check_logprobs(token_table, tokens)
     weights = {
-        one["sha256"] for one in about.get("inputs", []) if one["path"].endswith(".safetensors")
+        file["sha256"] for file in about.get("inputs", []) if file["path"].endswith(".safetensors")
     }
     tools = [without_kind(tool) for tool in about.get("tools", [])]
     return Rollouts(
-        path, list(episodes.values()), found, tools, weights, dict(about.get("prompt", {}))
+        path, list(episodes.values()), token_table, tools, weights, dict(about.get("prompt", {}))
     )
 
 
 def _check_logprobs(tokens: pl.DataFrame, path: str) -> None:
     """Raise InputError where a recorded logprob can't be one."""
-    one = pl.element()
-    possible = (one.is_finite() & (one <= SLACK)).fill_null(False)
+    logprob = pl.element()
+    possible = (logprob.is_finite() & (logprob <= SLACK)).fill_null(False)
     fine = pl.col("logprobs").list.eval(possible).list.all()  # null where none are recorded
     for row in tokens.filter(~fine).head(1).iter_rows(named=True):
         what = f"turn {row['turn']} of episode '{row['episode_id']}' has a logprob that is none"
@@ -98,6 +103,9 @@ def check_precision(rollouts: Rollouts, *, weighted: bool) -> None:
     Args:
         rollouts: whose episodes say `logprobs_rounded` where their format rounded them.
         weighted: ratios or importance weights take the engine's logprobs.
+
+    Raises:
+        InputError: some logprobs are rounded, and ratios or weights would take them.
     """
     rounded = [row["episode_id"] for row in rollouts.episodes if row.get("logprobs_rounded")]
     if weighted and rounded:
@@ -107,7 +115,15 @@ def check_precision(rollouts: Rollouts, *, weighted: bool) -> None:
 
 
 def check_lineage(rollouts: Rollouts, model: str) -> None:
-    """Raise InputError if another policy than this one played the rollouts."""
+    """Raise InputError if another policy than this one played the rollouts.
+
+    Args:
+        rollouts: with the policies' names and the digests of their weights, where recorded.
+        model: the folder of the policy.
+
+    Raises:
+        InputError: there are several policies, or the weights are other ones.
+    """
     if len(names := sorted({str(row.get("policy")) for row in rollouts.episodes})) > 1:
         what = f"was played by several policies: {few(names)}"
         raise InputError(rollouts.path, what, "give one policy's rollouts, or pass --off-policy")
@@ -118,7 +134,9 @@ def check_lineage(rollouts: Rollouts, model: str) -> None:
         raise InputError(rollouts.path, what, todo)
 
 
-def read_conversations(path: str, notes: Counter[str] | None = None) -> list[dict[str, Any]]:
+def read_conversations(
+    path: str, notes: Counter[str] | None = None, given: Given | None = None
+) -> list[dict[str, Any]]:
     """Read the records with `messages` of JSON lines; rollouts are such records.
 
     Calls that are flat, as {id, name, arguments} or {id, name, args}, come in OpenAI's form.
@@ -126,13 +144,22 @@ def read_conversations(path: str, notes: Counter[str] | None = None) -> list[dic
     Args:
         path: of the conversations.
         notes: gets what was guessed.
+        given: fields and gold actions that the user names.
+
+    Returns:
+        The records, with messages in OpenAI's form.
 
     Raises:
         InputError: the file is missing or broken, or a line has no messages as templates take them.
     """
     records = []
-    for number, record in _objects(path):
-        where, messages = f"{path}:{number}", record.get("messages")
+    for number, recorded in _objects(path):
+        where = f"{path}:{number}"
+        try:
+            record = given.apply(recorded, recorded) if given else recorded
+        except BadItemError as bad:
+            raise InputError(where, bad.what, bad.todo) from None
+        messages = record.get("messages")
         if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
             raise InputError(where, "has no list of 'messages'", "give one conversation a line")
         told = [_message(message, place, where) for place, message in enumerate(messages, 1)]
@@ -160,13 +187,16 @@ def played_advantages(
         config: the estimator.
         turns: name of the turns in errors.
 
+    Returns:
+        A row for each turn (ADVANTAGES).
+
     Raises:
         InputError: an episode has no turns.
     """
     ids = [row["episode_id"] for row in played.episodes]
     arrays = turn_arrays(scored.filter(pl.col("episode_id").is_in(ids)))
-    found = set(arrays.frame["episode_id"])
-    if lacking := [episode for episode in ids if episode not in found]:
+    scored_ids = set(arrays.frame["episode_id"])
+    if lacking := [episode for episode in ids if episode not in scored_ids]:
         what = f"no turns of episode '{lacking[0]}' ({len(lacking):,} lacking)"
         raise InputError(turns, what, f"rerun irc-cli score {played.path}")
     reward = arrays.frame["reward"].to_numpy() if values is None else tier_rewards(arrays, values)
@@ -174,7 +204,15 @@ def played_advantages(
 
 
 def other_turns(played: Rollouts, scored: pl.DataFrame) -> Counter[str]:
-    """Return a note on the turns (TURNS) of episodes that are not among the rollouts."""
+    """Return a note on the turns (TURNS) of episodes that are not among the rollouts.
+
+    Args:
+        played: the rollouts.
+        scored: the turns (TURNS).
+
+    Returns:
+        The note with the number of such episodes; empty where there is none.
+    """
     ids = [row["episode_id"] for row in played.episodes]
     others = ~pl.col("episode_id").is_in(ids) & COUNTS
     number = scored.filter(others)["episode_id"].n_unique()
@@ -185,6 +223,13 @@ def read_values(calibration: str | None, turns: str) -> Values | None:
     """Return what a calibration says that the tiers of turns are worth; None: none is given.
 
     A tier that the calibration never met has shown nothing, and is worth nothing.
+
+    Args:
+        calibration: path of a calibration.yaml, or None.
+        turns: path of the turns.
+
+    Returns:
+        The value of each tier, and how values are paid.
 
     Raises:
         InputError: the file is no calibration, or one of other tiers than those of the turns.
@@ -200,13 +245,33 @@ def read_values(calibration: str | None, turns: str) -> Values | None:
 
 
 def recorded_tools(path: str) -> list[dict[str, Any]]:
-    """Return the tools that a policy saw, where they are recorded beside rollouts."""
+    """Return the tools that a policy saw, where they are recorded beside rollouts.
+
+    Args:
+        path: of the rollouts.
+
+    Returns:
+        Tools in OpenAI's form; [] where they are not recorded.
+
+    Raises:
+        InputError: the record is not JSON.
+    """
     about = _meta(Path(RunFiles(path).sidecars[-1]))
     return [without_kind(tool) for tool in about.get("tools", [])]
 
 
 def recorded_prompt(path: str) -> dict[str, str]:
-    """Return how a policy was told of its tools, where that is recorded beside rollouts."""
+    """Return how a policy was told of its tools, where that is recorded beside rollouts.
+
+    Args:
+        path: of the rollouts.
+
+    Returns:
+        The record of `Told`; {} where there is none.
+
+    Raises:
+        InputError: the record is not JSON.
+    """
     return dict(_meta(Path(RunFiles(path).sidecars[-1])).get("prompt", {}))
 
 

@@ -40,32 +40,68 @@ class Nuclei(NamedTuple):
 
     @classmethod
     def of(cls, inside: torch.Tensor, top_p: torch.Tensor) -> Nuclei:
-        """Return nuclei from booleans [M, V] and the top_p of each, [M]."""
+        """Return nuclei from booleans.
+
+        Args:
+            inside: whether each token could have been each word, [M, V].
+            top_p: that each token was sampled with, in (0, 1], [M]; from 1 on all words count.
+
+        Returns:
+            The nuclei of M tokens.
+        """
         kept = inside & (top_p < 1)[:, None]
         return cls(kept.nonzero()[:, 1].int(), kept.sum(-1))
 
     @classmethod
     def cat(cls, parts: Sequence[Nuclei]) -> Nuclei:
-        """Lay nuclei one after the other."""
+        """Lay nuclei one after the other.
+
+        Args:
+            parts: nuclei of M1, M2, ... tokens.
+
+        Returns:
+            The nuclei of M1 + M2 + ... tokens.
+        """
         return cls(*map(torch.cat, zip(*parts, strict=True)))
 
     def split(self, sizes: Sequence[int]) -> list[Nuclei]:
-        """Return the nuclei of tokens in groups of these sizes."""
+        """Return the nuclei of tokens in groups of these sizes.
+
+        Args:
+            sizes: of the groups, which add up to M.
+
+        Returns:
+            Nuclei for each group.
+        """
         counts = self.counts.split(list(sizes))
         words = self.words.split([int(part.sum()) for part in counts])
         return [Nuclei(*part) for part in zip(words, counts, strict=True)]
 
     def to(self, device: torch.device) -> Nuclei:
-        """Return the nuclei on a device."""
+        """Return the nuclei on a device.
+
+        Args:
+            device: of torch.
+
+        Returns:
+            The same nuclei.
+        """
         return Nuclei(self.words.to(device), self.counts.to(device))
 
     def inside(self, vocabulary: int) -> torch.Tensor:
-        """Return whether each token could have been each word, [M, V]."""
+        """Return whether each token could have been each word.
+
+        Args:
+            vocabulary: number of words, V.
+
+        Returns:
+            Booleans [M, V]; a token that was drawn from all words could have been any.
+        """
         tokens = len(self.counts)
-        found = self.counts.new_zeros((tokens, vocabulary), dtype=torch.bool)
+        allowed = self.counts.new_zeros((tokens, vocabulary), dtype=torch.bool)
         rows = torch.arange(tokens, device=self.counts.device).repeat_interleave(self.counts)
-        found[rows, self.words.long()] = True
-        return found | (self.counts == 0)[:, None]
+        allowed[rows, self.words.long()] = True
+        return allowed | (self.counts == 0)[:, None]
 
 
 class TokenValues(NamedTuple):
@@ -114,6 +150,11 @@ class TokenLogprobs(nn.Module):
             entropy_gradient: whether the entropy is to be learnt from, too.
             top_p: of each of them, [M]: their nuclei are found, and returned.
             nuclei: of each of them, from an earlier pass; with neither, all words count.
+
+        Returns:
+            Log-probabilities and entropies, [M], in nats, and the nuclei if asked for.
+
+        Source: docs/method.md, "The nucleus".
         """
         # A sequence alone needs neither, and not every model takes them.
         apart = {"position_ids": positions[None], "lengths": lengths} if self.packed else {}
@@ -133,8 +174,8 @@ class TokenLogprobs(nn.Module):
             checkpoint(_chunk, head, *part, entropy_gradient, use_reentrant=False)
             for part in zip(*chunks, limits, strict=True)
         ]
-        logprobs, entropy, found = zip(*parts, strict=True)
-        whole = Nuclei.cat(found) if top_p is not None and nuclei is None else None
+        logprobs, entropy, nuclei_of_parts = zip(*parts, strict=True)
+        whole = Nuclei.cat(nuclei_of_parts) if top_p is not None and nuclei is None else None
         return TokenValues(torch.cat(logprobs), torch.cat(entropy), whole)
 
     @property
@@ -161,17 +202,17 @@ def _chunk(
     The limit is nuclei, or the top_p of each target, [C], whose nuclei are returned, too.
     """
     logits = head(hidden).float() / temperature[:, None]  # [C, V]
-    found = limit if isinstance(limit, Nuclei) else None
-    if limit is not None and found is None:
-        found = _find_nuclei(logits.detach(), targets, limit)
-    if found is not None:
+    nuclei = limit if isinstance(limit, Nuclei) else None
+    if limit is not None and nuclei is None:
+        nuclei = _find_nuclei(logits.detach(), targets, limit)
+    if nuclei is not None:
         # Finite, so that 0 times it is 0; no float32 logit of a model comes near.
-        logits = logits.masked_fill(~found.inside(logits.shape[1]), OUTSIDE)
+        logits = logits.masked_fill(~nuclei.inside(logits.shape[1]), OUTSIDE)
     logprobs = -nn.functional.cross_entropy(logits, targets, reduction="none")
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         shares = torch.softmax(logits, -1)
         entropy = torch.logsumexp(logits, -1) - (shares * logits).sum(-1)
-    return logprobs, entropy, found
+    return logprobs, entropy, nuclei
 
 
 def _find_nuclei(logits: torch.Tensor, targets: torch.Tensor, top_p: torch.Tensor) -> Nuclei:

@@ -60,6 +60,8 @@ def token_weights(n_tokens: npt.NDArray[np.float64], config: LossConfig) -> npt.
 
     Returns:
         The weight of a token of each episode, [E].
+
+    Source: docs/method.md, "The loss".
     """
     episodes = max(len(n_tokens), 1)
     match config.aggregation:
@@ -81,6 +83,11 @@ def policy_loss(
         entropy: of the distributions they were drawn from, [M].
         batch: what is known of them.
         config: the choices.
+
+    Returns:
+        The loss, a scalar, and the sum over the tokens of each of METRICS.
+
+    Source: docs/method.md, "The loss" and "Metrics of a step".
     """
     advantage = batch.advantage
     ratio = torch.exp(logprobs - batch.old)

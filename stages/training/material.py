@@ -105,7 +105,15 @@ class Material(NamedTuple):
 
 
 def check_files(files: TrainFiles, uses: Uses) -> None:
-    """Raise InputError unless there is one thing to learn from, and all that goes with it."""
+    """Check that there is one thing to learn from, and all that goes with it.
+
+    Args:
+        files: that are given.
+        uses: what is learnt from them.
+
+    Raises:
+        InputError: there is nothing, too much, or something is missing.
+    """
     if (files.sft is None) == (files.rollouts is None):
         raise InputError("irc-cli train", "what to learn from?", "give --rollouts or --sft")
     if files.rollouts and files.turns is None:
@@ -120,6 +128,14 @@ def check_files(files: TrainFiles, uses: Uses) -> None:
 
 def read_material(files: TrainFiles, uses: Uses, config: TrainConfig) -> Material:
     """Read the files, and check them against each other and the policy.
+
+    Args:
+        files: that `check_files` has passed.
+        uses: which episodes are accepted.
+        config: whose loss says whether the engine's logprobs matter.
+
+    Returns:
+        All that was read, with notes on what was left out.
 
     Raises:
         InputError: a file is missing or broken, or another policy played the rollouts.

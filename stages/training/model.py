@@ -25,6 +25,9 @@ def load_model(folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
     Args:
         folder: a checkpoint in Hugging Face's form, or a model of the hub.
 
+    Returns:
+        The model of transformers, and its tokenizer.
+
     Raises:
         InputError: it is missing, a pickle, damaged, holds NaN, or its tokenizer doesn't fit.
     """
@@ -45,9 +48,9 @@ def load_model(folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         what = str(error).strip().splitlines()[0]
         raise InputError(folder, what, "give a folder that holds a model") from error
-    model, found = loaded
+    model, info = loaded
     # transformers would go on with random weights.
-    if absent := sorted(found["missing_keys"]) + [name for name, *_ in found["mismatched_keys"]]:
+    if absent := sorted(info["missing_keys"]) + [name for name, *_ in info["mismatched_keys"]]:
         what = f"its weights lack '{absent[0]}' of the shape that config.json says"
         raise InputError(folder, what, "take a whole checkpoint")
     check_model(folder, model, tokenizer)
@@ -55,7 +58,16 @@ def load_model(folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
 
 
 def check_model(folder: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise InputError unless weights are finite and cover the tokenizer's ids."""
+    """Raise InputError unless weights are finite and cover the tokenizer's ids.
+
+    Args:
+        folder: name of the model in errors.
+        model: of transformers.
+        tokenizer: that it is used with.
+
+    Raises:
+        InputError: a weight is NaN or infinite, or the tokenizer has more tokens than the model.
+    """
     for name, weights in model.named_parameters():
         if not torch.isfinite(weights).all():
             todo = "take a checkpoint from before it diverged"
@@ -67,7 +79,14 @@ def check_model(folder: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def refuse_pickle(folder: str) -> None:
-    """Raise InputError where a checkpoint's weights are a pickle, which can run any code."""
+    """Raise InputError where a checkpoint's weights are a pickle, which can run any code.
+
+    Args:
+        folder: of the checkpoint; a name of the hub passes.
+
+    Raises:
+        InputError: there are pickled weights, and no safetensors.
+    """
     files = list(Path(folder).glob("*")) if Path(folder).is_dir() else []
     if any(f.suffix in (".bin", ".pt", ".pth") for f in files) and not any(
         f.suffix == ".safetensors" for f in files
@@ -77,7 +96,14 @@ def refuse_pickle(folder: str) -> None:
 
 
 def packable(model: Any) -> bool:
-    """Whether every layer attends to all that stands before, so that sequences can be packed."""
+    """Whether every layer attends to all that stands before, so that sequences can be packed.
+
+    Args:
+        model: of transformers.
+
+    Returns:
+        False for sliding windows, linear attention and models with a state.
+    """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
@@ -95,6 +121,9 @@ def learner(
         model: of transformers.
         lora_rank: of adapters on all linear layers, which alone are trained; None: all weights.
         gradient_checkpointing: compute activations again on the way back instead of keeping them.
+
+    Returns:
+        The model, which answers with log-probabilities.
 
     Raises:
         InputError: it computes in a way that ours does not give the same numbers.
@@ -148,8 +177,8 @@ def _check_learner(made: TokenLogprobs, expected: list[torch.Tensor]) -> None:
     trials = _trials(made.bare)
     packs = [trials] if made.packed else [[trial] for trial in trials]
     try:
-        found = [made(*_pack(pack)).logprobs for pack in packs]
-        close = torch.allclose(torch.cat(found), torch.cat(expected), rtol=1e-4, atol=1e-4)
+        given = [made(*_pack(pack)).logprobs for pack in packs]
+        close = torch.allclose(torch.cat(given), torch.cat(expected), rtol=1e-4, atol=1e-4)
     except (AttributeError, TypeError):  # it has other parts, or its parts take other arguments
         close = False
     if not close:
@@ -167,12 +196,26 @@ def _pack(sequences: list[torch.Tensor]) -> tuple[Any, ...]:
 
 
 def trained(model: Any) -> dict[str, torch.Tensor]:
-    """Return the weights that training changes, by name."""
+    """Return the weights that training changes, by name.
+
+    Args:
+        model: of transformers, or peft's around it.
+
+    Returns:
+        The parameters themselves, not copies.
+    """
     return {name: weights for name, weights in model.named_parameters() if weights.requires_grad}
 
 
 def whole_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Return the weights of a model, adapters merged into it; a collective on sharded weights."""
+    """Return the weights of a model, adapters merged into it; a collective on sharded weights.
+
+    Args:
+        model: of transformers, or peft's around it, which it changes.
+
+    Returns:
+        Whole tensors by the names of a model without adapters.
+    """
     if hasattr(model, "peft_config"):
         model = model.merge_and_unload()
     return {name: whole(value) for name, value in model.state_dict().items()}
@@ -181,7 +224,14 @@ def whole_weights(model: Any) -> dict[str, torch.Tensor]:
 def write_policy(
     model: Any, weights: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
-    """Write a model that transformers and vLLM load."""
+    """Write a model that transformers and vLLM load.
+
+    Args:
+        model: of transformers, or peft's around it; gives the config.
+        weights: to write, as from `whole_weights`.
+        tokenizer: written beside them.
+        folder: to write to.
+    """
     bare = model.get_base_model() if hasattr(model, "peft_config") else model
     attention = bare.config._attn_implementation
     bare.config._attn_implementation = None  # ours has a meaning here only
@@ -192,17 +242,36 @@ def write_policy(
 
 
 def weights_of(folder: str) -> list[str]:
-    """Return the files that hold a checkpoint's weights; none where it is no folder."""
+    """Return the files that hold a checkpoint's weights; none where it is no folder.
+
+    Args:
+        folder: of the checkpoint, or a name of the hub.
+
+    Returns:
+        Paths of safetensors, sorted.
+    """
     return sorted(str(path) for path in Path(folder).glob("*.safetensors"))
 
 
 def whole(value: torch.Tensor) -> torch.Tensor:
-    """Return a tensor as one piece, wherever its shards lie."""
+    """Return a tensor as one piece, wherever its shards lie.
+
+    Args:
+        value: a tensor, sharded or not.
+
+    Returns:
+        The same values; on several devices every process takes part.
+    """
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write tensors as safetensors."""
+    """Write tensors as safetensors.
+
+    Args:
+        weights: tensors by name, on any device.
+        path: of the file.
+    """
     from safetensors.torch import save_file
 
     save_file({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}, path)
@@ -210,6 +279,12 @@ def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Read tensors of safetensors.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Tensors by name, on the CPU.
 
     Raises:
         InputError: the file is missing or damaged.

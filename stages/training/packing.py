@@ -26,18 +26,18 @@ def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
     Returns:
         Positions in `lengths`, each in one pack.
     """
-    found: list[list[int]] = []
+    packed: list[list[int]] = []
     room: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
         length = lengths[place]
         fit = next((i for i, left in enumerate(room) if left >= length), None)
         if fit is None:
-            found.append([place])
+            packed.append([place])
             room.append(budget - length)
         else:
-            found[fit].append(place)
+            packed[fit].append(place)
             room[fit] -= length
-    return found
+    return packed
 
 
 def packed_attention(
@@ -64,6 +64,8 @@ def packed_attention(
 
     Returns:
         The mixed values [1, T, H, D], and no weights.
+
+    Source: scaled dot-product attention, arXiv 1706.03762, section 3.2.1.
     """
     groups = queries.shape[1] // keys.shape[1]
     if groups > 1:

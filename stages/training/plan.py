@@ -121,6 +121,9 @@ def read_config(name: str) -> Any:
     Args:
         name: a folder with a config.json, or a model of the hub.
 
+    Returns:
+        The config of transformers.
+
     Raises:
         InputError: there is none, or no causal language model of such a kind.
     """
@@ -134,14 +137,30 @@ def read_config(name: str) -> Any:
 
 
 def bare(config: Any, *, lora_rank: int | None = None) -> Any:
-    """Make a model without weights, ready to learn: tensors have a shape, but no content."""
+    """Make a model without weights, ready to learn: tensors have a shape, but no content.
+
+    Args:
+        config: of transformers.
+        lora_rank: of adapters on all linear layers, which alone are trained; None: all weights.
+
+    Returns:
+        The model, on torch's device "meta".
+    """
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # peft's, on patterns of experts
         return learner(AutoModelForCausalLM.from_config(config), lora_rank=lora_rank).model
 
 
 def describe(config: Any, setup: Setup) -> Architecture:
-    """Count a model's parameters and trace what a pass keeps."""
+    """Count a model's parameters and trace what a pass keeps.
+
+    Args:
+        config: of transformers.
+        setup: whether there are adapters, and what is computed in.
+
+    Returns:
+        Numbers of parameters, and bytes for each token.
+    """
     model = bare(config, lora_rank=setup.lora_rank)
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     kinds = [_kind(layer) for layer in base.get_decoder().layers]
@@ -157,13 +176,13 @@ def describe(config: Any, setup: Setup) -> Architecture:
         parameters = sum(math.prod(shape) for _, shape in kind)
         layers.append(Layer(count, parameters, kept, casts, max(grown) // TRACED[1]))
     every, trained = list(model.parameters()), list(trained_weights(model).values())
-    adapters = sum(one.numel() for one in trained) if setup.lora_rank else 0
-    total = sum(one.numel() for one in every)
+    adapters = sum(weights.numel() for weights in trained) if setup.lora_rank else 0
+    total = sum(weights.numel() for weights in every)
     return Architecture(
         parameters=total,
-        trained=sum(one.numel() for one in trained),
+        trained=sum(weights.numel() for weights in trained),
         active=total - adapters - _idle(config, every),
-        largest=max(one.numel() for one in trained),
+        largest=max(weights.numel() for weights in trained),
         width=config.hidden_size,
         vocabulary=base.get_output_embeddings().weight.shape[0],
         packable=packable(base),
@@ -173,7 +192,7 @@ def describe(config: Any, setup: Setup) -> Architecture:
 
 def _kind(layer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """What tells layers apart: the names and shapes of their weights."""
-    return tuple((name, tuple(one.shape)) for name, one in layer.named_parameters())
+    return tuple((name, tuple(weights.shape)) for name, weights in layer.named_parameters())
 
 
 def _idle(config: Any, every: list[torch.Tensor]) -> int:
@@ -181,7 +200,9 @@ def _idle(config: Any, every: list[torch.Tensor]) -> int:
     experts = _experts(config)
     if not experts:
         return 0
-    weights = sum(one.numel() for one in every if one.ndim == 3 and one.shape[0] == experts)
+    weights = sum(
+        tensor.numel() for tensor in every if tensor.ndim == 3 and tensor.shape[0] == experts
+    )
     return weights * (experts - int(config.num_experts_per_tok)) // experts
 
 
@@ -202,6 +223,9 @@ def trace(config: Any, setup: Setup, layers: int, tokens: int) -> list[list[int]
         setup: with or without adapters and bf16; gradient checkpointing does not count here.
         layers: how many.
         tokens: of the pass.
+
+    Returns:
+        Bytes of each tensor, by layer.
     """
     short = copy.deepcopy(config)
     short.num_hidden_layers = layers
@@ -223,7 +247,7 @@ def trace(config: Any, setup: Setup, layers: int, tokens: int) -> list[list[int]
         ours = TokenLogprobs(model.to_empty(device="cpu"))
         if _experts(short):
             ours.bare.set_experts_implementation(ONE_EXPERT)
-        seen |= {one.untyped_storage()._cdata: one for one in ours.parameters()}
+        seen |= {weights.untyped_storage()._cdata: weights for weights in ours.parameters()}
         for number, layer in enumerate(ours.bare.get_decoder().layers):
             layer.register_forward_pre_hook(lambda *_, number=number: place.append(number))
             layer.register_forward_hook(lambda *_: place.clear())
@@ -260,7 +284,17 @@ ALL_EXPERTS_FUNCTIONS.register(ONE_EXPERT, _one_expert)
 
 
 def memory(model: Architecture, setup: Setup) -> Memory:
-    """Return what each device holds in a step; see the module's formulas."""
+    """Return what each device holds in a step; see the module's formulas.
+
+    Args:
+        model: what is trained.
+        setup: how.
+
+    Returns:
+        Bytes by part.
+
+    Source: docs/method.md, "Memory of a training step".
+    """
     shards, tokens, alone = setup.devices, setup.tokens, setup.devices == 1
     kept = sum(kind.times * kind.kept for kind in model.layers)
     casts = sum(kind.times * kind.casts for kind in model.layers)
@@ -286,14 +320,33 @@ def memory(model: Architecture, setup: Setup) -> Memory:
 
 
 def reference_peak(model: Architecture, reference: Architecture, setup: Setup) -> float:
-    """Return the bytes on each device while a reference model is run, before the first step."""
+    """Return the bytes on each device while a reference model is run, before the first step.
+
+    Args:
+        model: what is trained.
+        reference: the reference model.
+        setup: how the model is trained.
+
+    Returns:
+        Bytes.
+
+    Source: docs/method.md, "Memory of a training step".
+    """
     there = memory(reference, replace(setup, gradient_checkpointing=True))
     held = there.gradients + there.moments + there.activations  # no way back: nothing of these
     return 4 * model.parameters / setup.devices + there.peak - held
 
 
 def fits(peak: float, setup: Setup) -> bool:
-    """Whether a peak leaves the reserve free."""
+    """Whether a peak leaves the reserve free.
+
+    Args:
+        peak: in bytes, on each device.
+        setup: with the memory of a device.
+
+    Returns:
+        True where it does.
+    """
     return peak <= (1 - RESERVE) * setup.device_gb * 1e9
 
 
@@ -302,12 +355,19 @@ def remedies(setup: Setup, describe: Describe) -> list[str]:
 
     Each alone that suffices; else as many of them as it takes, in this order, as one entry; none
     where all of them are not enough.
+
+    Args:
+        setup: of the run that doesn't fit.
+        describe: counts and traces the model for a setup.
+
+    Returns:
+        Options as they are typed.
     """
-    enough = [option for option, one in _knobs(setup, describe) if _fits(one, describe)]
+    enough = [option for option, changed in _knobs(setup, describe) if _fits(changed, describe)]
     together: list[str] = []
     names = [option.split()[0] for option, _ in _knobs(setup, describe)]
     for name in names if not enough else []:
-        option, setup = next(one for one in _knobs(setup, describe) if one[0].startswith(name))
+        option, setup = next(knob for knob in _knobs(setup, describe) if knob[0].startswith(name))
         together.append(option)
         if _fits(setup, describe):
             return [" ".join(together)]

@@ -86,10 +86,17 @@ class Example:
         return self.sequence.episode_id
 
 
-def without_engine(one: Example) -> Example:
-    """Return an example whose log-probabilities when it was sampled are unknown."""
-    unknown = np.full_like(one.sequence.logprobs, np.nan)
-    return replace(one, sequence=replace(one.sequence, logprobs=unknown))
+def without_engine(example: Example) -> Example:
+    """Return an example whose log-probabilities when it was sampled are unknown.
+
+    Args:
+        example: any.
+
+    Returns:
+        Its copy; the engine's log-probabilities are NaN.
+    """
+    unknown = np.full_like(example.sequence.logprobs, np.nan)
+    return replace(example, sequence=replace(example.sequence, logprobs=unknown))
 
 
 def sequences(tokens: pl.DataFrame) -> list[TokenSequence]:
@@ -97,15 +104,18 @@ def sequences(tokens: pl.DataFrame) -> list[TokenSequence]:
 
     Args:
         tokens: a TOKENS table, the turns of an episode together and in order.
+
+    Returns:
+        One sequence for each run of turns whose prompts go on where the last turn ended.
     """
-    found: list[list[dict[str, Any]]] = []
+    parts: list[list[dict[str, Any]]] = []
     for row in tokens.iter_rows(named=True):
-        goes_on = found and row["appended"] and row["episode_id"] == found[-1][0]["episode_id"]
+        goes_on = parts and row["appended"] and row["episode_id"] == parts[-1][0]["episode_id"]
         if goes_on:
-            found[-1].append(row)
+            parts[-1].append(row)
         else:
-            found.append([row])
-    return [_sequence(rows) for rows in found]
+            parts.append([row])
+    return [_sequence(rows) for rows in parts]
 
 
 def _sequence(rows: List[dict[str, Any]]) -> TokenSequence:
@@ -125,14 +135,26 @@ def _sequence(rows: List[dict[str, Any]]) -> TokenSequence:
     )
 
 
-def check(found: Iterable[TokenSequence], vocabulary: int, where: str) -> None:
-    """Raise InputError where a model with so many tokens can't learn from a sequence."""
-    for one in found:
-        place = f"{where}: episode '{one.episode_id}'"
-        if one.written[:1].any():
+def check(examined: Iterable[TokenSequence], vocabulary: int, where: str) -> None:
+    """Raise InputError where a model can't learn from a sequence.
+
+    Args:
+        examined: the sequences.
+        vocabulary: number of tokens that the model knows, V.
+        where: name of their file in errors.
+
+    Raises:
+        InputError: a sequence begins with a sampled token, or holds an id that is not in 0..V-1.
+    """
+    for sequence in examined:
+        place = f"{where}: episode '{sequence.episode_id}'"
+        if sequence.written[:1].any():
             raise InputError(place, "begins with a sampled token", "record the prompt, too")
-        if len(one) and not 0 <= one.token_ids.min() <= one.token_ids.max() < vocabulary:
-            worst = next(id for id in one.token_ids if not 0 <= id < vocabulary)
+        if (
+            len(sequence)
+            and not 0 <= sequence.token_ids.min() <= sequence.token_ids.max() < vocabulary
+        ):
+            worst = next(id for id in sequence.token_ids if not 0 <= id < vocabulary)
             what = f"token id {worst} is not in the model's vocabulary of {vocabulary:,}"
             raise InputError(place, what, "give the model that wrote it")
 
@@ -143,6 +165,15 @@ def retokenised(
     """Yield the rows of TOKENS that recorded messages would have made, without logprobs.
 
     The ids are the tokenizer's own cut of the text, which need not be what an engine sampled.
+
+    Args:
+        episode_id: of the messages.
+        messages: of the episode, in order.
+        tools: that the policy saw, in OpenAI's form.
+        chat: makes tokens from messages.
+
+    Yields:
+        A row for each message of the assistant that answers something.
     """
     end = 0  # tokens up to the end of the previous turn
     assistant = [place for place, message in enumerate(messages) if message["role"] == "assistant"]

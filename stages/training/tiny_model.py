@@ -90,7 +90,16 @@ def make_tiny_model(
 
 
 def tiny_model(vocabulary: int, seed: int, size: Size) -> Any:
-    """Return a Qwen3 causal language model with random weights; torch's own seed stays as it is."""
+    """Return a Qwen3 causal language model with random weights; torch's own seed stays as it is.
+
+    Args:
+        vocabulary: number of tokens.
+        seed: of the weights.
+        size: of the model.
+
+    Returns:
+        The model, in float32, ready to generate.
+    """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -116,7 +125,14 @@ def tiny_model(vocabulary: int, seed: int, size: Size) -> Any:
 
 
 def tiny_tokenizer(pieces: Iterable[str]) -> Any:
-    """Return a fast tokenizer with the chat template, whose tokens are the pieces."""
+    """Return a fast tokenizer with the chat template, whose tokens are the pieces.
+
+    Args:
+        pieces: texts that are to be one token each; see `split_pattern`.
+
+    Returns:
+        A tokenizer of transformers.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -145,6 +161,12 @@ def split_pattern(pieces: Sequence[str]) -> str:
     """Return the regular expression that cuts a text: the longest piece here, else a character.
 
     A piece that starts or ends in a letter or digit is not cut out of a longer word or number.
+
+    Args:
+        pieces: texts that are not to be cut.
+
+    Returns:
+        The pattern, in the syntax of tokenizers' Regex.
     """
     longest_first = sorted(set(pieces), key=lambda piece: (-len(piece), piece))
     whole = (_whole(piece) for piece in longest_first if len(piece) > 1)

@@ -33,6 +33,15 @@ class Trainer:
     ) -> Trainer:
         """Prepare a model for the devices and processes that accelerate finds.
 
+        Args:
+            learner: the model.
+            config: gives the optimizer's settings.
+            packable: whether sequences can share a pass.
+            bf16: whether passes run in bf16, under autocast.
+
+        Returns:
+            The trainer.
+
         Raises:
             InputError: a launcher started several processes that would each train alone.
         """
@@ -43,7 +52,7 @@ class Trainer:
         if started != accelerator.num_processes:  # as accelerate does where FSDP meets a CPU
             what = f"{started} processes were started, which accelerate does not connect"
             raise InputError("accelerate launch", what, "on a CPU leave FSDP out, and give --cpu")
-        weights = [one for one in learner.parameters() if one.requires_grad]
+        weights = [tensor for tensor in learner.parameters() if tensor.requires_grad]
         optimizer = torch.optim.AdamW(
             weights,
             lr=config.lr,
@@ -62,13 +71,28 @@ class Trainer:
     def passes(
         self, examples: List[Example], config: TrainConfig
     ) -> Iterator[tuple[list[int], bool]]:
-        """Yield this process's passes over some examples; see `stages.training.batches`."""
-        lengths = [len(one.sequence) for one in examples]
+        """Yield this process's passes over some examples; see `stages.training.batches`.
+
+        Args:
+            examples: of a step, or all that are to be measured.
+            config: gives the tokens of a pass.
+
+        Yields:
+            Positions in `examples`, and whether they count: False where it only keeps step.
+        """
+        lengths = [len(example.sequence) for example in examples]
         budget = config.pack_tokens if self.packable else 0
-        one = self.accelerator
-        return passes(lengths, budget, one.process_index, one.num_processes)
+        devices = self.accelerator
+        return passes(lengths, budget, devices.process_index, devices.num_processes)
 
     def total(self, numbers: List[float]) -> list[float]:
-        """Add up numbers over the processes."""
+        """Add up numbers over the processes.
+
+        Args:
+            numbers: of this process.
+
+        Returns:
+            Their sums over all processes.
+        """
         mine = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
         return list(self.accelerator.reduce(mine, "sum").tolist())

@@ -100,7 +100,10 @@ def test_the_trainers_advantages_are_ours(
     ],
 )
 def test_check_values(estimator: str, expected: list[list[float]]) -> None:
-    """SPEC section 6: turns of two tokens, a token of somebody else's behind each."""
+    """The check values of docs/method.md, "Advantages".
+
+    Each turn has two tokens, and a token of somebody else's behind.
+    """
     rewards = [[0.3, 1.0, 0], [0.3, 1.0, 0], [0.3, 0.1, 0], [0, -0.1, 0]]
     mask = torch.tensor([[1, 1, 0] * 3 + [0]] * 4)
     tokens = torch.zeros(4, 10)

@@ -11,6 +11,8 @@ several times faster for a single pair; tests hold the two to each other.
 
 Objects have string keys, as in JSON. Values may be nested at least 1,000 levels deep; far beyond
 `parse_arguments` reports a problem and the comparisons raise `InputError`.
+
+Source: docs/method.md, "Comparison of arguments".
 """
 
 from stages.core.arguments.bfcl import bfcl_answer

@@ -15,6 +15,14 @@ def bfcl_answer(arguments: Mapping[str, object]) -> dict[str, list[Any]]:
 
     The keys of an object, and of the objects in a list of objects, get lists of their own; objects
     inside those are plain values, as the leaderboard's checker compares them.
+
+    Args:
+        arguments: plain arguments, by name.
+
+    Returns:
+        The allowed values of each argument, one each.
+
+    Source: `ast_checker.py` of ShishirPatil/gorilla.
     """
     return {key: [_bfcl_allowed(value)] for key, value in arguments.items()}
 
@@ -39,22 +47,34 @@ def _standardise(value: object) -> object:
 
 
 def bfcl_differences(expected: object, actual: object) -> list[Difference]:
-    """Without the tool's schema a parameter has the types of its allowed values."""
+    """Return where arguments differ in mode `bfcl`.
+
+    Without the tool's schema a parameter has the types of its allowed values.
+
+    Args:
+        expected: the allowed values of each argument, as from `bfcl_answer`.
+        actual: the call's arguments, as parsed.
+
+    Returns:
+        A difference for each argument that is missing, extra or not allowed.
+
+    Source: `ast_checker.py` of ShishirPatil/gorilla.
+    """
     if not isinstance(expected, dict) or not isinstance(actual, dict):
         equal = exactly_equal(expected, actual)
         return [] if equal else [Difference("$", expected, actual, "different types")]
-    found = []
+    differing = []
     for key in {**expected, **actual}:
         allowed = expected.get(key)
         allowed = allowed if isinstance(allowed, list) else [allowed]
         if key not in expected:
-            found.append(Difference(at("$", key), None, actual[key], "extra key"))
+            differing.append(Difference(at("$", key), None, actual[key], "extra key"))
         elif key not in actual:
             if "" not in allowed:  # "" marks the parameter as optional
-                found.append(Difference(at("$", key), allowed, None, "missing key"))
+                differing.append(Difference(at("$", key), allowed, None, "missing key"))
         elif not _bfcl_allows(allowed, actual[key]):
-            found.append(Difference(at("$", key), allowed, actual[key], "allowed values"))
-    return found
+            differing.append(Difference(at("$", key), allowed, actual[key], "allowed values"))
+    return differing
 
 
 def _bfcl_allows(allowed: list[Any], value: Any) -> bool:

@@ -64,7 +64,16 @@ def _scalar(value: object, rules: ToolRules, key: str | None) -> str:
 
 
 def string_text(value: str, rules: ToolRules, key: str | None) -> str:
-    """The canonical text of a string that stands under a key."""
+    """The canonical text of a string that stands under a key.
+
+    Args:
+        value: the string.
+        rules: of the tool.
+        key: under which it stands; None: under none.
+
+    Returns:
+        The text, equal for strings that mean the same.
+    """
     numeric = key not in rules.text
     if numeric and value.isdigit() and len(value) < 16 and value[0] != "0" and value.isascii():
         return value  # the common id: short whole numbers are their own canonical text
@@ -77,7 +86,19 @@ def string_text(value: str, rules: ToolRules, key: str | None) -> str:
 
 
 def text_of(value: object, rules: ToolRules, key: str | None = None) -> str:
-    """The canonical text of a value that stands under a key."""
+    """The canonical text of a value that stands under a key.
+
+    Args:
+        value: any JSON value.
+        rules: of the tool.
+        key: under which it stands; None: under none.
+
+    Returns:
+        The text, equal for values that mean the same.
+
+    Raises:
+        RecursionError: the value is nested too deep; `canonical` takes deeper ones.
+    """
     if type(value) is str:  # most values are: first, and without a further call
         return string_text(value, rules, key)
     if isinstance(value, dict):
@@ -91,7 +112,15 @@ def text_of(value: object, rules: ToolRules, key: str | None = None) -> str:
 
 
 def item_texts(value: dict[str, Any], rules: ToolRules) -> dict[str, str]:
-    """The canonical text of each argument that is compared and not empty."""
+    """The canonical text of each argument that is compared and not empty.
+
+    Args:
+        value: an object.
+        rules: of the tool.
+
+    Returns:
+        The texts by key, without keys that are ignored or empty.
+    """
     items = {}
     for key, item in value.items():
         if key not in rules.ignore:
@@ -122,13 +151,30 @@ def _paired_entries(value: dict[str, Any], rules: ToolRules) -> list[str]:
 
 
 def paired_rows(value: dict[str, Any], keys: list[str], rules: ToolRules) -> list[list[str]]:
-    """Paired lists as rows, one for each position, of canonical texts."""
+    """Paired lists as rows, one for each position, of canonical texts.
+
+    Args:
+        value: an object.
+        keys: of its lists that are paired; these have equal lengths.
+        rules: of the tool.
+
+    Returns:
+        A row for each position, with a text for each key.
+    """
     columns = [[text_of(item, rules, key) for item in value[key]] for key in keys]
     return [list(row) for row in zip(*columns, strict=True)]
 
 
 def is_empty(value: object, rules: ToolRules) -> bool:
-    """Whether the canonical text is that of an empty value; stops at the first part that is not."""
+    """Whether the canonical text is that of an empty value; stops at the first part that is not.
+
+    Args:
+        value: any JSON value.
+        rules: of the tool.
+
+    Returns:
+        True for null, blank text, `[]`, and objects of nothing else.
+    """
     queue = [value]
     for item in map(opened, queue):  # grows as it is read
         if isinstance(item, dict):
@@ -146,6 +192,14 @@ def paired_groups(value: dict[str, Any], keys: Iterable[str], rules: ToolRules) 
 
     Lists of equal length are paired where the rules say so, or where they stand under `K` and
     `new_K`. Depends only on what canonical texts tell apart, so equal objects have equal groups.
+
+    Args:
+        value: an object.
+        keys: of it, that may be paired.
+        rules: of the tool.
+
+    Returns:
+        Groups of two keys or more.
     """
     lists = [key for key in keys if isinstance(value[key], (list, tuple)) and isinstance(key, str)]
     if len(lists) < 2:
@@ -178,8 +232,17 @@ def canonical(arguments: object, rules: ToolRules = NO_RULES) -> str:
     an object or a list, such as a nested call's arguments, is that object or list. Values of a type
     that JSON lacks (a date from YAML) compare as their text.
 
+    Args:
+        arguments: any JSON value, normally an object.
+        rules: of the tool.
+
+    Returns:
+        The text.
+
     Raises:
         InputError: the value is nested too deep.
+
+    Source: docs/method.md, "Comparison of arguments".
     """
     return text_of(arguments, rules)
 
@@ -193,7 +256,18 @@ class Prepared(NamedTuple):
 
 @at_any_depth
 def prepare(arguments: object, rules: ToolRules = NO_RULES) -> Prepared:
-    """Prepare a gold action's or a call's arguments, once for all comparisons (see `canonical`)."""
+    """Prepare the arguments of a gold action or a call, once for all comparisons (see `canonical`).
+
+    Args:
+        arguments: any JSON value, normally an object.
+        rules: of the tool.
+
+    Returns:
+        The texts of the whole and of each argument; what is no object has no arguments.
+
+    Raises:
+        InputError: the value is nested too deep.
+    """
     if not isinstance(arguments, dict):
         return Prepared(text_of(arguments, rules), {})
     items = item_texts(arguments, rules)
@@ -205,6 +279,15 @@ def share(gold: Prepared, call: Prepared) -> float:
 
     Each argument is judged by itself, so 1.0 is no full match: the call may have more arguments, or
     paired lists reordered apart. Without any gold argument it is 1.0 for equal keys, else 0.0.
+
+    Args:
+        gold: arguments of the gold action.
+        call: arguments of the call.
+
+    Returns:
+        The share, dimensionless.
+
+    Source: docs/method.md, "Comparison of arguments".
     """
     if gold.key == call.key:
         return 1.0

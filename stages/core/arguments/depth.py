@@ -18,7 +18,18 @@ _limit_lock = threading.RLock()
 
 
 def with_frames(frames: int, call: Callable[[], _T]) -> _T:
-    """Call with room for more frames: calls between Python functions take no C stack."""
+    """Call with room for more frames: calls between Python functions take no C stack.
+
+    Args:
+        frames: number of further Python frames to allow.
+        call: what to call, without arguments.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        RecursionError: it needs more frames.
+    """
     with _limit_lock:
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(limit + frames)
@@ -29,7 +40,14 @@ def with_frames(frames: int, call: Callable[[], _T]) -> _T:
 
 
 def at_any_depth(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Let a recursive function take values nested deeper than Python's recursion limit."""
+    """Let a recursive function take values nested deeper than Python's recursion limit.
+
+    Args:
+        function: recursive over nested values.
+
+    Returns:
+        The same function, which raises InputError where a value is nested too deep.
+    """
 
     @functools.wraps(function)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:

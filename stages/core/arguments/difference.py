@@ -15,5 +15,13 @@ class Difference(NamedTuple):
 
 
 def at(path: str, key: str) -> str:
-    """The path of a key's value."""
+    """The path of a key's value.
+
+    Args:
+        path: of the object, from "$" on.
+        key: of the value in it.
+
+    Returns:
+        The path of the value, such as "$.flights[0].date".
+    """
     return f"{path}.{key}" if str(key).isidentifier() else f"{path}[{key!r}]"

@@ -39,6 +39,16 @@ def differences(
 
     Elements of lists without order are paired up so that the differences shown are few.
 
+    Args:
+        expected: the gold action's arguments, as for `equal`.
+        actual: the call's arguments, as parsed.
+        mode: `exact`, `deep`, `tau2` or `bfcl`.
+        rules: the tool's own rules; `deep` only.
+        compare_args: the only keys to compare; `tau2` only. None: those of the call, [] none.
+
+    Returns:
+        The differences, in the order of the expected side's keys.
+
     Raises:
         InputError: a value is nested too deep.
         ValueError: there is no such mode.
@@ -64,30 +74,30 @@ def _plain_differences(
     expected: object, actual: object, same: Callable[[Any, Any], bool], rule: str
 ) -> list[Difference]:
     """Differences position by position, where containers are equal when all they hold is."""
-    found: list[Difference] = []
+    differing: list[Difference] = []
 
-    def explain(path: str, one: Any, two: Any) -> None:
-        if isinstance(one, dict) and isinstance(two, dict):
-            for key in {**one, **two}:
-                if key not in two:
-                    found.append(Difference(at(path, key), one[key], None, "missing key"))
-                elif key not in one:
-                    found.append(Difference(at(path, key), None, two[key], "extra key"))
+    def explain(path: str, left: Any, right: Any) -> None:
+        if isinstance(left, dict) and isinstance(right, dict):
+            for key in {**left, **right}:
+                if key not in right:
+                    differing.append(Difference(at(path, key), left[key], None, "missing key"))
+                elif key not in left:
+                    differing.append(Difference(at(path, key), None, right[key], "extra key"))
                 else:
-                    explain(at(path, key), one[key], two[key])
-        elif isinstance(one, list) and isinstance(two, list):
-            for i in range(max(len(one), len(two))):
-                if i >= len(two):
-                    found.append(Difference(f"{path}[{i}]", one[i], None, "missing element"))
-                elif i >= len(one):
-                    found.append(Difference(f"{path}[{i}]", None, two[i], "extra element"))
+                    explain(at(path, key), left[key], right[key])
+        elif isinstance(left, list) and isinstance(right, list):
+            for i in range(max(len(left), len(right))):
+                if i >= len(right):
+                    differing.append(Difference(f"{path}[{i}]", left[i], None, "missing element"))
+                elif i >= len(left):
+                    differing.append(Difference(f"{path}[{i}]", None, right[i], "extra element"))
                 else:
-                    explain(f"{path}[{i}]", one[i], two[i])
-        elif not same(one, two):
-            found.append(Difference(path, one, two, rule))
+                    explain(f"{path}[{i}]", left[i], right[i])
+        elif not same(left, right):
+            differing.append(Difference(path, left, right, rule))
 
     explain("$", expected, actual)
-    return found
+    return differing
 
 
 class _Explanation:
@@ -98,46 +108,50 @@ class _Explanation:
         self.found: list[Difference] = []
 
     def value(
-        self, path: str, one: Any, two: Any, key: str | None = None, rule: str | None = None
+        self, path: str, expected: Any, actual: Any, key: str | None = None, rule: str | None = None
     ) -> None:
-        one, two = opened(one), opened(two)
-        if isinstance(one, dict) and isinstance(two, dict):
-            self.objects(path, one, two)
-        elif isinstance(one, list) and isinstance(two, list):
-            self.lists(path, one, two, key)
+        expected, actual = opened(expected), opened(actual)
+        if isinstance(expected, dict) and isinstance(actual, dict):
+            self.objects(path, expected, actual)
+        elif isinstance(expected, list) and isinstance(actual, list):
+            self.lists(path, expected, actual, key)
         else:
-            forms = [text_of(side, self.rules, key) for side in (one, two)]
+            forms = [text_of(side, self.rules, key) for side in (expected, actual)]
             if forms[0] != forms[1]:
                 rule = rule or _scalar_rule(forms, as_text=key in self.rules.text)
-                self.found.append(Difference(path, one, two, rule))
+                self.found.append(Difference(path, expected, actual, rule))
 
-    def objects(self, path: str, one: dict[str, Any], two: dict[str, Any]) -> None:
-        one, two = ({key: opened(item) for key, item in side.items()} for side in (one, two))
-        left, right = self.kept(one), self.kept(two)
+    def objects(self, path: str, expected: dict[str, Any], actual: dict[str, Any]) -> None:
+        expected, actual = (
+            {key: opened(item) for key, item in side.items()} for side in (expected, actual)
+        )
+        left, right = self.kept(expected), self.kept(actual)
         # Where only one side pairs its lists their lengths differ, which each list shows by itself.
-        others = paired_groups(two, right, self.rules)
+        others = paired_groups(actual, right, self.rules)
         groups = [
             keys
-            for keys in paired_groups(one, left, self.rules)
-            if keys in others and len(one[keys[0]]) == len(two[keys[0]])
+            for keys in paired_groups(expected, left, self.rules)
+            if keys in others and len(expected[keys[0]]) == len(actual[keys[0]])
         ]
         for key in dict.fromkeys([*left, *right]):
             if key not in right:
-                self.found.append(Difference(at(path, key), one[key], None, "missing key"))
+                self.found.append(Difference(at(path, key), expected[key], None, "missing key"))
             elif key not in left:
-                self.found.append(Difference(at(path, key), None, two[key], "extra key"))
+                self.found.append(Difference(at(path, key), None, actual[key], "extra key"))
             elif not any(key in keys for keys in groups):
-                self.value(at(path, key), one[key], two[key], key)
+                self.value(at(path, key), expected[key], actual[key], key)
         for keys in groups:
-            self.paired(path, one, two, keys)
+            self.paired(path, expected, actual, keys)
 
     def kept(self, value: dict[str, Any]) -> list[str]:
         """The keys that are compared and not empty."""
         rules = self.rules
         return [k for k in value if k not in rules.ignore and not is_empty(value[k], rules)]
 
-    def paired(self, path: str, one: dict[str, Any], two: dict[str, Any], keys: list[str]) -> None:
-        left, right = paired_rows(one, keys, self.rules), paired_rows(two, keys, self.rules)
+    def paired(
+        self, path: str, expected: dict[str, Any], actual: dict[str, Any], keys: list[str]
+    ) -> None:
+        left, right = paired_rows(expected, keys, self.rules), paired_rows(actual, keys, self.rules)
         order: _Pairs = [(i, i) for i in range(len(left))]
         if self.rules.ordered.isdisjoint(keys):
             order = _pair_up(
@@ -149,27 +163,27 @@ class _Explanation:
             )
         for i, j in order:
             for key in keys:
-                item, other = one[key][i], two[key][j]
+                item, other = expected[key][i], actual[key][j]
                 self.value(f"{at(path, key)}[{i}]", item, other, key, "paired lists")
 
-    def lists(self, path: str, one: list[Any], two: list[Any], key: str | None) -> None:
+    def lists(self, path: str, expected: list[Any], actual: list[Any], key: str | None) -> None:
         rule = None
-        order: _Pairs = list(zip_longest(range(len(one)), range(len(two))))
+        order: _Pairs = list(zip_longest(range(len(expected)), range(len(actual))))
         if key not in self.rules.ordered and len(order) > 1:
             rule = "list without order"
             order = _pair_up(
-                [text_of(item, self.rules, key) for item in one],
-                [text_of(item, self.rules, key) for item in two],
-                lambda i: self.parts(one[i], key),
-                lambda j: self.parts(two[j], key),
+                [text_of(item, self.rules, key) for item in expected],
+                [text_of(item, self.rules, key) for item in actual],
+                lambda i: self.parts(expected[i], key),
+                lambda j: self.parts(actual[j], key),
             )
         for i, j in order:
             if j is None:
-                self.found.append(Difference(f"{path}[{i}]", one[i], None, "missing element"))
+                self.found.append(Difference(f"{path}[{i}]", expected[i], None, "missing element"))
             elif i is None:
-                self.found.append(Difference(f"{path}[{j}]", None, two[j], "extra element"))
+                self.found.append(Difference(f"{path}[{j}]", None, actual[j], "extra element"))
             else:
-                self.value(f"{path}[{i}]", one[i], two[j], key, rule)
+                self.value(f"{path}[{i}]", expected[i], actual[j], key, rule)
 
     def parts(self, value: object, key: str | None) -> frozenset[object]:
         """What a value is made of: the more two values share the more alike they are."""

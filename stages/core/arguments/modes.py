@@ -34,6 +34,9 @@ def equal(
         rules: the tool's own rules; `deep` only.
         compare_args: the only keys to compare; `tau2` only. None: those of the call, [] none.
 
+    Returns:
+        True where they are equal by the mode.
+
     Raises:
         InputError: a value is nested too deep.
         ValueError: there is no such mode.
@@ -67,6 +70,21 @@ def matched_arguments(
     """Number of the expected arguments, without ignored and empty ones, that the call has equal.
 
     In mode `deep` `share` of prepared arguments is this over their number, and faster.
+
+    Args:
+        expected: the gold action's arguments, by name.
+        actual: the call's arguments, by name.
+        mode: `exact`, `deep`, `tau2` or `bfcl`.
+        rules: the tool's own rules; `deep` only.
+
+    Returns:
+        A whole number, at most the number of expected arguments.
+
+    Raises:
+        InputError: a value is nested too deep.
+        ValueError: there is no such mode.
+
+    Source: docs/method.md, "Comparison of arguments".
     """
     return sum(
         key in actual and equal({key: expected[key]}, {key: actual[key]}, mode, rules=rules)

@@ -31,54 +31,62 @@ def _form_as_read(value: object) -> str:
     return text_of(value, NO_RULES)
 
 
-def _same(one: Any, two: Any) -> bool:
+def _same(first: Any, second: Any) -> bool:
     """Whether two values are `deep`-equal without rules; canonical texts decide what differs."""
-    kind, other = type(one), type(two)
+    kind, other = type(first), type(second)
     if kind is other:
         if kind is str:
-            return _same_text(one, two)
+            return _same_text(first, second)
         if kind is dict:
-            return same_objects(one, two)
+            return same_objects(first, second)
         if kind is list:
-            return len(one) == len(two) and _same_bags(_out_of_place(one, two))
-        if kind is int or kind is bool or one is None:
-            return bool(one == two)
-    elif kind is int and other is str and -EXACT < one < EXACT:
-        if str(one) == two:
+            return len(first) == len(second) and _same_bags(_out_of_place(first, second))
+        if kind is int or kind is bool or first is None:
+            return bool(first == second)
+    elif kind is int and other is str and -EXACT < first < EXACT:
+        if str(first) == second:
             return True
-    elif kind is str and other is int and -EXACT < two < EXACT and one == str(two):
+    elif kind is str and other is int and -EXACT < second < EXACT and first == str(second):
         return True
-    return _form_as_read(one) == _form_as_read(two)
+    return _form_as_read(first) == _form_as_read(second)
 
 
 def may_open(value: Any) -> bool:
-    """Whether a value may be a string that holds the JSON of an object or a list."""
+    """Whether a value may be a string that holds the JSON of an object or a list.
+
+    Args:
+        value: any JSON value.
+
+    Returns:
+        True for a string that starts like an object or a list, false for anything else.
+    """
     return type(value) is str and value.lstrip()[:1] in OPENING
 
 
-def _same_text(one: str, two: str) -> bool:
-    if one.isdigit() and two.isdigit():
-        return one == two  # distinct digits: distinct numbers, or with leading zeros distinct ids
-    if may_open(one) or may_open(two):
-        return string_text(one, NO_RULES, None) == string_text(two, NO_RULES, None)
-    one, two = one.casefold(), two.casefold()
-    if one == two:
+def _same_text(first: str, second: str) -> bool:
+    if first.isdigit() and second.isdigit():
+        # Distinct digits: distinct numbers, or with leading zeros distinct ids.
+        return first == second
+    if may_open(first) or may_open(second):
+        return string_text(first, NO_RULES, None) == string_text(second, NO_RULES, None)
+    first, second = first.casefold(), second.casefold()
+    if first == second:
         return True
-    left, right = one.split(), two.split()
+    left, right = first.split(), second.split()
     if left == right:
         return True
     if len(left) != 1 or len(right) != 1 or left[0][0] not in NUMERIC:
         return False
     if not plain_decimal(left[0]) or not plain_decimal(right[0]):
         return False
-    return string_text(one, NO_RULES, None) == string_text(two, NO_RULES, None)
+    return string_text(first, NO_RULES, None) == string_text(second, NO_RULES, None)
 
 
-def _out_of_place(one: list[Any], two: list[Any]) -> list[tuple[Any, Any]]:
+def _out_of_place(first: list[Any], second: list[Any]) -> list[tuple[Any, Any]]:
     """Elements of lists of equal length that differ from the one at the same position."""
     pairs = []
-    for i, item in enumerate(one):
-        other = two[i]
+    for i, item in enumerate(first):
+        other = second[i]
         if not (type(item) is str and item == other) and not _same(item, other):
             pairs.append((item, other))
     return pairs
@@ -92,26 +100,33 @@ def _same_bags(pairs: list[tuple[Any, Any]]) -> bool:
     return left == sorted([_form_as_read(item) for _, item in pairs])
 
 
-def same_objects(one: dict[str, Any], two: dict[str, Any]) -> bool:
+def same_objects(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """Whether two objects are `deep`-equal without rules.
+
+    Args:
+        first: an object as orjson reads it.
+        second: another.
+
+    Returns:
+        The verdict of `canonical` texts.
 
     Raises:
         RoundedError: a number may have been rounded while reading.
     """
-    may_miss = len(one) != len(two)  # `two` may have keys that `one` lacks
+    may_miss = len(first) != len(second)  # `second` may have keys that `first` lacks
     reordered = False  # lists that may only be reordered together
-    for key, item in one.items():
-        other: Any = two.get(key)  # a missing key is null
+    for key, item in first.items():
+        other: Any = second.get(key)  # a missing key is null
         kind = type(item)
         if (kind is str and item == other) or (item is other is not None):
             continue
         if may_open(item) or may_open(other):
-            return _form_as_read(one) == _form_as_read(two)
+            return _form_as_read(first) == _form_as_read(second)
         if kind is list and type(other) is list:
             if len(item) != len(other):
                 return False
             pairs = _out_of_place(item, other)
-            if len(pairs) > 1 and (str(key)[:4] == "new_" or f"new_{key}" in one):
+            if len(pairs) > 1 and (str(key)[:4] == "new_" or f"new_{key}" in first):
                 reordered = True
             elif not _same_bags(pairs):
                 return False
@@ -121,26 +136,26 @@ def same_objects(one: dict[str, Any], two: dict[str, Any]) -> bool:
             return False
         may_miss |= other is None
     if may_miss:
-        for key, other in two.items():
-            if key not in one and not is_empty(other, NO_RULES):
+        for key, other in second.items():
+            if key not in first and not is_empty(other, NO_RULES):
                 return False
-    return not reordered or _same_lists(_lists(one), _lists(two))
+    return not reordered or _same_lists(_lists(first), _lists(second))
 
 
 def _lists(value: dict[str, Any]) -> dict[str, list[Any]]:
     return {key: part for key, item in value.items() if type(part := opened(item)) is list}
 
 
-def _same_lists(one: dict[str, list[Any]], two: dict[str, list[Any]]) -> bool:
+def _same_lists(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> bool:
     """Whether two objects' lists are equal where some may only be reordered together."""
-    kinds = {type(item) for side in (one, two) for items in side.values() for item in items}
-    if one.keys() == two.keys() and kinds == {str}:
+    kinds = {type(item) for side in (first, second) for items in side.values() for item in items}
+    if first.keys() == second.keys() and kinds == {str}:
         left, right = (
-            zip_longest(*[side[key] for key in one], fillvalue="") for side in (one, two)
+            zip_longest(*[side[key] for key in first], fillvalue="") for side in (first, second)
         )
         if sorted(left) == sorted(right):
             return True  # all moved together, as they are
-    return _form_as_read(one) == _form_as_read(two)
+    return _form_as_read(first) == _form_as_read(second)
 
 
 def equal_texts(expected: str, actual: str) -> bool:
@@ -148,14 +163,21 @@ def equal_texts(expected: str, actual: str) -> bool:
 
     The verdict of `equal` on what `parse_arguments` reads; a text that is unparseable equals none.
 
+    Args:
+        expected: JSON text of the gold action's arguments.
+        actual: JSON text of the call's arguments.
+
+    Returns:
+        True where both are readable and mean the same.
+
     Raises:
         InputError: a text is nested too deep.
     """
     try:
-        one = orjson.loads(expected)
-        two = one if expected == actual else orjson.loads(actual)
-        if type(one) is dict and type(two) is dict:
-            return one is two or same_objects(one, two)
+        first = orjson.loads(expected)
+        second = first if expected == actual else orjson.loads(actual)
+        if type(first) is dict and type(second) is dict:
+            return first is second or same_objects(first, second)
     except (ValueError, RecursionError, RoundedError):
         pass
     left, right = parse_arguments(expected), parse_arguments(actual)

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def exactly_equal(one: object, two: object) -> bool:
-    """Whether values are equal as parsed: 1 is 1.0, but not true, and NaN is itself."""
-    queue: list[tuple[Any, Any]] = [(one, two)]
+def exactly_equal(first: object, second: object) -> bool:
+    """Whether values are equal as parsed: 1 is 1.0, but not true, and NaN is itself.
+
+    Args:
+        first: any JSON value.
+        second: another.
+
+    Returns:
+        True where they are equal; the order of keys does not count, that of lists does.
+    """
+    queue: list[tuple[Any, Any]] = [(first, second)]
     for left, right in queue:  # grows as it is read
         if isinstance(left, dict) and isinstance(right, dict):
             if left.keys() != right.keys():
@@ -26,15 +34,34 @@ def exactly_equal(one: object, two: object) -> bool:
     return True
 
 
-def plainly_equal(one: object, two: object) -> bool:
-    """Whether values are equal by Python's `==`, where true is 1."""
-    return one is two or bool(one == two)  # as containers compare what they hold
+def plainly_equal(first: object, second: object) -> bool:
+    """Whether values are equal by Python's `==`, where true is 1.
+
+    Args:
+        first: any JSON value.
+        second: another.
+
+    Returns:
+        True where they are equal.
+    """
+    return first is second or bool(first == second)  # as containers compare what they hold
 
 
 def tau2_sides(
     expected: object, actual: object, compare_args: Sequence[str] | None
 ) -> tuple[object, object]:
-    """What tau2-bench holds against each other with plain `==`."""
+    """What tau2-bench holds against each other with plain `==`.
+
+    Args:
+        expected: the gold action's arguments.
+        actual: the call's arguments.
+        compare_args: keys to compare; None: those of the call, []: none.
+
+    Returns:
+        Both sides, cut to these keys where they are objects.
+
+    Source: `Action.compare_with_tool_call` of sierra-research/tau2-bench.
+    """
     if compare_args is not None and not compare_args:
         return {}, {}
     if not isinstance(expected, dict) or not isinstance(actual, dict):

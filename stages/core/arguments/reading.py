@@ -33,7 +33,17 @@ class Parsed(NamedTuple):
 
 
 def exact_number(text: str) -> float | Decimal:
-    """A number as written: a float where that is faithful, else all of its digits."""
+    """A number as written: a float where that is faithful, else all of its digits.
+
+    Args:
+        text: a number in JSON's form.
+
+    Returns:
+        A float within 2^53 on either side; beyond, a Decimal of all digits.
+
+    Raises:
+        ValueError: the text is no number.
+    """
     value = float(text)
     try:
         return value if -EXACT < value < EXACT else Decimal(text)
@@ -49,7 +59,14 @@ _EXACT_JSON = json.JSONDecoder(parse_float=exact_number, parse_int=_exact_intege
 
 
 def has_rounded(value: object) -> bool:
-    """Whether orjson may have rounded a number: it reads integers beyond 64 bits as floats."""
+    """Whether orjson may have rounded a number: it reads integers beyond 64 bits as floats.
+
+    Args:
+        value: as orjson read it.
+
+    Returns:
+        True where it holds a float of 2^53 or more, on either side, at any depth.
+    """
     queue: list[Any] = [value]
     for item in queue:  # grows as it is read
         kind = type(item)
@@ -63,7 +80,14 @@ def has_rounded(value: object) -> bool:
 
 
 def opened(value: Any) -> Any:
-    """The object or list whose JSON a string holds; any other value as it is."""
+    """The object or list whose JSON a string holds; any other value as it is.
+
+    Args:
+        value: any JSON value.
+
+    Returns:
+        The object or list, with every digit of its numbers; else the value itself.
+    """
     if type(value) is not str or not (text := value.strip()) or text[0] + text[-1] not in _BRACKETS:
         return value
     try:

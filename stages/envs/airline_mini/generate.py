@@ -115,13 +115,17 @@ def _new_task(
         except Unfit:
             continue
         wishes = [
-            {"want": one.want, "facts": one.facts, "pressure": _pressure(family, one, rng)}
-            for one in requests
+            {
+                "want": request.want,
+                "facts": request.facts,
+                "pressure": _pressure(family, request, rng),
+            }
+            for request in requests
         ]
         if (key := orjson.dumps(wishes)) not in seen:
             seen.add(key)
-            gold = tuple(action for one in requests for action in one.gold)
-            info = tuple(value for one in requests for value in one.info)
+            gold = tuple(action for request in requests for action in request.gold)
+            info = tuple(value for request in requests for value in request.info)
             scenario = {"persona": pick(rng, PERSONAS), "requests": wishes}
             return Task(task_id, family, split, gold, info, scenario)
     raise RuntimeError(f"no task of family {family} left for {len(users)} users")

@@ -84,7 +84,7 @@ def _hands_off_early(step: Step, messages: Sequence[Message], rng: Rng) -> Messa
 
 def _needless_read(step: Step, messages: Sequence[Message], rng: Rng) -> Message | None:
     """Read something that the request doesn't need."""
-    seen = sorted({found for m in messages[1:] for found in IDS.findall(m["content"] or "")})
+    seen = sorted({name for m in messages[1:] for name in IDS.findall(m["content"] or "")})
     reads = [CallTool("list_airports", {}), *filter(None, map(_read_of, seen))]
     return written(pick(rng, reads), len(messages))
 
@@ -127,15 +127,15 @@ def _hands_off(step: Step) -> bool:
     return isinstance(step, CallTool) and step.name == HAND_OFF
 
 
-def _read_of(found: str) -> CallTool | None:
+def _read_of(name: str) -> CallTool | None:
     """Return the read that an id invites."""
     for fact, tool in (
         ("user_id", "get_user"),
         ("reservation", "get_reservation"),
         ("flight", "get_flight_status"),
     ):
-        if re.fullmatch(names.FACTS[fact], found):
-            return CallTool(tool, {next(iter(TOOLS[tool].parameters["properties"])): found})
+        if re.fullmatch(names.FACTS[fact], name):
+            return CallTool(tool, {next(iter(TOOLS[tool].parameters["properties"])): name})
     return None
 
 

@@ -114,7 +114,7 @@ class Desk(ABC):
         (wish,) = self.ask("payment")
         kinds = {words: kind for kind, words in METHODS.items()}
         self.judge(rules.may_pay(kinds[wish], booking))
-        ids = [one["id"] for one in user["payment"] if one["id"].startswith(kinds[wish])]
+        ids = [method["id"] for method in user["payment"] if method["id"].startswith(kinds[wish])]
         if not ids:
             raise NextStep(Tell("refuse"))
         return str(ids[0])
@@ -161,14 +161,14 @@ def _flight(desk: Desk) -> Step:
     reservation, flight = desk.trip()
     desk.judge(rules.change_flight(reservation, flight))
     date, departs, _ = desk.ask("date", "departs", "payment")
-    found = desk.look(
+    flights = desk.look(
         "search_flights",
         origin=flight["origin"],
         destination=flight["destination"],
         date=date,
         cabin=reservation["cabin"],
     )
-    chosen = rules.choose_flight(found, departs, len(reservation["passengers"]))
+    chosen = rules.choose_flight(flights, departs, len(reservation["passengers"]))
     if chosen is None:
         return Tell("refuse")
     return desk.act(
@@ -237,7 +237,7 @@ def _paid(desk: Desk) -> Step:
 
 
 def _balance(desk: Desk) -> Step:
-    gifts = [one for one in desk.user()["payment"] if one["id"].startswith("gift")]
+    gifts = [method for method in desk.user()["payment"] if method["id"].startswith("gift")]
     return Tell("balance", (str(gifts[0]["balance"]),)) if gifts else Tell("refuse")
 
 

@@ -120,7 +120,7 @@ def _draw_fact(
     """Draw one of the entries of FACTS."""
     match fact:
         case "reservation" | "other":
-            left = [one for one in reservations if one not in facts.values()]
+            left = [name for name in reservations if name not in facts.values()]
             if not left:
                 raise Unfit
             return {fact: pick(rng, left)}
@@ -146,7 +146,9 @@ def _draw_fact(
         case "flight":
             return {fact: pick(rng, list(db.tables["flights"]))}
         case "journey":
-            flight = pick(rng, [one for one in db.tables["flights"].values() if _ahead(one)])
+            flight = pick(
+                rng, [candidate for candidate in db.tables["flights"].values() if _ahead(candidate)]
+            )
             return {key: flight[key] for key in ("origin", "destination", "date")}
         case "new_date":
             return {"date": pick(rng, _other_dates(facts["reservation"], db))}

@@ -111,11 +111,11 @@ def may_pay(kind: str, booking: bool) -> str:
     return ALLOW if booking or kind != "cert" else REFUSE
 
 
-def choose_flight(found: Sequence[Record], departs: str, seats: int) -> Record | None:
+def choose_flight(flights: Sequence[Record], departs: str, seats: int) -> Record | None:
     """Return the flight that a customer means, of the results of `search_flights`."""
     fitting = [
         flight
-        for flight in found
+        for flight in flights
         if flight["seats"] >= seats and departs in ("cheapest", flight["departs"])
     ]
     return min(fitting, key=lambda flight: int(flight["price"]), default=None)

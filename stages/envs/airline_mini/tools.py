@@ -85,17 +85,17 @@ def get_user(db: Database, user_id: str) -> Record:
 @tool("read", reservation_id=TEXT)
 def get_reservation(db: Database, reservation_id: str) -> Record:
     """Get a reservation; hours: since it was booked; paid: for the flight and insurance."""
-    found = db.get("reservations", reservation_id)
+    reservation = db.get("reservations", reservation_id)
     shown = ("user", "flight", "cabin", "passengers", "bags", "insurance", "hours", "paid")
-    return {key: found[key] for key in (*shown, "status")}
+    return {key: reservation[key] for key in (*shown, "status")}
 
 
 @tool("read", flight=TEXT)
 def get_flight_status(db: Database, flight: str) -> Record:
     """Get a flight's route, date, departure and status."""
-    found = db.get("flights", flight)
+    record = db.get("flights", flight)
     shown = ("origin", "destination", "date", "departs", "status")
-    return {key: found[key] for key in shown}
+    return {key: record[key] for key in shown}
 
 
 @tool("read", origin=CITY, destination=CITY, date=TEXT, cabin=CABIN)
@@ -103,15 +103,15 @@ def search_flights(
     db: Database, origin: str, destination: str, date: str, cabin: str
 ) -> list[Record]:
     """Find the flights on offer, with the price for one passenger and the seats left."""
-    found = []
+    offers = []
     # No tool adds a flight, so the shared table knows them all.
     for number in db.tables["routes"].get(f"{origin} {destination} {date}", {}).get("flights", ()):
         flight = db.get("flights", number)
         if flight["status"] == "scheduled":
             price, seats = flight["prices"][cabin], flight["seats"][cabin]
             departs = flight["departs"]
-            found.append({"flight": number, "departs": departs, "price": price, "seats": seats})
-    return found
+            offers.append({"flight": number, "departs": departs, "price": price, "seats": seats})
+    return offers
 
 
 @tool("read")
@@ -290,13 +290,13 @@ def _move(db: Database, reservation_id: str, flight: str, cabin: str, payment_id
 
 def _take_seats(db: Database, flight: str, cabin: str, count: int) -> int:
     """Take seats on a flight, and return the price of each."""
-    found = db.edit("flights", flight)
-    if found["status"] in ("flown", "cancelled"):
+    record = db.edit("flights", flight)
+    if record["status"] in ("flown", "cancelled"):
         raise ToolError("flight is not on offer")
-    if found["seats"][cabin] < count:
+    if record["seats"][cabin] < count:
         raise ToolError("not enough seats")
-    found["seats"][cabin] -= count
-    return int(found["prices"][cabin])
+    record["seats"][cabin] -= count
+    return int(record["prices"][cabin])
 
 
 def _free_seats(db: Database, reservation: Record) -> None:
@@ -325,6 +325,6 @@ def _free_id(db: Database, user_id: str, flight: str) -> str:
     start = zlib.crc32(f"{user_id} {flight}".encode())
     for place in range(start, start + ids):
         left, right = divmod(place % ids, len(RIGHT))
-        if db.find("reservations", found := f"{LEFT[left]}-{RIGHT[right]}") is None:
-            return found
+        if db.find("reservations", name := f"{LEFT[left]}-{RIGHT[right]}") is None:
+            return name
     raise ToolError("no reservation left")

@@ -60,9 +60,9 @@ def vocabulary() -> dict[str, list[str]]:
         "character": [*string.printable[:95], "\n"],
     }
     seen: set[str] = set()
-    for group, found in pieces.items():
-        pieces[group] = [piece for piece in found if piece not in seen]
-        seen.update(found)
+    for group, of_group in pieces.items():
+        pieces[group] = [piece for piece in of_group if piece not in seen]
+        seen.update(of_group)
     return pieces
 
 
@@ -83,16 +83,16 @@ def _numbers() -> list[str]:
 def _scaffolds() -> Iterator[str]:
     """Yield what stands between the values of all gold calls and their results."""
     environment = airline_mini()
-    found: set[str] = set()
+    scaffolds: set[str] = set()
     for split in ("train", "dev", "test"):
         for task in environment.tasks(split):
             database = Database(environment.tables)
             for action in task.gold_actions:
-                found.update(SCAFFOLD.findall(orjson.dumps(action["arguments"]).decode()))
+                scaffolds.update(SCAFFOLD.findall(orjson.dumps(action["arguments"]).decode()))
                 result = call_tool(database, action["name"], action["arguments"])
-                found.update(SCAFFOLD.findall(result))
-    found.update(SCAFFOLD.findall(call_tool(Database(environment.tables), "list_airports", {})))
-    yield from {*found, "{}"}
+                scaffolds.update(SCAFFOLD.findall(result))
+    scaffolds.update(SCAFFOLD.findall(call_tool(Database(environment.tables), "list_airports", {})))
+    yield from {*scaffolds, "{}"}
 
 
 def _words() -> Iterator[str]:
@@ -119,5 +119,5 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     else:
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _strings(one)
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)

@@ -1,0 +1,144 @@
+"""`irc-cli export atif`: traces of any format as a job folder of Harbor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from irc_cli import console, options
+from irc_cli.exports import writing
+from irc_cli.notes import check_notes
+from irc_cli.traces import Paths, TraceOptions
+from stages.errors import InputError, few
+from stages.exports.atif import check_credits, credits_of, result, trajectory, trial_names
+from stages.exports.messages import message_rows, settle
+from stages.tables.artifacts import ADVANTAGES, TURNS, read_table
+from stages.tables.files import reachable
+
+MADE = "irc_cli.meta.json"  # what made the folder
+
+
+@options.expanded()
+def command(
+    *,
+    traces: Paths,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder for the job, with one per trial.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    turns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Turns of the traces, from irc-cli score.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    advantages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Advantages of the turns, from irc-cli calibrate.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    source: TraceOptions,
+    printing: options.Writing,
+    seed: options.Seed = 0,
+    config: options.Config = None,
+) -> None:
+    """Write ATIF trajectories and Harbor's results, with tier, rewards and advantage of each turn.
+
+    Example: irc-cli export atif traces.json --turns turns.parquet -o job
+    """
+    if out:
+        _check_folder(Path(out), force=printing.force)
+    if advantages and not turns:
+        raise InputError("--advantages", "has no tiers", "pass --turns FILE too")
+    scored = read_table(TURNS, turns) if turns else None
+    weighed = read_table(ADVANTAGES, advantages) if advantages else None
+    credits = {} if scored is None else credits_of(scored, weighed)
+    reader = source.reader(traces, quiet=printing.quiet)
+    reader.check_sidecar(out, force=printing.force)
+    episodes = [episode for episode, _ in reader]
+    if not episodes:
+        raise InputError(few(traces), "no episode", "give traces with episodes")
+    if turns:
+        counted = {e.episode_id: len(e.turns) for e in episodes if e.counts and e.turns}
+        check_credits(credits, counted, turns)
+    rows = message_rows(episodes, reader.notes)
+    settle(rows, [episode.source for episode in episodes], reader.renamed())
+    trials = [(row, trajectory(row, credits, reader.notes)) for row in rows]
+    check_notes(reader.notes, strict=printing.strict)
+    settings = {"domain": source.domain, **source.settings}
+    inputs = reader.digests | writing.digests([source.gold, turns, advantages])
+    made_by = console.made_by("export atif", settings, seed, inputs)
+    if out:
+        _write(trials, Path(out), made_by, force=printing.force)
+    reader.write_bad(out, force=printing.force)
+    steps = sum(len(document["steps"]) for _, document in trials)
+    document = {"trials": len(trials), "steps": steps, "turns_with_tier": len(credits)}
+    line = f"{len(trials):,} trials, {steps:,} steps"
+    writing.report(
+        document, reader.notes, line, out, as_json=printing.as_json, quiet=printing.quiet
+    )
+
+
+def _check_folder(folder: Path, *, force: bool) -> None:
+    """Raise InputError unless the folder can be written; only one of ours is ever replaced."""
+    with reachable(str(folder)):
+        if not folder.absolute().parent.is_dir():
+            raise InputError(str(folder), f"no directory '{folder.parent}'", "create it first")
+        if not folder.exists():
+            return
+        if not (folder / MADE).is_file():
+            raise InputError(str(folder), "exists already", "name a folder that does not exist")
+        if not force:
+            raise InputError(str(folder), "exists already", "pass --force to replace it")
+
+
+def _write(
+    trials: list[tuple[dict[str, Any], dict[str, Any]]],
+    folder: Path,
+    made_by: dict[str, Any],
+    *,
+    force: bool,
+) -> None:
+    """Write all trials; the folder appears when it is complete."""
+    with reachable(str(folder)):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+        try:
+            names = trial_names(row["episode_id"] for row, _ in trials)
+            for name, (row, document) in zip(names, trials, strict=True):
+                (temporary / name / "agent").mkdir(parents=True)
+                _dump(document, temporary / name / "agent" / "trajectory.json")
+                _dump(result(row, name), temporary / name / "result.json")
+            _dump(made_by, temporary / MADE)
+            temporary.chmod(0o777 & ~_umask())
+            if force and folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _dump(document: dict[str, Any], path: Path) -> None:
+    path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,262 @@
+"""Episodes as ATIF trajectories with Harbor's results (rows of `messages`, TURNS -> trajectories).
+
+What ATIF has no field for stands under `extra.irc_cli`: of the trajectory who the episode is, of a
+step of the agent its tier, rewards and advantage. `stages.traces.atif` reads all of it back.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+import polars as pl
+
+from stages.errors import InputError
+from stages.traces.atif import FIELDS, OURS
+from stages.traces.calls import says_failed
+from stages.traces.stream import BrokenJsonError, parse
+
+VERSION = "ATIF-v1.7"  # the oldest that has all that is written
+CREDIT = ("advantage", "return_part", "outcome_part")
+
+Row = dict[str, Any]
+Credits = Mapping[tuple[str, int], Row]  # by episode and turn
+
+
+def credits_of(turns: pl.DataFrame, advantages: pl.DataFrame | None) -> dict[tuple[str, int], Row]:
+    """Return what `extra.irc_cli` of each turn says.
+
+    Args:
+        turns: with their tiers and raw rewards (TURNS).
+        advantages: with the calibrated reward, and the advantage and its parts (ADVANTAGES).
+    """
+    columns = turns.select("episode_id", "turn", "tier", raw_reward="reward")
+    if advantages is not None:
+        known = advantages.select("episode_id", "turn", "reward", *CREDIT)
+        columns = columns.join(known, on=["episode_id", "turn"], how="left")
+    rows = columns.iter_rows(named=True)
+    return {(row.pop("episode_id"), row["turn"]): row for row in rows}
+
+
+def check_credits(credits: Credits, n_turns: Mapping[str, int], where: str) -> None:
+    """Raise InputError unless each of some episodes has all of its turns and no other.
+
+    Args:
+        credits: of `credits_of`.
+        n_turns: of each episode that counts.
+        where: the file of the turns.
+    """
+    had = Counter(episode for episode, _ in credits)
+    for episode, count in n_turns.items():
+        if had[episode] != count:
+            what = f"has {had[episode]:,} turns of episode '{episode}', which has {count:,}"
+            raise InputError(where, what, "rerun irc-cli score on these traces")
+
+
+def trajectory(row: Row, credits: Credits, notes: Counter[str]) -> Row:
+    """Return the trajectory of one episode, as package `atif` has it.
+
+    Args:
+        row: of `messages.message_rows`.
+        credits: of `credits_of`; turns that it lacks get none.
+        notes: counts what ATIF can't hold.
+
+    Raises:
+        InputError: the messages are of another form than OpenAI's.
+    """
+    if not all(isinstance(message, dict) and "role" in message for message in row["messages"]):
+        what = f"episode '{row['episode_id']}' has messages that ATIF can't hold"
+        raise InputError("export atif", what, "export its messages")
+    policy = row.get("policy") or "unknown"
+    agent = {"name": policy, "version": "unknown", "model_name": policy}
+    if "tools" in row:
+        agent["tool_definitions"] = row["tools"]
+    kept = (*FIELDS, "outcome", "status", "stop", "gold_actions")
+    extra: Row = {OURS: {key: row[key] for key in kept if key in row}}
+    if row.get("outcome") is not None:
+        extra["reward"] = row["outcome"]
+    steps = _Steps(row["episode_id"], credits, notes).of(row["messages"])
+    return {
+        "schema_version": VERSION,
+        "session_id": row["episode_id"],
+        "trajectory_id": row["episode_id"],
+        "agent": agent,
+        "steps": steps,
+        "final_metrics": _final_metrics(steps),
+        "extra": extra,
+    }
+
+
+def _final_metrics(steps: Sequence[Row]) -> Row:
+    written = [step.get("metrics", {}).get("completion_tokens") for step in steps]
+    counts = [count for count in written if count is not None]
+    total = {"total_completion_tokens": sum(counts)} if counts else {}
+    return total | {"total_steps": len(steps)}
+
+
+def result(row: Row, trial: str) -> Row:
+    """Return what Harbor's result.json says of the trial; it has no times, which are unknown.
+
+    Args:
+        row: of `messages.message_rows`.
+        trial: its name.
+    """
+    outcome, status = row.get("outcome"), row.get("status")
+    rewards = row.get("rewards") or ({} if outcome is None else {"reward": outcome})
+    failed = {"exception_type": row.get("stop") or "error", "exception_message": ""}
+    policy = row.get("policy") or "unknown"
+    return {
+        "schema_version": 1,
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"irc-cli:{row['episode_id']}")),
+        "task_name": row["task_id"],
+        "trial_name": trial,
+        "trial_uri": "",
+        "task_id": {"path": row["task_id"]},
+        "task_checksum": "",
+        "config": {"task": {"path": row["task_id"]}, "trial_name": trial},
+        "agent_info": {"name": policy, "version": "unknown", "model_info": None},
+        "agent_result": None,
+        "verifier_result": {"rewards": rewards} if rewards else None,
+        "exception_info": failed | {"exception_traceback": ""} if status == "error" else None,
+        "step_results": None,
+    }
+
+
+def trial_names(episodes: Iterable[str]) -> list[str]:
+    """Return a name for a folder for each episode, in their order, no two the same."""
+    names, taken = list[str](), set[str]()
+    for episode in episodes:
+        base = re.sub(r"[^A-Za-z0-9._-]+", "_", episode).strip(".")[:100] or "trial"
+        name, copy = base, 2
+        while name.lower() in taken:  # some systems take letters of both cases for the same
+            name, copy = f"{base}-{copy}", copy + 1
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+class _Steps:
+    """Writes messages as steps."""
+
+    def __init__(self, episode: str, credits: Credits, notes: Counter[str]) -> None:
+        self._episode, self._credits, self._notes = episode, credits, notes
+        self._steps: list[Row] = []
+        self._open: list[tuple[Any, str, str, Row]] = []  # recorded id, id, name, step of a call
+        self._turn = self._given = 0
+        self._tokens: list[int] = []  # of the sequence so far
+
+    def of(self, messages: Iterable[Row]) -> list[Row]:
+        for message in messages:
+            if message["role"] == "assistant":
+                self._act(message)
+            elif message["role"] == "tool":
+                self._answer(message)
+            else:
+                self._hear(message)
+        return self._steps
+
+    def _add(self, source: str, message: Row) -> Row:
+        text = message.get("content")
+        step = {"step_id": len(self._steps) + 1, "source": source, "message": text or ""}
+        self._steps.append(step)
+        return step
+
+    def _hear(self, message: Row) -> None:
+        """Write what the user or the system says; ATIF has no calls of a user."""
+        step = self._add("system" if message["role"] == "system" else "user", message)
+        if calls := message.get("tool_calls"):
+            self._notes["calls of the user, which ATIF has no field for: in 'extra'"] += len(calls)
+            step["extra"] = {OURS: {"tool_calls": calls}}
+            self._calls(calls, step)
+
+    def _act(self, message: Row) -> None:
+        step = self._add("agent", message)
+        if thoughts := message.get("reasoning_content"):
+            step["reasoning_content"] = thoughts
+        if calls := message.get("tool_calls"):
+            step["tool_calls"] = self._calls(calls, step)
+        if message.get("sampled") is False:
+            step["is_copied_context"] = True
+            return
+        if metrics := self._metrics(message):
+            step["metrics"] = metrics
+        credit = dict(self._credits.get((self._episode, self._turn), {}))
+        if "finish" in message:
+            credit["finish"] = message["finish"]
+        if credit:
+            step["extra"] = {OURS: credit}
+        self._turn += 1
+
+    def _calls(self, calls: Iterable[Row], step: Row) -> list[Row]:
+        """The calls of a step, each with an id, and remembered until it is answered."""
+        written, ids = [], set[str]()
+        for call in calls:
+            recorded, function = call.get("id"), call["function"]
+            call_id = str(recorded)
+            if not recorded or call_id in ids:
+                self._given += 1
+                call_id = f"irc_{self._given}"
+            ids.add(call_id)
+            arguments = _arguments(function["arguments"])
+            entry = {"tool_call_id": call_id, "function_name": function["name"]}
+            entry |= {"arguments": {} if arguments is None else arguments}
+            if arguments is None:
+                entry["extra"] = {OURS: {"arguments": function["arguments"]}}
+            written.append(entry)
+            self._open.append((recorded, call_id, function["name"], step))
+        return written
+
+    def _answer(self, message: Row) -> None:
+        """Write a result to the step of its call: by the id, else as readers pair them."""
+        call_id, step = self._call_of(message)
+        content = message.get("content") or ""
+        entry: Row = {"content": content}
+        if call_id is not None:
+            entry["source_call_id"] = call_id
+        if message.get("error") is not None:
+            entry["extra"] = {"is_error": says_failed(message["error"])}
+        step.setdefault("observation", {"results": []})["results"].append(entry)
+
+    def _call_of(self, message: Row) -> tuple[str | None, Row]:
+        recorded, name = message.get("tool_call_id"), message.get("name")
+        by_id = [call for call in self._open if recorded and call[0] == recorded]
+        last = [call for call in self._open if call[3] is self._open[-1][3]]
+        named = [call for call in last if call[2] == name]
+        if call := next(iter(by_id or named or last), None):
+            self._open.remove(call)
+            return call[1], call[3]
+        self._notes["result without a call, which ATIF takes for no call's"] += 1
+        return None, self._steps[-1] if self._steps else self._add("user", {})
+
+    def _metrics(self, message: Row) -> Row:
+        """Tokens of a turn. A prompt that goes on from the turn before is written as a whole."""
+        metrics: Row = {}
+        if message.get("n_tokens") is not None:
+            metrics["completion_tokens"] = message["n_tokens"]
+        ids, prompt = message.get("token_ids"), message.get("prompt_ids")
+        if ids is None:
+            return metrics
+        metrics["completion_token_ids"] = ids
+        if prompt is not None:
+            whole = [*self._tokens, *prompt] if message.get("appended") else list(prompt)
+            metrics |= {"prompt_token_ids": whole, "prompt_tokens": len(whole)}
+            self._tokens = [*whole, *ids]
+        if message.get("logprobs") is not None:
+            metrics["logprobs"] = message["logprobs"]
+        return metrics
+
+
+def _arguments(recorded: Any) -> Row | None:
+    """The object that arguments are; None where they are none, or no JSON of the standard."""
+    try:
+        value, standard = recorded, True
+        if isinstance(recorded, str):
+            value, standard = parse(recorded.encode())
+        orjson.dumps(value)  # not: whole numbers beyond 64 bits
+    except (BrokenJsonError, UnicodeEncodeError, TypeError):
+        return None
+    return value if isinstance(value, dict) and standard else None

@@ -1,0 +1,148 @@
+"""Episodes of any trace format as our own records (Episode -> rows of JSON lines)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from stages.traces.clean import clean_messages
+from stages.traces.episode import Episode, GoldAction
+from stages.traces.fields import BadItemError
+from stages.traces.identity import Renamed
+from stages.traces.turns import read_turns
+
+ROLES = ("system", "user", "assistant", "tool")
+# Of messages in OpenAI's form; what `rollout` records of a turn, and what readers add, among them.
+KEYS = frozenset(
+    [
+        "role",
+        "content",
+        "reasoning_content",
+        "tool_calls",
+        "tool_call_id",
+        "name",
+        "error",
+        "requestor",
+        "sampled",
+        "n_tokens",
+        "finish",
+        "prompt_ids",
+        "appended",
+        "token_ids",
+        "logprobs",
+    ]
+)
+CALL_KEYS = {"id", "type", "function"}
+
+Message = dict[str, Any]
+Row = dict[str, Any]
+
+
+def message_rows(episodes: Iterable[Episode], notes: Counter[str]) -> list[Row]:
+    """Return a row for each episode, with the fields that it has (see `traces.messages.FIELDS`).
+
+    Read back, a row gives the same turns with the same calls, results, outcome and status.
+
+    Args:
+        episodes: with their domains and what their ids are ids in.
+        notes: counts what was passed over.
+    """
+    return [row_of(episode, notes) for episode in episodes]
+
+
+def row_of(episode: Episode, notes: Counter[str]) -> Row:
+    """Return the row of one episode; see `message_rows`."""
+    messages, played = plain_messages(episode, notes)
+    row: Row = {"episode_id": episode.episode_id, "task_id": _within_domain(episode)}
+    row["trial"] = episode.trial
+    stated = {
+        "group_id": episode.group_id,
+        "domain": episode.domain,
+        "family": episode.family,
+        "env": episode.env,
+        "policy": episode.policy,
+        "outcome": episode.outcome,
+        "status": episode.status,
+        "stop": episode.stop,
+        "rewards": episode.rewards if episode.outcome is not None else None,
+        "gold_actions": None
+        if episode.gold is None
+        else [_action(action) for action in episode.gold],
+        "required_info": None if episode.required_info is None else list(episode.required_info),
+        "tools": episode.tools,
+    }
+    row |= {key: value for key, value in stated.items() if value is not None}
+    if played:
+        row["tokens_recorded"] = False  # so text that looks like a call is only text
+    return row | {"messages": messages}
+
+
+def _within_domain(episode: Episode) -> str:
+    """The task's name in tables, without the domain that readers put before it."""
+    return episode.task.removeprefix(f"{episode.domain}/") if episode.domain else episode.task
+
+
+def settle(rows: Iterable[Row], sources: Iterable[str], renamed: Renamed) -> None:
+    """Give rows the names that their tasks have once all traces are read, as tables do.
+
+    Args:
+        rows: of `message_rows`.
+        sources: of each row.
+        renamed: see `Identities.renamed`.
+    """
+    for row, source in zip(rows, sources, strict=True):
+        domain = f"{row['domain']}/" if "domain" in row else ""
+        had = domain + row["task_id"]
+        if name := renamed.get((source, had)):
+            group = row.get("group_id", f"{row['policy']}:{had}")
+            row |= {"task_id": name.removeprefix(domain), "group_id": f"{source}/{group}"}
+
+
+def _action(action: GoldAction) -> Row:
+    row: Row = {"name": action.name, "arguments": action.arguments}
+    if action.compare_args is not None:
+        row["compare_args"] = list(action.compare_args)
+    return row | ({"requestor": "user"} if action.requestor == "user" else {})
+
+
+def plain_messages(episode: Episode, notes: Counter[str]) -> tuple[list[Message], bool]:
+    """Return an episode's messages in OpenAI's form, and whether text in them is never a call.
+
+    Messages that are in that form stay as they are, but for keys that say nothing of a turn.
+    """
+    messages = episode.messages
+    if not all(_is_plain(message) for message in messages):
+        try:
+            messages = clean_messages(messages, notes)
+        except BadItemError:  # its reader knew better; so it does when it reads them back
+            notes["messages kept in the form of their trace"] += 1
+    rows = [dict(message) if isinstance(message, dict) else message for message in messages]
+    return rows, _is_played(rows, episode)
+
+
+def _is_plain(message: Any) -> bool:
+    if not isinstance(message, dict) or not KEYS.issuperset(message):
+        return False
+    content, calls = message.get("content"), message.get("tool_calls")
+    is_text = content is None or isinstance(content, str)
+    return is_text and message.get("role") in ROLES and (not calls or _are_plain(calls))
+
+
+def _are_plain(calls: Any) -> bool:
+    return isinstance(calls, list) and all(
+        isinstance(call, dict)
+        and set(call) == CALL_KEYS
+        and isinstance(call["function"], dict)
+        and set(call["function"]) == {"name", "arguments"}
+        for call in calls
+    )
+
+
+def _is_played(messages: list[Message], episode: Episode) -> bool:
+    """Whether only the calls beside the texts were read, as of episodes that we played."""
+    try:
+        turns, _ = read_turns(messages, Counter(), episode.tools)
+    except BadItemError:
+        return True
+    return turns != episode.turns

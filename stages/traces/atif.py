@@ -1,0 +1,373 @@
+"""ATIF trajectories, versions 1.0 to 1.8, with the result.json that Harbor writes beside them.
+
+A step of the agent is a turn; its observation holds the results. The reward, the task and an
+exception stand in the result: JOB/TRIAL/result.json beside JOB/TRIAL/agent/trajectory.json. The
+format has no flag for a failed tool result; one in a result's `extra`, such as `is_error`, is read.
+
+Layout: package `atif` 1.8.0; `harbor.models.trial.result`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stages.traces.calls import flag_of
+from stages.traces.definitions import tool_definitions
+from stages.traces.fields import BadItemError, chosen_score, name_in, object_of
+from stages.traces.formats import ReadOptions
+from stages.traces.forms import text_of
+from stages.traces.stream import BrokenJsonError, parse
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+NAME = "atif"
+VERSION = re.compile(r"ATIF-v(\d+)\.(\d+)")
+NEWEST = 8  # minor version that is known
+OURS = "irc_cli"  # the key of `extra` under which `irc-cli export atif` writes
+# Of a trajectory's `extra.irc_cli`, as clean records have them.
+FIELDS = (
+    *("task_id", "trial", "episode_id", "group_id", "domain", "family", "env", "policy"),
+    "tokens_recorded",
+)
+AS_WRITTEN = "give the trajectory as it was written"
+UNREAD = "continuation of a trajectory that is not beside it"
+
+Record = dict[str, Any]
+
+
+class TrialFiles(NamedTuple):
+    """What stands beside a trajectory."""
+
+    folder: Path  # its own
+    result: Record | None = None  # of its trial, by Harbor
+
+
+def accepts(record: Record) -> bool:
+    """Whether a record is a trajectory, or the result of a trial of Harbor."""
+    version = record.get("schema_version")
+    if isinstance(version, str) and version.startswith("ATIF"):
+        return isinstance(record.get("steps"), list)
+    return _is_result(record)
+
+
+def _is_result(record: Any) -> bool:
+    if not isinstance(record, dict) or not isinstance(record.get("trial_name"), str):
+        return False
+    return "task_name" in record and ("verifier_result" in record or "exception_info" in record)
+
+
+def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> TrialFiles:
+    """The result of the trial that a file of one trajectory belongs to, if it is there."""
+    folder = path.absolute().parent
+    if ".jsonl" in path.suffixes:  # of several trajectories
+        return TrialFiles(folder)
+    for place in _places(folder):
+        result = _object(place / "result.json")
+        if _is_result(result):
+            if digest is not None:
+                digest.update((place / "result.json").read_bytes())
+            return TrialFiles(
+                folder, result if place != _of_step(folder) else _step(result, folder)
+            )
+    return TrialFiles(folder)
+
+
+def _places(folder: Path) -> list[Path]:
+    """Where the result of a trajectory in a folder may be."""
+    trial = _of_step(folder)
+    return [folder, folder.parent, *([trial] if trial else [])]
+
+
+def _of_step(folder: Path) -> Path | None:
+    """The trial of a folder TRIAL/steps/STEP/agent, of a task with several steps."""
+    steps = folder.parent.parent
+    return steps.parent if steps.name == "steps" else None
+
+
+def _step(result: Record, folder: Path) -> Record:
+    """The result of one step of a trial, as that of a trial of its own."""
+    name = folder.parent.name
+    several = result.get("step_results")
+    steps = several if isinstance(several, list) else []
+    step = next((s for s in steps if isinstance(s, dict) and s.get("step_name") == name), {})
+    named = {key: f"{result[key]}/{name}" for key in ("task_name", "trial_name")}
+    ended = {
+        "verifier_result": step.get("verifier_result"),
+        "exception_info": step.get("exception_info") or result.get("exception_info"),
+    }
+    return result | named | ended
+
+
+def _object(path: Path) -> Record:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        value = parse(path.read_bytes())[0]
+    except (OSError, BrokenJsonError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def files(folder: Path, digest: _Hash | None = None, notes: Any = None) -> list[tuple[Path, Any]]:
+    """The trajectories in a folder of Harbor, with their results; and trials that have none."""
+    trajectories = sorted(folder.rglob("*trajectory.json"))
+    records = [(path, beside(path, digest)) for path in trajectories]
+    recorded = {place for path in trajectories for place in path.absolute().parents}
+    for path in sorted(folder.rglob("result.json")):
+        trial = path.absolute().parent
+        if trial not in recorded and _is_result(_object(path)):
+            records.append((path, TrialFiles(trial)))
+    return sorted(records, key=lambda item: item[0])
+
+
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
+    """Yield the clean record of one trajectory, or of a trial.
+
+    Raises:
+        BadItemError: the trajectory is of another version, or has a step or a part that is none.
+    """
+    shared = options.shared or TrialFiles(Path())
+    result = shared.result
+    if _is_result(record):
+        result, record = record, _object(shared.folder / "agent" / "trajectory.json")
+        shared = TrialFiles(shared.folder / "agent")
+        if not record:
+            yield _named({}, result) | {"messages": []} | _ending({}, result, options, "error")
+            return
+    _check(record, notes)
+    clean = _named(record, result) | _ending(record, result, options)
+    if tools := _tools(object_of(record, "agent").get("tool_definitions")):
+        clean["tools"] = tools
+    clean["messages"] = _Writer(notes).read(_steps(record, shared.folder, notes))
+    if several := record.get("subagent_trajectories"):
+        notes["trajectory of a subagent: left out"] += len(several)
+    yield clean
+
+
+def _tools(defined: Any) -> list[Record] | None:
+    """The tools; definitions in OpenAI's form keep what else they say."""
+    known = tool_definitions(defined)
+    if known is None or not isinstance(defined, list) or len(known) != len(defined):
+        return known
+    is_form = all(isinstance(t, dict) and isinstance(t.get("function"), dict) for t in defined)
+    return defined if is_form else known
+
+
+def _check(record: Record, notes: Counter[str]) -> None:
+    version = VERSION.fullmatch(record["schema_version"])
+    if version is None or version[1] != "1":
+        what = f"is of version {record['schema_version']!r:.40}"
+        raise BadItemError(what, f"give one of ATIF-v1.0 to ATIF-v1.{NEWEST}")
+    if int(version[2]) > NEWEST:
+        notes[f"trajectory of the newer version {version[0]}"] += 1
+
+
+def _steps(record: Record, folder: Path, notes: Counter[str]) -> Iterator[Record]:
+    """The steps of a trajectory and of those that go on from it, in files beside it."""
+    read = set[Path]()
+    while record:
+        steps = record.get("steps")
+        if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+            raise BadItemError("'steps' is no list of objects", AS_WRITTEN)
+        yield from steps
+        following = record.get("continued_trajectory_ref")
+        if not isinstance(following, str) or not following:
+            return
+        path = folder / following
+        record = {} if path in read else _object(path)
+        read.add(path)
+        if not isinstance(record.get("steps"), list):
+            notes[UNREAD] += 1
+            return
+
+
+def _named(record: Record, result: Record | None) -> Record:
+    """Who an episode is: as we exported it, as Harbor's result says, as the trajectory does."""
+    result = result or {}
+    agent = object_of(record, "agent")
+    model = name_in(agent, "model_name") or _model(record) or _model_told(result)
+    named = {
+        "task_id": name_in(result, "task_name"),
+        "episode_id": name_in(result, "trial_name") or name_in(record, "trajectory_id"),
+        "model": model or name_in(agent, "name"),
+    }
+    known = {key: value for key, value in named.items() if value is not None}
+    ours = _ours(record)
+    return known | {key: ours[key] for key in FIELDS if ours.get(key) is not None}
+
+
+def _model_told(result: Record) -> str | None:
+    """The model by Harbor's result, named as trajectories do: provider/model."""
+    told = object_of(object_of(result, "agent_info"), "model_info")
+    name, provider = name_in(told, "name"), name_in(told, "provider")
+    return f"{provider}/{name}" if provider and name else name
+
+
+def _model(record: Record) -> str | None:
+    """The model of the first step that names one."""
+    steps = record.get("steps") or []
+    names = (name_in(step, "model_name") for step in steps if isinstance(step, dict))
+    return next(filter(None, names), None)
+
+
+def _ending(
+    record: Record, result: Record | None, options: ReadOptions, status: str = "ok"
+) -> Record:
+    """Status, outcome, rewards and stop. A trial without a verdict was never scored."""
+    extra = object_of(record, "extra")
+    ours = _ours(record)
+    rewards = _rewards(extra)
+    if result is not None:
+        rewards = _rewards(object_of(result, "verifier_result")) or rewards
+    ending: Record = {"rewards": rewards} if rewards else {}
+    ending |= {key: ours[key] for key in ("gold_actions", "stop") if ours.get(key) is not None}
+    if result is not None and result.get("exception_info"):
+        failed = object_of(result, "exception_info")
+        return ending | {"status": "error", "stop": name_in(failed, "exception_type") or "error"}
+    if status == "error":
+        return ending | {"status": "error", "stop": "no trajectory"}
+    if result is not None and not rewards:
+        status = "masked"
+    outcome = ours.get("outcome", chosen_score(rewards, options.score))
+    if outcome is not None:
+        ending["outcome"] = outcome
+    return ending | {"status": ours.get("status", status)}
+
+
+def _rewards(holder: Record) -> dict[str, Any]:
+    """The rewards by name that an object holds, or its single one."""
+    rewards = object_of(holder, "rewards")
+    if not rewards and holder.get("reward") is not None:
+        return {"reward": holder["reward"]}
+    return rewards
+
+
+class _Writer:
+    """Writes steps as messages in OpenAI's form."""
+
+    def __init__(self, notes: Counter[str]) -> None:
+        self._notes = notes
+        self._messages: list[Record] = []
+        self._ids: set[str] = set()  # of all calls so far
+
+    def read(self, steps: Iterator[Record]) -> list[Record]:
+        """The messages of all steps.
+
+        Raises:
+            BadItemError: a step has no known source, or a call or a result is none.
+        """
+        for number, step in enumerate(steps, 1):
+            source = step.get("source")
+            if source == "agent":
+                self._act(step)
+            elif source in ("system", "user"):
+                self._hear(source, step)
+            else:
+                raise BadItemError(f"step {number} is of the source {source!r:.40}", AS_WRITTEN)
+        return self._messages
+
+    def _hear(self, source: str, step: Record) -> None:
+        """Write what the system or the user says, and the calls of a user that we exported."""
+        message: Record = {"role": source, "content": text_of(step.get("message"))}
+        calls = [call for call in _listed(_ours(step), "tool_calls") if name_in(call, "id")]
+        if calls:
+            message["tool_calls"] = calls
+            self._ids |= {call["id"] for call in calls}
+        self._messages.append(message)
+        self._observe(step, calls, {"requestor": "user"} if calls else {})
+
+    def _act(self, step: Record) -> None:
+        """Write a step of the agent. What it was given to go on from was not sampled here."""
+        message: Record = {"role": "assistant", "content": text_of(step.get("message"))}
+        if thoughts := name_in(step, "reasoning_content"):
+            message["reasoning_content"] = thoughts
+        calls = [_call(call) for call in _listed(step, "tool_calls")]
+        if calls:
+            message["tool_calls"] = calls
+            self._ids |= {call["id"] for call in calls}
+        given: Record = {}
+        if step.get("is_copied_context") is True or step.get("llm_call_count") == 0:
+            given = {"sampled": False}
+        else:
+            message |= _tokens(step)
+            if finish := name_in(_ours(step), "finish"):
+                message["finish"] = finish
+        self._messages.append(message | given)
+        self._observe(step, calls, given)
+
+    def _observe(self, step: Record, calls: list[Record], given: Record) -> None:
+        """Write the results of a step; those that answer no call are what the agent was told.
+
+        A result without an id answers the calls of its step that have none, the last result the
+        last call: one that answers several, such as a screen, is what came of the last.
+        """
+        results = _listed(object_of(step, "observation"), "results")
+        stated = [name_in(result, "source_call_id") for result in results]
+        waiting = [call["id"] for call in calls if call["id"] not in stated]
+        without = sum(call_id not in self._ids for call_id in stated)
+        waiting = waiting[max(0, len(waiting) - without) :]
+        for result, call_id in zip(results, stated, strict=True):
+            if result.get("subagent_trajectory_ref"):
+                self._notes["result that came of a subagent"] += 1
+            content = text_of(result.get("content"))
+            if call_id not in self._ids:
+                call_id = waiting.pop(0) if waiting else None
+            if call_id is None:
+                self._messages.append({"role": "user", "content": content})
+                continue
+            message: Record = {"role": "tool", "tool_call_id": call_id, "content": content}
+            flag = flag_of(object_of(result, "extra"))
+            if flag is None and len(calls) == 1:  # Harbor's converters from Claude Code
+                flag = object_of(step, "extra").get("tool_result_is_error")
+            if isinstance(flag, bool):
+                message["error"] = flag
+            self._messages.append(message | given)
+
+
+def _ours(holder: Record) -> Record:
+    """What `irc-cli export atif` wrote into the `extra` of something."""
+    return object_of(object_of(holder, "extra"), OURS)
+
+
+def _listed(holder: Record, key: str) -> list[Record]:
+    """The objects that a field lists; none where it is null."""
+    several = holder.get(key)
+    if several is None:
+        return []
+    if not isinstance(several, list) or not all(isinstance(item, dict) for item in several):
+        raise BadItemError(f"'{key}' is {several!r:.40}, no list of objects", AS_WRITTEN)
+    return several
+
+
+def _call(call: Record) -> Record:
+    name, arguments = call.get("function_name"), call.get("arguments")
+    call_id = call.get("tool_call_id")
+    if not isinstance(name, str) or not isinstance(call_id, str):
+        raise BadItemError(f"has a call that is none: {call!r:.60}", AS_WRITTEN)
+    arguments = _ours(call).get("arguments", arguments)
+    if arguments is not None and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _tokens(step: Record) -> Record:
+    """Tokens of a turn: how many, and which where a single call of the model wrote them."""
+    metrics = object_of(step, "metrics")
+    tokens: Record = {}
+    if type(count := metrics.get("completion_tokens")) is int:
+        tokens["n_tokens"] = count
+    ids = metrics.get("completion_token_ids")
+    if not isinstance(ids, list) or (step.get("llm_call_count") or 1) > 1:
+        return tokens
+    tokens |= {"token_ids": ids, "n_tokens": len(ids)}
+    if isinstance(prompt := metrics.get("prompt_token_ids"), list):
+        tokens["prompt_ids"] = prompt
+    logprobs = metrics.get("logprobs")
+    if isinstance(logprobs, list) and len(logprobs) == len(ids):
+        tokens["logprobs"] = logprobs
+    return tokens

@@ -1,0 +1,94 @@
+"""What trainers log of their rollouts: TRL's completions_*.parquet and verl's {step}.jsonl.
+
+TRL logs prompt and completion as messages where its data set has messages, else as text; verl
+always logs text. A text is cut into turns by the chat template of --tokenizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from stages.traces import verifiers_v0
+from stages.traces.fields import BadItemError
+from stages.traces.formats import Notes, ReadOptions, Record
+
+if TYPE_CHECKING:
+    from stages.messages.cutter import Cutter
+
+TRL, VERL = "trl completions", "verl dump"
+_TRL = frozenset(
+    {"step", "prompt", "completion", "advantage"}
+)  # whatever else is a number: rewards
+_VERL = frozenset({"step", "input", "output", "gts", "score"})
+
+
+def accepts_trl(record: Record) -> bool:
+    """Whether a record is a row of TRL's completions."""
+    keys = ("step", "prompt", "completion")
+    return all(key in record for key in keys) and not verifiers_v0.accepts(record)
+
+
+def accepts_verl(record: Record) -> bool:
+    """Whether a record is a line of verl's dumped rollouts."""
+    texts = all(isinstance(record.get(key), str) for key in ("input", "output"))
+    return texts and "score" in record
+
+
+def translate_trl(record: Record, options: ReadOptions, notes: Notes) -> Iterator[Record]:
+    """Yield the clean record of a row; each reward function is a score by its name."""
+    prompt, completion = record["prompt"], record["completion"]
+    if isinstance(prompt, list) and isinstance(completion, list):
+        messages = [*prompt, *completion]
+    else:
+        messages = _cut(prompt, completion, options)
+    yield _clean(record, messages, prompt, notes) | {"rewards": _numbers(record, _TRL)}
+
+
+def translate_verl(record: Record, options: ReadOptions, notes: Notes) -> Iterator[Record]:
+    """Yield the clean record of a line, whose score is the outcome."""
+    messages = _cut(record["input"], record["output"], options)
+    clean = _clean(record, messages, record["input"], notes)
+    scores = {"score": record["score"]} | _numbers(record, _VERL)
+    yield clean | {"outcome": record["score"], "rewards": scores}
+
+
+def _cut(prompt: Any, completion: Any, options: ReadOptions) -> list[Any]:
+    if not isinstance(prompt, str) or not isinstance(completion, str):
+        what = "has a prompt and a completion that are no texts, and no messages"
+        raise BadItemError(what, "give the file as it was written")
+    if options.tokenizer is None:
+        todo = "pass --tokenizer NAME|DIR, whose chat template cuts it into turns"
+        raise BadItemError("is text, not messages", todo)
+    return _cutter(options.tokenizer).messages(prompt, completion)
+
+
+@cache
+def _cutter(tokenizer: str) -> Cutter:
+    from stages.messages.cutter import Cutter  # imports much that other formats don't need
+    from stages.messages.tokenizer import load_tokenizer
+
+    return Cutter(load_tokenizer(tokenizer))
+
+
+def _clean(record: Record, messages: list[Any], prompt: Any, notes: Notes) -> Record:
+    """What both have: tasks are told by their prompts, groups by the step besides."""
+    told = prompt.encode(errors="replace") if isinstance(prompt, str) else orjson.dumps(prompt, default=str)
+    task = sha256(told).hexdigest()[:12]
+    notes["no task id: tasks are told by their prompts"] += 1
+    step = record.get("step")
+    return {"messages": messages, "task_id": task, "group_id": f"{task}@{step}"}
+
+
+def _numbers(record: Record, others: frozenset[str]) -> dict[str, float]:
+    """The rewards among the columns; one that was not computed is NaN or null."""
+    return {
+        key: value
+        for key, value in record.items()
+        if key not in others and isinstance(value, (int, float)) and math.isfinite(value)
+    }

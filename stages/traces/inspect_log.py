@@ -1,0 +1,413 @@
+"""inspect's logs: `.eval`, a zip with a member for each sample, and `.json`, one document.
+
+A sample has its conversation under `messages`; what the model was told of its tools, and how many
+tokens it wrote, stands in the model's events. Long texts stand apart, as attachments.
+Layout: `inspect_ai.log` of 0.3.285, whose logs have version 2; older versions are read as it does.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stages.errors import InputError
+from stages.traces.definitions import tool_definitions
+from stages.traces.fields import BadItemError, chosen_score, name_in, object_of
+from stages.traces.formats import ReadOptions, Whole
+from stages.traces.forms import text_of
+from stages.traces.stream import FETCH_AGAIN, BrokenJsonError, parse
+
+NAME = "inspect"
+MAGIC = b"PK\x03\x04"  # of a zip file
+SAMPLE = re.compile(r"samples/(.+)_epoch_(\d+)\.json")
+ZSTD = 93  # the method of a member
+LOCAL_HEADER = struct.Struct("<26xHH")  # before a member: the lengths of its name and extra
+HEADERS = ("header.json", "_journal/start.json")  # the second: of a log that was not finished
+LOG = "log"  # the key under which a sample carries what its log says of the evaluation
+UNREADABLE = "unreadable"  # the key of a stand-in for a sample that can't be read: what is wrong
+ATTACHED = ("attachment://", "tc://")  # the second: of logs of version 1
+GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}  # correct, partial, incorrect, no answer
+WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+# Why an answer ended; "length" is what older logs say for "max_tokens".
+CUT_OFF = frozenset({"max_tokens", "model_length", "length"})
+NEWEST = 2  # version of logs that is known
+AS_WRITTEN = "give the log as inspect wrote it"
+AS_JSON = "rewrite it by inspect log convert --to json"
+
+Record = dict[str, Any]
+
+
+def accepts(record: Record) -> bool:
+    """Whether a record is a sample of a log."""
+    if UNREADABLE in record and len(record) == 1:
+        return True
+    has_parts = all(key in record for key in ("id", "epoch", "input", "target"))
+    return has_parts and isinstance(record.get("messages", []), list)
+
+
+def holds(document: Record) -> bool:
+    """Whether a document is a log."""
+    spec = document.get("eval")
+    return isinstance(spec, dict) and "status" in document and "version" in document
+
+
+def whole(document: Record | list[Record], path: str, notes: Counter[str]) -> Whole:
+    """The samples of a log, each with what the log says of all."""
+    if isinstance(document, list):  # samples without their log
+        return Whole(document, place="sample")
+    samples = document.get("samples") or []
+    if not isinstance(samples, list):
+        raise BadItemError("'samples' is not a list", AS_WRITTEN)
+    header = _header(document)
+    known = [{**one, LOG: header} if isinstance(one, dict) else one for one in samples]
+    return Whole(known, place="sample")
+
+
+def unpack(path: Path) -> Iterator[tuple[str, Record]]:
+    """Yield (place, sample) of each sample in an .eval file; one at a time is in memory.
+
+    Raises:
+        InputError: it is no log, is broken, or is compressed by an unknown method.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename: info for info in archive.infolist()}  # the last of a name
+            samples = [name for name in members if SAMPLE.fullmatch(name)]
+            start = next((name for name in HEADERS if name in members), None)
+            if start is None:
+                todo = "give an .eval file of inspect, or the trace itself"
+                raise InputError(str(path), "is a zip file, not a log of inspect", todo)
+            header = _opened(archive, members[start], path)
+            if not samples:
+                raise InputError(str(path), "is a log without samples", "give one with samples")
+            for name in sorted(samples, key=_in_order):
+                yield name, _sample(archive, members[name], path, header)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise InputError(str(path), f"broken zip file ({error})", FETCH_AGAIN) from None
+
+
+def _opened(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Record:
+    try:
+        return _header(_member(archive, member, path))
+    except BadItemError as bad:
+        raise InputError(f"{path}:{member.filename}", bad.what, bad.todo) from None
+
+
+def _in_order(name: str) -> tuple[int, int, str]:
+    """By epoch, and within one by the sample's id: 2 before 10, numbers before texts."""
+    parts = SAMPLE.fullmatch(name)
+    assert parts is not None
+    sample, epoch = parts[1], int(parts[2])
+    return epoch, int(sample) if sample.isdecimal() else 1 << 62, sample
+
+
+def _sample(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, header: Record
+) -> Record:
+    try:
+        sample = _member(archive, member, path)
+    except BadItemError as bad:
+        return {UNREADABLE: bad.what}
+    return {**sample, LOG: header} if isinstance(sample, dict) else {UNREADABLE: "is no object"}
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Any:
+    """The JSON value of a member.
+
+    Raises:
+        InputError: it is compressed by a method that is not known.
+        BadItemError: it is broken.
+    """
+    try:
+        data = archive.read(member)
+    except NotImplementedError:
+        data = _unzstd(member, path)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise BadItemError(f"broken zip data ({error})", FETCH_AGAIN) from None
+    try:
+        return parse(data)[0]
+    except BrokenJsonError as error:
+        raise BadItemError(f"{error.what} at byte {error.offset}", FETCH_AGAIN) from None
+
+
+def _unzstd(member: zipfile.ZipInfo, path: Path) -> bytes:
+    """A member that is compressed by zstd, as inspect's are now; Python 3.14 reads it itself.
+
+    Polars takes compressed text apart into lines, and JSON is the same with any line ends.
+
+    Raises:
+        InputError: it is compressed by another method.
+        BadItemError: it is broken.
+    """
+    import polars as pl
+
+    if member.compress_type != ZSTD or not hasattr(pl, "read_lines"):
+        what = f"'{member.filename}' is compressed by a method that is not known here"
+        raise InputError(str(path), what, AS_JSON)
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        header = file.read(LOCAL_HEADER.size)
+        name, extra = LOCAL_HEADER.unpack(header.ljust(LOCAL_HEADER.size, b"\0"))
+        file.seek(name + extra, io.SEEK_CUR)
+        stored = file.read(member.compress_size)
+    try:
+        lines = pl.read_lines(io.BytesIO(stored)).to_series()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BadItemError(f"broken zstd data ({error!s:.40})", FETCH_AGAIN) from None
+    return "\n".join(lines).encode()
+
+
+def _header(document: Any) -> Record:
+    """What a log says of all its samples.
+
+    Raises:
+        BadItemError: it is of a newer version, which inspect itself would not read as an older one.
+    """
+    document = document if isinstance(document, dict) else {}
+    version = document.get("version")
+    if isinstance(version, int) and version > NEWEST:
+        raise BadItemError(f"is a log of version {version}", f"give one of version 1 or {NEWEST}")
+    spec = document.get("eval")
+    return {
+        "eval": spec if isinstance(spec, dict) else {},
+        "invalidated": document.get("invalidated"),
+    }
+
+
+def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
+    """Yield the clean record of one sample.
+
+    Raises:
+        BadItemError: it can't be read, or has a message, a score or a part that is none.
+    """
+    if UNREADABLE in record:
+        raise BadItemError(record[UNREADABLE], FETCH_AGAIN)
+    sample = _migrated(record)
+    messages = sample.get("messages") or []
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise BadItemError("'messages' is no list of objects", AS_WRITTEN)
+    attached = sample.get("attachments")
+    texts = attached if isinstance(attached, dict) else {}
+    clean = _named(sample) | _ending(sample, options)
+    told, written = _of_events(sample, texts)
+    if told:
+        clean["tools"] = told
+    given = set[str]()  # ids of calls that the model was shown, and did not make
+    clean["messages"] = [
+        part for message in messages for part in _message(_resolved(message, texts), given, written)
+    ]
+    yield clean
+
+
+def _migrated(sample: Record) -> Record:
+    """A sample of version 1 with today's names."""
+    moved = dict(sample)
+    if "score" in moved and not moved.get("scores"):
+        moved["scores"] = {"score": moved["score"]} if moved["score"] is not None else None
+    transcript = moved.get("transcript")
+    if isinstance(transcript, dict):
+        moved.setdefault("events", transcript.get("events"))
+        moved.setdefault("attachments", transcript.get("content"))
+    return moved
+
+
+def _resolved(value: Any, texts: Record) -> Any:
+    """The same value with each reference to an attachment as the text that it stands for."""
+    if isinstance(value, str):
+        for protocol in ATTACHED:
+            if value.startswith(protocol):
+                return texts.get(value[len(protocol) :], value)
+        return value
+    if isinstance(value, list):
+        return [_resolved(item, texts) for item in value]
+    if isinstance(value, dict):
+        return {key: _resolved(item, texts) for key, item in value.items()}
+    return value
+
+
+def _named(sample: Record) -> Record:
+    """Who a sample is: task, epoch, policy and evaluation."""
+    spec = object_of(sample, LOG).get("eval") or {}
+    output = sample.get("output")
+    model = name_in(spec, "model")
+    named = {
+        "task_id": sample.get("id"),
+        "trial": sample.get("epoch"),
+        "episode_id": name_in(sample, "uuid"),
+        "model": model or (name_in(output, "model") if isinstance(output, dict) else None),
+        "env": name_in(spec, "task"),
+    }
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def _ending(sample: Record, options: ReadOptions) -> Record:
+    """Status, outcome, scores and stop. A score that is NaN was never computed."""
+    scores = _scores(sample)
+    ending: Record = {"rewards": scores} if scores else {}
+    if (error := sample.get("error")) is not None:
+        return ending | {"status": "error", "stop": _error(error)}
+    if sample.get("invalidation") or object_of(sample, LOG).get("invalidated") is True:
+        return ending | {"status": "masked", "stop": "invalidated"}
+    outcome = chosen_score(scores, options.score)
+    if outcome is not None:
+        ending["outcome"] = outcome
+    elif options.score in scores or (scores and not any(map(_is_known, scores.values()))):
+        return ending | {"status": "masked", "stop": "not scored"}
+    if limit := sample.get("limit"):
+        kind = name_in(limit, "type") if isinstance(limit, dict) else str(limit)
+        return ending | {"status": "truncated", "stop": kind or "limit"}
+    output = sample.get("output")
+    stop = _stop_reason(output) if isinstance(output, dict) else None
+    status = "truncated" if stop in CUT_OFF else "ok"
+    return ending | {"status": status} | ({"stop": stop} if stop else {})
+
+
+def _is_known(score: float | None) -> bool:
+    return score is not None
+
+
+def _stop_reason(output: Record) -> str | None:
+    """Why the model's last answer ended."""
+    choices = output.get("choices")
+    last = choices[-1] if isinstance(choices, list) and choices else None
+    return name_in(last, "stop_reason") if isinstance(last, dict) else None
+
+
+def _error(error: Any) -> str:
+    """The error's class, as its traceback or its message names it; else its message."""
+    message = name_in(error, "message") if isinstance(error, dict) else str(error)
+    named = re.match(r"[A-Za-z_.]*[A-Za-z](?=\()", message or "")
+    return named[0] if named else (message or "error")[:100]
+
+
+def _scores(sample: Record) -> dict[str, float | None]:
+    """Each score as a number; one with several parts gives NAME.PART for each."""
+    scores: dict[str, float | None] = {}
+    for name, score in object_of(sample, "scores").items():
+        value = score.get("value") if isinstance(score, dict) else score
+        parts: dict[str, Any] = {name: value}
+        if isinstance(value, dict):
+            parts = {f"{name}.{part}": item for part, item in value.items()}
+        elif isinstance(value, list):
+            parts = {f"{name}.{place}": item for place, item in enumerate(value)}
+        scores |= {part: _number(item) for part, item in parts.items()}
+    return scores
+
+
+def _number(value: Any) -> float | None:
+    """A score as inspect reads it; None where it says nothing, which inspect counts as 0."""
+    if isinstance(value, str):
+        if value in GRADES:
+            return GRADES[value]
+        if value.lower() in WORDS:
+            return WORDS[value.lower()]
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    is_number = isinstance(value, (int, float)) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+def _of_events(sample: Record, texts: Record) -> tuple[list[Record], dict[str, int]]:
+    """(the tools that any call of a model was told of, tokens written by the message's id)."""
+    told: dict[str, Any] = {}
+    written: dict[str, int] = {}
+    events = sample.get("events")
+    for event in events if isinstance(events, list) else ():
+        if not isinstance(event, dict) or event.get("event") != "model":
+            continue
+        tools = event.get("tools")
+        for tool in tools if isinstance(tools, list) else ():
+            if isinstance(tool, dict) and (name := name_in(tool, "name")) and name not in told:
+                told[name] = _resolved(tool, texts)
+        output = object_of(event, "output")
+        usage, choices = output.get("usage"), output.get("choices")
+        count = usage.get("output_tokens") if isinstance(usage, dict) else None
+        message = choices[0].get("message") if choices else None
+        if type(count) is int and isinstance(message, dict) and name_in(message, "id"):
+            written[message["id"]] = count
+    return tool_definitions(list(told.values())) or [], written
+
+
+def _message(message: Record, given: set[str], written: Mapping[str, int]) -> list[Record]:
+    """A message in OpenAI's form, and the results of tools that the model's server ran in it."""
+    role, content = message.get("role"), message.get("content")
+    if role == "assistant":
+        return _spoken(message, given, written)
+    if role != "tool":
+        return [{"role": role, "content": text_of(content)}]
+    error = message.get("error") or message.get("tool_error")
+    clean: Record = {"role": "tool", "content": text_of(content)}
+    if error:
+        told = name_in(error, "message") if isinstance(error, dict) else str(error)
+        clean |= {"content": clean["content"] or told or "", "error": True}
+    if call_id := name_in(message, "tool_call_id"):
+        clean["tool_call_id"] = call_id
+        if call_id in given:
+            clean["sampled"] = False
+    if name := name_in(message, "function"):
+        clean["name"] = name
+    return [clean]
+
+
+def _spoken(message: Record, given: set[str], written: Mapping[str, int]) -> list[Record]:
+    """What a model said; what it was shown as said by it is no turn of it."""
+    blocks = message.get("content")
+    parts = [part for part in blocks if isinstance(part, dict)] if isinstance(blocks, list) else []
+    served = [part for part in parts if part.get("type") == "tool_use"]
+    clean: Record = {"role": "assistant", "content": text_of(blocks) if not parts else _said(parts)}
+    thoughts = "".join(str(p.get("reasoning") or "") for p in parts if p.get("type") == "reasoning")
+    if thoughts:
+        clean["reasoning_content"] = thoughts
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise BadItemError(f"'tool_calls' is {calls!r:.40}, not a list", AS_WRITTEN)
+    entries = [_call(part.get("id"), part.get("name"), part.get("arguments")) for part in served]
+    entries += [_made(call) for call in calls]
+    if entries:
+        clean["tool_calls"] = entries
+    if message.get("source") == "input":
+        clean["sampled"] = False
+        given |= {entry["id"] for entry in entries if entry["id"]}
+    elif (count := written.get(message.get("id") or "")) is not None:
+        clean["n_tokens"] = count
+    return [clean, *(_served(part, clean) for part in served)]
+
+
+def _said(parts: list[Record]) -> str:
+    return "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
+
+
+def _made(call: Any) -> Record:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, str):
+        raise BadItemError(f"has a call that is none: {call!r:.60}", AS_WRITTEN)
+    return _call(call.get("id"), function, call.get("arguments"))
+
+
+def _call(call_id: Any, name: Any, arguments: Any) -> Record:
+    if arguments is not None and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _served(part: Record, spoken: Record) -> Record:
+    """The result of a call that the model's server ran."""
+    result = {
+        "role": "tool",
+        "tool_call_id": part.get("id"),
+        "content": text_of(part.get("result")),
+    }
+    if part.get("error"):
+        result |= {"content": result["content"] or str(part["error"]), "error": True}
+    return result | ({"sampled": False} if "sampled" in spoken else {})
