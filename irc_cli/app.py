@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Annotated, Any, ClassVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from irc_cli import __version__
 from stages.errors import InputError
@@ -20,7 +20,7 @@ from stages.errors import InputError
 # stays instant, and a command pays only for the libraries that it needs.
 COMMANDS = {
     "rollout": ("irc_cli.rollout", "Play a policy against an environment's users."),
-    "score": ("irc_cli.score", "Class every turn of traces into a reward tier."),
+    "score": ("irc_cli.score", "Assign every turn of traces a reward tier."),
     "calibrate": ("irc_cli.calibrate", "Measure which tiers tell success from failure."),
     "train": ("irc_cli.train", "Train a policy on what its turns are worth."),
     "loop": ("irc_cli.loop", "Play, score, calibrate and train, again and again."),
@@ -31,10 +31,44 @@ COMMANDS = {
 }
 
 
+def without_types(parameters: list[Any]) -> list[Any]:
+    """Have the help show no types: a flag takes no value, and arguments have names."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        if isinstance(parameter, TyperArgument):
+            parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]  # typer has no option for it
+    return parameters
+
+
+class PlainCommand(TyperCommand):
+    """A command whose help shows panels and no types."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters as the help shows them."""
+        return without_types(super().get_params(ctx))
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return `--help`, in a panel as all options are."""
+        option: Any = super().get_help_option(ctx)
+        if option:
+            option.rich_help_panel = "Output"
+        return option
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what follows the command's name in the line 'Usage:'."""
+        arguments = [part for part in self.params if isinstance(part, TyperArgument)]
+        return ["[OPTIONS]", *(str(argument.metavar) for argument in arguments)]
+
+
 class LazyGroup(TyperGroup):
     """Imports a command's module when it is called, and prints every error as one line."""
 
     modules: ClassVar = COMMANDS
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters as the help shows them."""
+        return without_types(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the real command in the place of its name in the help."""
@@ -43,7 +77,7 @@ class LazyGroup(TyperGroup):
         if hasattr(module, "app"):  # a group of commands
             return name, typer.main.get_command(module.app), rest
         single = typer.Typer(add_completion=False)
-        single.command(name)(module.command)
+        single.command(name, cls=PlainCommand)(module.command)
         return name, typer.main.get_command(single), rest
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
@@ -105,7 +139,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def main_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Calibrate the per-turn rewards of tool-calling agents from their own rollouts.

@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import orjson
 import typer
 
-from irc_cli import calibrate_json, console, estimator, method, options
-from irc_cli import calibrate_options as of
+from irc_cli import calibrate_json, console, method, options
 from irc_cli.calibrate_report import print_online, print_report, print_test
-from irc_cli.calibrate_request import Request, check_local, check_request
+from irc_cli.calibrate_request import Request, check_local, check_request, with_files
 from irc_cli.notes import check_notes, show_notes
 from irc_cli.plots import check_figures, write_figures
 from stages.calibrate import (
@@ -24,10 +23,7 @@ from stages.calibrate import (
     stream_turns,
     sum_shard,
 )
-from stages.calibration.estimate import (
-    CalibrateConfig,
-    Calibration,
-)
+from stages.calibration.estimate import Calibration
 from stages.calibration.file import read_previous, write_calibration
 from stages.calibration.online import Online, open_online, write_online
 from stages.calibration.shards import Turns, read_turns, summary, write_sums
@@ -40,7 +36,6 @@ from stages.check import (
     given_advantages,
     objections,
 )
-from stages.core.forgetting import GateConfig
 from stages.tables.artifacts import ADVANTAGES, made_by, read_columns, write_table
 from stages.tables.files import digest, together
 from stages.tables.paths import remote
@@ -48,63 +43,31 @@ from stages.tables.turn_arrays import TurnArrays, advantage_frame, turn_arrays
 from stages.tiers.file import load_tiers
 from stages.traces.notes import left_out
 
-_C = CalibrateConfig
 FIGURES = ("tiers", "advantages", "gradient-mass")  # of calibration_figures
 
 
+@options.expanded()
 def command(
+    *,
     ctx: typer.Context,
-    inputs: of.Turns,
-    config: of.Config = None,
-    measure: of.Measure = _C.measure,
-    correlation: of.Correlation = _C.correlation,
-    adjust: of.Adjust = _C.adjust,
-    delta: of.Delta = _C.delta,
-    fdr: of.Fdr = _C.fdr,
-    min_support: of.MinSupport = _C.min_support,
-    effect: of.Effect = _C.effect,
-    resamples: of.Resamples = _C.resamples,
-    landmark_at: of.Landmark = None,
-    seed: of.Seed = 0,
-    method_name: of.Method = None,
-    pay: of.Pay = _C.pay,
-    alpha: of.Alpha = _C.alpha,
-    zero: of.Zero = None,
-    advantage: estimator.Advantage = estimator.DEFAULT.estimator,
-    gamma: estimator.Gamma = estimator.DEFAULT.gamma,
-    outcome_weight: estimator.OutcomeWeight = estimator.DEFAULT.outcome_weight,
-    normalise: estimator.Against = estimator.DEFAULT.normalise,
-    last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
-    check: of.Check = False,
-    eta: of.Eta = _C.eta,
-    min_tasks: of.MinTasks = _C.min_tasks,
-    advantages: of.Advantages = None,
-    keep_rewards: of.KeepRewards = False,
-    previous: of.Previous = None,
-    strict: of.Strict = False,
-    strata: of.Strata = _C.strata,
-    test: of.Test = None,
-    partial: of.Partial = False,
-    merge: of.Merge = False,
-    stream: of.Stream = False,
-    online: of.State = None,
-    half_life: of.HalfLife = None,
-    open_p: of.OpenP = GateConfig.open_p,
-    close_p: of.CloseP = GateConfig.close_p,
-    out: of.Out = None,
-    plots: of.Plots = None,
-    report: of.Report = None,
-    markdown: of.Markdown = None,
-    as_json: of.AsJson = False,
-    quiet: of.Quiet = False,
-    force: of.Force = False,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TURNS...",
+            help="Turns of irc-cli score, or with --merge the sums of shards: files, folders, "
+            "patterns, s3:// or gs:// addresses; '-' for standard input.",
+        ),
+    ],
+    config: options.Config = None,
+    request: Request,
+    method_name: method.Method = None,
 ) -> None:
     """Measure which tiers tell success from failure, and check where advantages push.
 
     Example: irc-cli calibrate turns.parquet -o calibration.yaml
     """
     method.check_method(ctx, method_name)
-    run(of.requested(ctx.params))  # the parameters declare the options
+    run(with_files(replace(request, method=method_name), inputs))
 
 
 def run(request: Request) -> None:
@@ -113,16 +76,16 @@ def run(request: Request) -> None:
     check_local(request)
     if request.plots:
         figures = FIGURES[:1] if request.ways else FIGURES
-        check_figures(request.plots, figures, force=request.force)
+        check_figures(request.plots, figures, force=request.printing.force)
     if _cut_off(request):
-        request = replace(request, force=True)
+        request = replace(request, printing=replace(request.printing, force=True))
     outs = [request.out, request.beside, request.report, request.markdown]
-    options.check_outputs(outs, as_json=request.as_json, force=request.force)
+    options.check_outputs(outs, as_json=request.printing.as_json, force=request.printing.force)
     if request.way == "partial":
         _write_shard(request)
         return
     results = _from_turns(request) if request.way == "turns" else _from_sums(request)
-    check_notes(results.notes, strict=request.strict)
+    check_notes(results.notes, strict=request.printing.strict)
     _write(request, results)
     _report(request, results)
     if request.check and results.objections:
@@ -169,13 +132,13 @@ def _write_shard(request: Request) -> None:
     origin = _origin(request)
     summed = sum_shard(request.inputs, request.config.measure)
     notes = left_out({"crashed or without an outcome": summed.excluded})
-    check_notes(notes, strict=request.strict)
+    check_notes(notes, strict=request.printing.strict)
     measure = request.config.measure
-    write_sums(summed, measure, str(request.out), origin, force=request.force)
+    write_sums(summed, measure, str(request.out), origin, force=request.printing.force)
     shown = summary(summed, measure)
-    if request.as_json:
+    if request.printing.as_json:
         console.print_json(shown | {"notes": dict(notes)})
-    elif not request.quiet:
+    elif not request.printing.quiet:
         text = f"sums of {shown['episodes']:,} episodes of {shown['tasks']:,} tasks"
         stderr = request.out == "-"
         console.heading(f"{text}; {shown['excluded']:,} left out", stderr=stderr)
@@ -202,10 +165,10 @@ def _from_turns(request: Request) -> _Results:
     if state:
         added = {path: str(digests[path]) for path in request.inputs}
         state, calibration, notes = calibrate_online(
-            state, turns, added, request.config, request.gate, request.seed, request.landmark_at
+            state, turns, added, request.config, request.gate, request.seed, request.landmark
         )
     else:
-        calibration = calibrate_turns(turns, request.config, request.seed, request.landmark_at)
+        calibration = calibrate_turns(turns, request.config, request.seed, request.landmark)
     notes = _notes(request, calibration) + notes
     tests = tuple(
         carry_over_turns(
@@ -296,17 +259,23 @@ def _write(request: Request, results: _Results) -> None:
             write_online(results.state, request.online, results.origin)
         if request.out:
             write_calibration(
-                results.calibration, request.out, results.origin, following, force=request.force
+                results.calibration,
+                request.out,
+                results.origin,
+                following,
+                force=request.printing.force,
             )
         if results.checks and results.turns and request.beside:
             checks = results.checks
             frame = advantage_frame(results.turns, checks.reward, checks.advantages)
-            write_table(ADVANTAGES, frame, request.beside, results.origin, force=request.force)
+            write_table(
+                ADVANTAGES, frame, request.beside, results.origin, force=request.printing.force
+            )
         if request.plots:
             from stages.plots import calibration_figures
 
             figures = calibration_figures(results.calibration, both)
-            write_figures(request.plots, figures, force=request.force)
+            write_figures(request.plots, figures, force=request.printing.force)
         if request.report or request.markdown:
             _write_report(request, results)
 
@@ -332,8 +301,8 @@ def _write_report(request: Request, results: _Results) -> None:
         request.inputs,
         request.report,
         request.markdown,
-        quiet=request.quiet,
-        force=request.force,
+        quiet=request.printing.quiet,
+        force=request.printing.force,
     )
     results.notes.update(notes)
 
@@ -342,7 +311,7 @@ def _report(request: Request, results: _Results) -> None:
     """Print the document or the report."""
     stderr = request.out == "-"
     checks = results.checks
-    if request.as_json:
+    if request.printing.as_json:
         plain = calibrate_json.document(
             results.calibration, checks, results.changes, request.config, list(results.objections)
         )
@@ -351,7 +320,7 @@ def _report(request: Request, results: _Results) -> None:
         if results.state:
             plain["online"] = results.state.document()
         console.print_json(plain | {"notes": dict(results.notes)})
-    elif not request.quiet:
+    elif not request.printing.quiet:
         if results.state:
             print_online(results.state, stderr=stderr)
         both = checks and (checks.before, checks.after)

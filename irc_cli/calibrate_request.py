@@ -2,47 +2,122 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from irc_cli import options
-from stages.calibration.estimate import CalibrateConfig
+from irc_cli.options import OUTPUT
+from stages.calibration.estimate import CHECK, POLICIES, STATISTICS, CalibrateConfig
+from stages.calibration.online import HALF_LIFE
 from stages.core.advantages import AdvantageConfig
+from stages.core.forgetting import PANEL as ONLINE
 from stages.core.forgetting import GateConfig
 from stages.errors import InputError
+from stages.settings import Setting
 from stages.tables.paths import files_of, remote
 
 OF_SUMS = ("partial", "merge", "stream")  # ways to calibrate that never hold the turns
 
 
-@dataclass(frozen=True)
-class Request:
-    """The options of one call."""
+SHARDS = "Shards"  # panel of the help
 
-    inputs: list[str]  # files
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The options of one call, and the files that it names."""
+
     config: CalibrateConfig
+    landmark: Annotated[
+        int | None,
+        Setting(
+            "Turns that the landmark correlation is of; default: the median length.",
+            STATISTICS,
+            low=1,
+            metavar="K",
+        ),
+    ] = None
+    seed: Annotated[int, Setting("Seed of the resamples.", STATISTICS, low=0)] = 0
     estimator: AdvantageConfig
+    check: Annotated[
+        bool, Setting("Exit with 1 if misaligned, not converged or farmable.", CHECK)
+    ] = False
+    advantages: Annotated[
+        str | None,
+        Setting(
+            "Check these (episode_id, turn, advantage) instead of ours.", CHECK, metavar="FILE"
+        ),
+    ] = None
+    keep_rewards: Annotated[bool, Setting("Check the rewards that the turns have.", CHECK)] = False
+    previous: Annotated[
+        str | None, Setting("Earlier calibration to compare with.", CHECK, metavar="FILE.yaml")
+    ] = None
+    test: Annotated[
+        tuple[str, ...],
+        Setting("Other turns to test the values on; may be repeated.", POLICIES, metavar="TURNS"),
+    ] = ()
+    partial: Annotated[bool, Setting("Write only the sums of these turns to --out.", SHARDS)] = (
+        False
+    )
+    merge: Annotated[bool, Setting("Take the inputs as sums that --partial wrote.", SHARDS)] = False
+    stream: Annotated[
+        bool, Setting("Sum turns as they are read, in little memory; no advantages.", SHARDS)
+    ] = False
+    online: Annotated[
+        str | None,
+        Setting(
+            "Add these turns to this file, which forgets older ones: calibration while a policy "
+            "trains.",
+            ONLINE,
+            metavar="STATE",
+        ),
+    ] = None
+    half_life: Annotated[
+        float | None,
+        Setting(
+            f"Episodes after which an episode weighs half; default: {HALF_LIFE:g}.",
+            ONLINE,
+            metavar="N",
+        ),
+    ] = None
     gate: GateConfig
-    out: str | None = None
-    ways: tuple[str, ...] = ()  # of OF_SUMS; none: from the turns themselves
+    out: Annotated[
+        str | None,
+        Setting(
+            "Calibration to write (YAML), with advantages.parquet beside it.",
+            OUTPUT,
+            short="o",
+            metavar="FILE",
+        ),
+    ] = None
+    plots: Annotated[
+        str | None, Setting("Folder for figures, as PNG and SVG.", OUTPUT, metavar="DIR")
+    ] = None
+    report: Annotated[
+        str | None,
+        Setting(
+            "Write an HTML page with the conversations that say why: see irc-cli report.",
+            OUTPUT,
+            metavar="FILE.html",
+        ),
+    ] = None
+    markdown: Annotated[
+        str | None,
+        Setting(
+            "Write verdict, tiers and changes as Markdown, for a job's summary or a comment.",
+            OUTPUT,
+            metavar="FILE.md",
+        ),
+    ] = None
+    printing: options.Writing
     method: str | None = None
-    advantages: str | None = None
-    keep_rewards: bool = False
-    check: bool = False
-    previous: str | None = None
+    inputs: list[str] = field(default_factory=list)  # files
     tests: dict[str, list[str]] = field(default_factory=dict)  # files by the name that was given
-    landmark_at: int | None = None
-    online: str | None = None
-    half_life: float | None = None
-    plots: str | None = None
-    report: str | None = None
-    markdown: str | None = None
-    as_json: bool = False
-    quiet: bool = False
-    strict: bool = False
-    force: bool = False
-    seed: int = 0
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Those of OF_SUMS that are asked for; none: from the turns themselves."""
+        return tuple(way for way in OF_SUMS if getattr(self, way))
 
     @property
     def way(self) -> str:
@@ -68,17 +143,19 @@ class Request:
         return {"calibrate": asdict(self.config), "advantage": asdict(self.estimator)}
 
 
-def named_files(inputs: list[str], tests: list[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Return the files that inputs and tests mean.
+def with_files(request: Request, inputs: list[str]) -> Request:
+    """Return a request with the files that its inputs and tests mean.
 
     Raises:
         InputError: a folder or pattern without files.
     """
-    return files_of(inputs), {name: files_of([name]) for name in tests}
+    tests = {name: files_of([name]) for name in request.test}
+    return replace(request, inputs=files_of(inputs), tests=tests)
 
 
 def check_request(request: Request) -> None:
     """Raise InputError where options contradict each other or do nothing."""
+    _check_gate(request.gate)
     _check_online(request)
     _check_sums(request)
     outputs = [
@@ -88,6 +165,12 @@ def check_request(request: Request) -> None:
     ]
     for files in (request.inputs, [request.advantages]):
         options.refuse_twice([path for path in (*files, *outputs) if path])
+
+
+def _check_gate(gate: GateConfig) -> None:
+    if not gate.open_p <= gate.close_p <= 1:
+        todo = f"use a number from {gate.open_p:g} to 1"
+        raise InputError("--close-p", f"{gate.close_p:g} is out of range", todo)
 
 
 def _check_online(request: Request) -> None:
@@ -110,7 +193,7 @@ def _check_sums(request: Request) -> None:
         raise InputError("--plots", "sums of one shard are no figures yet", "plot with --merge")
     if request.way == "partial" and not request.out:
         raise InputError("--partial", "nothing to write the sums to", "name a file with --out")
-    if ways and request.landmark_at:
+    if ways and request.landmark:
         what = "sums hold no turns to tell the first of"
         raise InputError(ways[0], what, "calibrate the turns themselves for --landmark")
     pages = {"--report": request.report, "--markdown": request.markdown}

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.markup import escape
 
 from irc_cli import console, options
-from irc_cli.notes import Strict, check_notes, show_notes
-from irc_cli.traces import (
-    DomainOption,
-    GoldOption,
-    MapOption,
-    ScoreOption,
-    SkipBad,
-    TokenizerOption,
-    TraceReader,
-    given_domain,
-)
+from irc_cli.notes import check_notes, show_notes
+from irc_cli.traces import INPUT, LoggedTraceOptions, given_domain
 from stages.core.arguments import (
     MODES,
     NO_RULES,
@@ -34,52 +26,61 @@ from stages.core.arguments import (
     parse_arguments,
 )
 from stages.errors import InputError, few
+from stages.settings import Setting
 from stages.tables.yamlfile import nearest
 from stages.traces.calls import UnreadableCallError
 from stages.traces.notes import GIVE_GOLD, READ_AS_PYTHON, note_left_out
 from stages.traces.pasted import unwrapped
 
+VALUES = "Two values"  # panel of the help
 
-def command(
-    traces: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[TRACES...]", help="Traces; or two values, if they are JSON."),
-    ] = None,
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What is compared, and how."""
+
     expected: Annotated[
-        str | None, typer.Option(metavar="JSON|@FILE|-", help="The expected arguments or call.")
-    ] = None,
+        str | None,
+        Setting("Expected arguments or call.", VALUES, metavar="JSON|@FILE|-"),
+    ] = None
     actual: Annotated[
-        str | None, typer.Option(metavar="JSON|@FILE|-", help="The actual arguments or call.")
-    ] = None,
-    mode: Annotated[
-        str, typer.Option(metavar="|".join(MODES), help="How two values are compared.")
-    ] = "deep",
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Show each difference and the rule that decided.")
-    ] = False,
+        str | None, Setting("Actual arguments or call.", VALUES, metavar="JSON|@FILE|-")
+    ] = None
+    mode: Annotated[Mode, Setting("How two values are compared.", VALUES, choices=MODES)] = "deep"
     tool: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Two values: apply this tool's rules of the --domain."),
-    ] = None,
-    tool_rules: Annotated[
-        bool,
-        typer.Option("--tool-rules", help="Traces: apply the domain's rules for each tool."),
-    ] = False,
+        Setting("Apply this tool's rules of the --domain to two values.", VALUES, metavar="NAME"),
+    ] = None
     raw: Annotated[
-        bool,
-        typer.Option("--raw", help="Two values: compare them as they are, calls with all keys."),
-    ] = False,
-    domain: DomainOption = None,
-    fields: MapOption = None,
-    gold: GoldOption = None,
-    score: ScoreOption = None,
-    tokenizer: TokenizerOption = None,
+        bool, Setting("Compare two values as they are, calls with all keys.", VALUES)
+    ] = False
+    tool_rules: Annotated[
+        bool, Setting("Apply the domain's rules for each tool to the calls of traces.", INPUT)
+    ] = False
+    explain: Annotated[
+        bool, Setting("Show each difference and the rule that decided.", options.OUTPUT)
+    ] = False
+
+    @property
+    def of_values(self) -> bool:
+        """Whether two values are compared, and no traces."""
+        return self.expected is not None or self.actual is not None
+
+
+@options.expanded()
+def command(
+    *,
+    traces: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TRACES...]",
+            help="Traces; or two values, if they are JSON.",
+        ),
+    ] = None,
+    source: LoggedTraceOptions,
+    asked: CompareOptions,
     out: options.Out = None,
-    skip_bad: SkipBad = False,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
+    printing: options.Writing,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
@@ -94,74 +95,72 @@ def command(
     Example: irc-cli compare-args --expected '{"bags": 2}' --actual '{"bags": "2.0"}' --explain
     """
     if traces and len(traces) == 2 and all(map(_is_json, traces)):
-        (expected, actual), traces = traces, None
-    values = expected is not None or actual is not None
-    if values == bool(traces):
+        asked, traces = replace(asked, expected=traces[0], actual=traces[1]), None
+    if asked.of_values == bool(traces):
         todo = "give --expected and --actual, or traces"
         raise InputError("compare-args", "wants two values or traces", todo)
-    _refuse(
-        {
-            "--out": out,
-            "--tool-rules": tool_rules,
-            "--map": fields,
-            "--gold": gold,
-            "--score": score,
-            "--tokenizer": tokenizer,
-        }
-        if values
-        else {"--tool": tool, "--raw": raw},
-        values,
-    )
-    if values:
-        if expected is None or actual is None:
-            missing = "--expected" if expected is None else "--actual"
-            raise InputError(missing, "is missing", "give both values")
-        chosen = cast(Mode, options.one_of("mode", mode, MODES))
-        rules = _rules(tool, domain)
-        sides = _sides(expected, actual, raw=raw)
-        notes = +Counter({READ_AS_PYTHON: sum(side.repaired for side in sides)})
-        check_notes(notes, strict=strict)
-        found = _compare_values(*sides, chosen, rules)
-        if as_json:
-            _print_values(found, chosen, sides, notes)
-        elif not quiet:
-            _report_values(found, chosen, sides, explain=explain)
-            show_notes(notes)
-        raise typer.Exit(1 if found else 0)
+    of_traces = {"--out": out, "--tool-rules": asked.tool_rules, "--map": source.fields}
+    of_traces |= {"--gold": source.gold, "--score": source.score, "--tokenizer": source.tokenizer}
+    of_values = {"--tool": asked.tool, "--raw": asked.raw}
+    _refuse(of_traces if asked.of_values else of_values, asked.of_values)
+    if asked.of_values:
+        _compare_two(asked, source.domain, printing)
+    else:
+        _compare_traces(traces or [], source, asked, out, printing, seed)
+
+
+def _compare_two(asked: CompareOptions, domain: str | None, printing: options.Writing) -> None:
+    """Compare two values; exit with 1 if they differ."""
+    if asked.expected is None or asked.actual is None:
+        missing = "--expected" if asked.expected is None else "--actual"
+        raise InputError(missing, "is missing", "give both values")
+    rules = _rules(asked.tool, domain)
+    sides = _sides(asked.expected, asked.actual, raw=asked.raw)
+    notes = +Counter({READ_AS_PYTHON: sum(side.repaired for side in sides)})
+    check_notes(notes, strict=printing.strict)
+    found = _compare_values(*sides, asked.mode, rules)
+    if printing.as_json:
+        _print_values(found, asked.mode, sides, notes)
+    elif not printing.quiet:
+        _report_values(found, asked.mode, sides, explain=asked.explain)
+        show_notes(notes)
+    raise typer.Exit(1 if found else 0)
+
+
+def _compare_traces(
+    traces: list[str],
+    source: LoggedTraceOptions,
+    asked: CompareOptions,
+    out: str | None,
+    printing: options.Writing,
+    seed: int,
+) -> None:
+    """Compare the calls of traces with their gold actions."""
     from stages.compare_args import Comparison
     from stages.tables.artifacts import PAIRS, write_table  # two values do without polars
 
-    options.check_outputs([out], as_json=as_json, force=force)
-    reader = TraceReader(
-        traces or [],
-        domain,
-        skip_bad,
-        quiet,
-        fields=fields,
-        gold=gold,
-        score=score,
-        tokenizer=tokenizer,
-    )
-    reader.check_sidecar(out, force=force)
-    comparison = Comparison(tool_rules=tool_rules)
-    for episode, found_domain in reader:
+    options.check_outputs([out], as_json=printing.as_json, force=printing.force)
+    reader = source.reader(traces, quiet=printing.quiet)
+    reader.check_sidecar(out, force=printing.force)
+    comparison = Comparison(tool_rules=asked.tool_rules)
+    for episode, domain in reader:
         note_left_out(episode, reader.notes)
-        comparison.add([episode], found_domain)
+        comparison.add([episode], domain)
     if comparison.episodes and not comparison.known_gold:
-        raise InputError(few(traces or []), "no gold actions anywhere", GIVE_GOLD)
+        raise InputError(few(traces), "no gold actions anywhere", GIVE_GOLD)
     renamed = reader.renamed()
     notes = reader.notes + comparison.notes
-    check_notes(notes, strict=strict)
+    check_notes(notes, strict=printing.strict)
     summary = comparison.summary() | {"notes": dict(notes)}
     if out:
-        settings = {"tool_rules": tool_rules, "domain": domain} | reader.named
+        settings = {"tool_rules": asked.tool_rules, "domain": source.domain} | reader.named
         made_by = console.made_by("compare-args", settings, seed, reader.digests)
-        write_table(PAIRS, comparison.frame(renamed), out, made_by, force=force)
-    reader.write_bad(out, force=force)
-    if as_json:
+        write_table(PAIRS, comparison.frame(renamed), out, made_by, force=printing.force)
+    reader.write_bad(out, force=printing.force)
+    if printing.as_json:
         console.print_json(summary)
-    elif not quiet:
-        _report_traces(summary, explain=explain, stderr=out == "-")
+    elif not printing.quiet:
+        _report_traces(summary, explain=asked.explain, stderr=out == "-")
         show_notes(notes)
 
 

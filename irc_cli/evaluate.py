@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import orjson
 import polars as pl
@@ -13,17 +14,10 @@ import typer
 from rich.markup import escape
 
 from irc_cli import console, options
-from irc_cli.notes import Strict, check_notes, show_notes
-from irc_cli.playing import played, refuse_play_options, with_play_options
-from irc_cli.traces import (
-    DomainOption,
-    GoldOption,
-    MapOption,
-    OptionalPaths,
-    ScoreOption,
-    SkipBad,
-    TraceReader,
-)
+from irc_cli.notes import check_notes, show_notes
+from irc_cli.playing import played, refuse_play_options
+from irc_cli.rollout import PlayOptions
+from irc_cli.traces import OptionalPaths, ReadingOptions, TraceOptions, TraceReader
 from stages.envs.registry import ENVS, open_env
 from stages.errors import InputError, few
 from stages.evaluate import (
@@ -42,180 +36,247 @@ from stages.evaluate import (
 )
 from stages.policy_registry import POLICIES
 from stages.replay import Replay, Replayer
+from stages.settings import Setting
 from stages.tables.files import whole_file
 from stages.tables.yamlfile import nearest
 from stages.traces.episode import SUCCESS
+from stages.traces.identity import Identities
 from stages.traces.notes import NO_OUTCOME, note_left_out, why_none
 
 PUBLISHED_SOURCE, PUBLISHED_NOTE = "arXiv 2604.02869", "published, not measured here"
 SHOWN_DIFFERENCES = 5  # of a replay, on the screen
 SHOWN_BEFORE, SHOWN_TEXT = 20, 60  # characters before and after where texts start to differ
+COMPARISON, PLAYING = "Comparison", "Playing"  # panels of the help
 SIDES = (("recorded", "replayed"), ("replayed", "recorded"))
 
 
-@with_play_options
-def command(
-    traces: OptionalPaths = None,
-    out: options.Out = None,
+@dataclass(frozen=True)
+class Measuring:
+    """What is measured, and held against what."""
+
     against: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TRACES", help="Compare with these traces, task by task."),
-    ] = None,
-    by_task: Annotated[bool, typer.Option("--by-task", help="Show every task.")] = False,
+        tuple[str, ...],
+        Setting("Compare with these traces, task by task.", COMPARISON, metavar="TRACES"),
+    ] = ()
+    by_task: Annotated[bool, Setting("Show every task.", options.OUTPUT)] = False
     trained_on: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FAMILY", help="Hold these families against the others; may be repeated."
+        tuple[str, ...],
+        Setting(
+            "Family that was trained on: compare with the others; may be repeated.",
+            COMPARISON,
+            metavar="FAMILY",
         ),
-    ] = None,
+    ] = ()
     published: Annotated[
-        bool,
-        typer.Option("--published", help="Show other models' published figures: tau2-airline."),
-    ] = False,
+        bool, Setting("Show other models' published figures, for tau2-airline.", COMPARISON)
+    ] = False
     replay: Annotated[
         bool,
-        typer.Option(
-            "--replay",
-            help="Make the recorded calls again in --env; exit with 1 if anything differs.",
+        Setting(
+            "Make the recorded calls again in --env; exit with 1 if anything differs.", PLAYING
         ),
-    ] = False,
+    ] = False
     env: Annotated[
         str | None,
-        typer.Option(metavar="|".join(ENVS), help="The environment for --policy or --replay."),
-    ] = None,
+        Setting("Environment for --policy or --replay.", PLAYING, metavar="|".join(ENVS)),
+    ] = None
     policy: Annotated[
         str | None,
-        typer.Option(metavar="|".join(POLICIES), help="Play episodes with it instead of traces."),
-    ] = None,
-    rollouts: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Keep the played episodes here.")
-    ] = None,
-    domain: DomainOption = None,
-    fields: MapOption = None,
-    gold: GoldOption = None,
-    score: ScoreOption = None,
-    skip_bad: SkipBad = False,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
-    seed: options.Seed = 0,
+        Setting(
+            "Policy that plays episodes, in place of traces.", PLAYING, metavar="|".join(POLICIES)
+        ),
+    ] = None
+    keep_rollouts: Annotated[
+        str | None, Setting("File to keep the played episodes in.", PLAYING, metavar="FILE")
+    ] = None
+
+    def settings(self, domain: str | None) -> dict[str, Any]:
+        """What the document records of it."""
+        against, trained_on = list(self.against) or None, list(self.trained_on) or None
+        return {"against": against, "domain": domain, "by_task": self.by_task} | {
+            "env": self.env,
+            "trained_on": trained_on,
+            "published": self.published,
+        }
+
+
+class _Side(NamedTuple):
+    """Traces that were read and measured."""
+
+    paths: list[str]
+    reader: TraceReader
+    measured: Measurer
+
+    @property
+    def notes(self) -> Counter[str]:
+        """On reading and on measuring."""
+        return self.reader.notes + self.measured.notes
+
+
+@options.expanded(renamed={"rollouts": "keep-rollouts"})
+def command(
+    *,
+    traces: OptionalPaths = None,
+    source: TraceOptions,
+    asked: Measuring,
+    play: PlayOptions,
+    out: options.Out = None,
+    printing: options.Writing,
     config: options.Config = None,
-    **play: Any,
 ) -> None:
     """Measure pass rate, pass^k, turns, tokens, and the share of gold writes done.
 
     Example: irc-cli eval traces.json --by-task
     """
-    options.check_outputs([out], as_json=as_json, force=force)
-    _check_use(traces, env, policy, rollouts, replay=replay)
-    if play["resume"] and policy and not rollouts:
-        raise InputError("--resume", "there is nothing to go on with", "give '--rollouts FILE'")
-    if policy is None:
-        refuse_play_options({name: play[name] for name in play if name != "tokenizer"})
-    settings: dict[str, Any] = {"against": against, "domain": domain, "by_task": by_task}
-    settings |= {"env": env, "trained_on": trained_on, "published": published}
-    named: dict[str, Any] = {"fields": fields, "gold": gold, "score": score}
-    if policy and not against:
-        _refuse_named(named)
-    named["tokenizer"] = play["tokenizer"]
-    other = TraceReader(against or [], domain, skip_bad, quiet, **named)
-    other_measured = _measure(other) if against else None  # a mistake shows before all is played
-    notes = Counter[str]()
+    options.check_outputs([out], as_json=printing.as_json, force=printing.force)
+    _check_use(traces, asked, play)
+    _refuse_named(source, asked)
+    named = {"identities": Identities(), "tokenizer": play.policy.tokenizer}
+    settings = asked.settings(source.domain)
+    settings |= {**source.settings, "tokenizer": play.policy.tokenizer}
+    other = None
+    if asked.against:  # first: a mistake shows before all is played
+        reader = source.reader(list(asked.against), quiet=printing.quiet, **named)
+        other = _Side(reader.paths, reader, _measure(reader))
+    replayer = None
     with ExitStack() as stack:
-        if policy and env:
-            _check_before_playing(env, play["split"], trained_on or [], published=published)
-            options_given = {"quiet": quiet, "strict": strict, "force": force, "seed": seed}
-            episodes_of = played(env, policy, rollouts, play, **options_given)
-            path, made_with, notes = stack.enter_context(episodes_of)
-            traces, settings["rollout"] = [path], made_with
+        notes = Counter[str]()
+        if asked.policy and asked.env:
+            _check_before_playing(asked, play.tasks.split)
+            episodes_of = played(asked.env, asked.policy, asked.keep_rollouts, play, printing)
+            path, settings["rollout"], notes = stack.enter_context(episodes_of)
+            traces = [path]
         assert traces  # by _check_use
-        replayer = Replayer(open_env(env)) if replay and env else None
+        if asked.replay and asked.env:
+            replayer = Replayer(open_env(asked.env))
         # Our own rollouts need no --map: that is for the traces of --against.
-        of_traces = {} if policy else named
-        reader = TraceReader(traces, domain, skip_bad, quiet, other.identities, **of_traces)
-        reader.check_sidecar(out, force=force)
-        measured = _measure(reader, replayer)
-    episodes = measured.frame(reader.renamed())
-    document = _results(episodes, traces, reader.notes)
-    document |= {"failures": dict(measured.failures.most_common())}
-    document["policies"] = _policies(episodes)
-    if by_task:
-        document["by_task"] = task_table(episodes).to_dicts()
-    if trained_on:
-        document["transfer"] = _transfer(episodes, trained_on)
-    if published:
-        _check_published(reader.envs)
-        document["published"] = _published()
+        of_records = ReadingOptions(source.domain, source.skip_bad) if asked.policy else source
+        reader = of_records.reader(traces, quiet=printing.quiet, **named)
+        reader.check_sidecar(out, force=printing.force)
+        this = _Side(traces, reader, _measure(reader, replayer))
+    document = _document(this, other, asked)
     found = replayer.replay() if replayer else None
     if found:
-        document["replay"] = found.counts()
-        document["replay_differences"] = found.differences
-        document["rescored"] = found.rescored
-    digests, read = dict(reader.digests), reader.notes + measured.notes
-    if against and other_measured is not None:
-        other_episodes = other_measured.frame(other.renamed())
-        document["against"] = _results(other_episodes, against, other.notes)
-        document["against"]["policies"] = _policies(other_episodes)
-        document["difference"] = _compare(episodes, other_episodes, against)._asdict()
-        document["differences"] = _differences(episodes, other_episodes)
-        digests |= other.digests
-        read += other.notes + other_measured.notes
-        reader.bad += other.bad
-    check_notes(read, strict=strict)
+        document |= _replayed(found)
+    read = this.notes + (other.notes if other else Counter())
+    check_notes(read, strict=printing.strict)
     document["notes"] = dict(notes + read)
+    _write_files(document, this, other, asked, settings, play.config.seed, out, printing)
+    _show(document, found, read, out, printing)
+
+
+def _document(this: _Side, other: _Side | None, asked: Measuring) -> dict[str, Any]:
+    """Return what is measured, and how it compares."""
+    episodes = this.measured.frame(this.reader.renamed())
+    document = _results(episodes, this.paths, this.reader.notes)
+    document |= {"failures": dict(this.measured.failures.most_common())}
+    document["policies"] = _policies(episodes)
+    if asked.by_task:
+        document["by_task"] = task_table(episodes).to_dicts()
+    if asked.trained_on:
+        document["transfer"] = _transfer(episodes, list(asked.trained_on))
+    if asked.published:
+        _check_published(this.reader.envs)
+        document["published"] = _published()
+    if other:
+        other_episodes = other.measured.frame(other.reader.renamed())
+        document["against"] = _results(other_episodes, other.paths, other.reader.notes)
+        document["against"]["policies"] = _policies(other_episodes)
+        document["difference"] = _compare(episodes, other_episodes, other.paths)._asdict()
+        document["differences"] = _differences(episodes, other_episodes)
+    return document
+
+
+def _replayed(found: Replay) -> dict[str, Any]:
+    """Return what came of making the recorded calls again."""
+    return {
+        "replay": found.counts(),
+        "replay_differences": found.differences,
+        "rescored": found.rescored,
+    }
+
+
+def _write_files(
+    document: dict[str, Any],
+    this: _Side,
+    other: _Side | None,
+    asked: Measuring,
+    settings: dict[str, Any],
+    seed: int,
+    out: str | None,
+    printing: options.Writing,
+) -> None:
+    """Write the document, and the bad lines of the traces."""
     if out:
-        if policy and not rollouts:  # a temporary path tells nothing
+        digests = this.reader.digests | (other.reader.digests if other else {})
+        if asked.policy and not asked.keep_rollouts:  # a temporary path tells nothing
             digests = {Path(path).name: digest for path, digest in digests.items()}
-        made_by = console.made_by("eval", settings | other.named, seed, digests)
-        _write(document | {"made_by": made_by}, out, force=force)
-    reader.write_bad(out, force=force)
-    if as_json:
+        made_by = console.made_by("eval", settings, seed, digests)
+        _write(document | {"made_by": made_by}, out, force=printing.force)
+    if other:
+        this.reader.bad += other.reader.bad
+    this.reader.write_bad(out, force=printing.force)
+
+
+def _show(
+    document: dict[str, Any],
+    found: Replay | None,
+    notes: Counter[str],
+    out: str | None,
+    printing: options.Writing,
+) -> None:
+    """Print the document or the report.
+
+    Raises:
+        typer.Exit: a replay differs from what was recorded.
+    """
+    if printing.as_json:
         console.print_json(document)
-    elif not quiet:
+    elif not printing.quiet:
         _report(document, stderr=out == "-")
-        show_notes(read)  # `rollout` has shown its own
+        show_notes(notes)  # `rollout` has shown its own
     if found:
-        if not (as_json or quiet):
+        if not (printing.as_json or printing.quiet):
             _report_replay(found, stderr=out == "-")
         if found.results_differ or found.outcomes_differ:
             raise typer.Exit(1)
 
 
-def _check_use(
-    traces: list[str] | None,
-    env: str | None,
-    policy: str | None,
-    rollouts: str | None,
-    *,
-    replay: bool,
-) -> None:
+def _check_use(traces: list[str] | None, asked: Measuring, play: PlayOptions) -> None:
     """Raise InputError unless there is one thing to measure: traces, or a policy that plays."""
-    if policy:
-        if env is None:
+    if asked.policy:
+        if asked.env is None:
             raise InputError("--policy", "has nothing to play", "give --env")
-        if traces or replay:
+        if traces or asked.replay:
             what = "episodes are played, not read"
             raise InputError("--policy", what, "leave out the traces and --replay")
+        if play.resume and not asked.keep_rollouts:
+            todo = "give '--keep-rollouts FILE'"
+            raise InputError("--resume", "there is nothing to go on with", todo)
         return
-    if rollouts:
-        raise InputError("--rollouts", "does nothing for traces", "give --env and --policy to play")
+    if asked.keep_rollouts:
+        todo = "give --env and --policy to play"
+        raise InputError("--keep-rollouts", "does nothing for traces", todo)
     if not traces:
         raise InputError("eval", "nothing to measure", "name traces, or give --env and --policy")
-    if replay != (env is not None):
+    if asked.replay != (asked.env is not None):
         raise InputError("eval", "'--replay' and '--env' belong together", "give both or none")
+    refuse_play_options(play)
 
 
-def _refuse_named(named: dict[str, Any]) -> None:
+def _refuse_named(source: TraceOptions, asked: Measuring) -> None:
     """Raise InputError for options on traces where none are read."""
-    for name in [name for name, value in named.items() if value]:
-        option = "--map" if name == "fields" else f"--{name}"
-        raise InputError(option, "does nothing for played episodes", "leave it out")
+    if asked.policy and not asked.against:
+        for name, value in source.settings.items():
+            if value:
+                what = "does nothing for played episodes"
+                raise InputError(f"--{name}", what, "leave it out")
 
 
-def _check_before_playing(env: str, split: str, trained_on: list[str], *, published: bool) -> None:
+def _check_before_playing(asked: Measuring, split: str) -> None:
     """Raise InputError now for what would be found wrong when all is played."""
-    if published:
+    env, trained_on = str(asked.env), list(asked.trained_on)
+    if asked.published:
         _check_published({env})
     families = {task.family for task in open_env(env).tasks(split)} if trained_on else set()
     _check_families(trained_on, sorted(families - {""}))

@@ -9,9 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import orjson
 import typer
@@ -20,24 +20,21 @@ from rich.table import Table
 
 from irc_cli import console, options
 from irc_cli.extras import LEARNING, needs
-from irc_cli.notes import Strict, check_notes, show_notes
+from irc_cli.notes import check_notes, show_notes
 from irc_cli.plots import write_figures
 from stages import loop as stage
 from stages.calibration.file import read_previous
 from stages.calibration.online import Event
 from stages.envs.registry import check_env
 from stages.errors import InputError
-from stages.loop import LoopConfig, LoopStep, Places, Rewards
+from stages.loop import LOOP, LoopConfig, LoopStep, Places
 from stages.loop_files import Records, check_settings
-from stages.policy_registry import SEED_POLICY
 from stages.tables.files import whole_file
 from stages.tables.yamlfile import parse_yaml
 
 if TYPE_CHECKING:
     from stages.plots import RateInterval
 
-_C = LoopConfig
-_REWARDS = get_args(Rewards)
 SHOWN = 12  # iterations of the live table
 
 
@@ -56,103 +53,74 @@ class Standing(NamedTuple):
     seconds: float
 
 
+@options.expanded(renamed={"tasks": "sample-tasks", "rewards": "reward-mode"})
 def command(
-    out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder of the loop.")],
-    env: Annotated[str, typer.Option(help="The environment.")] = "airline-mini",
-    model: Annotated[
-        str, typer.Option(metavar="DIR|NAME", help="The policy to start from.")
-    ] = SEED_POLICY,
-    iterations: Annotated[int, typer.Option(metavar="N", min=1)] = _C.iterations,
-    tasks: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Tasks of an iteration, drawn anew in each.")
-    ] = _C.tasks,
-    group_size: Annotated[
-        int, typer.Option(metavar="G", min=2, help="Episodes per task.")
-    ] = _C.group_size,
-    rewards: Annotated[
-        str,
-        typer.Option(
-            metavar="|".join(_REWARDS),
-            help="What turns are worth: calibrated anew in each iteration, or online; as the tiers "
-            "file says; or nothing but the outcome.",
-        ),
-    ] = _C.rewards,
-    window: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Iterations whose turns are calibrated on.")
-    ] = _C.window,
-    calibration_rounds: Annotated[
-        int, typer.Option(metavar="N", min=0, help="How often misaligned tiers may be set to 0.")
-    ] = _C.calibration_rounds,
-    eval_every: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Iterations from one evaluation to the next.")
-    ] = _C.eval_every,
-    eval_split: Annotated[str, typer.Option(help="Split that evaluations play.")] = _C.eval_split,
-    eval_tasks: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Only the first N tasks of that split.")
-    ] = _C.eval_tasks,
-    eval_group_size: Annotated[
-        int, typer.Option(metavar="G", min=1, help="Episodes per task of an evaluation.")
-    ] = _C.eval_group_size,
-    patience: Annotated[
-        int | None,
-        typer.Option(min=1, help="End after so many evaluations without a better one."),
-    ] = _C.patience,
-    setting: Annotated[
+    *,
+    ctx: typer.Context,
+    settings: LoopConfig,
+    stage_settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="STAGE.OPTION=VALUE", help="Option of a stage, such as train.lr=1e-4."
+            "--set",
+            metavar="STAGE.OPTION=VALUE",
+            help="Option of a stage, such as train.lr=1e-4; may be repeated, and adds to --config.",
+            rich_help_panel=LOOP,
         ),
     ] = None,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    seed: options.Seed = 0,
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder of the loop.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ],
+    printing: options.Printing,
     config: options.Config = None,
 ) -> None:
     """Play, score, calibrate and train, again and again; goes on where it was cut off.
 
     Example: irc-cli loop --iterations 20 --set train.lr=3e-4 -o first
     """
-    check_env(env)
-    settings = LoopConfig(
-        env=env,
-        model=model,
-        iterations=iterations,
-        tasks=tasks,
-        group_size=group_size,
-        rewards=cast(Rewards, options.one_of("rewards", rewards, _REWARDS)),
-        window=window,
-        calibration_rounds=calibration_rounds,
-        eval_every=eval_every,
-        eval_split=eval_split,
-        eval_tasks=eval_tasks,
-        eval_group_size=eval_group_size,
-        patience=patience,
-        seed=seed,
-        options=_stage_options(setting or []),
-    )
+    check_env(settings.env)
+    given = options.added_to_config(ctx, "stage_settings", stage_settings)
+    settings = replace(settings, options=_stage_options(given))
     folder = Path(out)
     needs("irc-cli loop", "train", "matplotlib", *LEARNING)
     check_settings(folder, asdict(settings))
+    start, standings, notes = _run_loop(settings, folder, printing)
+    rows = [standing._asdict() for standing in standings]
+    document = {"out": out, "policy": standings[-1].policy, "start": start, "iterations": rows}
+    document["notes"] = dict(notes)
+    if printing.as_json:
+        console.print_json(document)
+    elif not printing.quiet:
+        _report(out, start, standings)
+        show_notes(notes)
+
+
+def _run_loop(
+    settings: LoopConfig, folder: Path, printing: options.Printing
+) -> tuple[dict[str, Any] | None, list[Standing], Counter[str]]:
+    """Run the iterations, and write after each what is known so far.
+
+    Returns:
+        The evaluation of the policy to start from, if there is one; the iterations; notes.
+    """
     standings: list[Standing] = []
-    with _view(settings, standings, quiet=quiet) as show:
-        run = Runner(show, strict=strict)
-        start = _evaluated(settings, Places(folder, stage.START), model, run)
+    with _view(settings, standings, quiet=printing.quiet) as show:
+        run = Runner(show, strict=printing.strict)
+        start = _evaluated(settings, Places(folder, stage.START), settings.model, run)
         for standing in _iterations(settings, folder, start, run):
             standings.append(standing)
-            lines = (orjson.dumps(one._asdict()) + b"\n" for one in standings)
+            lines = (orjson.dumps(known._asdict()) + b"\n" for known in standings)
             with whole_file(str(folder / "loop.jsonl"), force=True) as file:
                 file.writelines(lines)
             _draw(folder, start, standings)
             show("")
-    rows = [standing._asdict() for standing in standings]
-    document = {"out": out, "policy": standings[-1].policy, "start": start, "iterations": rows}
-    document["notes"] = dict(run.notes)
-    if as_json:
-        console.print_json(document)
-    elif not quiet:
-        _report(out, start, standings)
-        show_notes(run.notes)
+    return start, standings, run.notes
 
 
 class Runner:

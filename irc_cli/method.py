@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from irc_cli import options
+from stages.calibration.estimate import PAYMENT
 from stages.errors import InputError
 
 # By the names of `calibrate`'s parameters. The paper (arXiv 2604.02869) values a tier by the
@@ -20,7 +21,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "fdr": 1.0,
         "min_support": 0,
         "pay": "turn",
-        "advantage": "hybrid",
+        "estimator": "hybrid",
         "gamma": 0.9,
         "outcome_weight": 0.3,
         "normalise": "turn",
@@ -37,6 +38,19 @@ def use_method(ctx: typer.Context, name: str | None) -> str | None:
     settings = METHODS[options.one_of("method", name, tuple(METHODS))]
     ctx.default_map = settings | dict(ctx.default_map or {})
     return name
+
+
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="|".join(METHODS),
+        callback=use_method,
+        is_eager=True,
+        help="Calibrate, pay and check as a published method does; paper: arXiv 2604.02869.",
+        rich_help_panel=PAYMENT,
+    ),
+]
 
 
 def check_method(ctx: typer.Context, name: str | None) -> None:

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
-
-import typer
 
 from irc_cli.console import note
 from stages.errors import InputError, few
 from stages.traces.notes import serious
-
-Strict = Annotated[
-    bool,
-    typer.Option(
-        "--strict", help="Fail, and write nothing, if anything was repaired, guessed or left out."
-    ),
-]
 
 
 def check_notes(notes: Mapping[str, int], *, strict: bool) -> None:

@@ -5,59 +5,30 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from copy import copy
-from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any
 
 import orjson
 
-from irc_cli import rollout
+from irc_cli import options
+from irc_cli.rollout import PlayOptions, roll_out
 from stages.errors import InputError
 from stages.tables.paths import RunFiles
 
-PANEL = "Playing, as in irc-cli rollout"
-# What `eval` declares itself, or has no use for.
-OWN = {"env", "policy", "out", "dry_run", "as_json", "quiet", "strict", "force", "seed", "config"}
 
-
-def _options() -> dict[str, Parameter]:
-    parameters = signature(rollout.command, eval_str=True).parameters
-    options = {}
-    for name, parameter in parameters.items():
-        if name not in OWN:
-            kind, info = get_args(parameter.annotation)
-            info = copy(info)
-            info.rich_help_panel = PANEL
-            options[name] = parameter.replace(annotation=Annotated[kind, info])
-    return options
-
-
-OPTIONS = _options()
-
-
-def with_play_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, in the place of `**play`, the options of `rollout` that say how to play."""
-    shape = signature(command, eval_str=True)
-    own = [one for one in shape.parameters.values() if one.kind != Parameter.VAR_KEYWORD]
-    options = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in OPTIONS.values()]
-    command.__signature__ = shape.replace(parameters=[*own, *options])  # type: ignore[attr-defined]  # what inspect reads
-    return command
-
-
-def refuse_play_options(play: Mapping[str, Any]) -> None:
+def refuse_play_options(play: PlayOptions) -> None:
     """Raise InputError if there is an option that does nothing where nothing is played."""
-    for name, value in play.items():
-        if value != OPTIONS[name].default:
-            option = f"--{name.replace('_', '-')}"
-            raise InputError(option, "does nothing for traces", "give --env and --policy to play")
+    for field, value in options.values_of(play):
+        if field.name not in ("seed", "tokenizer") and value != field.default:
+            what, todo = "does nothing for traces", "give --env and --policy to play"
+            raise InputError(options.flag(field), what, todo)
 
 
 @contextmanager
 def played(
-    env: str, policy: str, kept: str | None, play: Mapping[str, Any], **options: Any
+    env: str, policy: str, kept: str | None, play: PlayOptions, printing: options.Writing
 ) -> Iterator[tuple[str, dict[str, Any], Counter[str]]]:
     """Play episodes; yield the path of their rollouts, what made them, and notes on the playing.
 
@@ -65,13 +36,14 @@ def played(
         env: the environment.
         policy: the policy.
         kept: where the rollouts stay; None: nowhere.
-        play: options of `rollout`, by the names of its parameters.
-        options: quiet, strict, force and seed.
+        play: how they are played.
+        printing: what is printed; the report goes to standard error.
     """
+    quietly = options.Writing(quiet=printing.quiet, strict=printing.strict, force=printing.force)
     with tempfile.TemporaryDirectory() as folder:
         path = kept or str(Path(folder, "rollouts.jsonl"))
         with redirect_stdout(sys.stderr):  # where the results of `eval` alone belong
-            notes = rollout.command(env=env, policy=policy, out=path, **options, **play)
+            notes = roll_out(env, policy, play, path, quietly)
         *_, meta = RunFiles(path).sidecars
         made_by = orjson.loads(Path(meta).read_bytes())
         yield path, {name: made_by[name] for name in ("settings", "inputs")}, notes

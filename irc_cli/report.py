@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -11,18 +12,10 @@ import typer
 
 from irc_cli import console, options
 from irc_cli.calibrate_report import next_step
-from irc_cli.notes import Strict, check_notes, show_notes
+from irc_cli.notes import check_notes, show_notes
 from irc_cli.page.markdown import render_markdown
 from irc_cli.page.render import render_page
-from irc_cli.traces import (
-    DomainOption,
-    GoldOption,
-    MapOption,
-    ScoreOption,
-    SkipBad,
-    TokenizerOption,
-    TraceReader,
-)
+from irc_cli.traces import INPUT, LoggedTraceOptions, TraceReader
 from stages.calibrate import calibrate_turns
 from stages.calibration.estimate import CalibrateConfig
 from stages.calibration.shards import Turns, read_turns
@@ -40,6 +33,7 @@ from stages.loop_report import (
 from stages.report import ReportInputs, report, with_conversations
 from stages.reporting.conversations import Conversations
 from stages.reporting.recorded import Recorded, read_calibration
+from stages.settings import Setting
 from stages.tables.artifacts import COUNTS, made_by
 from stages.tables.files import digest, whole_file
 from stages.tables.paths import files_of
@@ -52,55 +46,57 @@ PAGE = "report.html"
 MAX_EPISODES = 10_000
 
 
+@dataclass(frozen=True)
+class PageOptions:
+    """What a page shows beside the turns."""
+
+    traces: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Traces that the turns were scored from; may be repeated; default: those that the "
+            "turns record, where they are unchanged.",
+            INPUT,
+            metavar="FILE",
+        ),
+    ] = ()
+    calibration: Annotated[
+        str | None,
+        Setting("Calibration to show; default: calibrate these turns.", INPUT, metavar="FILE.yaml"),
+    ] = None
+    max_episodes: Annotated[
+        int,
+        Setting(
+            "Most episodes whose conversations are shown, a sample of each task; statistics are "
+            "of all.",
+            options.OUTPUT,
+            low=1,
+        ),
+    ] = MAX_EPISODES
+
+
+@options.expanded()
 def command(
+    *,
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="TURNS...|LOOP", help="Turns of irc-cli score, or the folder of a loop."
+            metavar="TURNS...|LOOP",
+            help="Turns of irc-cli score, or the folder of a loop.",
         ),
     ],
-    traces: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Traces that the turns were scored from; may be repeated. Default: those that the "
-            "turns record, where they are unchanged.",
-        ),
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.yaml", help="Of irc-cli calibrate; default: calibrate these turns."
-        ),
-    ] = None,
+    shown: PageOptions,
+    source: LoggedTraceOptions,
     out: Annotated[
         str | None,
         typer.Option(
             "--out",
             "-o",
             metavar="FILE.html",
-            help=f"Page to write. Default: {PAGE}, for a loop in its folder; none with --json.",
+            help=f"Page to write; default: {PAGE}, for a loop in its folder; none with --json.",
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    max_episodes: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Show the conversations of so many episodes, a sample of each task; statistics "
-            "are of all.",
-        ),
-    ] = MAX_EPISODES,
-    domain: DomainOption = None,
-    fields: MapOption = None,
-    gold: GoldOption = None,
-    score: ScoreOption = None,
-    tokenizer: TokenizerOption = None,
-    skip_bad: SkipBad = False,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
+    printing: options.Writing,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
@@ -108,6 +104,8 @@ def command(
 
     Example: irc-cli report turns.parquet --traces traces.json --calibration calibration.yaml
     """
+    quiet, force, as_json = printing.quiet, printing.force, printing.as_json
+    traces, calibration = list(shown.traces), shown.calibration
     loop = _loop_of(inputs)
     if loop:
         out = out or (None if as_json else str(loop / PAGE))
@@ -118,14 +116,13 @@ def command(
     out = out or (None if as_json else PAGE)
     options.check_outputs([out], as_json=as_json, force=force)
     known, notes = known_of(files_of(inputs), calibration, seed)
-    document = report(known, next_step_of(known), max_episodes)
+    document = report(known, next_step_of(known), shown.max_episodes)
     if loop:
         document["loop"] = loop_panel(loop)
-    named = {"fields": fields, "gold": gold, "score": score, "tokenizer": tokenizer}
-    asked = Asked(traces, domain, skip_bad, quiet, named)
+    asked = Asked(traces or None, source.domain, source.skip_bad, quiet, source.named)
     conversations, of_traces = read_conversations(document, scored_from(inputs), asked)
     notes += of_traces
-    check_notes(notes, strict=strict)
+    check_notes(notes, strict=printing.strict)
     if conversations:
         document = with_conversations(document, known, conversations)
     if out:

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-import typer
-
 from irc_cli import console, options
-from irc_cli.notes import Strict, check_notes, show_notes
-from irc_cli.traces import (
-    DomainOption,
-    GoldOption,
-    MapOption,
-    Paths,
-    ScoreOption,
-    SkipBad,
-    TokenizerOption,
-    TraceReader,
-)
+from irc_cli.notes import check_notes, show_notes
+from irc_cli.traces import LoggedTraceOptions, Paths, TraceReader
 from stages.errors import InputError, few
 from stages.score import Scored, Scorer
+from stages.settings import Setting
 from stages.tables.artifacts import TURNS, write_lazy, write_table
 from stages.tables.files import digest
 from stages.tables.yamlfile import read_yaml
@@ -29,89 +20,97 @@ from stages.tiers.rules import Tiers
 from stages.traces.notes import left_out, why_none
 
 DEFAULT, GOLDLESS = "extended", "goldless"  # tiers
+TIERS = "Tiers"  # panel of the help
 
 
-def command(
-    traces: Paths,
-    out: options.Out = None,
+@dataclass(frozen=True)
+class TierOptions:
+    """The tiers, and what they are worth."""
+
     tiers: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME|FILE.yaml",
-            help=f"Tiers: {', '.join(SHIPPED)} or a file. Default: extended, and goldless where no "
+        Setting(
+            f"Tiers: {', '.join(SHIPPED)} or a file; default: extended, and goldless where no "
             "episode has gold actions.",
+            TIERS,
+            metavar="NAME|FILE.yaml",
         ),
-    ] = None,
+    ] = None
     rewards: Annotated[
         str | None,
-        typer.Option(metavar="FILE.yaml", help="Take the rewards from a calibration."),
-    ] = None,
-    domain: DomainOption = None,
-    fields: MapOption = None,
-    gold: GoldOption = None,
-    score: ScoreOption = None,
-    tokenizer: TokenizerOption = None,
-    skip_bad: SkipBad = False,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
+        Setting("Take the rewards from this calibration.", TIERS, metavar="FILE.yaml"),
+    ] = None
+
+
+@options.expanded()
+def command(
+    *,
+    traces: Paths,
+    source: LoggedTraceOptions,
+    given: TierOptions,
+    out: options.Out = None,
+    printing: options.Writing,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
-    """Class every turn of traces into a reward tier, by its calls and the task's gold actions.
+    """Assign every turn of traces a reward tier, by its calls and the task's gold actions.
 
     Example: irc-cli score traces.json -o turns.parquet
     """
-    options.check_outputs([out], as_json=as_json, force=force)
-    chosen = tiers or (_valued_by(rewards) if rewards else DEFAULT)
+    options.check_outputs([out], as_json=printing.as_json, force=printing.force)
+    chosen = given.tiers or (_valued_by(given.rewards) if given.rewards else DEFAULT)
     tier_set = load_tiers(options.name_or_file("tiers", chosen, SHIPPED))
-    inputs = {} if chosen in SHIPPED else {chosen: digest(chosen)}
     unseen: list[str] = []
-    if rewards:
-        tier_set, unseen = use_rewards(tier_set, rewards)
-        inputs[rewards] = digest(rewards)
-    reader = TraceReader(
-        traces,
-        domain,
-        skip_bad,
-        quiet,
-        fields=fields,
-        gold=gold,
-        score=score,
-        tokenizer=tokenizer,
-    )
-    reader.check_sidecar(out, force=force)
-    scorer = Scorer(tier_set)
-    for episode, found in reader:
-        scorer.add([episode], found)
-    scored = scorer.scored
-    scored.renamed = reader.renamed()
-    reader.note_groups()
-    if not scored.known_gold and tiers is None and not rewards:
+    if given.rewards:
+        tier_set, unseen = use_rewards(tier_set, given.rewards)
+    named = [None if chosen in SHIPPED else chosen, given.rewards]
+    inputs = {path: digest(path) for path in named if path}
+    reader = source.reader(traces, quiet=printing.quiet)
+    reader.check_sidecar(out, force=printing.force)
+    scored = _scored(reader, tier_set)
+    if not scored.known_gold and given == TierOptions():
         chosen, tier_set = GOLDLESS, load_tiers(GOLDLESS)
         scored.rename_tiers(load_tiers(DEFAULT).as_without_gold(tier_set), tier_set.rewards)
     notes = scored.notes + reader.notes + left_out(scored.excluded) + _unrewarded(scored, unseen)
     _check(scored, traces, notes)
     if not scored.known_gold and (lacking := ", ".join(_out_of_reach(tier_set))):
         notes[f"without gold actions (--gold FILE) no turn is of: {lacking}"] = scored.episodes
-    check_notes(notes, strict=strict)
+    check_notes(notes, strict=printing.strict)
     summary = _summary(scored, reader, notes)
     if out:
-        settings = {"tiers": chosen, "rank": tier_set.rank, "rewards": rewards, "domain": domain}
-        settings |= reader.named | {"pay": tier_set.pay}
+        settings = _settings(chosen, tier_set, reader, given.rewards)
         made_by = console.made_by("score", settings, seed, inputs | reader.digests)
-        made_by |= {"summary": summary}
+        made_by["summary"] = summary
         if scored.is_large:
-            write_lazy(TURNS, scored.lazy(), out, made_by, force=force)
+            write_lazy(TURNS, scored.lazy(), out, made_by, force=printing.force)
         else:
-            write_table(TURNS, scored.frame(), out, made_by, force=force)
-    reader.write_bad(out, force=force)
-    if as_json:
+            write_table(TURNS, scored.frame(), out, made_by, force=printing.force)
+    reader.write_bad(out, force=printing.force)
+    if printing.as_json:
         console.print_json(summary)
-    elif not quiet:
+    elif not printing.quiet:
         _report(summary, tier_set, stderr=out == "-")
         show_notes(notes)
+
+
+def _scored(reader: TraceReader, tiers: Tiers) -> Scored:
+    """Read and score all episodes."""
+    scorer = Scorer(tiers)
+    for episode, domain in reader:
+        scorer.add([episode], domain)
+    scored = scorer.scored
+    scored.renamed = reader.renamed()
+    reader.note_groups()
+    return scored
+
+
+def _settings(name: str, tiers: Tiers, reader: TraceReader, rewards: str | None) -> dict[str, Any]:
+    """What the turns record of the options."""
+    return (
+        {"tiers": name, "rank": tiers.rank, "rewards": rewards, "domain": reader.domain}
+        | reader.named
+        | {"pay": tiers.pay}
+    )
 
 
 def _valued_by(rewards: str) -> str:
@@ -129,9 +128,10 @@ def _unrewarded(scored: Scored, unseen: list[str]) -> Counter[str]:
 
 
 def _check(scored: Scored, traces: list[str], notes: Counter[str]) -> None:
+    where = few(traces)
     if not scored.episodes:
         what = f"no episode that counts{why_none(notes)}"
-        raise InputError(few(traces), what, "give traces with finished episodes")
+        raise InputError(where, what, "give traces with finished episodes")
 
 
 def _out_of_reach(tiers: Tiers) -> list[str]:

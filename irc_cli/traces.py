@@ -13,6 +13,7 @@ import typer
 from irc_cli import options
 from irc_cli.console import note, progress
 from stages.errors import InputError
+from stages.settings import Setting
 from stages.tables.files import digest, refuse_existing, whole_file
 from stages.tiers.domains import SHIPPED, Domain, load_domain
 from stages.tiers.toolsets import Toolsets
@@ -22,56 +23,98 @@ from stages.traces.formats import ReadOptions
 from stages.traces.given import named
 from stages.traces.identity import SPLIT_GROUPS, SPLIT_TASKS, Identities, Renamed
 
-_TRACES = typer.Argument(
-    metavar="TRACES...",
-    help="tau-bench or tau2-bench results, rollouts.jsonl, or chat messages; '-' to read them from "
-    "standard input.",
+INPUT = "Input"  # panel of the help
+_WHAT = (
+    "Traces: results of tau-bench or tau2-bench, rollouts.jsonl, chat messages, or what an "
+    "observability platform exports; '-' for standard input."
 )
-Paths = Annotated[list[str], _TRACES]
-OptionalPaths = Annotated[list[str] | None, _TRACES]
-DomainOption = Annotated[
-    str | None,
-    typer.Option(
-        "--domain",
-        metavar="NAME|FILE.yaml",
-        help=f"Tool kinds and comparison rules: {', '.join(SHIPPED)} or a file. Default: found "
-        "from the trace.",
-    ),
-]
-SkipBad = Annotated[
-    bool,
-    typer.Option(
-        "--skip-bad", help="Go on past bad lines of JSONL traces; write them to OUT.bad.jsonl."
-    ),
-]
-MapOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--map",
-        metavar="FIELD=PATH,...",
-        help="Where records have a field, as a dotted path: outcome=info.reward. May be repeated.",
-    ),
-]
-GoldOption = Annotated[
-    str | None,
-    typer.Option(
-        "--gold", metavar="FILE", help="Gold actions by task id: JSON, JSON lines or YAML."
-    ),
-]
-ScoreOption = Annotated[
-    str | None,
-    typer.Option(
-        "--score", metavar="NAME", help="Which score is the outcome, where traces have several."
-    ),
-]
-TokenizerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tokenizer",
-        metavar="NAME|DIR",
-        help="Whose chat template cuts the text that TRL or verl logged into turns.",
-    ),
-]
+Paths = Annotated[list[str], typer.Argument(metavar="TRACES...", help=_WHAT)]
+OptionalPaths = Annotated[list[str] | None, typer.Argument(metavar="[TRACES...]", help=_WHAT)]
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """Where records have what."""
+
+    fields: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Where records have a field, as a dotted path: outcome=info.reward. May be repeated.",
+            INPUT,
+            option="map",
+            metavar="FIELD=PATH,...",
+        ),
+    ] = ()
+    gold: Annotated[
+        str | None,
+        Setting("Gold actions by task id: JSON, JSON lines or YAML.", INPUT, metavar="FILE"),
+    ] = None
+    score: Annotated[
+        str | None,
+        Setting("Score that is the outcome, where traces have several.", INPUT, metavar="NAME"),
+    ] = None
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What is said of records, by the names of a reader's fields; None: nothing."""
+        return {"fields": list(self.fields) or None, "gold": self.gold, "score": self.score}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The same by the names that artifacts record."""
+        return {"map": list(self.fields) or None, "gold": self.gold, "score": self.score}
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How any traces are read."""
+
+    domain: Annotated[
+        str | None,
+        Setting(
+            f"Tool kinds and comparison rules: {', '.join(SHIPPED)} or a file; default: found "
+            "from the trace.",
+            INPUT,
+            metavar="NAME|FILE.yaml",
+        ),
+    ] = None
+    skip_bad: Annotated[
+        bool,
+        Setting("Skip bad lines of JSONL traces, and write them to OUT.bad.jsonl.", INPUT),
+    ] = False
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What is said of records, by the names of a reader's fields; None: nothing."""
+        return {}
+
+    def reader(self, paths: list[str], *, quiet: bool, **more: Any) -> TraceReader:
+        """Return what reads these paths so; `more` are other fields of the reader."""
+        return TraceReader(paths, self.domain, self.skip_bad, quiet, **self.named | more)
+
+
+@dataclass(frozen=True)
+class TraceOptions(RecordOptions, ReadingOptions):
+    """How traces are read, and where their records have what."""
+
+
+@dataclass(frozen=True)
+class LoggedTraceOptions(TraceOptions):
+    """The same, and how text that trainers logged is cut into turns."""
+
+    tokenizer: Annotated[
+        str | None,
+        Setting(
+            "Tokenizer whose chat template cuts the text that TRL or verl logged into turns.",
+            INPUT,
+            metavar="NAME|DIR",
+        ),
+    ] = None
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What is said of records, by the names of a reader's fields; None: nothing."""
+        return super().named | {"tokenizer": self.tokenizer}
 
 
 @dataclass

@@ -13,38 +13,78 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
+
+from stages.envs.registry import ENVS
+from stages.policy_registry import SEED_POLICY
+from stages.settings import Setting, check_settings
 
 Rewards: TypeAlias = Literal["calibrated", "online", "naive", "none"]
 STAGES = ("rollout", "score", "calibrate", "train", "eval")
 ONLINE = "online.parquet"
 START = -1
+LOOP, PLAY, CALIBRATION, EVALUATION = "Loop", "Episodes", "Calibration", "Evaluation"  # panels
 
 
 @dataclass(frozen=True)
 class LoopConfig:
     """How a loop runs. Equal settings make equal files, on one machine."""
 
-    env: str
-    model: str  # the policy to start from
-    iterations: int = 10
-    tasks: int = 16  # of the train split, drawn anew in each iteration
-    group_size: int = 8  # episodes of each
-    rewards: Rewards = "calibrated"  # naive: of the tiers file; none: the outcome alone
-    window: int = 8  # iterations whose turns a calibration sees
-    calibration_rounds: int = 3  # how often misaligned tiers are set to 0, at most
-    eval_every: int = 5  # iterations; 0: never
-    eval_split: str = "dev"
-    eval_tasks: int | None = None  # the first so many of the split; None: all
-    eval_group_size: int = 1
-    patience: int | None = None  # evaluations without a better one before the loop ends
-    seed: int = 0
+    env: Annotated[str, Setting("Environment to play.", LOOP, metavar="|".join(ENVS))] = (
+        "airline-mini"
+    )
+    model: Annotated[
+        str,
+        Setting("Policy to start from.", LOOP, metavar="DIR|NAME", shown="the seed policy"),
+    ] = SEED_POLICY
+    iterations: Annotated[int, Setting("Iterations to run.", LOOP, low=1)] = 10
+    tasks: Annotated[
+        int,
+        Setting(
+            "Train tasks per iteration, drawn anew in each.", PLAY, low=1, option="sample-tasks"
+        ),
+    ] = 16
+    group_size: Annotated[int, Setting("Episodes per task.", PLAY, low=2, metavar="G")] = 8
+    rewards: Annotated[
+        Rewards,
+        Setting(
+            "What a turn is worth: its tier's value, calibrated anew per iteration or online; the "
+            "reward of the tiers file; or nothing but the outcome.",
+            CALIBRATION,
+            option="reward-mode",
+        ),
+    ] = "calibrated"
+    window: Annotated[
+        int, Setting("Iterations whose turns a calibration sees.", CALIBRATION, low=1)
+    ] = 8
+    calibration_rounds: Annotated[
+        int, Setting("Most misaligned tiers to set to 0 per iteration.", CALIBRATION, low=0)
+    ] = 3
+    eval_every: Annotated[
+        int, Setting("Iterations from one evaluation to the next; 0: never.", EVALUATION, low=0)
+    ] = 5
+    eval_split: Annotated[
+        str, Setting("Split that evaluations play.", EVALUATION, metavar="NAME")
+    ] = "dev"
+    eval_tasks: Annotated[
+        int | None,
+        Setting("Play only the first N tasks of that split; default: all.", EVALUATION, low=1),
+    ] = None
+    eval_group_size: Annotated[
+        int, Setting("Episodes per task of an evaluation.", EVALUATION, low=1, metavar="G")
+    ] = 1
+    patience: Annotated[
+        int | None,
+        Setting(
+            "Stop after N evaluations without a better one; default: never.", EVALUATION, low=1
+        ),
+    ] = None
+    seed: Annotated[int, Setting("Seed of whatever is drawn at random.", LOOP, low=0)] = 0
     # Options of single stages, by their long names: {"train": {"lr": 3e-4}}
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.rewards not in get_args(Rewards):
-            raise ValueError(f"unknown rewards '{self.rewards}'")
+        check_settings(self)
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 from stages.envs.users import Rng
 from stages.errors import InputError
 from stages.messages.message import Message
 from stages.messages.tokenizer import load_tokenizer
 from stages.policies.policy import Action, Policy, Sampling
+from stages.settings import Setting
 from stages.tables.yamlfile import nearest
 
 # Shipped with the package: a tiny model that plays airline-mini.
 SEED_POLICY = str(files("data") / "seed_policy")
+POLICY, SERVERS = "Policy", "Servers"  # panels of the help
 POLICIES = ("expert", "refuse", "hand-off", "replay", "openai", "transformers", "vllm")
 
 
@@ -24,18 +27,70 @@ POLICIES = ("expert", "refuse", "hand-off", "replay", "openai", "transformers", 
 class PolicyOptions:
     """What the policies can be told; each one heeds its own."""
 
-    model: str | None = None  # openai: its name; transformers, vllm: name or folder
-    served_model_name: str | None = None  # openai: name that the servers know, if not `model`
-    concurrency: int = 32  # transformers, vllm: how many episodes play at once
-    context: int | None = None  # transformers, vllm: most tokens; None: what the model can take
-    base_urls: tuple[str, ...] = ()  # openai
-    tokenizer: str | None = None  # openai: name or folder; None: the servers tokenize
-    timeout_s: float = 120.0  # openai: of one request
-    retries: int = 5  # openai: of one request
-    rate_limit: float | None = None  # openai: requests per second to each server
+    model: Annotated[
+        str | None,
+        Setting(
+            "Model of the policy: a name or folder; for airline-mini the seed policy by default.",
+            POLICY,
+            metavar="NAME|DIR",
+        ),
+    ] = None
+    concurrency: Annotated[int, Setting("Episodes that play at the same time.", POLICY, low=1)] = 32
+    context: Annotated[
+        int | None,
+        Setting(
+            "Most tokens of an episode with transformers or vllm; default: the model's.",
+            POLICY,
+            low=1,
+        ),
+    ] = None
+    noise: Annotated[
+        float,
+        Setting(
+            "Chance that the expert makes a mistake, per turn.", POLICY, low=0, high=1, metavar="P"
+        ),
+    ] = 0.0
+    recording: Annotated[
+        str | None,
+        Setting("Rollouts that --policy replay plays again.", POLICY, metavar="ROLLOUTS"),
+    ] = None
+    base_urls: Annotated[
+        tuple[str, ...],
+        Setting(
+            "OpenAI-compatible server, or a file with one per line; may be repeated.",
+            SERVERS,
+            option="base-url",
+            metavar="URL|FILE",
+        ),
+    ] = ()
+    served_model_name: Annotated[
+        str | None, Setting("Name of --model on the servers.", SERVERS, metavar="NAME")
+    ] = None
+    tokenizer: Annotated[
+        str | None,
+        Setting(
+            "Send the servers token ids made with this tokenizer; default: they tokenize.",
+            SERVERS,
+            metavar="NAME|DIR",
+        ),
+    ] = None
+    timeout_s: Annotated[
+        float,
+        Setting(
+            "Seconds per request to a server.",
+            SERVERS,
+            low=0,
+            high=math.inf,
+            option="timeout",
+            metavar="S",
+        ),
+    ] = 120.0
+    retries: Annotated[int, Setting("Retries per request to a server.", SERVERS, low=0)] = 5
+    rate_limit: Annotated[
+        float | None,
+        Setting("Most requests per second to each server.", SERVERS, low=0.001, high=math.inf),
+    ] = None
     rejoin: bool = True  # openai: whether a server that comes back plays again
-    noise: float = 0.0  # expert: chance of a slip in each turn
-    recording: str | None = None  # replay: a rollouts file
 
 
 def open_policy(name: str, options: PolicyOptions) -> Policy:

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from stages.core.seeds import derived_seed
 from stages.envs.env import Env, Session, Task, User, UserError
@@ -23,19 +23,21 @@ from stages.policies.policy import (
     Remembers,
     Sampling,
 )
+from stages.settings import Setting
 from stages.tables.artifacts import RolloutRow
 from stages.tiers.domains import SHIPPED
 
 T = TypeVar("T")
+EPISODES = "Episodes"  # panel of the help
 
 
 @dataclass(frozen=True)
 class Config:
     """How a run plays. Equal settings make equal episodes."""
 
-    group_size: int = 4  # episodes per task
-    max_turns: int = 30  # assistant messages of an episode
-    seed: int = 0
+    group_size: Annotated[int, Setting("Episodes per task.", EPISODES, low=1, metavar="G")] = 4
+    max_turns: Annotated[int, Setting("Messages of the policy per episode.", EPISODES, low=1)] = 30
+    seed: Annotated[int, Setting("Seed of whatever is drawn at random.", EPISODES, low=0)] = 0
     sampling: Sampling = field(default_factory=Sampling)
 
 

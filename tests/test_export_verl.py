@@ -15,7 +15,7 @@ from stages.tables.artifacts import made_by, read_table
 from tests.conftest import Cli
 
 EXPORT = ("export", "verl", "--env", "airline-mini", "--model", "org/name", "-o", "out")
-SMALL = ("--max-tasks", "4", "--batch-size", "4")
+SMALL = ("--max-tasks", "4", "--tasks-per-step", "4")
 
 
 def test_a_folder_for_verl(run: Cli, calibration: Path, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_folder_is_not_overwritten_unasked(run: Cli, tmp_path: Path) -> None:
     [
         (
             ("--max-tasks", "4"),
-            "--batch-size: a step of 32 tasks, but there are 4; give less",
+            "--tasks-per-step: a step of 32 tasks, but there are 4; give less",
         ),
         (
             ("--tiers", "flat", "--calibration", "calibration.yaml"),

@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from stages import loop as stage
+from stages.errors import InputError
 from stages.loop import LoopConfig, Places
 from stages.tables.files import digest
 from tests.conftest import Cli
 from tests.test_cli import example_of
 
 SMALL = (
-    *("--tasks", "4", "--group-size", "4", "--eval-every", "2", "--eval-tasks", "6"),
+    *("--sample-tasks", "4", "--group-size", "4", "--eval-every", "2", "--eval-tasks", "6"),
     *("--set", "rollout.max-turns=8", "--set", "rollout.max-tokens=40"),
     *("--set", "train.lr=3e-4", "--set", "calibrate.min-support=2"),
     *("--set", "calibrate.resamples=100"),
@@ -137,7 +138,7 @@ def test_a_finished_loop_does_nothing_again(
 
 def test_other_settings_need_another_folder(finished: Path, run: Cli) -> None:
     shutil.copytree(finished / "out", "out")
-    result = run("loop", "--iterations", "2", "-o", "out", "--rewards", "naive", *SMALL)
+    result = run("loop", "--iterations", "2", "-o", "out", "--reward-mode", "naive", *SMALL)
     assert (result.code, result.err) == (
         2,
         "error: out/loop.yaml: is of a loop with rewards 'calibrated', not 'naive'; name another "
@@ -156,7 +157,7 @@ def test_the_example_of_the_help_runs(run: Cli) -> None:
 
 def test_online_gates_are_logged_and_drawn(run: Cli) -> None:
     pytest.importorskip("accelerate", reason="needs irc-cli[train]")
-    options = (*SMALL, "--rewards", "online", "--set", "calibrate.open-p=0.04")
+    options = (*SMALL, "--reward-mode", "online", "--set", "calibrate.open-p=0.04")
     assert run("loop", "--iterations", "2", "-o", "out", "--quiet", *options).code == 0
     last = orjson.loads(Path("out/loop.jsonl").read_bytes().splitlines()[-1])
     assert {event["event"] for event in last["gates"]} <= {"opened", "closed", "turned"}
@@ -172,6 +173,47 @@ def test_a_setting_names_its_stage(run: Cli) -> None:
     assert result.code == 2
     assert result.err.startswith("error: --set train.lr:")
     assert not Path("out").exists()
+
+
+def planned_command(run: Cli, monkeypatch: pytest.MonkeyPatch, *args: str) -> str:
+    """The command line of the first step of a loop that plays nothing."""
+    from irc_cli import loop
+
+    commands: list[str] = []
+
+    def stop(args: list[str], step: stage.LoopStep) -> bytes:
+        commands.append(step.command)
+        raise InputError("here", "stopped", "done")
+
+    monkeypatch.setattr(loop, "_call", stop)
+    assert run("loop", "-o", "out", *args).err == "error: here: stopped; done\n"
+    return commands[0]
+
+
+def test_a_set_adds_to_that_of_the_config(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("accelerate", reason="needs irc-cli[train]")
+    both = ["rollout.max-turns=8", "rollout.concurrency=3", "rollout.temperature=0.5"]
+    Path("c.yaml").write_text(f"eval-every: 0\nset: [{', '.join(both)}]\n")
+    plain = planned_command(run, monkeypatch, "--config", "c.yaml")
+    assert plain.endswith("--max-turns 8 --concurrency 3 --temperature 0.5")
+    shutil.rmtree("out")
+    more = ("--set", "rollout.max-turns=9", "--set", "rollout.top-p=0.9")
+    added = planned_command(run, monkeypatch, *more, "--config", "c.yaml")
+    assert added.endswith("--max-turns 9 --concurrency 3 --temperature 0.5 --top-p 0.9")
+    shutil.rmtree("out")
+    Path("c.yaml").write_text("eval-every: 0\nset: rollout.max-turns=8\n")
+    alone = planned_command(run, monkeypatch, "--config", "c.yaml", *more[2:])
+    assert alone.endswith("--max-turns 8 --top-p 0.9")
+
+
+@pytest.mark.parametrize(("old", "new"), [("tasks", "sample-tasks"), ("rewards", "reward-mode")])
+def test_an_old_name_is_refused_with_the_new_one(run: Cli, old: str, new: str) -> None:
+    result = run("loop", "-o", "out", f"--{old}", "naive")
+    assert result == (2, b"", f"error: --{old}: was renamed; use --{new}\n")
+    Path("c.yaml").write_text(f"iterations: 2\n{old}: 4\n")
+    result = run("loop", "-o", "out", "--config", "c.yaml")
+    assert result == (2, b"", f"error: c.yaml:2:1: '{old}' was renamed; use '{new}'\n")
+    assert f"--{old} " not in run("loop", "--help").out.decode()
 
 
 class Pretend:

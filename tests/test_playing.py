@@ -9,7 +9,6 @@ import orjson
 import pytest
 
 from irc_cli import evaluate, rollout
-from irc_cli.playing import OWN
 from tests.builders import SHARED, needs_shared
 from tests.conftest import Cli
 
@@ -46,7 +45,7 @@ def test_playing_is_rollout_and_eval_in_one(run: Cli, rollouts: Path) -> None:
 
 
 def test_played_episodes_can_be_kept_and_resumed(run: Cli, rollouts: Path) -> None:
-    kept = ("--rollouts", "kept.jsonl")
+    kept = ("--keep-rollouts", "kept.jsonl")
     assert run("eval", *PLAY, *kept, "--quiet").code == 0
     assert Path("kept.jsonl").read_bytes() == rollouts.read_bytes()
     line = "error: kept.jsonl: exists already; pass --force to replace it\n"
@@ -58,11 +57,15 @@ def test_played_episodes_can_be_kept_and_resumed(run: Cli, rollouts: Path) -> No
 
 
 def test_every_option_of_rollout_is_one_of_eval() -> None:
-    """Or is one that eval declares itself, or a plan, which eval has none of."""
+    """Or is a plan, which eval has none of."""
     of_rollout = set(signature(rollout.command).parameters)
     of_eval = set(signature(evaluate.command).parameters)
     assert of_rollout - of_eval == {"dry_run"}
-    assert of_rollout >= OWN
+
+
+def test_the_old_name_of_kept_episodes_is_refused(run: Cli) -> None:
+    line = "error: --rollouts: was renamed; use --keep-rollouts\n"
+    assert run("eval", *PLAY, "--rollouts", "kept.jsonl") == (2, b"", line)
 
 
 def test_rollouts_tell_families_and_pressure(run: Cli, rollouts: Path) -> None:
@@ -136,12 +139,12 @@ def test_tau2_airline_traces_have_published_figures(run: Cli) -> None:
             "--base-url: does nothing for traces; give --env and --policy to play",
         ),
         (
-            "r.jsonl --rollouts s.jsonl",
-            "--rollouts: does nothing for traces; give --env and --policy to play",
+            "r.jsonl --keep-rollouts s.jsonl",
+            "--keep-rollouts: does nothing for traces; give --env and --policy to play",
         ),
         (
             "--policy expert --env airline-mini --resume",
-            "--resume: there is nothing to go on with; give '--rollouts FILE'",
+            "--resume: there is nothing to go on with; give '--keep-rollouts FILE'",
         ),
         (
             "--policy expert --env airline-mini --trained-on cancle",

@@ -128,7 +128,12 @@ def test_a_spent_budget_runs_nothing(cli: FakeCli, tmp_path: Path) -> None:
 
 def test_an_arm_is_told_to_the_loop_as_options(tmp_path: Path) -> None:
     line = " ".join(runs.loop_command(ARMS, TrainingRun("naive MT-GRPO, RMS 1", HIGH, 2), tmp_path))
-    for part in ("--rewards naive", "--seed 2", f"train.lr={HIGH}", 'train.advantage-scale="rms"'):
+    for part in (
+        "--reward-mode naive",
+        "--seed 2",
+        f"train.lr={HIGH}",
+        'train.advantage-scale="rms"',
+    ):
         assert part in line
     aligned = runs.loop_command(ARMS, TrainingRun("naive MT-GRPO, aligned", MIDDLE, 0), tmp_path)
     assert f'score.tiers="{tmp_path / runs.ALIGNED}"' in aligned

@@ -513,7 +513,7 @@ BROKEN: dict[str, tuple[Callable[[Played], Any], str, str]] = {
     "dual clip": (
         lambda files: None,
         "--dual-clip 1",
-        "--dual-clip: 1 is out of range; use a number of at least 1",
+        "--dual-clip: 1 is out of range; use a number above 1",
     ),
     "cap": (
         lambda files: None,

@@ -71,7 +71,7 @@ def loop_command(study: Study, run: TrainingRun, out: Path) -> list[str]:
     stages = {name: dict(options) for name, options in study["set"].items()}
     stages["train"] |= {"lr": run.lr, "advantage": arm["advantage"]} | arm.get("train", {})
     stages["score"] = {"tiers": str(out / ALIGNED)} if arm.get("aligned") else arm.get("score", {})
-    options = study["loop"] | {"rewards": arm["rewards"], "seed": run.seed}
+    options = study["loop"] | {"reward-mode": arm["rewards"], "seed": run.seed}
     args = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     for stage, given in stages.items():
         for name, value in given.items():

@@ -13,16 +13,8 @@ import typer
 
 from irc_cli import console, options
 from irc_cli.exports import writing
-from irc_cli.notes import Strict, check_notes
-from irc_cli.traces import (
-    DomainOption,
-    GoldOption,
-    MapOption,
-    Paths,
-    ScoreOption,
-    SkipBad,
-    TraceReader,
-)
+from irc_cli.notes import check_notes
+from irc_cli.traces import Paths, TraceOptions
 from stages.errors import InputError, few
 from stages.exports.atif import check_credits, credits_of, result, trajectory, trial_names
 from stages.exports.messages import message_rows, settle
@@ -32,28 +24,38 @@ from stages.tables.files import reachable
 MADE = "irc_cli.meta.json"  # what made the folder
 
 
+@options.expanded()
 def command(
+    *,
     traces: Paths,
     out: Annotated[
         str | None,
-        typer.Option("--out", "-o", metavar="FOLDER", help="A folder for the job, one per trial."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder for the job, with one per trial.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
     turns: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Their turns, of irc-cli score.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Turns of the traces, from irc-cli score.",
+            rich_help_panel=options.INPUT,
+        ),
     ] = None,
     advantages: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Their advantages, of irc-cli calibrate."),
+        typer.Option(
+            metavar="FILE",
+            help="Advantages of the turns, from irc-cli calibrate.",
+            rich_help_panel=options.INPUT,
+        ),
     ] = None,
-    domain: DomainOption = None,
-    fields: MapOption = None,
-    gold: GoldOption = None,
-    score: ScoreOption = None,
-    skip_bad: SkipBad = False,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
+    source: TraceOptions,
+    printing: options.Writing,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
@@ -62,14 +64,14 @@ def command(
     Example: irc-cli export atif traces.json --turns turns.parquet -o job
     """
     if out:
-        _check_folder(Path(out), force=force)
+        _check_folder(Path(out), force=printing.force)
     if advantages and not turns:
         raise InputError("--advantages", "has no tiers", "pass --turns FILE too")
     scored = read_table(TURNS, turns) if turns else None
     weighed = read_table(ADVANTAGES, advantages) if advantages else None
     credits = {} if scored is None else credits_of(scored, weighed)
-    reader = TraceReader(traces, domain, skip_bad, quiet, fields=fields, gold=gold, score=score)
-    reader.check_sidecar(out, force=force)
+    reader = source.reader(traces, quiet=printing.quiet)
+    reader.check_sidecar(out, force=printing.force)
     episodes = [episode for episode, _ in reader]
     if not episodes:
         raise InputError(few(traces), "no episode", "give traces with episodes")
@@ -82,17 +84,19 @@ def command(
         (row, trajectory(row, episode.turns, credits, reader.notes))
         for row, episode in zip(rows, episodes, strict=True)
     ]
-    check_notes(reader.notes, strict=strict)
-    settings = {"domain": domain, "map": fields, "gold": gold, "score": score}
-    inputs = reader.digests | writing.digests([gold, turns, advantages])
+    check_notes(reader.notes, strict=printing.strict)
+    settings = {"domain": source.domain, **source.settings}
+    inputs = reader.digests | writing.digests([source.gold, turns, advantages])
     made_by = console.made_by("export atif", settings, seed, inputs)
     if out:
-        _write(trials, Path(out), made_by, force=force)
-    reader.write_bad(out, force=force)
+        _write(trials, Path(out), made_by, force=printing.force)
+    reader.write_bad(out, force=printing.force)
     steps = sum(len(document["steps"]) for _, document in trials)
     document = {"trials": len(trials), "steps": steps, "turns_with_tier": len(credits)}
     line = f"{len(trials):,} trials, {steps:,} steps"
-    writing.report(document, reader.notes, line, out, as_json=as_json, quiet=quiet)
+    writing.report(
+        document, reader.notes, line, out, as_json=printing.as_json, quiet=printing.quiet
+    )
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from dataclasses import asdict
-from typing import Annotated, cast, get_args
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
-import typer
-
-from irc_cli import console, estimator, options
+from irc_cli import console, options
 from irc_cli.exports import writing
-from irc_cli.notes import Strict, check_notes
+from irc_cli.notes import check_notes
+from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.exports.preferences import Prefix, preferences
+from stages.settings import Setting
 from stages.tables.artifacts import TURNS, read_table
 from stages.training.inputs import other_turns, played_advantages, read_rollouts, read_values
 
-_PREFIXES = get_args(Prefix)
+PAIRS = "Pairs"  # panel of the help
 _SAME = {"exact": "messages", "calls": "calls and results"}
 
 
-def command(
-    rollouts: writing.Rollouts,
-    turns: writing.Turns,
-    calibration: writing.Calibration = None,
-    out: options.Out = None,
+@dataclass(frozen=True)
+class Pairs:
+    """Which turns are held against each other."""
+
     prefix: Annotated[
-        str,
-        typer.Option(
-            metavar="|".join(_PREFIXES),
-            help="What is the same before both turns: all messages, or calls and their results.",
+        Prefix,
+        Setting(
+            "What is the same before both turns: all messages, or calls and their results.",
+            PAIRS,
         ),
-    ] = "exact",
-    min_gap: Annotated[float, typer.Option(help="Least difference of the two advantages.")] = 0.0,
-    advantage: estimator.Advantage = estimator.DEFAULT.estimator,
-    gamma: estimator.Gamma = estimator.DEFAULT.gamma,
-    outcome_weight: estimator.OutcomeWeight = estimator.DEFAULT.outcome_weight,
-    normalise: estimator.Against = estimator.DEFAULT.normalise,
-    last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
+    ] = "exact"
+    min_gap: Annotated[float, Setting("Least difference of the two advantages.", PAIRS, low=0)] = (
+        0.0
+    )
+
+
+@options.expanded()
+def command(
+    *,
+    rollouts: writing.Rollouts,
+    scored_files: writing.ScoredFiles,
+    out: options.Out = None,
+    pairs: Pairs,
+    advantage: AdvantageConfig,
+    printing: options.Writing,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
@@ -50,15 +52,14 @@ def command(
 
     Example: irc-cli export preferences rollouts.jsonl --turns turns.parquet -o pairs.jsonl
     """
-    writing.check_lines(out, as_json=as_json, force=force)
-    same = cast(Prefix, options.one_of("prefix", prefix, _PREFIXES))
-    gap = options.within("min-gap", min_gap, 0, sys.float_info.max)
-    chosen = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
+    writing.check_lines(out, as_json=printing.as_json, force=printing.force)
+    same, gap = pairs.prefix, pairs.min_gap
+    turns, calibration = scored_files.turns, scored_files.calibration
     notes = Counter[str]()
     played = read_rollouts(rollouts, notes)
     values = read_values(calibration, turns)
     scored = read_table(TURNS, turns)
-    table = played_advantages(played, scored, values, chosen, turns)
+    table = played_advantages(played, scored, values, advantage, turns)
     notes += other_turns(played, scored)
     rows = list(preferences(played.episodes, table, played.tools, same, gap, played.prompt))
     if not rows:
@@ -66,14 +67,14 @@ def command(
         todo = "play more episodes of a task" + (" or pass --prefix calls" * (same == "exact"))
         raise InputError(rollouts, what, todo)
     settings = {"prefix": same, "min_gap": gap, "calibration": calibration}
-    check_notes(notes, strict=strict)
+    check_notes(notes, strict=printing.strict)
     made_by = console.made_by(
         "export preferences",
-        settings | {"advantage": asdict(chosen)},
+        settings | {"advantage": asdict(advantage)},
         seed,
         writing.digests([rollouts, turns, calibration]),
     )
-    writing.write_lines(rows, out, made_by, force=force)
+    writing.write_lines(rows, out, made_by, force=printing.force)
     document = {"rows": len(rows), "episodes": len(played.episodes)}
     line = f"{len(rows):,} pairs of turns, from {len(played.episodes):,} episodes"
-    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=printing.as_json, quiet=printing.quiet)

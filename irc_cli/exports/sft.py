@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Annotated
-
-import typer
 
 from irc_cli import console, options
 from irc_cli.exports import writing
-from irc_cli.notes import Strict, check_notes
-from irc_cli.traces import GoldOption, MapOption, ScoreOption
+from irc_cli.notes import check_notes
+from irc_cli.traces import RecordOptions
 from stages.errors import InputError, few
 from stages.exports.conversations import conversations
 from stages.exports.sft import sft
+from stages.settings import Setting
 from stages.traces.given import named
 from stages.traces.notes import NO_OUTCOME, left_out
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Which conversations are written."""
+
+    min_outcome: Annotated[
+        float, Setting("Least outcome of a conversation.", options.OUTPUT, low=0, high=1)
+    ] = 1.0
+
+
+@options.expanded()
 def command(
+    *,
     files: writing.Conversations,
+    source: RecordOptions,
     out: options.Out = None,
-    min_outcome: Annotated[float, typer.Option(help="Least outcome of a conversation.")] = 1.0,
-    fields: MapOption = None,
-    gold: GoldOption = None,
-    score: ScoreOption = None,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
+    chosen: Chosen,
+    printing: options.Writing,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
@@ -36,11 +42,11 @@ def command(
 
     Example: irc-cli export sft rollouts.jsonl -o sft.jsonl
     """
-    writing.check_lines(out, as_json=as_json, force=force)
-    least = options.within("min-outcome", min_outcome, 0, 1)
+    writing.check_lines(out, as_json=printing.as_json, force=printing.force)
+    least = chosen.min_outcome
     options.refuse_twice(files)
     notes = Counter[str]()
-    talks = list(conversations(files, notes, named(fields, gold, score)))
+    talks = list(conversations(files, notes, named(**source.named)))
     notes += left_out({NO_OUTCOME: sum(talk.outcome is None for talk in talks)})
     rows = list(sft(talks, least))
     if not rows:
@@ -49,10 +55,14 @@ def command(
         if all(talk.outcome is None for talk in talks):
             todo = "name the field of the outcome by --map outcome=PATH"
         raise InputError(few(files), what, todo)
-    check_notes(notes, strict=strict)
-    settings = {"min_outcome": least, "map": fields, "gold": gold, "score": score}
-    made_by = console.made_by("export sft", settings, seed, writing.digests([*files, gold]))
-    writing.write_lines(rows, out, made_by, force=force)
+    check_notes(notes, strict=printing.strict)
+    made_by = console.made_by(
+        "export sft",
+        {"min_outcome": least} | source.settings,
+        seed,
+        writing.digests([*files, source.gold]),
+    )
+    writing.write_lines(rows, out, made_by, force=printing.force)
     document = {"rows": len(rows), "conversations": len(talks)}
     line = f"{len(rows):,} of {len(talks):,} conversations have an outcome of {least:g} or more"
-    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=printing.as_json, quiet=printing.quiet)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 
-from irc_cli import console, estimator, options
+from irc_cli import console, options
 from irc_cli.exports import writing
-from irc_cli.notes import Strict, check_notes
+from irc_cli.notes import check_notes
+from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.exports.tokens import token_advantages
 from stages.tables.artifacts import SEQUENCES, TURNS, read_table, write_table
@@ -16,20 +17,14 @@ from stages.training.examples import reinforced
 from stages.training.inputs import other_turns, played_advantages, read_rollouts, read_values
 
 
+@options.expanded()
 def command(
+    *,
     rollouts: writing.Rollouts,
-    turns: writing.Turns,
-    calibration: writing.Calibration = None,
+    scored_files: writing.ScoredFiles,
     out: options.Out = None,
-    advantage: estimator.Advantage = estimator.DEFAULT.estimator,
-    gamma: estimator.Gamma = estimator.DEFAULT.gamma,
-    outcome_weight: estimator.OutcomeWeight = estimator.DEFAULT.outcome_weight,
-    normalise: estimator.Against = estimator.DEFAULT.normalise,
-    last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
+    advantage: AdvantageConfig,
+    printing: options.Writing,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
@@ -37,8 +32,8 @@ def command(
 
     Example: irc-cli export tokens rollouts.jsonl --turns turns.parquet -o tokens.parquet
     """
-    options.check_outputs([out], as_json=as_json, force=force)
-    chosen = estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward)
+    options.check_outputs([out], as_json=printing.as_json, force=printing.force)
+    turns, calibration = scored_files.turns, scored_files.calibration
     notes = Counter[str]()
     played = read_rollouts(rollouts, notes)
     if missing := sum(not row["tokens_recorded"] for row in played.episodes):
@@ -46,20 +41,20 @@ def command(
         raise InputError(rollouts, what, "play them with an engine that tells what it sampled")
     values = read_values(calibration, turns)
     scored = read_table(TURNS, turns)
-    table = played_advantages(played, scored, values, chosen, turns)
+    table = played_advantages(played, scored, values, advantage, turns)
     notes += other_turns(played, scored)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, None, rollouts)
     groups = {row["episode_id"]: row["group_id"] for row in played.episodes}
     frame = token_advantages(lesson.examples, groups)
-    check_notes(notes, strict=strict)
+    check_notes(notes, strict=printing.strict)
     made_by = console.made_by(
         "export tokens",
-        {"calibration": calibration, "advantage": asdict(chosen)},
+        {"calibration": calibration, "advantage": asdict(advantage)},
         seed,
         writing.digests([rollouts, turns, calibration, RunFiles(rollouts).sidecars[0]]),
     )
     if out:
-        write_table(SEQUENCES, frame, out, made_by, force=force)
+        write_table(SEQUENCES, frame, out, made_by, force=printing.force)
     written = sum(len(example.at) for example in lesson.examples)
     document = {"rows": frame.height, "tokens": written, "dropped_groups": lesson.dropped_groups}
     line = f"{frame.height:,} sequences, {written:,} tokens with an advantage"
@@ -67,4 +62,4 @@ def command(
         line += f"; {lesson.dropped_groups:,} groups without any left out"
     if truncated := sum(example.top_p < 1 for example in lesson.examples):
         notes["sequences sampled with top_p below 1: logprobs within the nucleus"] = truncated
-    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=printing.as_json, quiet=printing.quiet)

@@ -6,8 +6,8 @@ from collections import Counter
 
 from irc_cli import console, options
 from irc_cli.exports import writing
-from irc_cli.notes import Strict, check_notes
-from irc_cli.traces import GoldOption, MapOption, ScoreOption
+from irc_cli.notes import check_notes
+from irc_cli.traces import RecordOptions
 from stages.errors import InputError, few
 from stages.exports.conversations import conversations, opening
 from stages.exports.trl import trl
@@ -15,16 +15,13 @@ from stages.traces.given import named
 from stages.traces.notes import GIVE_GOLD, left_out
 
 
+@options.expanded()
 def command(
+    *,
     files: writing.Conversations,
+    source: RecordOptions,
     out: options.Out = None,
-    fields: MapOption = None,
-    gold: GoldOption = None,
-    score: ScoreOption = None,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    strict: Strict = False,
-    force: options.Force = False,
+    printing: options.Writing,
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
@@ -32,10 +29,10 @@ def command(
 
     Example: irc-cli export trl rollouts.jsonl -o trl.jsonl
     """
-    writing.check_lines(out, as_json=as_json, force=force)
+    writing.check_lines(out, as_json=printing.as_json, force=printing.force)
     options.refuse_twice(files)
     notes = Counter[str]()
-    talks = list(conversations(files, notes, named(fields, gold, score)))
+    talks = list(conversations(files, notes, named(**source.named)))
     silent = sum(opening(talk.messages) == len(talk.messages) for talk in talks)
     notes += left_out({"no answer of the assistant": silent})
     rows = trl(talks)
@@ -44,11 +41,12 @@ def command(
         raise InputError(few(files), what, "give other files")
     if all(row["gold_actions"] is None for row in rows):
         raise InputError(few(files), "no gold actions anywhere", GIVE_GOLD)
-    check_notes(notes, strict=strict)
-    settings = {"map": fields, "gold": gold, "score": score}
-    made_by = console.made_by("export trl", settings, seed, writing.digests([*files, gold]))
-    writing.write_lines(rows, out, made_by, force=force)
+    check_notes(notes, strict=printing.strict)
+    made_by = console.made_by(
+        "export trl", source.settings, seed, writing.digests([*files, source.gold])
+    )
+    writing.write_lines(rows, out, made_by, force=printing.force)
     tasks = len({(row["domain"], row["task_id"], repr(row["gold_actions"])) for row in rows})
     document = {"rows": len(rows), "conversations": len(talks), "tasks": tasks}
     line = f"{len(rows):,} openings of {tasks:,} tasks, from {len(talks):,} conversations"
-    writing.report(document, notes, line, out, as_json=as_json, quiet=quiet)
+    writing.report(document, notes, line, out, as_json=printing.as_json, quiet=printing.quiet)

@@ -2,58 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
 import typer
 
-from irc_cli import console, estimator, options
+from irc_cli import console, options
 from irc_cli.exports import writing
 from irc_cli.scorer import load_calibration, score
 from stages.envs.env import Env
-from stages.envs.registry import ENVS, open_env
+from stages.envs.registry import open_env
 from stages.errors import InputError
 from stages.exports.verl import DATASET, NAME, VerlConfig, agent_loops, dataset, trainer_config
+from stages.settings import Setting
 from stages.tables.artifacts import write_table
 from stages.tables.files import refuse_existing, whole_file
 from stages.tiers.file import SHIPPED
 
 DATA = {"train": "train.parquet", "val": "val.parquet"}
 AGENT, CONFIG = "agent.yaml", f"{NAME}.yaml"
-_D = VerlConfig
+TASKS = "Tasks"  # panel of the help
 
 
-def command(
-    env: Annotated[str, typer.Option(metavar="|".join(ENVS), help="The environment.")],
-    model: Annotated[str, typer.Option(metavar="DIR|NAME", help="The policy to start from.")],
-    out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")],
-    calibration: writing.Calibration = _D.calibration,
-    tiers: Annotated[
-        str,
-        typer.Option(metavar="NAME|FILE.yaml", help=f"Tiers: {', '.join(SHIPPED)} or a file."),
-    ] = _D.tiers,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Tasks to train on.")] = "train",
-    val_split: Annotated[str, typer.Option(metavar="NAME", help="Held-out tasks.")] = "dev",
+@dataclass(frozen=True)
+class Splits:
+    """The tasks that are written."""
+
+    split: Annotated[str, Setting("Split to train on.", TASKS, metavar="NAME")] = "train"
+    val_split: Annotated[str, Setting("Split that is held out.", TASKS, metavar="NAME")] = "dev"
     max_tasks: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Only the first N tasks of each split.")
-    ] = None,
-    advantage: estimator.Advantage = estimator.DEFAULT.estimator,
-    gamma: estimator.Gamma = estimator.DEFAULT.gamma,
-    outcome_weight: estimator.OutcomeWeight = estimator.DEFAULT.outcome_weight,
-    normalise: estimator.Against = estimator.DEFAULT.normalise,
-    last_turn_reward: estimator.LastTurnReward = estimator.DEFAULT.last_turn_reward,
-    group_size: Annotated[
-        int, typer.Option(metavar="G", min=1, help="Episodes per task.")
-    ] = _D.group_size,
-    batch_size: Annotated[int, typer.Option(min=1, help="Tasks of a step.")] = _D.batch_size,
-    max_turns: Annotated[
-        int, typer.Option(min=1, help="Assistant messages of an episode.")
-    ] = _D.max_turns,
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens of one assistant message.")
-    ] = _D.max_tokens,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs of the machine.")] = _D.gpus,
+        int | None, Setting("Write only the first N tasks of each split.", TASKS, low=1)
+    ] = None
+
+
+@options.expanded(renamed={"batch-size": "tasks-per-step"})
+def command(
+    *,
+    ours: VerlConfig,
+    splits: Splits,
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder to write to.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ],
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     force: options.Force = False,
@@ -68,31 +66,10 @@ def command(
     folder = Path(out).absolute()
     files = {name: str(folder / name) for name in (DATA["train"], DATA["val"], AGENT, CONFIG)}
     _check_folder(folder, list(files.values()), force=force)
-    values = None if calibration is None else load_calibration(calibration)
-    options.name_or_file("tiers", tiers, SHIPPED)
-    score([], calibration=values, tiers=tiers)  # what the reward function refuses, now
-    ours = VerlConfig(
-        model=str(Path(model).absolute()) if Path(model).exists() else model,
-        env=env,
-        calibration=calibration,
-        tiers=tiers if tiers in SHIPPED else str(Path(tiers).absolute()),
-        advantage=estimator.chosen(advantage, gamma, outcome_weight, normalise, last_turn_reward),
-        group_size=group_size,
-        batch_size=batch_size,
-        max_turns=max_turns,
-        max_tokens=max_tokens,
-        gpus=gpus,
-    )
-    environment = open_env(env)
-    tasks = {
-        name: _dataset(environment, which, max_tasks)
-        for name, which in (("train", split), ("val", val_split))
-    }
-    if tasks["train"].height < batch_size:
-        what = f"a step of {batch_size:,} tasks, but there are {tasks['train'].height:,}"
-        raise InputError("--batch-size", what, "give less")
-    inputs = [calibration, None if tiers in SHIPPED else tiers]
-    settings = {"env": env, "split": split, "val_split": val_split, "max_tasks": max_tasks}
+    inputs = [ours.calibration, None if ours.tiers in SHIPPED else ours.tiers]
+    ours = _checked(ours)
+    tasks = _tasks(ours, splits)
+    settings = {"env": ours.env, **asdict(splits)}
     made_by = console.made_by("export verl", settings, seed, writing.digests(inputs))
     folder.mkdir(exist_ok=True)
     for name, frame in tasks.items():
@@ -103,6 +80,35 @@ def command(
     rows = {name: frame.height for name, frame in tasks.items()}
     line = f"{rows['train']:,} tasks to train on, {rows['val']:,} held out; launch with:\n{launch}"
     writing.report(rows | {"launch": launch}, {}, line, out, as_json=as_json, quiet=quiet)
+
+
+def _checked(ours: VerlConfig) -> VerlConfig:
+    """Return the configuration with absolute paths.
+
+    Raises:
+        InputError: something that the reward function would refuse.
+    """
+    values = None if ours.calibration is None else load_calibration(ours.calibration)
+    options.name_or_file("tiers", ours.tiers, SHIPPED)
+    score([], calibration=values, tiers=ours.tiers)
+    return replace(
+        ours,
+        model=str(Path(ours.model).absolute()) if Path(ours.model).exists() else ours.model,
+        tiers=ours.tiers if ours.tiers in SHIPPED else str(Path(ours.tiers).absolute()),
+    )
+
+
+def _tasks(ours: VerlConfig, splits: Splits) -> dict[str, pl.DataFrame]:
+    """Return the dataset of each split (DATASET)."""
+    environment = open_env(ours.env)
+    tasks = {
+        name: _dataset(environment, which, splits.max_tasks)
+        for name, which in (("train", splits.split), ("val", splits.val_split))
+    }
+    if tasks["train"].height < ours.batch_size:
+        what = f"a step of {ours.batch_size:,} tasks, but there are {tasks['train'].height:,}"
+        raise InputError("--tasks-per-step", what, "give less")
+    return tasks
 
 
 def _check_folder(folder: Path, files: list[str], *, force: bool) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from irc_cli import console, options
 from irc_cli.notes import show_notes
+from stages.settings import Setting
 from stages.tables.artifacts import made_by_path, write_rows
 from stages.tables.files import digest, refuse_existing
 
@@ -17,13 +19,23 @@ Conversations = Annotated[
     typer.Argument(metavar="FILES...", help="rollouts.jsonl, or other JSON lines with 'messages'."),
 ]
 Rollouts = Annotated[str, typer.Argument(metavar="ROLLOUTS", help="Episodes that were played.")]
-Turns = Annotated[str, typer.Option(metavar="FILE", help="Their turns, of irc-cli score.")]
-Calibration = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE", help="What each tier is worth; else the rewards in the turns count."
-    ),
-]
+
+
+@dataclass(frozen=True)
+class ScoredFiles:
+    """What tells the worth of the turns of rollouts."""
+
+    turns: Annotated[
+        str, Setting("Turns of the rollouts, from irc-cli score.", options.INPUT, metavar="FILE")
+    ]
+    calibration: Annotated[
+        str | None,
+        Setting(
+            "Calibration that says what each tier is worth; default: the rewards in the turns.",
+            options.INPUT,
+            metavar="FILE",
+        ),
+    ] = None
 
 
 def check_lines(out: str | None, *, as_json: bool, force: bool) -> None:

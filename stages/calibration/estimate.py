@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.calibration.landmark import Landmark
 from stages.calibration.strata import TierStrata
-from stages.calibration.sums import TierSums
+from stages.calibration.sums import UNITS, TierSums
 from stages.core.correlation import (
     Bools,
     Floats,
@@ -24,12 +24,15 @@ from stages.core.correlation import (
 from stages.core.lengths import LengthSums, add_by
 from stages.core.payment import PAYS, Pay, Values
 from stages.core.resampling import Inference, correlation_inference, held_out_correlation
+from stages.settings import Setting
 
 CORRELATIONS = ("auto", "within", "pooled")
 ADJUSTMENTS = ("length", "none")
 STRATA = ("auto", "none")
 Payment: TypeAlias = Pay | Literal["auto"]
 PAYMENTS: tuple[Payment, ...] = ("auto", *PAYS)
+# Panels of the help.
+STATISTICS, PAYMENT, CHECK, POLICIES = "Statistics", "Payment", "Check", "Several policies"
 MOST_RESAMPLES = 50_000
 ACCIDENT = 0.01  # probability below which no accident keeps a tier in every success
 # By the normal law of the rule; in simulated runs such plans decide in 80 % (`make validate`).
@@ -41,20 +44,88 @@ SPLITS = 200  # of the tasks into halves, for what a value is worth elsewhere
 class CalibrateConfig:
     """How a tier's statistics become its value, and what counts as converged."""
 
-    measure: str = "presence"  # presence | count | share of the tier in an episode
-    correlation: str = "auto"  # within where two tasks or more have mixed outcomes, else pooled
-    adjust: str = "length"  # the excess over what length explains sets values; none: the raw r
-    delta: float = 0.05  # |r| up to which a tier is worth nothing
-    fdr: float = 0.05  # false discovery rate over the tiers; 1: no test
-    min_support: int = 20  # episodes with the tier, and, for presence, without it
-    effect: float = 0.2  # the smallest |r| that matters: neutral is what rules it out
-    alpha: float | None = None  # value = alpha * excess; None: the largest |value| is 1
-    resamples: int = 2000  # of the tasks, for intervals and p; more where q needs them
-    eta: float = 0.3  # converged: mean reward and outcome correlate by more than this
-    min_tasks: int = 2  # fewer tasks never pass a check
-    zero: tuple[str, ...] = ()  # tiers that are worth nothing, whatever they tell
-    pay: Payment = "auto"  # turn | once; auto: as often as the measure counts
-    strata: str = "auto"  # by policy and domain where these vary; none: all episodes together
+    measure: Annotated[
+        str,
+        Setting("How a tier is measured in an episode.", STATISTICS, choices=tuple(UNITS)),
+    ] = "presence"
+    correlation: Annotated[
+        str,
+        Setting(
+            "Correlation that sets the values; auto: within tasks, if two have both outcomes.",
+            STATISTICS,
+            choices=CORRELATIONS,
+        ),
+    ] = "auto"  # within where two tasks or more have mixed outcomes, else pooled
+    adjust: Annotated[
+        str,
+        Setting(
+            "Subtract what the length of episodes explains; none: nothing.",
+            STATISTICS,
+            choices=ADJUSTMENTS,
+        ),
+    ] = "length"  # the excess over what length explains sets values; none: the raw r
+    delta: Annotated[
+        float,
+        Setting(
+            "Absolute correlation up to which a tier is worth nothing.", STATISTICS, low=0, high=1
+        ),
+    ] = 0.05
+    fdr: Annotated[
+        float,
+        Setting(
+            "False discovery rate over the tiers; 1 switches the test off.",
+            STATISTICS,
+            low=0,
+            high=1,
+        ),
+    ] = 0.05
+    min_support: Annotated[
+        int,
+        Setting("Fewest episodes with a tier, and without it, for a value.", STATISTICS, low=0),
+    ] = 20  # without it only where presence is measured
+    effect: Annotated[
+        float, Setting("Smallest absolute correlation that matters.", STATISTICS, low=0, below=1)
+    ] = 0.2  # neutral is what rules it out
+    alpha: Annotated[
+        float | None,
+        Setting("Value of a correlation of 1; default: the largest value is 1.", PAYMENT, low=0),
+    ] = None  # value = alpha * excess
+    resamples: Annotated[
+        int, Setting("Fewest bootstrap resamples of the tasks.", STATISTICS, low=100)
+    ] = 2000  # for intervals and p; more where q needs them
+    eta: Annotated[
+        float,
+        Setting(
+            "Bar for the correlation of mean reward and outcome, for its whole interval.",
+            CHECK,
+            low=-1,
+            high=1,
+        ),
+    ] = 0.3
+    min_tasks: Annotated[int, Setting("Fewest tasks that pass --check.", CHECK)] = 2
+    zero: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Tier that is worth nothing in any case; may be repeated.", PAYMENT, metavar="TIER"
+        ),
+    ] = ()
+    pay: Annotated[
+        Payment,
+        Setting(
+            "Turns that earn a tier's value: every turn, or the first one of an episode; auto: "
+            "once if presence is measured.",
+            PAYMENT,
+            choices=PAYMENTS,
+        ),
+    ] = "auto"
+    strata: Annotated[
+        str,
+        Setting(
+            "Ask for values that hold over the policies or domains; none: pool all episodes.",
+            POLICIES,
+            choices=STRATA,
+        ),
+    ] = "auto"  # by policy and domain where these vary
 
     @property
     def payment(self) -> Pay:

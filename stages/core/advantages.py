@@ -16,10 +16,12 @@ arXiv 2604.02869; what they leave open is settled in docs/method.md, "Advantages
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from stages.settings import Setting, check_settings
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.integer]
@@ -28,27 +30,37 @@ Codes: TypeAlias = npt.NDArray[np.intp]
 Estimator: TypeAlias = Literal["grpo", "mt-grpo", "gtpo", "hybrid"]
 Normalise: TypeAlias = Literal["turn", "group", "batch"]
 
+PANEL = "Advantage"  # of the help
+
 
 @dataclass(frozen=True)
 class AdvantageConfig:
     """The estimator, and the choices that change its numbers."""
 
-    estimator: Estimator = "hybrid"
-    gamma: float = 0.9  # discount per turn of rewards and outcome; gtpo and hybrid only
-    outcome_weight: float = 0.3  # lambda of the hybrid
-    normalise: Normalise = "turn"  # against: the same turn index of the group, the group, the batch
-    last_turn_reward: bool = True  # False: r of an episode's last turn does not count, as in IRC
+    estimator: Annotated[
+        Estimator, Setting("Estimator of the advantages.", PANEL, option="advantage")
+    ] = "hybrid"
+    gamma: Annotated[
+        float,
+        Setting("Discount per turn of rewards and outcome (gtpo, hybrid).", PANEL, low=0, high=1),
+    ] = 0.9
+    outcome_weight: Annotated[
+        float, Setting("Weight of the outcome in the hybrid.", PANEL, low=0, option="lambda")
+    ] = 0.3
+    normalise: Annotated[
+        Normalise,
+        Setting(
+            "What a return is normalised over: the same turn of its group, its group, or all.",
+            PANEL,
+        ),
+    ] = "turn"
+    last_turn_reward: Annotated[
+        bool, Setting("Whether an episode's last turn carries its own reward.", PANEL)
+    ] = True  # False: r of an episode's last turn does not count, as in IRC
     eps: float = 1e-6  # added to each std
 
     def __post_init__(self) -> None:
-        if self.estimator not in get_args(Estimator):
-            raise ValueError(f"unknown estimator '{self.estimator}'")
-        if self.normalise not in get_args(Normalise):
-            raise ValueError(f"unknown normalise '{self.normalise}'")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma {self.gamma} is not in [0, 1]")
-        if not 0 <= self.outcome_weight < np.inf:
-            raise ValueError(f"outcome_weight {self.outcome_weight} is not finite and >= 0")
+        check_settings(self)
         if not 0 < self.eps < np.inf:
             raise ValueError(f"eps {self.eps} is not finite and > 0")
 

@@ -10,10 +10,14 @@ Source: docs/method.md, "Online".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from stages.core.correlation import Floats
+from stages.settings import Setting
+
+PANEL = "Online"  # of the help
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,12 @@ class GateConfig:
     enough for the same reason.
     """
 
-    open_p: float = 1e-3
-    close_p: float = 0.05
+    open_p: Annotated[
+        float, Setting("P-value below which a tier gets its value.", PANEL, low=0, high=1)
+    ] = 1e-3
+    close_p: Annotated[
+        float, Setting("P-value above which a tier loses its value, at least --open-p.", PANEL)
+    ] = 0.05
 
 
 def kept_weight(episodes: float, half_life: float) -> float:

@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from stages.envs.env import OUT_OF_SCOPE, STOP, TRANSFER, Task, UserError
 from stages.errors import InputError
 from stages.messages.message import Message
 from stages.policies.local_model import LocalModel
 from stages.serving.endpoint import Answer, Endpoint, EndpointError, plain_text
+from stages.settings import Setting
 
 ATTEMPTS = 3  # at a reply that is not the agent's to say
 TOOL_CALLS = 20  # of the user in one reply
@@ -56,6 +57,36 @@ AGENT_SPEAKS = {
     r" (cancel|process|updat|book|chang|refund|issu|upgrad)\w+ your\b"
     r"|\blet me (check|look up|pull up|verify) your\b",
 }
+
+
+USERS = ("scripted", "llm")
+USER = "User"  # panel of the help
+
+
+@dataclass(frozen=True)
+class UserOptions:
+    """Who the user is, and what it may spend."""
+
+    user: Annotated[str, Setting("User that the policy talks to.", USER, choices=USERS)] = (
+        "scripted"
+    )
+    user_model: Annotated[str | None, Setting("Model of --user llm.", USER, metavar="NAME|DIR")] = (
+        None
+    )
+    user_base_url: Annotated[
+        str | None, Setting("OpenAI-compatible server of --user llm.", USER, metavar="URL")
+    ] = None
+    user_tokens: Annotated[
+        int | None, Setting("Most tokens that --user llm may use in the run.", USER, low=1)
+    ] = None
+    user_cost: Annotated[
+        float | None,
+        Setting("Most that --user llm may cost in the run.", USER, low=0, metavar="USD"),
+    ] = None
+    user_price: Annotated[
+        str | None,
+        Setting("Price of --user llm, in USD per million tokens.", USER, metavar="IN/OUT"),
+    ] = None
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 import polars as pl
@@ -16,8 +16,12 @@ import polars as pl
 from stages.core.advantages import AdvantageConfig
 from stages.core.seeds import derived_seed
 from stages.envs.env import Env, Task
+from stages.envs.registry import ENVS
+from stages.settings import Setting
 from stages.tables.artifacts import Table
+from stages.tiers.file import SHIPPED
 
+INPUT, TRAINING = "Input", "Training"  # panels of the help
 NAME = "irc"  # of our estimator and our agent loop
 
 DATASET = Table(
@@ -47,16 +51,28 @@ DATASET = Table(
 class VerlConfig:
     """What of verl's configuration is ours to say; the rest can be set when it is launched."""
 
-    model: str
-    env: str
-    calibration: str | None = None  # None: turns are worth what the tiers say
-    tiers: str = "extended"
+    model: Annotated[str, Setting("Policy to start from.", INPUT, metavar="DIR|NAME")]
+    env: Annotated[str, Setting("Environment to train on.", INPUT, metavar="|".join(ENVS))]
+    calibration: Annotated[
+        str | None,
+        Setting(
+            "Calibration that says what each tier is worth; default: the rewards of --tiers.",
+            INPUT,
+            metavar="FILE",
+        ),
+    ] = None
+    tiers: Annotated[
+        str,
+        Setting(f"Tiers: {', '.join(SHIPPED)} or a file.", INPUT, metavar="NAME|FILE.yaml"),
+    ] = "extended"
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
-    group_size: int = 8  # episodes of a task
-    batch_size: int = 32  # tasks of a step
-    max_turns: int = 30  # assistant messages of an episode
-    max_tokens: int = 512  # of an assistant message
-    gpus: int = 8
+    group_size: Annotated[int, Setting("Episodes per task.", TRAINING, low=1, metavar="G")] = 8
+    batch_size: Annotated[
+        int, Setting("Tasks per optimizer step.", TRAINING, low=1, option="tasks-per-step")
+    ] = 32
+    max_turns: Annotated[int, Setting("Messages of the policy per episode.", TRAINING, low=1)] = 30
+    max_tokens: Annotated[int, Setting("Tokens per message of the policy.", TRAINING, low=1)] = 512
+    gpus: Annotated[int, Setting("GPUs of the machine.", TRAINING, low=1)] = 8
 
 
 def dataset(environment: Env, split: str, tasks: Iterable[Task]) -> pl.DataFrame:

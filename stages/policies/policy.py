@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from stages.messages.message import Message, Told
+from stages.settings import Setting
+
+SAMPLING = "Sampling"  # panel of the help
 
 
 class PolicyError(Exception):
@@ -25,9 +29,13 @@ class ContextOverflowError(Exception):
 class Sampling:
     """How a policy samples."""
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_tokens: int = 512  # of one assistant message
+    temperature: Annotated[
+        float, Setting("Sampling temperature.", SAMPLING, low=0, high=math.inf, metavar="T")
+    ] = 1.0
+    top_p: Annotated[
+        float, Setting("Nucleus: share of probability to sample from.", SAMPLING, low=0.001, high=1)
+    ] = 1.0
+    max_tokens: Annotated[int, Setting("Tokens per message of the policy.", SAMPLING, low=1)] = 512
 
 
 @dataclass(frozen=True)

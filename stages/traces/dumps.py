@@ -78,7 +78,11 @@ def _cutter(tokenizer: str) -> Cutter:
 
 def _clean(record: Record, messages: list[Any], prompt: Any, notes: Notes) -> Record:
     """What both have: tasks are told by their prompts, groups by the step besides."""
-    told = prompt.encode(errors="replace") if isinstance(prompt, str) else orjson.dumps(prompt, default=str)
+    told = (
+        prompt.encode(errors="replace")
+        if isinstance(prompt, str)
+        else orjson.dumps(prompt, default=str)
+    )
     task = sha256(told).hexdigest()[:12]
     notes["no task id: tasks are told by their prompts"] += 1
     step = record.get("step")

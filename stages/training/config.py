@@ -2,56 +2,144 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
+
+from stages.settings import Setting, check_settings
 
 Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
 Scale: TypeAlias = Literal["none", "rms"]
 Old: TypeAlias = Literal["trainer", "engine"]
 Aggregation: TypeAlias = Literal["token-mean", "sequence-mean", "constant"]
 
+# Panels of the help.
+ADVANTAGE, OPTIMISATION, LOSS = "Advantage", "Optimisation", "Loss"
+MEMORY, CHECKPOINTS = "Memory", "Checkpoints"
+
 
 @dataclass(frozen=True)
 class LossConfig:
     """The choices that change the loss."""
 
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    dual_clip: float | None = None  # > 1; None: without
-    kl: float = 0.0  # weight of k3
-    entropy: float = 0.0  # weight of the entropy bonus
-    tis_cap: float | None = 2.0  # None: no importance weights between engine and trainer
-    aggregation: Aggregation = "token-mean"
-    constant_length: int = 1024  # tokens that `constant` divides every episode by
+    clip_low: Annotated[
+        float,
+        Setting("Clip ratios below 1 minus this: they learn no more.", LOSS, low=0, high=1),
+    ] = 0.2
+    clip_high: Annotated[
+        float, Setting("Clip ratios above 1 plus this: they learn no more.", LOSS, low=0)
+    ] = 0.28
+    dual_clip: Annotated[
+        float | None,
+        Setting("Bound on ratios of negative advantages, above 1.", LOSS, above=1, high=math.inf),
+    ] = None  # None: without
+    kl: Annotated[
+        float, Setting("Weight of the KL divergence (k3) from the reference.", LOSS, low=0)
+    ] = 0.0
+    entropy: Annotated[float, Setting("Weight of the entropy bonus.", LOSS, low=0)] = 0.0
+    tis_cap: Annotated[
+        float | None,
+        Setting(
+            "Cap of the importance weights between engine and trainer; 0: no weights.",
+            LOSS,
+            low=0,
+            high=math.inf,
+            none=0,
+        ),
+    ] = 2.0  # None: no importance weights between engine and trainer
+    aggregation: Annotated[
+        Aggregation,
+        Setting(
+            "What counts the same in the loss: each token, each episode, or each token over "
+            "--constant-length.",
+            LOSS,
+        ),
+    ] = "token-mean"
+    constant_length: Annotated[
+        int, Setting("Tokens that --aggregation constant divides an episode by.", LOSS, low=1)
+    ] = 1024
 
     def __post_init__(self) -> None:
-        if self.aggregation not in get_args(Aggregation):
-            raise ValueError(f"unknown aggregation '{self.aggregation}'")
-        if self.dual_clip is not None and self.dual_clip <= 1:
-            raise ValueError(f"dual_clip {self.dual_clip} is not above 1")
+        check_settings(self)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How a policy is trained. Equal settings make equal weights, on one CPU bit for bit."""
 
-    lr: float = 1e-6
-    schedule: Schedule = "constant"
-    warmup: int = 0  # steps in which the learning rate rises
-    weight_decay: float = 0.01
-    beta2: float = 0.999  # of AdamW: how long it remembers the size of gradients
-    max_grad_norm: float = 1.0
-    epochs: int = 1
-    batch_size: int = 32  # episodes of an optimizer step
-    pack_tokens: int = 16_384  # of a pass; a longer episode has one for itself
-    advantage_scale: Scale = "none"  # rms: each step's advantages get a root mean square of 1
-    old_logprobs: Old = "trainer"  # engine: what was sampled with, instead of one more pass
-    spike: float = 100.0  # a gradient norm so many times the usual ends the run
-    seed: int = 0
+    lr: Annotated[float, Setting("Learning rate of AdamW.", OPTIMISATION, low=0)] = 1e-6
+    schedule: Annotated[Schedule, Setting("Course of the learning rate.", OPTIMISATION)] = (
+        "constant"
+    )
+    warmup: Annotated[
+        int, Setting("Steps in which the learning rate rises.", OPTIMISATION, low=0)
+    ] = 0
+    weight_decay: Annotated[float, Setting("Weight decay of AdamW.", OPTIMISATION, low=0)] = 0.01
+    beta2: Annotated[
+        float, Setting("AdamW's second-moment decay.", OPTIMISATION, low=0, below=1)
+    ] = 0.999
+    max_grad_norm: Annotated[
+        float,
+        Setting(
+            "Norm that larger gradients are scaled down to.", OPTIMISATION, low=0, high=math.inf
+        ),
+    ] = 1.0
+    epochs: Annotated[int, Setting("Passes over the episodes.", OPTIMISATION, low=1)] = 1
+    batch_size: Annotated[
+        int, Setting("Episodes per optimizer step, about.", OPTIMISATION, low=1)
+    ] = 32
+    pack_tokens: Annotated[
+        int, Setting("Tokens per pass: fewer take less memory.", MEMORY, low=1)
+    ] = 16_384  # a longer episode has a pass for itself
+    advantage_scale: Annotated[
+        Scale,
+        Setting("Whether to scale each step's advantages to a root mean square of 1.", ADVANTAGE),
+    ] = "none"
+    old_logprobs: Annotated[
+        Old,
+        Setting("Whose logprobs the ratios start from; engine saves a pass.", LOSS),
+    ] = "trainer"
+    spike: Annotated[
+        float,
+        Setting(
+            "Stop the run at a gradient norm of so many times the usual one.",
+            OPTIMISATION,
+            low=1,
+            high=math.inf,
+        ),
+    ] = 100.0
+    seed: Annotated[
+        int, Setting("Seed of whatever is drawn at random.", OPTIMISATION, low=0, metavar="N")
+    ] = 0
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
-        kinds = {"schedule": Schedule, "advantage_scale": Scale, "old_logprobs": Old}
-        for name, kind in kinds.items():
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"unknown {name} '{getattr(self, name)}'")
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class MemorySaving:
+    """What saves memory, for time or for precision."""
+
+    lora_rank: Annotated[
+        int | None, Setting("Train adapters of this rank, not all weights.", MEMORY, low=1)
+    ] = None
+    bf16: Annotated[bool, Setting("Compute in bfloat16; the weights stay in float32.", MEMORY)] = (
+        False
+    )
+    gradient_checkpointing: Annotated[
+        bool, Setting("Compute activations twice: less memory for a third more time.", MEMORY)
+    ] = False
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """How often a run is saved."""
+
+    save_every: Annotated[
+        int | None, Setting("Steps between checkpoints; default: none.", CHECKPOINTS, low=1)
+    ] = None
+    keep: Annotated[int, Setting("Checkpoints to keep.", CHECKPOINTS, low=1)] = 2
+    resume: Annotated[bool, Setting("Continue from the last checkpoint in --out.", CHECKPOINTS)] = (
+        False
+    )

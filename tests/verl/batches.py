@@ -144,7 +144,7 @@ class Batch(NamedTuple):
 def export(calibration: Path, folder: Path) -> Exported:
     """Export the first tasks, and read them as verl does."""
     options = ("--env", "airline-mini", "--model", SEED_POLICY, "--calibration", calibration)
-    sizes = ("--max-tasks", TASKS, "--batch-size", TASKS, "--group-size", GROUP, "--gpus", 1)
+    sizes = ("--max-tasks", TASKS, "--tasks-per-step", TASKS, "--group-size", GROUP, "--gpus", 1)
     assert exit_code(["export", "verl", *map(str, (*options, *sizes, "-o", folder))]) == 0
     with initialize_config_dir(str(folder), version_base=None):
         config = compose("irc", [f"+data.cache_dir={folder}/verl"])

@@ -1,0 +1,67 @@
+"""Which tasks of an environment are played."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Annotated
+
+from stages.envs.env import Env, Task
+from stages.errors import InputError
+from stages.settings import Setting
+from stages.tables.yamlfile import nearest
+
+TASKS = "Tasks"  # panel of the help
+
+
+@dataclass(frozen=True)
+class TaskChoice:
+    """The tasks of a split, or some of them."""
+
+    split: Annotated[str, Setting("Split of the tasks.", TASKS, metavar="NAME")] = "train"
+    tasks: Annotated[
+        tuple[str, ...], Setting("Play only this task; may be repeated.", TASKS, metavar="ID")
+    ] = ()
+    max_tasks: Annotated[int | None, Setting("Play only the first N tasks.", TASKS, low=1)] = None
+    sample_tasks: Annotated[
+        int | None, Setting("Play only N tasks, drawn with --seed.", TASKS, low=1)
+    ] = None
+
+
+def chosen_tasks(environment: Env, choice: TaskChoice, seed: int) -> list[Task]:
+    """Return the tasks that are played.
+
+    Args:
+        environment: whose tasks they are.
+        choice: which of them.
+        seed: of drawing some.
+
+    Raises:
+        InputError: there is no such task, no task at all, or there are fewer than are drawn.
+    """
+    tasks = environment.tasks(choice.split)
+    if choice.tasks:
+        tasks = _named(environment, tasks, choice)
+    if not tasks:
+        raise InputError("--split", f"split '{choice.split}' has no tasks", "choose another one")
+    tasks = tasks[: choice.max_tasks]
+    return _sample(tasks, choice.sample_tasks, seed) if choice.sample_tasks else tasks
+
+
+def _named(environment: Env, tasks: Sequence[Task], choice: TaskChoice) -> list[Task]:
+    known = {task.task_id: task for task in tasks}
+    for name in choice.tasks:
+        if name not in known:
+            what = f"no task '{name}' in split '{choice.split}' of {environment.name}"
+            raise InputError("--tasks", what, nearest(name, known))
+    return [known[name] for name in dict.fromkeys(choice.tasks)]
+
+
+def _sample(tasks: Sequence[Task], count: int, seed: int) -> list[Task]:
+    """Draw some of the tasks, in the order of the split."""
+    if count > len(tasks):
+        what = f"there are {len(tasks):,} tasks only"
+        raise InputError("--sample-tasks", what, "draw fewer, or take another split")
+    places = sorted(Random(seed).sample(range(len(tasks)), count))
+    return [tasks[place] for place in places]
