@@ -118,13 +118,13 @@ def _compare_two(asked: CompareOptions, domain: str | None, printing: options.Wr
     sides = _sides(asked.expected, asked.actual, raw=asked.raw)
     notes = +Counter({READ_AS_PYTHON: sum(side.repaired for side in sides)})
     check_notes(notes, strict=printing.strict)
-    found = _compare_values(*sides, asked.mode, rules)
+    differing = _compare_values(*sides, asked.mode, rules)
     if printing.as_json:
-        _print_values(found, asked.mode, sides, notes)
+        _print_values(differing, asked.mode, sides, notes)
     elif not printing.quiet:
-        _report_values(found, asked.mode, sides, explain=asked.explain)
+        _report_values(differing, asked.mode, sides, explain=asked.explain)
         show_notes(notes)
-    raise typer.Exit(1 if found else 0)
+    raise typer.Exit(1 if differing else 0)
 
 
 def _compare_traces(
@@ -200,8 +200,8 @@ def _is_json(text: str) -> bool:
 def _sides(expected: str, actual: str, *, raw: bool) -> tuple[_Side, _Side]:
     if expected == actual == "-":
         raise InputError("--actual", "standard input is taken by --expected", "give a file")
-    one, two = _side("--expected", expected, raw=raw), _side("--actual", actual, raw=raw)
-    return _beside(two, one), _beside(one, two)
+    left, right = _side("--expected", expected, raw=raw), _side("--actual", actual, raw=raw)
+    return _beside(right, left), _beside(left, right)
 
 
 def _side(option: str, given: str, *, raw: bool) -> _Side:
@@ -258,10 +258,10 @@ def _value(option: str, given: str) -> Parsed:
 
 
 def _print_values(
-    found: list[Difference], mode: Mode, sides: tuple[_Side, _Side], notes: Counter[str]
+    differing: list[Difference], mode: Mode, sides: tuple[_Side, _Side], notes: Counter[str]
 ) -> None:
-    rows = [difference._asdict() for difference in found]
-    document: dict[str, Any] = {"equal": not found, "mode": mode, "differences": rows}
+    rows = [difference._asdict() for difference in differing]
+    document: dict[str, Any] = {"equal": not differing, "mode": mode, "differences": rows}
     document["notes"] = dict(notes)
     if forms := _forms(sides):
         document["unwrapped"] = forms
@@ -275,19 +275,19 @@ def _forms(sides: tuple[_Side, _Side]) -> dict[str, str | None]:
 
 
 def _report_values(
-    found: list[Difference], mode: Mode, sides: tuple[_Side, _Side], *, explain: bool
+    differing: list[Difference], mode: Mode, sides: tuple[_Side, _Side], *, explain: bool
 ) -> None:
     screen = console.console()
-    verdict, style = ("different", "red") if found else ("equal", "green")
+    verdict, style = ("different", "red") if differing else ("equal", "green")
     screen.print(f"{verdict} ({mode})", style=style)
     if forms := _forms(sides):
         told = ", ".join(f"{side} {form or 'arguments'}" for side, form in forms.items())
         compared = "names and arguments" if all(forms.values()) else "arguments only"
         screen.print(f"calls unwrapped: {told}; {compared} compared")
-    if explain and found:
+    if explain and differing:
         table = console.table("path", "expected", "actual", "rule", left=(0, 1, 2, 3))
-        for path, one, two, rule in found:
-            row = (escape(path), f"[green]{_shown(one)}[/]", f"[red]{_shown(two)}[/]", rule)
+        for path, left, right, rule in differing:
+            row = (escape(path), f"[green]{_shown(left)}[/]", f"[red]{_shown(right)}[/]", rule)
             table.add_row(*row)
         screen.print(table)
 

@@ -155,14 +155,14 @@ def command(
         reader.check_sidecar(out, force=printing.force)
         this = _Side(traces, reader, _measure(reader, replayer))
     document = _document(this, other, asked)
-    found = replayer.replay() if replayer else None
-    if found:
-        document |= _replayed(found)
+    replayed = replayer.replay() if replayer else None
+    if replayed:
+        document |= _replayed(replayed)
     read = this.notes + (other.notes if other else Counter())
     check_notes(read, strict=printing.strict)
     document["notes"] = dict(notes + read)
     _write_files(document, this, other, asked, settings, play.config.seed, out, printing)
-    _show(document, found, read, out, printing)
+    _show(document, replayed, read, out, printing)
 
 
 def _document(this: _Side, other: _Side | None, asked: Measuring) -> dict[str, Any]:
@@ -187,12 +187,12 @@ def _document(this: _Side, other: _Side | None, asked: Measuring) -> dict[str, A
     return document
 
 
-def _replayed(found: Replay) -> dict[str, Any]:
+def _replayed(replayed: Replay) -> dict[str, Any]:
     """Return what came of making the recorded calls again."""
     return {
-        "replay": found.counts(),
-        "replay_differences": found.differences,
-        "rescored": found.rescored,
+        "replay": replayed.counts(),
+        "replay_differences": replayed.differences,
+        "rescored": replayed.rescored,
     }
 
 
@@ -220,7 +220,7 @@ def _write_files(
 
 def _show(
     document: dict[str, Any],
-    found: Replay | None,
+    replayed: Replay | None,
     notes: Counter[str],
     out: str | None,
     printing: options.Writing,
@@ -235,10 +235,10 @@ def _show(
     elif not printing.quiet:
         _report(document, stderr=out == "-")
         show_notes(notes)  # `rollout` has shown its own
-    if found:
+    if replayed:
         if not (printing.as_json or printing.quiet):
-            _report_replay(found, stderr=out == "-")
-        if found.results_differ or found.outcomes_differ:
+            _report_replay(replayed, stderr=out == "-")
+        if replayed.results_differ or replayed.outcomes_differ:
             raise typer.Exit(1)
 
 
@@ -315,16 +315,16 @@ def _differences(episodes: pl.DataFrame, against: pl.DataFrame) -> list[dict[str
     """Return how each policy differs from that of the other traces which it is held against."""
     none = dict.fromkeys(PolicyDifference._fields) | {"tasks": 0}
     return [
-        {"policy": policy, "against": other} | (found._asdict() if found else none)
-        for policy, other, found in compare_policies(episodes, against)
+        {"policy": policy, "against": other} | (difference._asdict() if difference else none)
+        for policy, other, difference in compare_policies(episodes, against)
     ]
 
 
 def _figures(episodes: pl.DataFrame) -> dict[str, Any]:
-    found = evaluate(episodes)
+    measures = evaluate(episodes)
     families = {name: rate._asdict() for name, rate in by_family(episodes).items()}
     pressed = under_pressure(episodes)
-    return found._asdict() | {
+    return measures._asdict() | {
         "families": families,
         "pressure": pressed._asdict() if pressed else None,
     }
@@ -334,12 +334,12 @@ def _transfer(episodes: pl.DataFrame, trained_on: list[str]) -> dict[str, Any]:
     """Return the trained families against the others."""
     _check_families(trained_on, list(by_family(episodes)))
     try:
-        found = transfer(episodes, trained_on)
+        transferred = transfer(episodes, trained_on)
     except ValueError:
         todo = "leave out a family, or add episodes of others"
         raise InputError("--trained-on", "names every family that is here", todo) from None
-    sides = {"trained": found.trained._asdict(), "others": found.others._asdict()}
-    return {"families": trained_on} | found._asdict() | sides
+    sides = {"trained": transferred.trained._asdict(), "others": transferred.others._asdict()}
+    return {"families": trained_on} | transferred._asdict() | sides
 
 
 def _check_families(wanted: list[str], known: list[str]) -> None:
@@ -351,8 +351,8 @@ def _check_families(wanted: list[str], known: list[str]) -> None:
 
 def _check_published(envs: set[str | None]) -> None:
     if envs != {PUBLISHED_ENV}:
-        found = few(sorted(env or "an unknown environment" for env in envs))
-        what = f"the published figures are of {PUBLISHED_ENV}, and this is {found}"
+        these_envs = few(sorted(env or "an unknown environment" for env in envs))
+        what = f"the published figures are of {PUBLISHED_ENV}, and this is {these_envs}"
         raise InputError("--published", what, "leave it out")
 
 
@@ -367,9 +367,9 @@ def _published() -> dict[str, Any]:
     }
 
 
-def _compare(one: pl.DataFrame, two: pl.DataFrame, against: list[str]) -> PolicyDifference:
+def _compare(episodes: pl.DataFrame, theirs: pl.DataFrame, against: list[str]) -> PolicyDifference:
     try:
-        return compare(one, two)
+        return compare(episodes, theirs)
     except ValueError:
         todo = "compare traces of the same tasks"
         raise InputError(few(against), "no task is shared", todo) from None
@@ -431,38 +431,38 @@ def _report(document: dict[str, Any], *, stderr: bool) -> None:
         console.note(f"failed tool results, {rule}: {results:,}")
 
 
-def _report_replay(found: Replay, *, stderr: bool) -> None:
+def _report_replay(replayed: Replay, *, stderr: bool) -> None:
     screen = console.console(stderr=stderr)
     for what, equal, differ in (
-        ("results", found.results_equal, found.results_differ),
-        ("outcomes", found.outcomes_equal, found.outcomes_differ),
+        ("results", replayed.results_equal, replayed.results_differ),
+        ("outcomes", replayed.outcomes_equal, replayed.outcomes_differ),
     ):
         screen.print(f"replay: {equal:,} of {equal + differ:,} {what} equal the recorded ones")
-    for row in found.differences[:SHOWN_DIFFERENCES]:
+    for row in replayed.differences[:SHOWN_DIFFERENCES]:
         place = f" turn {row['turn']} {row['tool']}" if row["what"] == "result" else " outcome"
         sides = [_around_difference(row[side], row[other]) for side, other in SIDES]
         why = f" ({row['why']})" if row["why"] else ""
         text = f"  {row['episode_id']}{place}: recorded {sides[0]}, replayed {sides[1]}{why}"
         screen.print(escape(text))
-    if len(found.differences) > SHOWN_DIFFERENCES:
-        screen.print(f"  and {len(found.differences) - SHOWN_DIFFERENCES:,} more; see --json")
-    if found.rescored:
-        passed = sum(row["replayed"] >= SUCCESS for row in found.rescored)
-        screen.print(f"{len(found.rescored):,} stale episodes re-scored: {passed:,} pass")
-    if found.unjudged or found.unknown:
+    if len(replayed.differences) > SHOWN_DIFFERENCES:
+        screen.print(f"  and {len(replayed.differences) - SHOWN_DIFFERENCES:,} more; see --json")
+    if replayed.rescored:
+        passed = sum(row["replayed"] >= SUCCESS for row in replayed.rescored)
+        screen.print(f"{len(replayed.rescored):,} stale episodes re-scored: {passed:,} pass")
+    if replayed.unjudged or replayed.unknown:
         screen.print(
-            f"not compared: {found.unjudged:,} outcomes of unfinished episodes, "
-            f"{found.unknown:,} episodes of tasks that the environment lacks"
+            f"not compared: {replayed.unjudged:,} outcomes of unfinished episodes, "
+            f"{replayed.unknown:,} episodes of tasks that the environment lacks"
         )
 
 
-def _around_difference(one: Any, other: Any) -> str:
+def _around_difference(recorded: Any, other: Any) -> str:
     """The first place where a text differs from another, with a little before it."""
-    one, other = str(one), str(other)
-    pairs = enumerate(zip(one, other, strict=False))
+    recorded, other = str(recorded), str(other)
+    pairs = enumerate(zip(recorded, other, strict=False))
     differs = next((place for place, (left, right) in pairs if left != right), len(other))
     start = max(0, differs - SHOWN_BEFORE)
-    return repr(("..." if start else "") + one[start : start + SHOWN_TEXT])
+    return repr(("..." if start else "") + recorded[start : start + SHOWN_TEXT])
 
 
 def _interval(run: dict[str, Any], name: str, sign: str = "") -> str:

@@ -192,10 +192,10 @@ def _iterations(
         at.folder.mkdir(exist_ok=True)
         played = run(stage.play(config, at, policy), at.folder)
         run(stage.score(config, at), at.folder)
-        found = _calibrated(config, at, run)
-        values = read_previous(found.path).values if found.path else {}
+        calibrated = _calibrated(config, at, run)
+        values = read_previous(calibrated.path).values if calibrated.path else {}
         fresh = policy == config.model
-        run(stage.train(config, at, policy, found.path, first=fresh), at.folder)
+        run(stage.train(config, at, policy, calibrated.path, first=fresh), at.folder)
         policy, restored, measured = at("policy"), False, None
         if config.eval_every and (number + 1) % config.eval_every == 0:
             measured = _evaluated(config, at, policy, run)
@@ -211,9 +211,9 @@ def _iterations(
             policy=policy,
             played_pass_rate=played["pass_rate"],
             values=values,
-            verdicts=found.verdicts,
-            misaligned=found.misaligned,
-            gates=found.gates,
+            verdicts=calibrated.verdicts,
+            misaligned=calibrated.misaligned,
+            gates=calibrated.gates,
             evaluation=measured,
             restored=restored,
             seconds=round(time.monotonic() - began, 1),
@@ -270,12 +270,12 @@ def _draw(out: Path, start: dict[str, Any] | None, standings: Sequence[Standing]
     """Write figures of the iterations so far."""
     from stages.plots import gates_figure, pass_rate_figure, values_figure
 
-    held_out = [_interval(start), *(_interval(one.evaluation) for one in standings)]
+    held_out = [_interval(start), *(_interval(standing.evaluation) for standing in standings)]
     figures = {}
     if any(held_out):
         figures["pass-rate"] = pass_rate_figure({"held out": held_out})
-    if any(one.values for one in standings):
-        figures["values"] = values_figure([one.values for one in standings])
+    if any(standing.values for standing in standings):
+        figures["values"] = values_figure([standing.values for standing in standings])
     if standings[-1].gates:
         events = [Event(**event) for event in standings[-1].gates]
         figures["gates"] = gates_figure(events, len(standings))
@@ -283,23 +283,27 @@ def _draw(out: Path, start: dict[str, Any] | None, standings: Sequence[Standing]
     write_figures(str(out / "plots"), figures, force=True)
 
 
-def _interval(found: dict[str, Any] | None) -> RateInterval | None:
+def _interval(evaluation: dict[str, Any] | None) -> RateInterval | None:
     from stages.plots import RateInterval
 
-    return RateInterval(found["pass_rate"], found["ci_low"], found["ci_high"]) if found else None
+    return (
+        RateInterval(evaluation["pass_rate"], evaluation["ci_low"], evaluation["ci_high"])
+        if evaluation
+        else None
+    )
 
 
 def _stage_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Read STAGE.OPTION=VALUE; a value is YAML, and a list gives the option again and again."""
-    found: dict[str, dict[str, Any]] = {}
+    options_of: dict[str, dict[str, Any]] = {}
     for text in given:
         name, equals, value = text.partition("=")
         stage_name, dot, option = name.partition(".")
         if not (equals and dot and option):
             raise InputError("--set", f"'{text}' is not STAGE.OPTION=VALUE", "see --help")
         options.one_of("set", stage_name, stage.STAGES)
-        found.setdefault(stage_name, {})[option] = parse_yaml(value, f"--set {name}").plain()
-    return found
+        options_of.setdefault(stage_name, {})[option] = parse_yaml(value, f"--set {name}").plain()
+    return options_of
 
 
 @contextmanager
@@ -328,28 +332,34 @@ def _view(
 def _table(standings: Sequence[Standing]) -> Table:
     table = console.table("iteration", "played", "held out", "95 %", "values", left=(0, 4))
     table.columns[-1].no_wrap = False
-    for one in standings:
-        found = one.evaluation
-        rate = f"{found['pass_rate']:.1%}" if found else ""
-        interval = f"{found['ci_low']:.1%} to {found['ci_high']:.1%}" if found else ""
+    for standing in standings:
+        evaluation = standing.evaluation
+        rate = f"{evaluation['pass_rate']:.1%}" if evaluation else ""
+        interval = (
+            f"{evaluation['ci_low']:.1%} to {evaluation['ci_high']:.1%}" if evaluation else ""
+        )
         table.add_row(
-            str(one.iteration), f"{one.played_pass_rate:.1%}", rate, interval, _values(one)
+            str(standing.iteration),
+            f"{standing.played_pass_rate:.1%}",
+            rate,
+            interval,
+            _values(standing),
         )
     return table
 
 
-def _values(one: Standing) -> str:
-    values = ", ".join(f"{tier} {value:+.2f}" for tier, value in one.values.items() if value)
-    wrong = f"; misaligned: {', '.join(one.misaligned)}" if one.misaligned else ""
-    return values + wrong + ("; restored the best policy" if one.restored else "")
+def _values(standing: Standing) -> str:
+    values = ", ".join(f"{tier} {value:+.2f}" for tier, value in standing.values.items() if value)
+    wrong = f"; misaligned: {', '.join(standing.misaligned)}" if standing.misaligned else ""
+    return values + wrong + ("; restored the best policy" if standing.restored else "")
 
 
-def _line(one: Standing) -> str:
-    found = one.evaluation
-    held_out = f", held out {found['pass_rate']:.1%}" if found else ""
+def _line(standing: Standing) -> str:
+    evaluation = standing.evaluation
+    held_out = f", held out {evaluation['pass_rate']:.1%}" if evaluation else ""
     return (
-        f"iteration {one.iteration}: played {one.played_pass_rate:.1%}{held_out}, "
-        f"{one.seconds:.0f} s; {_values(one)}"
+        f"iteration {standing.iteration}: played {standing.played_pass_rate:.1%}{held_out}, "
+        f"{standing.seconds:.0f} s; {_values(standing)}"
     )
 
 
@@ -361,9 +371,9 @@ def _report(out: str, start: dict[str, Any] | None, standings: Sequence[Standing
         screen.print("as scored, calibrated: whether these rewards push a tier as its value means")
     if start:
         screen.print(_rate("before", start))
-    for one in reversed(standings):
-        if one.evaluation:
-            screen.print(_rate(f"after iteration {one.iteration}", one.evaluation))
+    for standing in reversed(standings):
+        if standing.evaluation:
+            screen.print(_rate(f"after iteration {standing.iteration}", standing.evaluation))
             break
     screen.print(f"the policy: {standings[-1].policy}; every file: {out}")
 
@@ -374,13 +384,14 @@ def _tiers(standings: Sequence[Standing]) -> Table:
     columns = ("tier", "value at first", "now", "as scored", "calibrated")
     table = console.table(*columns, left=(0, 3, 4))
     for tier, (before, after) in last.verdicts.items():
-        values = (f"{one.values.get(tier, 0.0):+.2f}" for one in (first, last))
+        values = (f"{standing.values.get(tier, 0.0):+.2f}" for standing in (first, last))
         table.add_row(tier, *values, before, after)
     return table
 
 
-def _rate(when: str, found: dict[str, Any]) -> str:
+def _rate(when: str, measured: dict[str, Any]) -> str:
     return (
-        f"{when}: pass rate {found['pass_rate']:.1%} "
-        f"({found['ci_low']:.1%} to {found['ci_high']:.1%}, {found['episodes']:,} episodes)"
+        f"{when}: pass rate {measured['pass_rate']:.1%} "
+        f"({measured['ci_low']:.1%} to {measured['ci_high']:.1%}, "
+        f"{measured['episodes']:,} episodes)"
     )

@@ -158,10 +158,10 @@ def known_of(
         result = calibrate_turns(turns, CalibrateConfig(), seed)
         recorded = Recorded(result, CalibrateConfig(), AdvantageConfig(), seed, {})
     result, settings, estimator = recorded.calibration, recorded.config, recorded.estimator
-    judged = check_both(arrays, result, settings, estimator, recorded.seed)
+    checks = check_both(arrays, result, settings, estimator, recorded.seed)
     silent = turns.without_turns
     known = ReportInputs(
-        turns.frame, arrays, result, settings, estimator, judged, without_turns=silent
+        turns.frame, arrays, result, settings, estimator, checks, without_turns=silent
     )
     return known, notes
 

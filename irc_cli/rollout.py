@@ -386,11 +386,11 @@ def _show_plan(
 
 def _report(tally: Tally, *, stderr: bool) -> None:
     screen = console.console(stderr=stderr)
-    found = tally.document()
-    states = ", ".join(f"{count:,} {name}" for name, count in found["status"].items() if count)
+    summary = tally.document()
+    states = ", ".join(f"{count:,} {name}" for name, count in summary["status"].items() if count)
     rate = "undefined" if tally.pass_rate is None else f"{tally.pass_rate:.1%}"
     screen.print(f"{tally.counted:,} episodes ({states}), {tally.turns:,} turns, pass rate {rate}")
-    tokens = "tokens unknown" if found["tokens"] is None else f"{tally.tokens:,} tokens"
+    tokens = "tokens unknown" if summary["tokens"] is None else f"{tally.tokens:,} tokens"
     screen.print(f"{tokens}, {tally.seconds:.1f} s")
     if tally.restarts:
         screen.print(f"begun again on another server: {tally.restarts:,} times")

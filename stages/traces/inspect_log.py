@@ -68,7 +68,7 @@ def whole(document: Record | list[Record], path: str, notes: Counter[str]) -> Wh
     if not isinstance(samples, list):
         raise BadItemError("'samples' is not a list", AS_WRITTEN)
     header = _header(document)
-    known = [{**one, LOG: header} if isinstance(one, dict) else one for one in samples]
+    known = [{**sample, LOG: header} if isinstance(sample, dict) else sample for sample in samples]
     return Whole(known, place="sample")
 
 

@@ -34,8 +34,8 @@ class Expert:
                 assistant are this expert's own.
             rng: of the episode, `random.Random` or `numpy.random.Generator`.
         """
-        desk = Transcript(messages)
-        step = next_step(desk.want, desk)
+        transcript = Transcript(messages)
+        step = next_step(transcript.want, transcript)
         if self.noise and rng.random() < self.noise:
             return slip(step, messages, rng)
         return written(step, len(messages))

@@ -30,9 +30,9 @@ def slip(step: Step, messages: Sequence[Message], rng: Rng) -> Message:
         messages: so far.
         rng: decides which of the slips that fit is made, and how.
     """
-    slips = [make for weight, make in MISTAKES for _ in range(weight)]
+    weighted = [make for weight, make in MISTAKES for _ in range(weight)]
     while True:
-        message = pick(rng, slips)(step, messages, rng)
+        message = pick(rng, weighted)(step, messages, rng)
         if message is not None:
             return message
 
@@ -60,10 +60,10 @@ def _gives_in(step: Step, messages: Sequence[Message], rng: Rng) -> Message | No
     return _instead(step, Transcript(messages, lenient=True, hasty=True), messages)
 
 
-def _instead(step: Step, desk: Transcript, messages: Sequence[Message]) -> Message | None:
+def _instead(step: Step, transcript: Transcript, messages: Sequence[Message]) -> Message | None:
     """Return what comes next at another kind of desk, if that differs."""
     try:
-        other = next_step(desk.want, desk)
+        other = next_step(transcript.want, transcript)
     except KeyError:  # it takes more to know of the flight than what is usual
         return None
     return None if other == step else written(other, len(messages))

@@ -47,11 +47,11 @@ class Environment:
         The text is what tau2-bench would answer: models and their parts as JSON, and the words of
         any exception after "Error: ". A call that fails changes nothing.
         """
-        desk = self._user if by_user else self._agent
+        toolbox = self._user if by_user else self._agent
         try:
-            if desk is None:
+            if toolbox is None:
                 raise ValueError("User tools not available")
-            tool = desk.tool(name)
+            tool = toolbox.tool(name)
             if isinstance(arguments, str):
                 arguments = json.loads(arguments)
             if not isinstance(arguments, dict):
@@ -75,7 +75,7 @@ class Environment:
     def state(self) -> dict[str, State]:
         """What changed in the agent's and the user's database."""
         desks = {"agent": self._agent, "user": self._user}
-        return {name: desk.database.state() for name, desk in desks.items() if desk}
+        return {name: toolbox.database.state() for name, toolbox in desks.items() if toolbox}
 
     def holds(self, assertion: Any) -> bool:
         """Whether one of the task's assertions on the environment holds."""
@@ -86,18 +86,18 @@ class Environment:
         return bool(value == assertion.assert_value)
 
     def _function(self, call: Any) -> Any:
-        desk = self._user if call.env_type == "user" else self._agent
-        assert desk is not None
-        return getattr(desk.toolkit, call.func_name)
+        toolbox = self._user if call.env_type == "user" else self._agent
+        assert toolbox is not None
+        return getattr(toolbox.toolkit, call.func_name)
 
     def _sync(self) -> None:
         if self._user:
             self._package.sync(self._user.toolkit, self._agent.toolkit)
 
     def _end_call(self, *, failed: bool) -> None:
-        for desk in (self._agent, self._user):
-            if desk:
-                desk.end_call(failed=failed)
+        for toolbox in (self._agent, self._user):
+            if toolbox:
+                toolbox.end_call(failed=failed)
 
 
 class _Desk:
