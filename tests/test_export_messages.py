@@ -15,7 +15,7 @@ from stages.tables.artifacts import TURNS, read_table
 from stages.traces import messages, open_trace
 from tests.builders import SHARED
 from tests.conftest import Cli
-from tests.test_detect import EXAMPLES
+from tests.test_detect import EXAMPLES, is_text
 
 SAME = ("turns", "gold", "outcome", "status", "policy", "family", "env", "stop", "user_calls")
 
@@ -23,7 +23,7 @@ SAME = ("turns", "gold", "outcome", "status", "policy", "family", "env", "stop",
 @pytest.mark.parametrize("name", list(EXAMPLES))
 def test_episodes_of_any_format_read_back_the_same(tmp_path: Path, name: str) -> None:
     path = tmp_path / "trace"
-    for record in EXAMPLES[name]:
+    for record in (record for record in EXAMPLES[name] if not is_text(record)):
         path.write_text(json.dumps(record))
         for episode in open_trace(str(path)):
             row = row_of(episode, Counter())
