@@ -116,7 +116,7 @@ def _advantages(known: ReportInputs, rewards: dict[str, Floats]) -> dict[str, Ad
 def _summary(known: ReportInputs, episodes: pl.DataFrame) -> dict[str, Any]:
     result = known.calibration
     rate = pass_rate(episodes) or {}
-    mixed = known.arrays.frame.group_by("task_id", "group_id").agg(
+    mixed = known.arrays.frame.group_by("task_id", "group_id", maintain_order=True).agg(
         won=pl.col("success").cast(pl.Float64).mean()
     )
     mixed = mixed.filter(pl.col("won").is_between(0, 1, closed="none"))

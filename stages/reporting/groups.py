@@ -79,7 +79,12 @@ def _by_turn(turns: TurnArrays, advantages: dict[str, Floats]) -> list[dict[str,
     index = turns.frame["turn"].to_numpy()
     frame = pl.DataFrame({"turn": np.minimum(index, TURNS_SHOWN)} | advantages)
     means = [pl.col(name).mean() for name in advantages]
-    rows = frame.group_by("turn").agg(pl.len().alias("turns"), *means).sort("turn").to_dicts()
+    rows = (
+        frame.group_by("turn", maintain_order=True)
+        .agg(pl.len().alias("turns"), *means)
+        .sort("turn")
+        .to_dicts()
+    )
     for row in rows:
         row["and_later"] = row["turn"] == TURNS_SHOWN and bool((index > TURNS_SHOWN).any())
     return rows

@@ -41,7 +41,9 @@ def pass_rate(episodes: pl.DataFrame) -> dict[str, Any] | None:
     counted = episodes.filter(pl.col("state") != MASKED)
     if not counted.height:
         return None
-    tasks = counted.group_by("task_id").agg(n=pl.len(), won=(pl.col("state") == PASSED).sum())
+    tasks = counted.group_by("task_id", maintain_order=True).agg(
+        n=pl.len(), won=(pl.col("state") == PASSED).sum()
+    )
     n, won = (tasks[name].to_numpy().astype(int) for name in ("n", "won"))
     rate, low, high = clustered_proportion(n, won)
     return {
@@ -127,7 +129,9 @@ def _teaches(counted: pl.DataFrame, passed: int) -> str:
     """Return whether outcomes differ within a group: mixed, or why nothing is learned."""
     if not counted.height:
         return "nothing counts"
-    groups = counted.group_by("group_id").agg(won=(pl.col("state") == PASSED).mean())
+    groups = counted.group_by("group_id", maintain_order=True).agg(
+        won=(pl.col("state") == PASSED).mean()
+    )
     if groups.select(pl.col("won").is_between(0, 1, closed="none").any()).item():
         return "mixed"
     if passed in (0, counted.height):

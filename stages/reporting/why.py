@@ -32,7 +32,7 @@ def tier_counts(turns: pl.DataFrame, episodes: pl.DataFrame) -> dict[str, dict[s
     counted = episodes.filter(pl.col("state") != MASKED)
     counted = counted.select("episode_id", "group_id", won=pl.col("state") == PASSED)
     counts = {}
-    for (tier,), frame in turns.group_by("tier"):
+    for (tier,), frame in turns.group_by("tier", maintain_order=True):
         having = counted.with_columns(
             has=pl.col("episode_id").is_in(frame["episode_id"].unique().to_list())
         )
