@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from stages.errors import InputError
 from stages.messages.message import Message, Told
+from stages.messages.model_code import refuse_code
 from stages.messages.renderer import Renderer
 from stages.policies.batch_decoder import BatchDecoder, MessageRequest
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
@@ -91,12 +92,17 @@ class TransformersPolicy:
         Raises:
             InputError: there is no such model, or it is of an unsupported kind.
         """
+        refuse_code(folder)
         logging.disable_progress_bar()  # of the weights: what is printed is the command's to say
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype="auto", attn_implementation="sdpa", use_safetensors=True
+                folder,
+                trust_remote_code=False,
+                dtype="auto",
+                attn_implementation="sdpa",
+                use_safetensors=True,
             )
         except (OSError, ValueError) as error:
             what = str(error).strip().splitlines()[0]

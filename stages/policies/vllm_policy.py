@@ -21,6 +21,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from stages.errors import InputError
 from stages.messages.message import Message, Told
+from stages.messages.model_code import refuse_code
 from stages.messages.renderer import Renderer
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 
@@ -60,11 +61,13 @@ class VLLMPolicy:
         Raises:
             InputError: there is no such model, or vLLM doesn't take it.
         """
+        refuse_code(folder)
         try:
-            config = AutoConfig.from_pretrained(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             settings = AsyncEngineArgs(
                 model=str(folder),
+                trust_remote_code=False,
                 # "auto" would halve the precision of a float32 model.
                 dtype=str(config.dtype or "auto").removeprefix("torch."),
                 max_num_seqs=rows,

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from stages.errors import InputError
+from stages.messages.model_code import refuse_code
 from stages.policies.threads import limit_threads
 from stages.training.logprobs import TokenLogprobs
 from stages.training.packing import PACKED
@@ -34,12 +35,14 @@ def load_model(folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
     if not Path(folder).is_dir() and (folder.startswith((".", "/")) or folder.count("/") > 1):
         todo = "give a folder that holds a model, or a name like 'Qwen/Qwen3-4B'"
         raise InputError(folder, "no such folder", todo)
+    refuse_code(folder)
     refuse_pickle(folder)
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
+            trust_remote_code=False,
             dtype=torch.float32,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # told below, in one line

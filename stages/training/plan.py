@@ -40,6 +40,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from stages.errors import InputError
+from stages.messages.model_code import refuse_code
 from stages.training.logprobs import CHUNK, TokenLogprobs
 from stages.training.model import learner, packable
 from stages.training.model import trained as trained_weights
@@ -127,8 +128,9 @@ def read_config(name: str) -> Any:
     Raises:
         InputError: there is none, or no causal language model of such a kind.
     """
+    refuse_code(name)
     try:
-        config = AutoConfig.from_pretrained(name).get_text_config()
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config()
         bare(config)
     except (OSError, ValueError, KeyError) as error:
         what = str(error).strip().splitlines()[0]
@@ -148,7 +150,8 @@ def bare(config: Any, *, lora_rank: int | None = None) -> Any:
     """
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # peft's, on patterns of experts
-        return learner(AutoModelForCausalLM.from_config(config), lora_rank=lora_rank).model
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return learner(model, lora_rank=lora_rank).model
 
 
 def describe(config: Any, setup: Setup) -> Architecture:
