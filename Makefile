@@ -61,7 +61,8 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
 	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
 	  tests/test_exports_trl.py tests/test_readme.py tests/test_gradients.py \
-	  tests/test_report_page.py tests/test_api_logs.py tests/test_observability.py tests/test_otel.py
+	  tests/test_report_page.py tests/test_api_logs.py tests/test_observability.py tests/test_otel.py \
+	  tests/test_inspect_log.py tests/test_atif.py tests/test_export_atif.py tests/test_dumps.py tests/test_model_code.py
 
 # Environments that hold what their file lists, and no more: dependencies are not followed.
 $(VLLM)/.ready $(VERL)/.ready $(RAY)/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt
