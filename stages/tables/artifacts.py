@@ -10,6 +10,7 @@ import io
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar
@@ -342,11 +343,17 @@ def write_table(
     if path == "-":
         sys.stdout.write(frame.write_ndjson())
         return
-    with whole_file(path, force=force) as file:
-        try:
-            frame.write_parquet(file, metadata=_metadata(made_by))
-        except pl.exceptions.ComputeError as error:  # polars' word for a full disk
-            raise OSError(str(error)) from None
+    with whole_file(path, force=force) as file, _full_disk():
+        frame.write_parquet(file, metadata=_metadata(made_by))
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """Raise OSError for polars' own word for a full disk."""
+    try:
+        yield
+    except pl.exceptions.ComputeError as error:
+        raise OSError(str(error)) from None
 
 
 def write_lazy(
@@ -357,13 +364,17 @@ def write_lazy(
     if path == "-":
         frame.sink_ndjson(sys.stdout.buffer)
         return
-    with whole_file(path, force=force) as file:
-        try:
-            frame.sink_parquet(
-                file, metadata=_metadata(made_by), row_group_size=LARGE_GROUP, maintain_order=True
-            )
-        except pl.exceptions.ComputeError as error:
-            raise OSError(str(error)) from None
+    _sink(frame, path, made_by, LARGE_GROUP, force=force)
+
+
+def _sink(
+    frame: pl.LazyFrame, path: str, made_by: dict[str, Any], row_group: int, *, force: bool
+) -> None:
+    """Write Parquet in the memory of a row group."""
+    with whole_file(path, force=force) as file, _full_disk():
+        frame.sink_parquet(
+            file, metadata=_metadata(made_by), row_group_size=row_group, maintain_order=True
+        )
 
 
 def write_rows(
@@ -396,13 +407,7 @@ def write_blocks(
     Equal rows make equal bytes, whatever the blocks.
     """
     rows = register_io_source(lambda *ignored: blocks, schema=table.columns)
-    with whole_file(path, force=True) as file:
-        try:
-            rows.sink_parquet(
-                file, metadata=_metadata(made_by), row_group_size=ROW_GROUP, maintain_order=True
-            )
-        except pl.exceptions.ComputeError as error:
-            raise OSError(str(error)) from None
+    _sink(rows, path, made_by, ROW_GROUP, force=True)
 
 
 def read_table(table: Table, path: str) -> pl.DataFrame:
