@@ -90,23 +90,25 @@ Out = Annotated[
     str | None,
     _option(OUTPUT, "File to write; '-' for standard output.", "--out", "-o", metavar="FILE"),
 ]
-AsJson = Annotated[
-    bool, _option(OUTPUT, "Print one JSON document on standard output, nothing else.", "--json")
-]
-Quiet = Annotated[bool, _option(OUTPUT, "Print no report and no notes.", "--quiet", "-q")]
 Force = Annotated[bool, _option(OUTPUT, "Replace an output that exists.", "--force")]
 Seed = Annotated[int, _option(OUTPUT, "Seed of whatever is drawn at random.", metavar="N", min=0)]
 
 
 @dataclass(frozen=True)
-class Printing:
-    """What a command prints, and whether it tolerates flaws of its input."""
+class Reporting:
+    """What a command prints."""
 
     as_json: Annotated[
         bool,
         Setting("Print one JSON document on standard output, nothing else.", OUTPUT, option="json"),
     ] = False
     quiet: Annotated[bool, Setting("Print no report and no notes.", OUTPUT, short="q")] = False
+
+
+@dataclass(frozen=True)
+class Printing(Reporting):
+    """The same, and whether it tolerates flaws of its input."""
+
     strict: Annotated[
         bool,
         Setting("Fail, and write nothing, if anything was repaired, guessed or left out.", OUTPUT),

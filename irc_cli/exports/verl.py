@@ -52,8 +52,7 @@ def command(
             rich_help_panel=options.OUTPUT,
         ),
     ],
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
+    printing: options.Reporting,
     force: options.Force = False,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -79,7 +78,9 @@ def command(
     launch = f"python -m verl.trainer.main_ppo --config-path {folder} --config-name {NAME}"
     rows = {name: frame.height for name, frame in tasks.items()}
     line = f"{rows['train']:,} tasks to train on, {rows['val']:,} held out; launch with:\n{launch}"
-    writing.report(rows | {"launch": launch}, {}, line, out, as_json=as_json, quiet=quiet)
+    writing.report(
+        rows | {"launch": launch}, {}, line, out, as_json=printing.as_json, quiet=printing.quiet
+    )
 
 
 def _checked(ours: VerlConfig) -> VerlConfig:
