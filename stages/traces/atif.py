@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.traces.calls import flag_of
 from stages.traces.definitions import tool_definitions
-from stages.traces.fields import BadItemError, chosen_score, name_in, object_of
+from stages.traces.fields import BadItemError, chosen_score, name_in, object_of, sampled_tokens
 from stages.traces.formats import ReadOptions
 from stages.traces.forms import text_of
 from stages.traces.stream import BrokenJsonError, parse
@@ -361,13 +361,7 @@ def _tokens(step: Record) -> Record:
     tokens: Record = {}
     if type(count := metrics.get("completion_tokens")) is int:
         tokens["n_tokens"] = count
-    ids = metrics.get("completion_token_ids")
-    if not isinstance(ids, list) or (step.get("llm_call_count") or 1) > 1:
+    if (step.get("llm_call_count") or 1) > 1:
         return tokens
-    tokens |= {"token_ids": ids, "n_tokens": len(ids)}
-    if isinstance(prompt := metrics.get("prompt_token_ids"), list):
-        tokens["prompt_ids"] = prompt
-    logprobs = metrics.get("logprobs")
-    if isinstance(logprobs, list) and len(logprobs) == len(ids):
-        tokens["logprobs"] = logprobs
-    return tokens
+    names = ("completion_token_ids", "prompt_token_ids", "logprobs")
+    return tokens | sampled_tokens(*map(metrics.get, names))

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from stages.core.statuses import STATUSES
 from stages.traces.calls import object_in
 from stages.traces.clean import clean_messages, was_cut_off
 from stages.traces.definitions import tool_definitions
 from stages.traces.fields import BadItemError, policy_in
+from stages.traces.messages import OWN
 
 Record = dict[str, Any]
 
@@ -26,27 +28,12 @@ RESPONSES = (
 )
 ENVELOPES = ("body", "json", "data")  # around either, beside status and headers
 # What a user's own fields may be called, kept as they are.
-KEPT = (
-    "gold_actions",
-    "outcome",
-    "reward",
-    "success",
-    "status",
-    "domain",
-    "family",
-    "env",
-    "task_id",
-    "trial",
-    "episode_id",
-    "group_id",
-    "policy",
-)
+KEPT = (*OWN, "policy")
 # Of records that hold a request and a response, too, but are another format's: LangSmith's runs,
 # batches, NeMo Gym's rollouts, inspect's samples, tau-bench's and tau2-bench's results.
 FOREIGN = frozenset(
     ["run_type", "custom_id", "responses_create_params", "epoch", "traj", "termination_reason"]
 )
-STATUSES = ("ok", "truncated", "error", "masked")
 FAILED_STATUS = 400  # of HTTP, from here on
 
 

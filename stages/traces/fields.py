@@ -47,6 +47,24 @@ def chosen_score(rewards: Mapping[str, float | None], name: str | None) -> float
     return next(iter(rewards.values())) if len(rewards) == 1 else None
 
 
+def sampled_tokens(token_ids: Any, prompt_ids: Any, logprobs: Any) -> dict[str, Any]:
+    """Fields of a message whose tokens are recorded; none where they are not.
+
+    Args:
+        token_ids: those that the policy wrote, [T].
+        prompt_ids: all that it had read, [P].
+        logprobs: of the tokens, [T]; others are left out.
+    """
+    if not isinstance(token_ids, list):
+        return {}
+    tokens: dict[str, Any] = {"token_ids": token_ids, "n_tokens": len(token_ids)}
+    if isinstance(prompt_ids, list):
+        tokens["prompt_ids"] = prompt_ids
+    if isinstance(logprobs, list) and len(logprobs) == len(token_ids):
+        tokens["logprobs"] = logprobs
+    return tokens
+
+
 def object_of(item: dict[str, Any], field: str) -> dict[str, Any]:
     """The object that a field holds; empty where it is null.
 

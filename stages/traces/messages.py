@@ -26,10 +26,7 @@ from stages.traces.formats import ReadOptions
 from stages.traces.turns import read_turns
 
 NAME = "messages"
-FIELDS = [
-    "messages",
-    "output",
-    "tools",
+OWN = (  # what a record says beside its conversation
     "gold_actions",
     "outcome",
     "reward",
@@ -42,7 +39,8 @@ FIELDS = [
     "trial",
     "episode_id",
     "group_id",
-]
+)
+FIELDS = ("messages", "output", "tools", *OWN)
 OUTCOMES = ("outcome", "reward", "success")  # the first that is not null counts
 
 

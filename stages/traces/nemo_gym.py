@@ -18,7 +18,7 @@ import orjson
 from stages.traces import tau2
 from stages.traces.calls import UnreadableCallError, read_call
 from stages.traces.episode import Episode
-from stages.traces.fields import BadItemError, name_in, object_of
+from stages.traces.fields import BadItemError, name_in, object_of, sampled_tokens
 from stages.traces.formats import ReadOptions
 from stages.traces.forms import text_of
 
@@ -246,13 +246,8 @@ def _add(message: Record, item: Record, kind: str) -> None:
         call = {"name": name, "arguments": item.get("arguments")}
         entry = {"id": item.get("call_id") or item.get("id"), "type": "function", "function": call}
         message.setdefault("tool_calls", []).append(entry)
-    if isinstance(ids := item.get("generation_token_ids"), list):
-        message |= {"token_ids": ids, "n_tokens": len(ids)}
-        if isinstance(prompt := item.get("prompt_token_ids"), list):
-            message["prompt_ids"] = prompt
-        logprobs = item.get("generation_log_probs")
-        if isinstance(logprobs, list) and len(logprobs) == len(ids):
-            message["logprobs"] = logprobs
+    names = ("generation_token_ids", "prompt_token_ids", "generation_log_probs")
+    message |= sampled_tokens(*map(item.get, names))
 
 
 def _given(message: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -21,6 +20,8 @@ class Spread:
     """
 
     def __init__(self) -> None:
+        import sqlite3  # most traces do without, and so do some builds of Python
+
         self._groups: dict[str, int] = {}  # number by key, in order of first appearance
         self._database = sqlite3.connect("")
         self._database.execute("PRAGMA journal_mode = OFF")  # nobody needs it back
