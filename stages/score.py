@@ -1,4 +1,4 @@
-"""Class every turn of traces into a tier and give it its reward (episodes -> TURNS)."""
+"""Classify every turn of traces into a tier and give it its reward (episodes -> TURNS)."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ class Scored:
             )
         return settled(frame, self.renamed)
 
-    def keep(self, episode: Episode, turns: list[str]) -> None:
+    def keep(self, episode: Episode, tiers: list[str]) -> None:
         """Count an episode's turns by their tiers, and move full columns to disk."""
-        if episode.counts and turns:
-            self._turns.update(turns)
+        if episode.counts and tiers:
+            self._turns.update(tiers)
             self._tasks.add((episode.source, episode.task))
         if len(self.columns["tier"]) >= CHUNK:
             if self._folder is None:
@@ -128,12 +128,13 @@ class Scorer:
             else (Counter[str](), Counter[str]())
         )
         turns, columns = classifier.turns(episode, notes, failures), self.scored.columns
-        columns["tier"] += [turn.tier for turn in turns]
+        tiers = [turn.tier for turn in turns]
+        columns["tier"] += tiers
         columns["match"] += [turn.match and turn.match.kind for turn in turns]
         columns["match_share"] += [turn.match and turn.match.share for turn in turns]
         columns["reward"] += [turn.reward for turn in turns]
         self._add_columns(episode)
-        self.scored.keep(episode, [turn.tier for turn in turns])
+        self.scored.keep(episode, tiers)
 
     def _add_columns(self, episode: Episode) -> None:
         """Add what the trace itself says of the episode's turns."""
