@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stages.errors import InputError
-from stages.traces import open_trace
+from stages.traces import Episode, open_trace
 from stages.traces.detect import FORMATS, MESSAGES
 from stages.traces.formats import ReadOptions
 
@@ -213,6 +213,15 @@ def is_text(record: dict[str, Any]) -> bool:
     return (
         any(record.get(key) == "hello" for key in ("completion", "output")) and "task" not in record
     )
+
+
+def example_episodes(folder: Path, name: str) -> Iterator[Episode]:
+    """The episodes of a format's examples, but for those that only a tokenizer can cut."""
+    path = folder / "trace"
+    for record in EXAMPLES[name]:
+        if not is_text(record):
+            path.write_text(json.dumps(record))
+            yield from open_trace(str(path))
 
 
 def test_every_format_has_examples() -> None:

@@ -16,7 +16,7 @@ from stages.tables.artifacts import ADVANTAGES, TURNS, read_table
 from stages.traces import Episode, atif, messages, open_trace
 from stages.traces.formats import ReadOptions
 from tests.conftest import Cli, exit_code
-from tests.test_detect import EXAMPLES, is_text
+from tests.test_detect import EXAMPLES, example_episodes
 
 Json = dict[str, Any]
 SAME = ("gold", "outcome", "status", "policy", "family", "env", "trial", "episode_id")
@@ -69,15 +69,12 @@ def meant(episode: Episode) -> list[Any]:
 
 @pytest.mark.parametrize("name", list(EXAMPLES))
 def test_episodes_of_any_format_read_back_the_same(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "trace"
-    for record in (record for record in EXAMPLES[name] if not is_text(record)):
-        path.write_text(json.dumps(record))
-        for episode in open_trace(str(path)):
-            again = back(exported(episode))
-            assert meant(again) == meant(episode)
-            for field in SAME:
-                assert getattr(again, field) == getattr(episode, field), field
-            assert again.tools == (episode.tools or None)
+    for episode in example_episodes(tmp_path, name):
+        again = back(exported(episode))
+        assert meant(again) == meant(episode)
+        for field in SAME:
+            assert getattr(again, field) == getattr(episode, field), field
+        assert again.tools == (episode.tools or None)
 
 
 ODD_CALLS = [

@@ -12,25 +12,22 @@ import pytest
 
 from stages.exports.messages import row_of
 from stages.tables.artifacts import TURNS, read_table
-from stages.traces import messages, open_trace
+from stages.traces import messages
 from tests.builders import SHARED
 from tests.conftest import Cli
-from tests.test_detect import EXAMPLES, is_text
+from tests.test_detect import EXAMPLES, example_episodes
 
 SAME = ("turns", "gold", "outcome", "status", "policy", "family", "env", "stop", "user_calls")
 
 
 @pytest.mark.parametrize("name", list(EXAMPLES))
 def test_episodes_of_any_format_read_back_the_same(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "trace"
-    for record in (record for record in EXAMPLES[name] if not is_text(record)):
-        path.write_text(json.dumps(record))
-        for episode in open_trace(str(path)):
-            row = row_of(episode, Counter())
-            back = messages.reader("trace", Counter())(orjson.loads(orjson.dumps(row)))
-            for field in SAME:
-                assert getattr(back, field) == getattr(episode, field), field
-            assert row == row_of(back, Counter())
+    for episode in example_episodes(tmp_path, name):
+        row = row_of(episode, Counter())
+        back = messages.reader("trace", Counter())(orjson.loads(orjson.dumps(row)))
+        for field in SAME:
+            assert getattr(back, field) == getattr(episode, field), field
+        assert row == row_of(back, Counter())
 
 
 def tables(run: Cli, *traces: str) -> Any:
