@@ -62,7 +62,7 @@ def score(
     domain: str | None = None,
     played: bool = False,
 ) -> Score:
-    """Class the turns of one conversation and give them their rewards.
+    """Classify the turns of one conversation and give them their rewards.
 
     The outcome is not computed: gold actions tell which calls a task expects, not what the
     database came to, nor whether the user was told. Whoever ran the environment knows it.

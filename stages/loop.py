@@ -143,7 +143,7 @@ def play(config: LoopConfig, at: Places, policy: str) -> LoopStep:
 
 
 def score(config: LoopConfig, at: Places) -> LoopStep:
-    """Class the turns into tiers."""
+    """Classify the turns into tiers."""
     args = (at("rollouts.jsonl"), "--out", at("turns.parquet"), *_options(config, "score"))
     return LoopStep("score", ("score", *args), (at("rollouts.jsonl"),), (at("turns.parquet"),))
 

@@ -73,7 +73,7 @@ class Classifier:
     def turns(
         self, episode: Episode, notes: Counter[str], failures: Counter[str] | None = None
     ) -> list[Classed]:
-        """Class every turn of an episode.
+        """Classify every turn of an episode.
 
         Args:
             episode: whose tools are those of the domain.
