@@ -107,9 +107,9 @@ def command(
     quiet, force, as_json = printing.quiet, printing.force, printing.as_json
     traces, calibration = list(shown.traces), shown.calibration
     loop = _loop_of(inputs)
-    if loop:
+    newest = shown_iteration(loop) if loop else None
+    if loop and newest:
         out = out or (None if as_json else str(loop / PAGE))
-        newest = shown_iteration(loop)
         inputs, traces = [str(newest / TURNS_FILE)], traces or [str(newest / ROLLOUTS)]
         newest_file = newest_calibration(newest)
         calibration = calibration or (str(newest_file) if newest_file else None)
@@ -117,8 +117,8 @@ def command(
     options.check_outputs([out], as_json=as_json, force=force)
     known, notes = known_of(files_of(inputs), calibration, seed)
     document = report(known, next_step_of(known), shown.max_episodes)
-    if loop:
-        document["loop"] = loop_panel(loop)
+    if loop and newest:
+        document["loop"] = loop_panel(loop, newest)
     asked = Asked(traces or None, source.domain, source.skip_bad, quiet, source.named)
     conversations, of_traces = read_conversations(document, scored_from(inputs), asked)
     notes += of_traces

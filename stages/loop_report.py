@@ -57,8 +57,12 @@ def newest_calibration(iteration: Path) -> Path | None:
     return paths[-1] if paths else None
 
 
-def loop_panel(folder: Path) -> dict[str, Any]:
+def loop_panel(folder: Path, shown: Path) -> dict[str, Any]:
     """Return an iteration a row: pass rates with their intervals, values, verdicts and gates.
+
+    Args:
+        folder: of the loop.
+        shown: the iteration whose turns the report shows.
 
     Raises:
         InputError: a file of the loop can't be read.
@@ -74,7 +78,7 @@ def loop_panel(folder: Path) -> dict[str, Any]:
     return {
         "settings": {name: settings.get(name) for name in wanted if name in settings},
         "start": start,
-        "shown": shown_iteration(folder).name,
+        "shown": shown.name,
         "tiers": tiers,
         "iterations": rows,
     }
