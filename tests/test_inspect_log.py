@@ -329,6 +329,17 @@ def test_zstd_is_read(tmp_path: Path) -> None:
     assert [replaced(episode) for episode in read(path)] == first
 
 
+def test_zstd_is_read_in_the_same_way_where_zipfile_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """inspect_ai has zipfile patched in the whole process; Python 3.14's reads zstd itself."""
+    path = packed(tmp_path / "log.eval", sample(said("hello")))
+    first = [replaced(episode) for episode in read(path)]
+    as_zstd(path)
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *ignored: b"{}")
+    assert [replaced(episode) for episode in read(path)] == first
+
+
 @pytest.mark.parametrize(
     ("spoiled", "what"),
     [

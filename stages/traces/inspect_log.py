@@ -128,9 +128,10 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> An
         BadItemError: it is broken.
     """
     try:
-        data = archive.read(member)
+        data = _data(archive, member, path)
     except NotImplementedError:
-        data = _unzstd(member, path)
+        what = f"'{member.filename}' is compressed by a method that is not known here"
+        raise InputError(str(path), what, AS_JSON) from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise BadItemError(f"broken zip data ({error})", FETCH_AGAIN) from None
     try:
@@ -139,20 +140,30 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> An
         raise BadItemError(f"{error.what} at byte {error.offset}", FETCH_AGAIN) from None
 
 
+def _data(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> bytes:
+    """The bytes of a member; those in zstd are read in the same way in every process.
+
+    zipfile reads them from Python 3.14 on, and where a package such as inspect_ai has patched it;
+    each of these has errors of its own.
+    """
+    if member.compress_type == ZSTD:
+        import polars as pl
+
+        if hasattr(pl, "read_lines"):
+            return _unzstd(member, path)
+    return archive.read(member)
+
+
 def _unzstd(member: zipfile.ZipInfo, path: Path) -> bytes:
-    """A member that is compressed by zstd, as inspect's are now; Python 3.14 reads it itself.
+    """A member that is compressed by zstd, as inspect's are now.
 
     Polars takes compressed text apart into lines, and JSON is the same with any line ends.
 
     Raises:
-        InputError: it is compressed by another method.
         BadItemError: it is broken.
     """
     import polars as pl
 
-    if member.compress_type != ZSTD or not hasattr(pl, "read_lines"):
-        what = f"'{member.filename}' is compressed by a method that is not known here"
-        raise InputError(str(path), what, AS_JSON)
     with path.open("rb") as file:
         file.seek(member.header_offset)
         header = file.read(LOCAL_HEADER.size)
