@@ -69,7 +69,11 @@ def write(path: Path, *parts: str | Path) -> Path:
 
 def calibrate(turns: Path, out: Path) -> tuple[float, float]:
     """Seconds of CPU and peak gigabytes of the command, its start included."""
-    arguments = ["calibrate", str(turns), "--partial", "--quiet", "--force", "-o", str(out)]
+    return cost(["calibrate", str(turns), "--partial", "--quiet", "--force", "-o", str(out)])
+
+
+def cost(arguments: list[str]) -> tuple[float, float]:
+    """Seconds of CPU and peak gigabytes of a command of irc-cli, in a process of its own."""
     process = subprocess.Popen([sys.executable, "-m", "irc_cli", *arguments])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
