@@ -353,6 +353,14 @@ def test_other_compression_is_refused(run: Cli, spoiled: Json, what: str) -> Non
     assert code == 2 and err.startswith(f"error: {what}")
 
 
+@pytest.mark.parametrize("choices", [None, 3, "x", [], {}, {"a": 1}, [None], [3], [[]], ["x"]])
+def test_a_models_event_without_an_answer_counts_no_tokens(choices: Any) -> None:
+    output = {"choices": choices, "usage": {"output_tokens": 7}}
+    record = sample(said(id="m9"), events=[{"event": "model", "output": output}])
+    [record] = clean(inspect_log, record)
+    assert "n_tokens" not in record["messages"][-1]
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(broken(sample(said("", LOOK), result(error={"type": "timeout", "message": "x"}), said())))
 def test_a_broken_sample_is_read_or_refused(record: Json) -> None:

@@ -344,7 +344,8 @@ def _of_events(sample: Record, texts: Record) -> tuple[list[Record], dict[str, i
         output = object_of(event, "output")
         usage, choices = output.get("usage"), output.get("choices")
         count = usage.get("output_tokens") if isinstance(usage, dict) else None
-        message = choices[0].get("message") if choices else None
+        first = choices[0] if isinstance(choices, list) and choices else None
+        message = first.get("message") if isinstance(first, dict) else None
         if type(count) is int and isinstance(message, dict) and name_in(message, "id"):
             written[message["id"]] = count
     return tool_definitions(list(told.values())) or [], written
