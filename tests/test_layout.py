@@ -173,13 +173,6 @@ def test_functions_of_the_command_line_are_short() -> None:
 
 
 NAMELESS = ("one", "found")  # which say nothing of what they hold
-NOT_YET = {  # modules that still bind them; shorten this list, never lengthen it
-    "stages/policies/batch_decoder.py",
-    "stages/policies/openai_policy.py",
-    "stages/policies/replay.py",
-    "stages/policies/transformers_policy.py",
-    "stages/serving/server_pool.py",
-}
 
 
 def bindings(tree: ast.Module) -> Iterator[tuple[str, int]]:
@@ -205,7 +198,7 @@ def test_names_say_what_they_hold() -> None:
         for name, line in bindings(tree)
         if name in NAMELESS
     ]
-    assert [place for place in places if place[0] not in NOT_YET] == []
+    assert places == []
 
 
 def test_a_nameless_binding_would_be_seen() -> None:

@@ -234,15 +234,15 @@ def sample(
         within its nucleus, where top_p is below 1.
     """
     device = logits.device
-    temperature = torch.tensor([one.temperature or 1.0 for one in sampling], device=device)
+    temperature = torch.tensor([row.temperature or 1.0 for row in sampling], device=device)
     logprobs = torch.log_softmax(logits.float() / temperature[:, None], -1)
-    if any(one.top_p < 1 for one in sampling):
-        top_p = torch.tensor([one.top_p for one in sampling], device=device)
+    if any(row.top_p < 1 for row in sampling):
+        top_p = torch.tensor([row.top_p for row in sampling], device=device)
         logprobs = nucleus(logprobs, top_p)
     below = logprobs.double().exp().cumsum(-1)
     draw = torch.tensor(draws, dtype=torch.float64, device=device)[:, None] * below[:, -1:]
     token_ids = torch.searchsorted(below, draw, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
-    greedy = torch.tensor([one.temperature == 0 for one in sampling], device=device)
+    greedy = torch.tensor([row.temperature == 0 for row in sampling], device=device)
     token_ids = torch.where(greedy, logits.argmax(-1), token_ids)
     chosen = logprobs.gather(1, token_ids[:, None])[:, 0]
     return token_ids.tolist(), chosen.tolist()

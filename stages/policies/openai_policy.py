@@ -177,9 +177,9 @@ class OpenAIPolicy:
         """The server of an episode: at its first turn, of those that are up, the least loaded."""
         place = self._places.setdefault(episode_id, Place())
         if place.server is None:
-            left = [one for one in self._servers if one not in place.failed]
-            able = [one for one in left if one.up] or left
-            place.server = min(able, key=lambda one: (one.live, one.episodes))
+            left = [server for server in self._servers if server not in place.failed]
+            able = [server for server in left if server.up] or left
+            place.server = min(able, key=lambda server: (server.live, server.episodes))
             place.server.live += 1
             place.server.episodes += 1
         return place.server
@@ -188,7 +188,7 @@ class OpenAIPolicy:
         """The servers on which an episode could begin again."""
         place = self._places[episode_id]
         tried = [*place.failed, place.server]
-        return [one for one in self._servers if one.up and one not in tried]
+        return [server for server in self._servers if server.up and server not in tried]
 
     def _leave(self, episode_id: str) -> None:
         """Let an episode begin again, elsewhere."""
@@ -202,8 +202,8 @@ class OpenAIPolicy:
         """Before the first turn of all, see which servers are there."""
         async with self._checking:
             if not self._checked:
-                found = await asyncio.gather(*(one.endpoint.answers() for one in self._servers))
-                for server, up in zip(self._servers, found, strict=True):
+                asked = (server.endpoint.answers() for server in self._servers)
+                for server, up in zip(self._servers, await asyncio.gather(*asked), strict=True):
                     if not up:
                         self._down(server)
                 self._checked = True
@@ -302,11 +302,11 @@ def continued(
     if not token_ids:
         raise PolicyError("the server gives no token ids, which '--tokenizer' needs")
     logprobs = choice.get("logprobs")
-    found = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
-    known = isinstance(found, list) and len(found) == len(token_ids) and None not in found
+    given = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+    known = isinstance(given, list) and len(given) == len(token_ids) and None not in given
     cut = choice.get("finish_reason") == "length"
     message = chat.answer(episode_id, token_ids, tools)
-    return Action(message, prompt, token_ids, found if known else None, "length" if cut else "stop")
+    return Action(message, prompt, token_ids, given if known else None, "length" if cut else "stop")
 
 
 def _sendable_call(call: Any) -> Any:
@@ -331,10 +331,10 @@ def _call(call: Any, call_id: str) -> dict[str, Any]:
 def _logprobs(given: Any, token_ids: list[int] | None) -> list[float] | None:
     """The logprob of each token; None unless there is one for each."""
     try:
-        found = [float(token["logprob"]) for token in given["content"]]
+        logprobs = [float(token["logprob"]) for token in given["content"]]
     except (TypeError, LookupError, ValueError):
         return None
-    return found if token_ids is not None and len(found) == len(token_ids) else None
+    return logprobs if token_ids is not None and len(logprobs) == len(token_ids) else None
 
 
 def _ids(given: Any) -> list[int] | None:

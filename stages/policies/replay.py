@@ -49,10 +49,10 @@ class ReplayPolicy:
             ContextOverflowError: the recorded episode was cut off here.
             PolicyError: the recording has no such episode, or no more of it.
         """
-        found = self._episodes.get(episode_id.partition("/")[2])
-        if found is None:
+        episode = self._episodes.get(episode_id.partition("/")[2])
+        if episode is None:
             raise PolicyError(f"no such episode in {self._path}")
-        status, recorded = found
+        status, recorded = episode
         turn = sum(message["role"] == "assistant" for message in messages)
         if turn < len(recorded):
             message = recorded[turn]

@@ -42,10 +42,10 @@ def addresses(given: Iterable[str]) -> tuple[str, ...]:
     Raises:
         InputError: there is no such file, or a line is no URL.
     """
-    found: list[str] = []
-    for one in given:
-        found += [one] if "://" in one else _listed(one)
-    return tuple(dict.fromkeys(url.rstrip("/") for url in found))
+    urls: list[str] = []
+    for url_or_file in given:
+        urls += [url_or_file] if "://" in url_or_file else _listed(url_or_file)
+    return tuple(dict.fromkeys(url.rstrip("/") for url in urls))
 
 
 async def load_weights(
@@ -189,12 +189,12 @@ def _listed(path: str) -> list[str]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(path, f"can't be read ({reason})", "check the path") from None
-    found = []
+    urls = []
     for number, line in enumerate(lines, 1):
         url = line.strip()
         if url and not url.startswith("#"):
             if "://" not in url:
                 todo = "write http://HOST:PORT/v1"
                 raise InputError(f"{path}:{number}", f"'{url}' is no URL", todo)
-            found.append(url)
-    return found
+            urls.append(url)
+    return urls
