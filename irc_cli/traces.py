@@ -17,11 +17,11 @@ from stages.settings import Setting
 from stages.tables.files import digest, refuse_existing, whole_file
 from stages.tiers.domains import SHIPPED, Domain, load_domain
 from stages.tiers.toolsets import Toolsets
-from stages.traces.detect import open_trace, source_name
 from stages.traces.episode import Episode
 from stages.traces.formats import ReadOptions
 from stages.traces.given import named
 from stages.traces.identity import SPLIT_GROUPS, SPLIT_TASKS, Identities, Renamed
+from stages.traces.opening import open_trace, source_name
 
 INPUT = "Input"  # panel of the help
 _WHAT = (

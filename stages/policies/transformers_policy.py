@@ -199,4 +199,7 @@ def _stops(model: Any, tokenizer: Any, end: int) -> list[int]:
     """Return the ids that end a message: the template's, the tokenizer's, the model's own."""
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends] if ends else []
-    return [end, *(token_id for token_id in (tokenizer.eos_token_id, *ends) if token_id is not None)]
+    return [
+        end,
+        *(token_id for token_id in (tokenizer.eos_token_id, *ends) if token_id is not None),
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.traces.detect import Trace, open_trace
 from stages.traces.episode import Call, Episode, GoldAction, Turn
+from stages.traces.opening import Trace, open_trace
 
 __all__ = ["Call", "Episode", "GoldAction", "Trace", "Turn", "open_trace"]
