@@ -36,9 +36,10 @@ from stages.check import (
     given_advantages,
     objections,
 )
-from stages.tables.artifacts import ADVANTAGES, made_by, read_columns, write_table
+from stages.tables.artifacts import ADVANTAGES
 from stages.tables.files import digest, together
 from stages.tables.paths import remote
+from stages.tables.table_file import made_by, read_columns, write_table
 from stages.tables.turn_arrays import TurnArrays, advantage_frame, turn_arrays
 from stages.tiers.file import load_tiers
 from stages.traces.notes import left_out

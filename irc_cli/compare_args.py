@@ -137,7 +137,8 @@ def _compare_traces(
 ) -> None:
     """Compare the calls of traces with their gold actions."""
     from stages.compare_args import Comparison
-    from stages.tables.artifacts import PAIRS, write_table  # two values do without polars
+    from stages.tables.artifacts import PAIRS
+    from stages.tables.table_file import write_table
 
     options.check_outputs([out], as_json=printing.as_json, force=printing.force)
     reader = source.reader(traces, quiet=printing.quiet)

@@ -34,9 +34,10 @@ from stages.report import ReportInputs, report, with_conversations
 from stages.reporting.conversations import Conversations
 from stages.reporting.recorded import Recorded, read_calibration
 from stages.settings import Setting
-from stages.tables.artifacts import COUNTS, made_by
+from stages.tables.artifacts import COUNTS
 from stages.tables.files import digest, whole_file
 from stages.tables.paths import files_of
+from stages.tables.table_file import made_by
 from stages.tables.turn_arrays import turn_arrays
 from stages.tiers.file import SHIPPED, load_tiers
 from stages.tiers.rules import Tiers

@@ -12,8 +12,9 @@ from irc_cli.traces import LoggedTraceOptions, Paths, TraceReader
 from stages.errors import InputError, few
 from stages.score import Scored, Scorer
 from stages.settings import Setting
-from stages.tables.artifacts import TURNS, write_lazy, write_table
+from stages.tables.artifacts import TURNS
 from stages.tables.files import digest
+from stages.tables.table_file import write_lazy, write_table
 from stages.tables.yamlfile import read_yaml
 from stages.tiers.file import SHIPPED, load_tiers, use_rewards
 from stages.tiers.rules import Tiers

@@ -21,7 +21,8 @@ from stages.core.correlation import Floats
 from stages.core.farmability import farmability, repeat_rewards, return_spread
 from stages.core.payment import Values
 from stages.errors import InputError
-from stages.tables.artifacts import ADVANTAGES, conformed
+from stages.tables.artifacts import ADVANTAGES
+from stages.tables.table import conformed
 from stages.tables.turn_arrays import TurnArrays, _first_turns, tier_rewards, turn_advantages
 from stages.traces.episode import SUCCESS
 

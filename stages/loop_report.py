@@ -11,7 +11,8 @@ import orjson
 from stages.errors import InputError
 from stages.loop_files import SETTINGS
 from stages.reporting.tasks import FAILED, PASSED, TRUNCATED, episode_rows, pass_rate
-from stages.tables.artifacts import TURNS, read_table
+from stages.tables.artifacts import TURNS
+from stages.tables.table_file import read_table
 from stages.tables.yamlfile import read_yaml
 
 TURNS_FILE, ROLLOUTS, CALIBRATION = "turns.parquet", "rollouts.jsonl", "calibration.yaml"

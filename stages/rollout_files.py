@@ -23,9 +23,10 @@ import polars as pl
 
 from stages.errors import InputError
 from stages.rollout import Played
-from stages.tables.artifacts import TOKENS, RolloutRow, read_table, write_blocks
+from stages.tables.artifacts import TOKENS, RolloutRow
 from stages.tables.files import refuse_existing, whole_file
 from stages.tables.paths import RunFiles
+from stages.tables.table_file import read_table, write_blocks
 
 REPEATED_BY = (
     "irc_cli",

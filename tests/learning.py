@@ -12,8 +12,9 @@ import polars as pl
 import torch
 import yaml
 
-from stages.tables.artifacts import TOKENS, TURNS, write_table
+from stages.tables.artifacts import TOKENS, TURNS
 from stages.tables.files import digest
+from stages.tables.table_file import write_table
 from stages.training.config import TrainConfig
 from stages.training.model import learner, packable
 from stages.training.sequences import PROMPT, Example, TokenSequence

@@ -20,15 +20,11 @@ from hypothesis import strategies as st
 
 from stages.errors import InputError
 from stages.tables import files
-from stages.tables.artifacts import (
-    ADVANTAGES,
-    EPISODES,
-    PAIRS,
+from stages.tables.artifacts import ADVANTAGES, EPISODES, PAIRS, SUMS, TOKENS, TURNS
+from stages.tables.files import digest, refuse_existing, whole_file
+from stages.tables.table import Table
+from stages.tables.table_file import (
     ROW_GROUP,
-    SUMS,
-    TOKENS,
-    TURNS,
-    Table,
     made_by,
     read_columns,
     read_table,
@@ -36,7 +32,6 @@ from stages.tables.artifacts import (
     write_blocks,
     write_table,
 )
-from stages.tables.files import digest, refuse_existing, whole_file
 from tests.builders import Tiered, line_of, turn_frame
 
 FRAME = turn_frame([Tiered("t", 1.0, "ab"), Tiered("u", 0.0, "c")])

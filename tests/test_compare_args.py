@@ -10,7 +10,8 @@ import pytest
 from examples.trace.generate import TRACE
 from stages.compare_args import Comparison
 from stages.core.arguments import MODES, ToolRules
-from stages.tables.artifacts import PAIRS, read_table, write_table
+from stages.tables.artifacts import PAIRS
+from stages.tables.table_file import read_table, write_table
 from stages.tiers.domains import Domain, find_domain
 from stages.traces import Call, Episode, GoldAction, open_trace
 from tests.builders import SHARED, SHOP, call, episode, gold, needs_shared, written

@@ -12,7 +12,8 @@ import pytest
 
 from stages.exports.atif import trajectory, trial_names
 from stages.exports.messages import row_of
-from stages.tables.artifacts import ADVANTAGES, TURNS, read_table
+from stages.tables.artifacts import ADVANTAGES, TURNS
+from stages.tables.table_file import read_table
 from stages.traces import Episode, atif, messages, open_trace
 from stages.traces.formats import ReadOptions
 from tests.conftest import Cli, exit_code

@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from stages.exports.messages import row_of
-from stages.tables.artifacts import TURNS, read_table
+from stages.tables.artifacts import TURNS
+from stages.tables.table_file import read_table
 from stages.traces import messages
 from tests.builders import SHARED
 from tests.conftest import Cli

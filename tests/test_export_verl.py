@@ -11,7 +11,7 @@ import yaml
 
 from stages.envs.airline_mini import airline_mini
 from stages.exports.verl import DATASET
-from stages.tables.artifacts import made_by, read_table
+from stages.tables.table_file import made_by, read_table
 from tests.conftest import Cli
 
 EXPORT = ("export", "verl", "--env", "airline-mini", "--model", "org/name", "-o", "out")

@@ -20,8 +20,9 @@ from irc_cli.trl_reward import reward_function
 from stages.core.payment import PAYS
 from stages.exports.preferences import preferences
 from stages.messages.message import without_kind
-from stages.tables.artifacts import ADVANTAGES, SEQUENCES, TOKENS, TURNS, read_table, write_table
+from stages.tables.artifacts import ADVANTAGES, SEQUENCES, TOKENS, TURNS
 from stages.tables.files import digest
+from stages.tables.table_file import read_table, write_table
 from tests.builders import Tiered, turn_frame
 from tests.conftest import Cli, exit_code
 

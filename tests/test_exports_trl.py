@@ -20,7 +20,8 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 from irc_cli.scorer import score
 from irc_cli.trl_reward import reward_function
 from stages.messages.renderer import Renderer
-from stages.tables.artifacts import SEQUENCES, read_table
+from stages.tables.artifacts import SEQUENCES
+from stages.tables.table_file import read_table
 from stages.traces import open_trace
 from stages.training.sequences import retokenised
 from tests.conftest import exit_code

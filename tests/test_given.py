@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from stages.errors import InputError
-from stages.tables.artifacts import made_by
+from stages.tables.table_file import made_by
 from stages.traces import open_trace
 from stages.traces.fields import BadItemError
 from stages.traces.given import NOTHING, Given, at, read_gold, read_map

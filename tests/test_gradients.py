@@ -23,7 +23,8 @@ from examples.study.gradients import (
     table,
     weights_of,
 )
-from stages.tables.artifacts import TURNS, read_table
+from stages.tables.artifacts import TURNS
+from stages.tables.table_file import read_table
 from stages.tables.turn_arrays import turn_arrays
 from stages.train import accumulate
 from stages.training.config import TrainConfig

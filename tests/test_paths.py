@@ -9,8 +9,9 @@ import pytest
 
 from stages.calibration.shards import sum_file
 from stages.errors import InputError
-from stages.tables.artifacts import SUMS, TURNS, made_by, read_table, scan_table
+from stages.tables.artifacts import SUMS, TURNS
 from stages.tables.paths import files_of, remote
+from stages.tables.table_file import made_by, read_table, scan_table
 from tests.builders import Tiered, line_of, turn_frame
 from tests.conftest import Cli
 from tests.object_store import ObjectStore

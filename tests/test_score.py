@@ -19,7 +19,8 @@ from stages.calibration.sums import lay_out, sum_turns
 from stages.core.arguments import ToolRules
 from stages.core.correlation import pooled
 from stages.score import Scored
-from stages.tables.artifacts import TURNS, made_by
+from stages.tables.artifacts import TURNS
+from stages.tables.table_file import made_by
 from stages.tiers.domains import Domain, find_domain, load_domain
 from stages.traces import Call, GoldAction, open_trace
 from stages.traces.episode import SUCCESS

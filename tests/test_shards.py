@@ -11,7 +11,8 @@ import pytest
 from stages.calibration.shards import add_up, sum_file
 from stages.calibration.sums import lay_out, sum_turns
 from stages.core.correlation import pooled, within
-from stages.tables.artifacts import SUMS, made_by, read_table
+from stages.tables.artifacts import SUMS
+from stages.tables.table_file import made_by, read_table
 from tests.builders import Tiered, turn_frame
 from tests.conftest import Cli
 

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from irc_cli.app import app
-from stages.tables.artifacts import TURNS, read_table, write_table
+from stages.tables.artifacts import TURNS
+from stages.tables.table_file import read_table, write_table
 from tests.conftest import Cli
 from tests.learning import (
     NO,

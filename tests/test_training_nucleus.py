@@ -18,7 +18,8 @@ import torch
 from stages.policies.batch_decoder import sample
 from stages.policies.nucleus import in_nucleus, nucleus
 from stages.policies.policy import Sampling
-from stages.tables.artifacts import TOKENS, TURNS, read_table, write_table
+from stages.tables.artifacts import TOKENS, TURNS
+from stages.tables.table_file import read_table, write_table
 from stages.train import (
     Known,
     accumulate,

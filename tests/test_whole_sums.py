@@ -9,7 +9,8 @@ import pytest
 from stages.calibration.sums import UNITS, sum_turns
 from stages.calibration.whole_sums import check_sums
 from stages.errors import InputError
-from stages.tables.artifacts import SUMS, made_by, write_table
+from stages.tables.artifacts import SUMS
+from stages.tables.table_file import made_by, write_table
 from tests.builders import Tiered, line_of, turn_frame
 from tests.conftest import Cli
 

@@ -36,8 +36,9 @@ from stages.calibration.sums import lay_out, sum_turns
 from stages.core.advantages import AdvantageConfig
 from stages.core.payment import Values
 from stages.policy_registry import SEED_POLICY
-from stages.tables.artifacts import TURNS, read_table
+from stages.tables.artifacts import TURNS
 from stages.tables.files import whole_file
+from stages.tables.table_file import read_table
 from stages.tables.turn_arrays import TurnArrays, tier_rewards, turn_advantages, turn_arrays
 from stages.training.batches import Pack
 from stages.training.inputs import read_rollouts

@@ -18,8 +18,9 @@ from irc_cli.traces import Paths, TraceOptions
 from stages.errors import InputError, few
 from stages.exports.atif import check_credits, credits_of, result, trajectory, trial_names
 from stages.exports.messages import message_rows, settle
-from stages.tables.artifacts import ADVANTAGES, TURNS, read_table
+from stages.tables.artifacts import ADVANTAGES, TURNS
 from stages.tables.files import reachable
+from stages.tables.table_file import read_table
 
 MADE = "irc_cli.meta.json"  # what made the folder
 

@@ -13,7 +13,8 @@ from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.exports.preferences import Prefix, preferences
 from stages.settings import Setting
-from stages.tables.artifacts import TURNS, read_table
+from stages.tables.artifacts import TURNS
+from stages.tables.table_file import read_table
 from stages.training.inputs import other_turns, played_advantages, read_rollouts, read_values
 
 PAIRS = "Pairs"  # panel of the help

@@ -11,8 +11,9 @@ from irc_cli.notes import check_notes
 from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.exports.tokens import token_advantages
-from stages.tables.artifacts import SEQUENCES, TURNS, read_table, write_table
+from stages.tables.artifacts import SEQUENCES, TURNS
 from stages.tables.paths import RunFiles
+from stages.tables.table_file import read_table, write_table
 from stages.training.examples import reinforced
 from stages.training.inputs import other_turns, played_advantages, read_rollouts, read_values
 

@@ -17,8 +17,8 @@ from stages.envs.registry import open_env
 from stages.errors import InputError
 from stages.exports.verl import DATASET, NAME, VerlConfig, agent_loops, dataset, trainer_config
 from stages.settings import Setting
-from stages.tables.artifacts import write_table
 from stages.tables.files import refuse_existing, whole_file
+from stages.tables.table_file import write_table
 from stages.tiers.file import SHIPPED
 
 DATA = {"train": "train.parquet", "val": "val.parquet"}

@@ -11,8 +11,8 @@ import typer
 from irc_cli import console, options
 from irc_cli.notes import show_notes
 from stages.settings import Setting
-from stages.tables.artifacts import made_by_path, write_rows
 from stages.tables.files import digest, refuse_existing
+from stages.tables.table_file import made_by_path, write_rows
 
 Conversations = Annotated[
     list[str],

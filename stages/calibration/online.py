@@ -31,8 +31,9 @@ from stages.calibration.sums import UNITS, Grid, Summed, TierSums, lay_out, tier
 from stages.core.forgetting import GateConfig, effective_size, gates, kept_weight
 from stages.core.lengths import length_terms
 from stages.errors import InputError
-from stages.tables.artifacts import ONLINE, SUMS, made_by, read_table, write_table
+from stages.tables.artifacts import ONLINE, SUMS
 from stages.tables.files import refuse_existing
+from stages.tables.table_file import made_by, read_table, write_table
 
 HALF_LIFE = 1000.0  # episodes: eight iterations of 16 tasks x 8
 FORGOTTEN = 1e-3  # a task whose episodes weigh less than this together is dropped

@@ -20,15 +20,8 @@ from stages.calibration.fingerprint import (
 from stages.calibration.sums import Summed, merge, sum_turns
 from stages.calibration.whole_sums import check_sums
 from stages.errors import InputError, few
-from stages.tables.artifacts import (
-    SUMS,
-    TURNS,
-    made_by,
-    read_table,
-    reading,
-    scan_table,
-    write_table,
-)
+from stages.tables.artifacts import SUMS, TURNS
+from stages.tables.table_file import made_by, read_table, reading, scan_table, write_table
 
 
 class Turns(NamedTuple):

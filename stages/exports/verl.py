@@ -18,7 +18,7 @@ from stages.core.seeds import derived_seed
 from stages.envs.env import Env, Task
 from stages.envs.registry import ENVS
 from stages.settings import Setting
-from stages.tables.artifacts import Table
+from stages.tables.table import Table
 from stages.tiers.file import SHIPPED
 
 INPUT, TRAINING = "Input", "Training"  # panels of the help

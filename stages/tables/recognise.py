@@ -19,9 +19,9 @@ from stages.tables.artifacts import (
     SUMS,
     TOKENS,
     TURNS,
-    Table,
 )
 from stages.tables.near import near_format, read_format
+from stages.tables.table import Table
 
 TABLES = (TURNS, ADVANTAGES, SUMS, ONLINE, EPISODES, TOKENS, SEQUENCES, PAIRS)
 TRACE_KEYS = frozenset({"messages", "traj", "simulations"})

@@ -16,9 +16,10 @@ from stages.core.payment import Values
 from stages.core.statuses import LEFT_OUT
 from stages.errors import InputError, few
 from stages.messages.message import without_kind
-from stages.tables.artifacts import COUNTS, PARQUET_MAGIC, TOKENS, RolloutRow, made_by, read_table
+from stages.tables.artifacts import COUNTS, TOKENS, RolloutRow
 from stages.tables.files import digest
 from stages.tables.paths import RunFiles
+from stages.tables.table_file import PARQUET_MAGIC, made_by, read_table
 from stages.tables.turn_arrays import advantage_frame, tier_rewards, turn_advantages, turn_arrays
 from stages.traces.calls import UnreadableCallError, read_call
 from stages.traces.fields import BadItemError

@@ -11,7 +11,8 @@ import polars as pl
 from stages.core.payment import Values
 from stages.errors import InputError
 from stages.settings import Setting
-from stages.tables.artifacts import TURNS, read_table
+from stages.tables.artifacts import TURNS
+from stages.tables.table_file import read_table
 from stages.training.config import ADVANTAGE, OPTIMISATION, TrainConfig
 from stages.training.inputs import (
     Rollouts,

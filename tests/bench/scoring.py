@@ -11,7 +11,8 @@ import orjson
 from examples.trace.generate import TRACE
 from irc_cli.traces import TraceReader
 from stages.score import Scorer
-from stages.tables.artifacts import TURNS, write_table
+from stages.tables.artifacts import TURNS
+from stages.tables.table_file import write_table
 from stages.tiers.file import load_tiers
 from stages.tiers.rules import Tiers
 from tests.bench.timing import Row, row

@@ -30,7 +30,8 @@ from stages.envs.airline_mini import airline_mini
 from stages.errors import InputError
 from stages.policies.policy import Sampling
 from stages.rollout import Played
-from stages.tables.artifacts import ADVANTAGES, TURNS, read_table
+from stages.tables.artifacts import ADVANTAGES, TURNS
+from stages.tables.table_file import read_table
 from tests.conftest import exit_code
 from tests.verl.batches import FILL, GROUP, TASKS, Batch, Exported
 

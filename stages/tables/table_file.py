@@ -1,0 +1,226 @@
+"""How tables are read and written: Parquet on disk, JSON lines on pipes (`-`).
+
+A table on disk records what made it: version, command, settings, seed, sha256 of its inputs.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from stages.errors import InputError
+from stages.tables.files import head, standard_input, whole_file
+from stages.tables.paths import remote, unreadable
+from stages.tables.table import Table
+
+PARQUET_MAGIC = b"PAR1"
+ROW_GROUP = 1000  # rows of a table that is written in blocks
+LARGE_GROUP = 1 << 14  # ... of one that memory does not hold
+_METADATA_KEY = "irc-cli"
+_UNREADABLE = (pl.exceptions.ComputeError, pl.exceptions.SchemaError)  # JSON lines, to polars
+_T = TypeVar("_T")
+
+
+def write_table(
+    table: Table, frame: pl.DataFrame, path: str, made_by: dict[str, Any], *, force: bool
+) -> None:
+    """Write a table: Parquet with its provenance, or JSON lines to standard output (`-`)."""
+    frame = frame.select(list(table.columns))
+    if path == "-":
+        sys.stdout.write(frame.write_ndjson())
+        return
+    with whole_file(path, force=force) as file, _full_disk():
+        frame.write_parquet(file, metadata=_metadata(made_by))
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """Raise OSError for polars' own word for a full disk."""
+    try:
+        yield
+    except pl.exceptions.ComputeError as error:
+        raise OSError(str(error)) from None
+
+
+def write_lazy(
+    table: Table, frame: pl.LazyFrame, path: str, made_by: dict[str, Any], *, force: bool
+) -> None:
+    """Write a table that memory does not hold, as `write_table` does."""
+    frame = frame.select(list(table.columns))
+    if path == "-":
+        frame.sink_ndjson(sys.stdout.buffer)
+        return
+    _sink(frame, path, made_by, LARGE_GROUP, force=force)
+
+
+def _sink(
+    frame: pl.LazyFrame, path: str, made_by: dict[str, Any], row_group: int, *, force: bool
+) -> None:
+    """Write Parquet in the memory of a row group."""
+    with whole_file(path, force=force) as file, _full_disk():
+        frame.sink_parquet(
+            file, metadata=_metadata(made_by), row_group_size=row_group, maintain_order=True
+        )
+
+
+def write_rows(
+    rows: Iterable[Mapping[str, Any]], path: str, made_by: dict[str, Any], *, force: bool
+) -> None:
+    """Write rows as JSON lines, and what made them beside; `-`: to standard output, alone."""
+    lines = (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    if path == "-":
+        sys.stdout.buffer.writelines(lines)
+        return
+    beside = made_by_path(path)
+    with whole_file(path, force=force) as file, whole_file(beside, force=force) as about:
+        file.writelines(lines)
+        about.write(orjson.dumps(made_by, option=orjson.OPT_INDENT_2))
+
+
+def made_by_path(path: str) -> str:
+    """Return where JSON lines have what made them, for they have no header."""
+    return path.removesuffix(".jsonl") + ".meta.json"
+
+
+def write_blocks(
+    table: Table,
+    blocks: Iterator[pl.DataFrame],
+    path: str,
+    made_by: dict[str, Any],
+) -> None:
+    """Write a table to Parquet as its blocks come, in the memory of one; an old file is replaced.
+
+    Equal rows make equal bytes, whatever the blocks.
+    """
+    rows = register_io_source(lambda *ignored: blocks, schema=table.columns)
+    _sink(rows, path, made_by, ROW_GROUP, force=True)
+
+
+def read_table(table: Table, path: str) -> pl.DataFrame:
+    """Read a table from Parquet or JSON lines, `-` for standard input, and check every row.
+
+    Raises:
+        InputError: the file is missing, empty, of another kind, or breaks the declaration.
+    """
+    where = "standard input" if path == "-" else path
+    if _is_parquet(path):
+        frame = reading(path, lambda: pl.read_parquet(path, glob=False))
+    else:
+        frame = _json_lines(table, _content(path), where)
+    return table.conform(frame, where)
+
+
+def read_columns(path: str) -> pl.DataFrame:
+    """Read a table of another program, whatever its columns: Parquet or JSON lines, also from `-`.
+
+    Raises:
+        InputError: the file is missing or of another kind.
+    """
+    if _is_parquet(path):
+        return reading(path, lambda: pl.read_parquet(path, glob=False))
+    try:
+        return pl.read_ndjson(_content(path), infer_schema_length=None)
+    except pl.exceptions.PolarsError:
+        raise InputError(path, "neither Parquet nor JSON lines", "write it as one") from None
+
+
+def scan_table(table: Table, path: str) -> pl.LazyFrame | None:
+    """Return a lazy scan of a Parquet table, its columns checked; None for any other file."""
+    if not _is_parquet(path):
+        return None
+    lazy = pl.scan_parquet(path, glob=False)
+    table.check_columns(reading(path, lazy.collect_schema), path)
+    return lazy
+
+
+def made_by(path: str) -> dict[str, Any]:
+    """Return what an artifact records of its making; empty where it records nothing."""
+    if not _is_parquet(path):
+        return {}
+    recorded = reading(path, lambda: pl.read_parquet_metadata(path)).get(_METADATA_KEY)
+    return dict(orjson.loads(recorded)) if recorded else {}
+
+
+def _metadata(made_by: dict[str, Any]) -> dict[str, str]:
+    return {_METADATA_KEY: orjson.dumps(made_by).decode()}
+
+
+def _is_parquet(path: str) -> bool:
+    """Return whether a file is Parquet, as all tables in object stores are."""
+    return path != "-" and (remote(path) or head(path) == PARQUET_MAGIC)
+
+
+def _content(path: str) -> bytes:
+    return standard_input() if path == "-" else Path(path).read_bytes()
+
+
+def reading(path: str, read: Callable[[], _T]) -> _T:
+    """Return what is read from a Parquet file, or raise InputError where polars can't."""
+    try:
+        return read()
+    except (pl.exceptions.ComputeError, pl.exceptions.ColumnNotFoundError, OSError) as error:
+        raise unreadable(path, error) from None
+
+
+def _json_lines(table: Table, data: bytes, where: str) -> pl.DataFrame:
+    if not data.strip():
+        raise InputError(where, "empty", f"rerun {table.made_by}")
+    try:
+        frame = pl.read_ndjson(data, schema=table.columns)
+    except _UNREADABLE:
+        raise _wrong_kind(table, data, where) or _bad_line(table, data, where) from None
+    # polars reads a column that no line has as nulls.
+    first = next(line for line in io.BytesIO(data) if line.strip())
+    columns = pl.read_ndjson(first).columns
+    if table.columns.keys() - columns and (error := _wrong_kind(table, data, where)):
+        raise error
+    table.check_columns(columns, where)
+    return frame
+
+
+def _wrong_kind(table: Table, data: bytes, where: str) -> InputError | None:
+    """Return the error for JSON of a kind that is known, and not this table."""
+    from stages.tables.recognise import of_json, wrong_kind
+
+    kind = of_json(data)
+    if kind is None or kind.key == table.name:
+        return None
+    return InputError(where, *wrong_kind(table, kind, where))
+
+
+def _bad_line(table: Table, data: bytes, where: str) -> InputError:
+    """Find the first line that polars could not read, for it names none."""
+    lines = data.splitlines()
+
+    def fails(count: int) -> bool:
+        return not _reads(b"\n".join(lines[:count]), table.columns)
+
+    number = bisect_left(range(1, len(lines)), True, key=fails) + 1
+    place, todo = f"{where}:{number}", f"rerun {table.made_by}"
+    try:
+        row = orjson.loads(lines[number - 1])
+    except orjson.JSONDecodeError as error:
+        return InputError(place, f"not JSON: {error.msg}", "mend the line")
+    if not isinstance(row, dict):
+        return InputError(place, "not an object", todo)
+    for name, to in table.columns.items():
+        if name in row and not _reads(orjson.dumps({name: row[name]}), {name: to}):
+            return InputError(place, f"'{name}' is {row[name]!r:.40}, not {to}", todo)
+    return InputError(place, "not readable as a row", todo)
+
+
+def _reads(data: bytes, columns: Mapping[str, pl.DataType]) -> bool:
+    try:
+        pl.read_ndjson(data, schema=columns)
+    except _UNREADABLE:
+        return False
+    return True
