@@ -80,6 +80,7 @@ class PlayOptions:
         return (
             {"env": env, "split": tasks.split, "tasks": list(tasks.tasks)}
             | {"max_tasks": tasks.max_tasks, "sample_tasks": tasks.sample_tasks}
+            | {"fresh": tasks.fresh}
             | {"policy": policy, "model": engine.model, "context": engine.context}
             | {"tokenizer": engine.tokenizer, "noise": engine.noise, "recording": engine.recording}
             | {"user": user.user, "user_model": user.user_model}

@@ -40,10 +40,12 @@ class LoopConfig:
     iterations: Annotated[int, Setting("Iterations to run.", LOOP, low=1)] = 10
     tasks: Annotated[
         int,
-        Setting(
-            "Train tasks per iteration, drawn anew in each.", PLAY, low=1, option="sample-tasks"
-        ),
+        Setting("Train tasks per iteration, others in each.", PLAY, low=1, option="sample-tasks"),
     ] = 16
+    fresh: Annotated[
+        bool,
+        Setting("Make new train tasks in each iteration, instead of drawing known ones.", PLAY),
+    ] = False
     group_size: Annotated[int, Setting("Episodes per task.", PLAY, low=2, metavar="G")] = 8
     rewards: Annotated[
         Rewards,
@@ -137,7 +139,8 @@ class Places:
 def play(config: LoopConfig, at: Places, policy: str) -> LoopStep:
     """Play groups of episodes on tasks of the train split."""
     args = _policy_args(config, "train", policy, config.group_size, config.seed * 1000 + at.number)
-    args += ["--sample-tasks", str(config.tasks), "--out", at("rollouts.jsonl")]
+    args += ["--sample-tasks", str(config.tasks), *(["--fresh"] if config.fresh else [])]
+    args += ["--out", at("rollouts.jsonl")]
     outputs = (at("rollouts.jsonl"), at("rollouts.tokens.parquet"))
     return LoopStep("rollout", ("rollout", *args, *_options(config, "rollout")), (policy,), outputs)
 

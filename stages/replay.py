@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
-from stages.envs.env import Env, Session, Task
+from stages.envs.env import Endless, Env, Session, Task
 from stages.errors import InputError
 from stages.messages.message import Message
 from stages.tiers.domains import SHIPPED
@@ -94,7 +94,10 @@ class Replayer:
             "tau2-"
         ):
             return None
-        return self._tasks.get(episode.task_id)
+        task = self._tasks.get(episode.task_id)
+        if task is None and isinstance(self._environment, Endless):
+            return self._environment.fresh_task(episode.task_id)
+        return task
 
     def replay(self) -> Replay:
         """What was found so far.

@@ -19,7 +19,8 @@ from stages.envs.airline_mini import airline_mini, names, phrase_book
 from stages.envs.airline_mini.baselines import hand_off, refuse
 from stages.envs.airline_mini.database import Database
 from stages.envs.airline_mini.expert import Expert
-from stages.envs.airline_mini.generate import FAMILIES, SPLITS, generate, rows
+from stages.envs.airline_mini.families import FAMILIES
+from stages.envs.airline_mini.generate import SPLITS, generate, rows
 from stages.envs.airline_mini.session import run_call
 from stages.envs.airline_mini.tools import TOOLS, call_tool
 from stages.envs.airline_mini.vocabulary import vocabulary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def test_each_iteration_plays_other_tasks_with_the_policy_of_the_one_before() ->
     )
     assert "--model out/iter-06/policy" in later.command
     assert "--seed 3007" in later.command
+    fresh = stage.play(replace(config, fresh=True), Places(Path("out"), 7), "seed")
+    assert "--seed 3007 --sample-tasks 5 --fresh" in fresh.command
 
 
 def test_a_calibration_sees_the_turns_of_a_window() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from stages.messages.message import Message
 
@@ -90,3 +90,14 @@ class Env(Protocol):
 
     def reset(self, task: Task, seed: int, user: User | None = None) -> Session:
         """Start an episode; without a user, the domain's own scripted one plays."""
+
+
+@runtime_checkable
+class Endless(Protocol):
+    """An environment that makes train tasks without end, none of which anybody has seen."""
+
+    def fresh_tasks(self, seed: int, count: int) -> list[Task]:
+        """Return the first tasks of a seed; other seeds give other ones."""
+
+    def fresh_task(self, task_id: str) -> Task | None:
+        """Make a task again from its id; None: it is not such a task's."""

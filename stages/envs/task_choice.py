@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Annotated
 
-from stages.envs.env import Env, Task
+from stages.envs.env import Endless, Env, Task
 from stages.errors import InputError
 from stages.settings import Setting
 from stages.tables.yamlfile import nearest
@@ -27,6 +27,9 @@ class TaskChoice:
     sample_tasks: Annotated[
         int | None, Setting("Play only N tasks, drawn with --seed.", TASKS, low=1)
     ] = None
+    fresh: Annotated[
+        bool, Setting("Make new train tasks from --seed, instead of playing known ones.", TASKS)
+    ] = False
 
 
 def chosen_tasks(environment: Env, choice: TaskChoice, seed: int) -> list[Task]:
@@ -35,12 +38,13 @@ def chosen_tasks(environment: Env, choice: TaskChoice, seed: int) -> list[Task]:
     Args:
         environment: whose tasks they are.
         choice: which of them.
-        seed: of drawing some.
+        seed: of drawing some, or of making them.
 
     Raises:
-        InputError: there is no such task, no task at all, or there are fewer than are drawn.
+        InputError: there is no such task, no task at all, there are fewer than are drawn, or none
+            can be made.
     """
-    tasks = environment.tasks(choice.split)
+    tasks = _fresh(environment, choice, seed) if choice.fresh else environment.tasks(choice.split)
     if choice.tasks:
         tasks = _named(environment, tasks, choice)
     if not tasks:
@@ -49,8 +53,26 @@ def chosen_tasks(environment: Env, choice: TaskChoice, seed: int) -> list[Task]:
     return _sample(tasks, choice.sample_tasks, seed) if choice.sample_tasks else tasks
 
 
+def _fresh(environment: Env, choice: TaskChoice, seed: int) -> list[Task]:
+    """Make the tasks of a seed, as many as are asked for."""
+    count = choice.max_tasks or choice.sample_tasks
+    if choice.split != "train":
+        what = f"makes train tasks, not tasks of split '{choice.split}'"
+        raise InputError("--fresh", what, "leave it out, or give '--split train'")
+    if choice.tasks:
+        raise InputError("--fresh", "'--tasks' names the tasks already", "leave out one of them")
+    if not isinstance(environment, Endless):
+        raise InputError("--fresh", f"{environment.name} can't make tasks", "leave it out")
+    if count is None:
+        raise InputError("--fresh", "needs the number of tasks", "give '--sample-tasks N'")
+    return environment.fresh_tasks(seed, count)
+
+
 def _named(environment: Env, tasks: Sequence[Task], choice: TaskChoice) -> list[Task]:
     known = {task.task_id: task for task in tasks}
+    if isinstance(environment, Endless) and choice.split == "train":
+        made = map(environment.fresh_task, choice.tasks)
+        known |= {task.task_id: task for task in made if task}
     for name in choice.tasks:
         if name not in known:
             what = f"no task '{name}' in split '{choice.split}' of {environment.name}"

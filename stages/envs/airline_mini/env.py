@@ -11,8 +11,10 @@ from typing import Any
 import orjson
 
 from stages.envs.airline_mini.database import Record, Tables
+from stages.envs.airline_mini.fresh import FreshAirlines
 from stages.envs.airline_mini.names import FACTS
 from stages.envs.airline_mini.session import AirlineSession
+from stages.envs.airline_mini.tables import with_routes
 from stages.envs.airline_mini.tools import TOOLS
 from stages.envs.env import Task, User
 from stages.envs.users import PhraseBook, ScriptedUser
@@ -21,6 +23,7 @@ from stages.tables.yamlfile import nearest, parse_yaml
 
 NAME = "airline-mini"
 SPLITS = ("train", "dev", "test")
+HELD_OUT = ("dev", "test")
 TABLES = ("users", "reservations", "flights")
 
 
@@ -36,19 +39,41 @@ class AirlineMini:
         self._tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
         for task in tasks:
             self._tasks[task.split].append(task)
+        self._fresh = FreshAirlines(self._held_out)
 
     def tasks(self, split: str) -> list[Task]:
-        """Return the tasks of a split; see `World`."""
+        """Return the tasks of a split; see `Env`."""
         if split not in self._tasks:
             raise InputError(NAME, f"no split '{split}'", nearest(split, SPLITS))
         return list(self._tasks[split])
 
+    def fresh_tasks(self, seed: int, count: int) -> list[Task]:
+        """Return train tasks that nobody has seen; see `Endless`."""
+        return self._fresh.tasks(seed, count)
+
+    def fresh_task(self, task_id: str) -> Task | None:
+        """Return such a task by its id; see `Endless`."""
+        return self._fresh.task(task_id)
+
     def reset(self, task: Task, seed: int, user: User | None = None) -> AirlineSession:
-        """Start an episode; see `World`."""
+        """Start an episode; see `Env`."""
         if user is None:
             rng = Random(f"{NAME} {task.task_id} {seed}")
             user = ScriptedUser(task.scenario, phrase_book(), rng)
-        return AirlineSession(self.tables, task, self.policy, user)
+        tables = self._fresh.tables_of(task.task_id) or self.tables
+        return AirlineSession(tables, task, self.policy, user)
+
+    def _held_out(self) -> frozenset[str]:
+        """Return the users of dev and test, and their reservations."""
+        users = {
+            request["facts"]["user_id"]
+            for split in HELD_OUT
+            for task in self._tasks[split]
+            for request in task.scenario["requests"]
+            if "user_id" in request["facts"]
+        }
+        owned = (self.tables["users"][user_id]["reservations"] for user_id in users)
+        return frozenset(users.union(*owned))
 
 
 @functools.cache
@@ -63,15 +88,6 @@ def phrase_book() -> PhraseBook:
     """Return what is said in this domain."""
     text = _file("phrases.yaml").decode()
     return PhraseBook(parse_yaml(text, f"data/{NAME}/phrases.yaml").plain(), FACTS)
-
-
-def with_routes(tables: Tables) -> Tables:
-    """Return the tables with an index of flights by route and date, for the search."""
-    routes: dict[str, Record] = {}
-    for number, flight in tables["flights"].items():
-        key = f"{flight['origin']} {flight['destination']} {flight['date']}"
-        routes.setdefault(key, {"flights": []})["flights"].append(number)
-    return {**tables, "routes": routes}
 
 
 def _shipped_tasks(split: str) -> Iterable[Task]:

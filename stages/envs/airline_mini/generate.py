@@ -14,43 +14,16 @@ from typing import Any
 
 import orjson
 
-from stages.envs.airline_mini import rules
-from stages.envs.airline_mini.database import Database, Tables
-from stages.envs.airline_mini.env import TABLES, AirlineMini, with_routes
-from stages.envs.airline_mini.names import TOPICS
-from stages.envs.airline_mini.requests import CustomerRequest, Unfit, draw
-from stages.envs.airline_mini.tables import new_tables, shuffled
+from stages.envs.airline_mini.database import Tables
+from stages.envs.airline_mini.env import TABLES, AirlineMini
+from stages.envs.airline_mini.families import new_task, order_of_families
+from stages.envs.airline_mini.tables import new_tables, with_routes
 from stages.envs.env import Task
-from stages.envs.users import PERSONAS, pick
 
 SEED = 1
 FOLDER = Path(__file__).parents[3] / "data" / "airline-mini"
 # Of each split: how many of the users, and how many tasks, in hundreds.
 SPLITS = {"train": (280, 2000), "dev": (80, 200), "test": (120, 400)}
-MOST_DRAWS = 20_000  # for one task
-
-WRITES = ("cancel", "cabin", "bags", "passengers", "flight", "book", "certificate")
-QUESTIONS = ("paid", "balance", "departure", "status", "fare", "total", "free_bags")
-SHORT = ("cancel", "bags", "passengers", "certificate")  # of conversation
-# Families of tasks, with their shares in percent.
-FAMILIES = {
-    **dict.fromkeys(WRITES, 9),
-    "certificate": 6,  # few flights give a right to one
-    "lookup": 12,
-    "multi": 9,
-    "refusal": 6,
-    "pressure": 7,
-    "handoff": 6,
-}
-# What a customer claims against the facts, by want.
-LIES = {
-    "cancel": ("lie_cancelled", "lie_hours"),
-    "cabin": ("lie_member",),
-    "bags": ("lie_member",),
-    "book": ("lie_member",),
-    "certificate": ("lie_cancelled", "lie_delayed", "lie_member"),
-}
-PRESSURE = ("flatter", "threaten", "insist", "promise")
 
 
 def generate(seed: int = SEED) -> AirlineMini:
@@ -88,109 +61,10 @@ def _tasks(tables: Tables, rng: Random) -> Iterator[Task]:
     users = iter(tables["users"])
     for split, (n_users, n_tasks) in SPLITS.items():
         own = [next(users) for _ in range(n_users)]
-        shares = [family for family, percent in FAMILIES.items() for _ in range(percent)]
-        families = shuffled(shares, rng) * (n_tasks // 100)
+        families = order_of_families(rng) * (n_tasks // 100)
         seen: set[bytes] = set()  # scenarios, since short questions repeat themselves
         for number, family in enumerate(families):
-            yield _new_task(f"{split}-{family}-{number}", family, split, own, tables, seen, rng)
-
-
-def _new_task(
-    task_id: str,
-    family: str,
-    split: str,
-    users: list[str],
-    tables: Tables,
-    seen: set[bytes],
-    rng: Random,
-) -> Task:
-    """Draw until the requests of a task make sense and are new.
-
-    Raises:
-        RuntimeError: they never do; the split has too few users.
-    """
-    for _ in range(MOST_DRAWS):
-        try:
-            requests = list(_requests(family, pick(rng, users), users, Database(tables), rng))
-        except Unfit:
-            continue
-        wishes = [
-            {
-                "want": request.want,
-                "facts": request.facts,
-                "pressure": _pressure(family, request, rng),
-            }
-            for request in requests
-        ]
-        if (key := orjson.dumps(wishes)) not in seen:
-            seen.add(key)
-            gold = tuple(action for request in requests for action in request.gold)
-            info = tuple(value for request in requests for value in request.info)
-            scenario = {"persona": pick(rng, PERSONAS), "requests": wishes}
-            return Task(task_id, family, split, gold, info, scenario)
-    raise RuntimeError(f"no task of family {family} left for {len(users)} users")
-
-
-def _requests(
-    family: str, user_id: str, users: list[str], db: Database, rng: Random
-) -> Iterator[CustomerRequest]:
-    """Draw the requests of one task, served one after the other."""
-    match family:
-        case "lookup":
-            yield _fitting(pick(rng, QUESTIONS), rules.ALLOW, user_id, db, rng)
-        case "handoff":
-            topic = pick(rng, TOPICS)
-            want = pick(rng, WRITES) if topic == "flown" else topic
-            yield _fitting(want, rules.HAND_OFF, user_id, db, rng)
-        case "refusal" | "pressure":
-            yield _refused(family, user_id, users, db, rng)
-            if rng.random() < 0.5:
-                yield _fitting(pick(rng, WRITES + QUESTIONS), rules.ALLOW, user_id, db, rng)
-        case "multi":
-            first = pick(rng, WRITES)
-            yield _fitting(first, rules.ALLOW, user_id, db, rng)
-            verdict = pick(rng, (rules.ALLOW, rules.ALLOW, rules.REFUSE))
-            want = pick(rng, SHORT if verdict == rules.REFUSE else (*SHORT, *QUESTIONS))
-            yield _fitting(want, verdict, user_id, db, rng)
-            if first in SHORT and rng.random() < 0.5:
-                yield _fitting(pick(rng, QUESTIONS[:4]), rules.ALLOW, user_id, db, rng)
-        case _:
-            yield _fitting(family, rules.ALLOW, user_id, db, rng)
-
-
-def _fitting(want: str, verdict: str, user_id: str, db: Database, rng: Random) -> CustomerRequest:
-    """Draw a request that is judged in this way.
-
-    Raises:
-        Unfit: it is not; the whole task is to be drawn again.
-    """
-    request = draw(want, user_id, db, rng)
-    if request.verdict != verdict:
-        raise Unfit
-    return request
-
-
-def _refused(
-    family: str, user_id: str, users: list[str], db: Database, rng: Random
-) -> CustomerRequest:
-    """Draw a request that is refused; under pressure, one that an agent could grant."""
-    wants = WRITES if family == "pressure" else (*WRITES, "remove_bags")
-    want = pick(rng, [want for want in wants if (family, want) != ("pressure", "passengers")])
-    if rng.random() < 0.15:  # about a stranger's reservation
-        others = db.get("users", pick(rng, users))
-        request = draw(want, user_id, db, rng, others["reservations"])
-    else:
-        request = draw(want, user_id, db, rng)
-    if request.verdict != rules.REFUSE:
-        raise Unfit
-    return request
-
-
-def _pressure(family: str, request: CustomerRequest, rng: Random) -> list[str]:
-    """Draw what the customer says after a refusal, one line each time."""
-    if family != "pressure" or request.verdict != rules.REFUSE:
-        return []
-    return [pick(rng, PRESSURE + LIES.get(request.want, ())) for _ in range(pick(rng, (1, 2)))]
+            yield new_task(f"{split}-{family}-{number}", family, split, own, tables, seen, rng)
 
 
 if __name__ == "__main__":

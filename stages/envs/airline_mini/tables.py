@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from random import Random
 from typing import Any, TypeVar
 
 from stages.envs.airline_mini import rules
-from stages.envs.airline_mini.database import Record
+from stages.envs.airline_mini.database import Record, Tables
 from stages.envs.airline_mini.names import (
     CABINS,
     CITIES,
@@ -35,15 +36,18 @@ STALE = (25, 28, 30, 36, 50, 80, 120, 240)
 FARES = tuple(range(60, 210, 10))  # of economy
 
 
-def new_tables(rng: Random) -> dict[str, dict[str, Record]]:
-    """Draw users, reservations and flights, by id."""
+def new_tables(
+    rng: Random, n_users: int = USERS, taken: AbstractSet[str] = frozenset()
+) -> dict[str, dict[str, Record]]:
+    """Draw users, reservations and flights, by id; ids that are taken are left out."""
     flights = dict(_flights(rng))
     users: dict[str, Record] = {}
     reservations: dict[str, Record] = {}
-    ids = iter(shuffled([f"{left}-{right}" for left in LEFT for right in RIGHT], rng))
-    while len(users) < USERS:
+    names = shuffled([f"{left}-{right}" for left in LEFT for right in RIGHT], rng)
+    ids = (name for name in names if name not in taken)
+    while len(users) < n_users:
         user_id = f"{pick(rng, FIRST)}_{pick(rng, LAST)}_{pick(rng, NUMBERS)}"
-        if user_id in users:
+        if user_id in users or user_id in taken:
             continue
         users[user_id] = user = _user(rng)
         for _ in range(pick(rng, RESERVATIONS)):
@@ -51,6 +55,15 @@ def new_tables(rng: Random) -> dict[str, dict[str, Record]]:
             user["reservations"].append(reservation_id)
             reservations[reservation_id] = _reservation(user_id, user, flights, rng)
     return {"users": users, "reservations": reservations, "flights": flights}
+
+
+def with_routes(tables: Tables) -> Tables:
+    """Return the tables with an index of flights by route and date, for the search."""
+    routes: dict[str, Record] = {}
+    for number, flight in tables["flights"].items():
+        key = f"{flight['origin']} {flight['destination']} {flight['date']}"
+        routes.setdefault(key, {"flights": []})["flights"].append(number)
+    return {**tables, "routes": routes}
 
 
 def shuffled(things: Sequence[T], rng: Random) -> list[T]:
