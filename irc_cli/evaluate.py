@@ -26,9 +26,7 @@ from irc_cli.rollout import PlayOptions
 from irc_cli.traces import OptionalPaths, ReadingOptions, TraceOptions, TraceReader
 from stages.envs.registry import ENVS, open_env
 from stages.errors import InputError
-from stages.evaluate import (
-    Measurer,
-)
+from stages.evaluate import Measurer
 from stages.policy_registry import POLICIES
 from stages.replay import Replay, Replayer
 from stages.settings import Setting

@@ -16,8 +16,9 @@ from stages.errors import InputError
 from stages.tiers.domains import Domain, PerDomain
 from stages.tiers.matching import FULL, NO_MATCH, Match, Matcher, Side, agent_gold
 from stages.tiers.rules import Tiers
+from stages.traces.envelopes import text_of
 from stages.traces.episode import Call, Episode, GoldAction, Turn
-from stages.traces.forms import Heard, Spoken, read_message, text_of
+from stages.traces.forms import Heard, Spoken, read_message
 
 MOST_DIFFERENCES = 40  # of one call; the number of the others is stated
 Entry = dict[str, Any]

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.traces.calls import flag_of
 from stages.traces.definitions import tool_definitions
+from stages.traces.envelopes import text_of
 from stages.traces.fields import BadItemError, chosen_score, name_in, object_of, sampled_tokens
 from stages.traces.formats import ReadOptions
-from stages.traces.forms import text_of
 from stages.traces.stream import BrokenJsonError, parse
 
 if TYPE_CHECKING:

@@ -7,18 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stages.traces.envelopes import bared, opened_message, text_of
 from stages.traces.fields import BadItemError
-from stages.traces.forms import (
-    ROLES,
-    Heard,
-    Result,
-    Spoken,
-    bared,
-    opened_message,
-    read_message,
-    text_of,
-)
+from stages.traces.forms import Heard, Result, Spoken, read_message
 from stages.traces.turns import RECORD
+from stages.traces.vocabulary import ROLES
 
 Message = dict[str, Any]
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")

@@ -31,9 +31,7 @@ from stages.traces import (
     verifiers_v0,
 )
 from stages.traces.formats import KNOWN, Format
-from stages.traces.stream import (
-    readable,
-)
+from stages.traces.stream import readable
 
 # Of each record exactly one accepts, but for the last: whatever else has `messages` is its.
 FORMATS = (

@@ -6,14 +6,11 @@ the AI SDK's, OpenTelemetry's, LangChain's messages as they are or serialised, a
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stages.traces.calls import (
-    ERRORS,
-    FLAGS,
     RESULT_WRAPPERS,
     WRAPPERS,
     UnreadableCallError,
@@ -24,160 +21,29 @@ from stages.traces.calls import (
     read_call,
     stated_id,
 )
-
-ROLES = {
-    **dict.fromkeys(("assistant", "ai", "model", "gpt", "chatbot", "bot"), "assistant"),
-    **dict.fromkeys(("aimessage", "aimessagechunk", "assistantmessage"), "assistant"),
-    **dict.fromkeys(("user", "human", "humanmessage", "humanmessagechunk", "usermessage"), "user"),
-    **dict.fromkeys(("tool", "function", "observation", "ipython", "toolmessage"), "tool"),
-    **dict.fromkeys(("toolmessagechunk", "functionmessage", "functionmessagechunk"), "tool"),
-    **dict.fromkeys(("tool_response", "tool_result", "function_response"), "tool"),
-    **dict.fromkeys(("system", "developer", "systemmessage", "systemmessagechunk"), "system"),
-    **dict.fromkeys(("function_call", "tool_call"), "call"),  # ShareGPT: the content is the call
-}
-CALL_TYPES = frozenset(
-    [
-        "function",
-        "tool_use",
-        "tool_call",
-        "server_tool_use",
-        "mcp_tool_use",
-        "function_call",
-        "functioncall",
-        "custom_tool_call",
-        "mcp_call",
-        "tooluse",
-    ]
+from stages.traces.envelopes import (
+    bare_answer,
+    bared,
+    inner_messages,
+    kind_of,
+    mapping,
+    opened_message,
+    text_of,
 )
-RESULT_TYPES = frozenset(
-    [
-        "tool_result",
-        "tool_response",
-        "tool_call_response",
-        "tool_call_output",
-        "function_response",
-        "functionresponse",
-        "function_call_output",
-        "custom_tool_call_output",
-        "toolresult",
-    ]
+from stages.traces.vocabulary import (
+    CALL_KEYS,
+    CALL_TYPES,
+    CODE_PARTS,
+    ITEM_TYPES,
+    KEYS,
+    NO_CALLS,
+    RESULT_KEYS,
+    RESULT_TYPES,
+    ROLES,
+    SILENT_TYPES,
+    STOPS_FOR_CALLS,
+    TEXT_KEYS,
 )
-# Blocks and items that are neither calls nor results.
-SILENT_TYPES = frozenset(
-    [
-        "text",
-        "input_text",
-        "output_text",
-        "summary_text",
-        "reasoning",
-        "reasoning_text",
-        "thinking",
-        "redacted_thinking",
-        "thought",
-        "refusal",
-        "image",
-        "image_url",
-        "input_image",
-        "audio",
-        "input_audio",
-        "video",
-        "video_url",
-        "file",
-        "input_file",
-        "media",
-        "document",
-        "search_result",
-        "citation",
-        "blob",
-        "uri",
-        "file_data",
-        "inline_data",
-        "guard_content",
-        "json",
-        "container_upload",
-        "item_reference",
-        "compaction",
-        "non_standard",
-    ]
-)
-ITEM_TYPES = CALL_TYPES | RESULT_TYPES | {"reasoning", "compaction", "item_reference"}
-NO_CALLS = frozenset({"", "null", "none", "nan"})  # as a column of text holds no calls
-CALL_KEYS = ("tool_calls", "toolCalls", "function_calls")
-# Of a message, and either read here or known to hold neither calls nor results.
-KEYS = frozenset(
-    [
-        "role",
-        "from",
-        "type",
-        "content",
-        "value",
-        "parts",
-        "text",
-        "message",
-        "id",
-        "name",
-        "requestor",
-        "error",
-        "is_error",
-        "isError",
-        "status",
-        "success",
-        "ok",
-        "n_tokens",
-        "usage",
-        "usage_metadata",
-        "turn_idx",
-        "timestamp",
-        "cost",
-        "raw_data",
-        "reasoning",
-        "reasoning_content",
-        "reasoning_details",
-        "errors",
-        "refusal",
-        "annotations",
-        "audio",
-        "logprobs",
-        "model",
-        "finish_reason",
-        "stop_reason",
-        "stopReason",
-        "tool_call_id",
-        "call_id",
-        "tool_use_id",
-        "toolCallId",
-        "toolUseId",
-        "tool_calls",
-        "toolCalls",
-        "function_calls",
-        "function_call",
-        "invalid_tool_calls",
-        "additional_kwargs",
-        "response_metadata",
-        "artifact",
-        "example",
-        "output",
-        "result",
-        "response",
-        "token_ids",
-        "prompt_ids",
-        "phase",
-        "thinking",
-        "thinking_blocks",
-        "provider_specific_fields",
-        "tools",
-        "tool_call_chunks",
-        "state",
-        "tool_plan",
-        "citations",
-        *FLAGS,
-        *ERRORS,
-    ]
-)
-CODE_PARTS = ("executableCode", "executable_code", "codeExecutionResult", "code_execution_result")
-STOPS_FOR_CALLS = frozenset({"tool_calls", "tool_use", "function_call", "tool_call"})
-TEXT_KEYS = ("text", "value", "content")  # of a block of text
-RESULT_KEYS = ("content", "output", "result", "response", "value", "text", "parts")
 
 
 class Spoken(NamedTuple):
@@ -229,75 +95,14 @@ def read_message(message: Any, lost: list[str], notes: Counter[str]) -> list[Eve
         return []
     if opened.get("sampled") is False:  # the policy was given it: an example, or a copied context
         return []
-    inner = _inner(opened)
+    inner = inner_messages(opened)
     if inner is not None:
         return [event for part in inner for event in read_message(part, lost, notes)]
     return _Message(bared(opened), lost, notes).events()
 
 
-def text_of(content: Any) -> str:
-    """Plain text of a message's content: text, null, a list of parts, or any JSON value."""
-    if isinstance(content, str):
-        return content
-    if content is None:
-        return ""
-    if isinstance(content, list):
-        parts = [_text_of_block(part) if isinstance(part, Mapping) else part for part in content]
-        if all(part is None or isinstance(part, str) for part in parts):
-            return "".join(part or "" for part in parts)
-    return json.dumps(content, ensure_ascii=False, default=str)
-
-
-def _text_of_block(block: Mapping[str, Any]) -> Any:
-    if block.get("type") == "document" and "text" not in block:  # Cohere's results
-        data = _mapping(block.get("document")).get("data")
-        return data if data is None or isinstance(data, str) else json.dumps(data)
-    if block.get("type") in (None, "text", "input_text", "output_text"):
-        return next((block[key] for key in TEXT_KEYS if key in block), None)
-    return block.get("text")
-
-
 def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, list, tuple))
-
-
-def opened_message(message: Any) -> Mapping[str, Any] | None:
-    """Return a message as an object; JSON text and the SDKs' own objects are read as theirs."""
-    if hasattr(message, "model_dump"):
-        message = message.model_dump()
-    value = object_in(message)
-    return value if isinstance(value, Mapping) else None
-
-
-def _inner(message: Mapping[str, Any]) -> list[Any] | None:
-    """Return the messages in an envelope; None where it is a message itself."""
-    for key in ("tool_messages", "tool_responses"):  # tau2-bench, AutoGen
-        if isinstance(several := message.get(key), list):
-            return several
-    if "role" in message or "from" in message:
-        return None
-    if isinstance(choices := message.get("choices"), list):  # a response of OpenAI's chat API
-        return [{**choice, **_mapping(choice.get("message"))} for choice in map(_mapping, choices)]
-    is_result = _kind(message) in RESULT_TYPES
-    if not is_result and isinstance(message.get("output"), list):
-        return list(message["output"])  # a response of the Responses API
-    if isinstance(message.get("message"), Mapping) and "content" not in message:
-        return [message["message"]]
-    return None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def bared(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return LangChain's message out of its two serialised forms; any other as it is."""
-    path = message.get("id")
-    if "lc" in message and isinstance(path, list) and path:
-        return {**_mapping(message.get("kwargs")), "type": str(path[-1])}
-    if isinstance(message.get("data"), Mapping) and isinstance(message.get("type"), str):
-        return {**message["data"], "type": message["type"]}
-    return message
 
 
 class _Message:
@@ -368,7 +173,7 @@ class _Message:
 
     def _structured(self) -> list[Written]:
         """Read the calls beside the content."""
-        places = [self.message, _mapping(self.message.get("additional_kwargs"))]
+        places = [self.message, mapping(self.message.get("additional_kwargs"))]
         given = (place[key] for place in places for key in CALL_KEYS if place.get(key))
         calls = self._calls(next(given, None))
         calls += self._calls(self.message.get("invalid_tool_calls"))  # LangChain: broken arguments
@@ -408,7 +213,7 @@ class _Message:
         return calls
 
     def _stops_for_call(self) -> bool:
-        places = (self.message, _mapping(self.message.get("response_metadata")))
+        places = (self.message, mapping(self.message.get("response_metadata")))
         keys = ("finish_reason", "stop_reason", "stopReason")
         reasons = {str(place.get(key)).lower() for place in places for key in keys}
         return not reasons.isdisjoint(STOPS_FOR_CALLS)
@@ -456,7 +261,7 @@ class _Message:
             if (result := self._result_block(block)) is not None:
                 yield result
             elif _is_call_block(block):
-                held = _kind(block) in ("tool_calls", "tool_call") and "value" in block
+                held = kind_of(block) in ("tool_calls", "tool_call") and "value" in block
                 yield from self._calls(block["value"]) if held else self._call(block)
             else:
                 self._check_block(block)
@@ -465,7 +270,7 @@ class _Message:
         """Return the result that a block holds; None where it holds none."""
         if not isinstance(block, Mapping):
             return None
-        kind = _kind(block)
+        kind = kind_of(block)
         wrapped = next((block[key] for key in RESULT_WRAPPERS if block.get(key)), None)
         if isinstance(wrapped, Mapping):
             return self._result(wrapped, _first(wrapped, RESULT_KEYS))
@@ -476,7 +281,7 @@ class _Message:
     def _result(
         self, result: Mapping[str, Any], content: Any, call_id: str | None = None
     ) -> Result:
-        text = text_of(_answer(content))
+        text = text_of(bare_answer(content))
         if not any(key in result for key in RESULT_KEYS) or (content and not text):
             self._notes["result without content"] += 1
         for key in result.keys() - KEYS:
@@ -531,7 +336,7 @@ def _tokens(message: Mapping[str, Any]) -> Any:
     usages = ((message.get("usage"), "completion_tokens"), (message.get("usage"), "output_tokens"))
     if "n_tokens" in message:
         return message["n_tokens"]
-    counts = (_mapping(usage).get(key) for usage, key in usages)
+    counts = (mapping(usage).get(key) for usage, key in usages)
     return next((count for count in counts if count is not None), None)
 
 
@@ -541,33 +346,16 @@ def _same(call: Written, other: Written) -> bool:
     return call.name == other.name and call.arguments == other.arguments
 
 
-def _kind(block: Mapping[str, Any]) -> str:
-    kind = block.get("type")
-    return kind.replace("-", "_").lower() if isinstance(kind, str) else ""
-
-
 def _speaks_not(block: Any) -> bool:
     """Whether a block is anything but text for the reader."""
     if not isinstance(block, Mapping):
         return True
     says = any(key in block for key in TEXT_KEYS)
-    return _kind(block) not in ("", "text", "output_text", "input_text") or not says
+    return kind_of(block) not in ("", "text", "output_text", "input_text") or not says
 
 
 def _is_call_block(block: Mapping[str, Any]) -> bool:
-    kind = _kind(block)
+    kind = kind_of(block)
     if kind == "tool_calls":
         return "value" in block
     return kind in CALL_TYPES or (not kind and any(block.get(key) for key in WRAPPERS))
-
-
-def _answer(content: Any) -> Any:
-    """Return what a tool answered, without the envelope that Gemini and the AI SDK put it in."""
-    if isinstance(content, Mapping):
-        if set(content) in ({"result"}, {"output"}):
-            return next(iter(content.values()))
-        if set(content) == {"type", "value"}:
-            return content["value"]
-    if isinstance(content, list) and len(content) == 1 and set(_mapping(content[0])) == {"json"}:
-        return content[0]["json"]  # Bedrock
-    return content

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from stages.core.arguments import parse_arguments
 from stages.traces.clean import Message, clean_call
-from stages.traces.forms import text_of
+from stages.traces.envelopes import text_of
 
 SEVERAL_HISTORIES = "several histories in one trace: read one after another"
 

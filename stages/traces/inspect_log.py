@@ -21,9 +21,9 @@ from typing import Any
 
 from stages.errors import InputError
 from stages.traces.definitions import tool_definitions
+from stages.traces.envelopes import text_of
 from stages.traces.fields import BadItemError, chosen_score, name_in, object_of
 from stages.traces.formats import ReadOptions, Whole
-from stages.traces.forms import text_of
 from stages.traces.stream import FETCH_AGAIN, BrokenJsonError, parse
 
 NAME = "inspect"

@@ -8,9 +8,9 @@ from typing import Any
 
 from stages.traces.calls import object_in
 from stages.traces.definitions import tool_definitions
+from stages.traces.envelopes import bared
 from stages.traces.fields import BadItemError, chosen_score
 from stages.traces.formats import ReadOptions
-from stages.traces.forms import bared
 from stages.traces.histories import ModelCall, ToolRun, conversation
 from stages.traces.spread import Spread
 

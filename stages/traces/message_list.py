@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from stages.traces.envelopes import bared
 from stages.traces.exchange import Answer, Exchange, Record, clean_records
 from stages.traces.formats import ReadOptions
-from stages.traces.forms import ITEM_TYPES, ROLES, bared
+from stages.traces.vocabulary import ITEM_TYPES, ROLES
 
 NAME = "message list"
 GATHERED = "message_list"  # the key of the messages once they are together

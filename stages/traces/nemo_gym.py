@@ -17,10 +17,10 @@ import orjson
 
 from stages.traces import tau2
 from stages.traces.calls import UnreadableCallError, read_call
+from stages.traces.envelopes import text_of
 from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError, name_in, object_of, sampled_tokens
 from stages.traces.formats import ReadOptions
-from stages.traces.forms import text_of
 
 if TYPE_CHECKING:
     from hashlib import _Hash

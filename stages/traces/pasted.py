@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeGuard
 from stages.core.arguments import PYTHON_REPR, parse_arguments
 from stages.traces import calls
 from stages.traces.calls import UnreadableCallError
-from stages.traces.forms import SILENT_TYPES
+from stages.traces.vocabulary import SILENT_TYPES
 
 _FLAT = ("arguments", "args", "parameters", "kwargs", "input")
 # What may stand beside a name and arguments; the last three in a gold action of tau2-bench.

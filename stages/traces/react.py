@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stages.traces.calls import UnreadableCallError, Written
-from stages.traces.forms import text_of
+from stages.traces.envelopes import text_of
 
 ACTION = "Action:"
 # tau-bench's own; other harnesses of this form write "Observation:".
