@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from irc_cli import __version__
 from stages.errors import InputError
+from stages.tables.inputs import keeping
+
+_READ = re.compile("FILE|DIR|TRACES|TURNS|ROLLOUTS")  # metavars of what is read
 
 # Command, module, one line of help. A module is imported when its command is called: `--help`
 # stays instant, and a command pays only for the libraries that it needs.
@@ -41,8 +45,25 @@ def without_types(parameters: list[Any]) -> list[Any]:
     return parameters
 
 
+def _is_read(parameter: Any) -> bool:
+    """Whether a parameter names files or folders that the command reads, and doesn't write."""
+    written = getattr(parameter, "rich_help_panel", None) == "Output"
+    if written or parameter.name in ("keep_rollouts", "online"):
+        return False
+    return bool(_READ.search(str(parameter.metavar)))
+
+
 class PlainCommand(TyperCommand):
-    """A command whose help shows panels and no types."""
+    """A command whose help shows panels and no types, and that replaces none of its inputs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, which can't write over what its options name to be read."""
+        paths: list[str] = []
+        for parameter in filter(_is_read, self.params):
+            given = ctx.params.get(str(parameter.name)) or ()
+            paths += [given] if isinstance(given, str) else given
+        with keeping(paths):
+            return super().invoke(ctx)
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters as the help shows them."""

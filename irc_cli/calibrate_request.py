@@ -163,8 +163,8 @@ def check_request(request: Request) -> None:
         for path in (request.out, request.beside, request.online, request.report, request.markdown)
         if path != "-"
     ]
-    for files in (request.inputs, [request.advantages]):
-        options.refuse_twice([path for path in (*files, *outputs) if path])
+    options.refuse_twice([*request.inputs, *([request.online] if request.online else [])])
+    options.refuse_twice([path for path in outputs if path])
 
 
 def _check_gate(gate: GateConfig) -> None:

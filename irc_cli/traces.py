@@ -15,6 +15,7 @@ from irc_cli.console import note, progress
 from stages.errors import InputError
 from stages.settings import Setting
 from stages.tables.files import digest, refuse_existing, whole_file
+from stages.tables.inputs import keep
 from stages.tiers.domains import SHIPPED, Domain, load_domain
 from stages.tiers.toolsets import Toolsets
 from stages.traces.episode import Episode
@@ -139,7 +140,9 @@ class TraceReader:
     def __iter__(self) -> Iterator[tuple[Episode, Domain]]:
         """Yield every episode with the tools that its agent had."""
         given = given_domain(self.domain) if self.domain else None
-        options.refuse_twice([*self.paths, *([self.gold] if self.gold else [])])
+        read = [*self.paths, *([self.gold] if self.gold else [])]
+        options.refuse_twice(read)
+        keep(read)  # also those that no option names: turns tell what they were scored from
         of_records = named(self.fields, self.gold, self.score)
         if self.gold:
             self.digests[self.gold] = digest(self.gold)

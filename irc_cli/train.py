@@ -131,8 +131,7 @@ def _train(request: TrainRequest, out: str) -> None:
     from stages.training.model import weights_of
 
     files, printing, resume = request.files, request.printing, request.checkpoints.resume
-    inputs = [files.model, files.reference or files.model, *files.data]
-    refuse_existing_run(out, inputs, resume=resume, force=printing.force)
+    refuse_existing_run(out, resume=resume, force=printing.force)
     material = read_material(files, request.uses, request.train)
     check_notes(material.notes, strict=printing.strict)
     moments = optimizer_of(files.model) if request.uses.keep_optimizer else None

@@ -144,7 +144,7 @@ SCORE = [
         "bad.jsonl --skip-bad",
         "bad.bad.jsonl: exists already; pass --force to replace it",
     ),
-    ("few.jsonl -o few.jsonl", "few.jsonl: exists already; pass --force to replace it"),
+    ("few.jsonl -o few.jsonl", "few.jsonl: is read by this command; write to another file"),
     (
         "few.jsonl won.jsonl -o turns.parquet",
         SAME_ID,

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.errors import InputError
+from stages.tables.files import whole_folder
 from stages.train import Known, TierCodes, train
 from stages.training import checkpoint
 from stages.training.config import TrainConfig
@@ -225,7 +226,7 @@ def test_moments_of_other_weights(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_was_not_completed_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(OSError), checkpoint.whole_folder(tmp_path / "step-1") as folder:
+    with pytest.raises(OSError), whole_folder(str(tmp_path / "step-1")) as folder:
         (folder / "half").touch()
         raise OSError
     assert not list(tmp_path.iterdir())

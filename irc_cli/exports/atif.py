@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +16,8 @@ from stages.errors import InputError, few
 from stages.exports.atif import check_credits, credits_of, result, trajectory, trial_names
 from stages.exports.messages import message_rows, settle
 from stages.tables.artifacts import ADVANTAGES, TURNS
-from stages.tables.files import reachable
+from stages.tables.files import reachable, whole_folder
+from stages.tables.inputs import refuse_input
 from stages.tables.table_file import read_table
 
 MADE = "irc_cli.meta.json"  # what made the folder
@@ -90,7 +88,7 @@ def command(
     inputs = reader.digests | writing.digests([source.gold, turns, advantages])
     made_by = console.made_by("export atif", settings, seed, inputs)
     if out:
-        _write(trials, Path(out), made_by, force=printing.force)
+        _write(trials, out, made_by)
     reader.write_bad(out, force=printing.force)
     steps = sum(len(document["steps"]) for _, document in trials)
     document = {"trials": len(trials), "steps": steps, "turns_with_tier": len(credits)}
@@ -107,6 +105,7 @@ def _check_folder(folder: Path, *, force: bool) -> None:
             raise InputError(str(folder), f"no directory '{folder.parent}'", "create it first")
         if not folder.exists():
             return
+        refuse_input(str(folder), folder=True)
         if not (folder / MADE).is_file():
             raise InputError(str(folder), "exists already", "name a folder that does not exist")
         if not force:
@@ -115,34 +114,18 @@ def _check_folder(folder: Path, *, force: bool) -> None:
 
 def _write(
     trials: list[tuple[dict[str, Any], dict[str, Any]]],
-    folder: Path,
+    folder: str,
     made_by: dict[str, Any],
-    *,
-    force: bool,
 ) -> None:
     """Write all trials; the folder appears when it is complete."""
-    with reachable(str(folder)):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-        try:
-            names = trial_names(row["episode_id"] for row, _ in trials)
-            for name, (row, document) in zip(names, trials, strict=True):
-                (temporary / name / "agent").mkdir(parents=True)
-                _dump(document, temporary / name / "agent" / "trajectory.json")
-                _dump(result(row, name), temporary / name / "result.json")
-            _dump(made_by, temporary / MADE)
-            temporary.chmod(0o777 & ~_umask())
-            if force and folder.exists():
-                shutil.rmtree(folder)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with reachable(folder), whole_folder(folder) as temporary:
+        names = trial_names(row["episode_id"] for row, _ in trials)
+        for name, (row, document) in zip(names, trials, strict=True):
+            (temporary / name / "agent").mkdir(parents=True)
+            _dump(document, temporary / name / "agent" / "trajectory.json")
+            _dump(result(row, name), temporary / name / "result.json")
+        _dump(made_by, temporary / MADE)
 
 
 def _dump(document: dict[str, Any], path: Path) -> None:
     path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

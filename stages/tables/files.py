@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from stages.errors import InputError
+from stages.tables.inputs import refuse_input
 
 # Complete files by the name that they get when `together` ends; None: they get it at once.
 _held_back: ContextVar[dict[Path, Path] | None] = ContextVar("held_back", default=None)
@@ -53,20 +55,22 @@ def _appear(temporary: Path, target: Path) -> None:
 def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears under its name only when it is complete.
 
-    `-` is standard output. Within `together` the file appears with the others.
+    `-` is standard output. A link is followed: what it names is written. Within `together` the file
+    appears with the others.
 
     Args:
         path: where to write.
         force: replace a file that exists.
 
     Raises:
-        InputError: the file exists and `force` is not given, or the target can't be written.
+        InputError: the file exists and `force` is not given, is read by this command, or can't be
+            written.
     """
     if path == "-":
         yield sys.stdout.buffer
         return
-    target = Path(path)
     refuse_existing(path, force=force)
+    target = Path(os.path.realpath(path))
     temporary: str | None = None
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -90,6 +94,34 @@ def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
+def whole_folder(path: str) -> Iterator[Path]:
+    """Yield a folder to fill, which gets its name when it is complete.
+
+    A link is followed: the folder that it names is written.
+
+    Args:
+        path: of the folder; one that is there already is replaced, once the new one is whole.
+
+    Raises:
+        InputError: the old folder holds what this command reads.
+    """
+    refuse_input(path, folder=True)
+    target = Path(os.path.realpath(path))
+    temporary, old = (target.with_name(f".{target.name}.{kind}") for kind in ("partial", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        temporary.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
 def alone(path: str) -> Iterator[None]:
     """Keep other processes from writing an output too: they fail while this one is in here.
 
@@ -103,10 +135,13 @@ def alone(path: str) -> Iterator[None]:
     refuse_existing(path, force=True)
     lock = Path(f"{path}.lock")
     try:
-        file = lock.open("wb")
+        file = lock.open("ab")
     except OSError as error:
         raise _unwritable(path, error) from None
     with file:
+        if os.fstat(file.fileno()).st_size:
+            what = "has the name of the lock, and is none"
+            raise InputError(str(lock), what, "move it, or write to another file")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -123,18 +158,32 @@ def alone(path: str) -> Iterator[None]:
 
 
 def refuse_existing(path: str, *, force: bool) -> None:
-    """Raise InputError when the output exists and may not be replaced, or has no folder."""
+    """Raise InputError when the output exists and may not be replaced, or has no folder.
+
+    An input of the command may never be replaced.
+    """
     target = Path(path)
     with reachable(path):
         if target.is_dir():
             raise InputError(path, "is a directory", "name a file to write")
+        if target.is_symlink():
+            target = _followed(path)
         if not target.parent.is_dir():
             raise InputError(path, f"no directory '{target.parent}'", "create it first")
+        refuse_input(path)
         # Renaming a file onto /dev/null would replace it.
         if target.exists() and not target.is_file():
             raise InputError(path, "is no regular file", "name a file to write, or '-'")
         if target.exists() and not force:
             raise InputError(path, "exists already", "pass --force to replace it")
+
+
+def _followed(link: str) -> Path:
+    """Return the file that a link names in the end."""
+    target = Path(os.path.realpath(link))
+    if target.is_symlink():
+        raise InputError(link, "is a link to itself", "name a file to write")
+    return target
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import polars as pl
 
 from stages.errors import InputError
 from stages.tables.files import reachable
+from stages.tables.inputs import SIDECARS, matching
 
 _TABLES = "**/*.parquet"  # those of a folder, and of the folders in it
 _NO_ACCESS = "check the address, and the credentials in the environment"
@@ -40,16 +41,11 @@ def _files(path: str) -> list[str]:
         if not is_folder and (not has_magic(path) or Path(path).exists()):
             return [path]
     pattern = f"{path.rstrip('/')}/{_TABLES}" if is_folder else path
-    paths = sorted(_listed(pattern) if remote(path) else _found(pattern))
+    paths = sorted(_listed(pattern) if remote(path) else matching(pattern))
     if not paths:
         what = "a folder without Parquet files" if is_folder else "a pattern that no file fits"
         raise InputError(path, what, "check the path")
     return paths
-
-
-def _found(pattern: str) -> list[str]:
-    root = Path(pattern).anchor
-    return [str(path) for path in Path(root).glob(pattern.removeprefix(root))]
 
 
 def _listed(pattern: str) -> list[str]:
@@ -87,8 +83,5 @@ class RunFiles:
     @property
     def sidecars(self) -> tuple[str, str, str]:
         """Tokens, timing and provenance."""
-        return (
-            self.beside(".tokens.parquet"),
-            self.beside(".timing.jsonl"),
-            self.beside(".meta.json"),
-        )
+        tokens, timing, meta = SIDECARS
+        return self.beside(tokens), self.beside(timing), self.beside(meta)

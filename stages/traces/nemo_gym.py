@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from stages.tables.inputs import keep
 from stages.traces import tau2
 from stages.traces.calls import UnreadableCallError, read_call
 from stages.traces.envelopes import text_of
@@ -54,6 +55,7 @@ class Beside:
         self.failures = path.with_name(f"{name}_failures.jsonl")
         self._inputs = path.with_name(f"{name}_materialized_inputs.jsonl")
         self._places: dict[bytes, int] = {}
+        keep([str(self.failures), str(self._inputs)])
         if not self._inputs.is_file():
             return
         place = 0

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.tables.inputs import keep
 from stages.traces.calls import object_in
 from stages.traces.fields import BadItemError, name_in
 from stages.traces.formats import ReadOptions
@@ -43,6 +44,7 @@ def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> Record
         record = json.loads(data)
     except (OSError, ValueError):
         return {}
+    keep([str(path.parent / METADATA)])
     if digest is not None:
         digest.update(data)
     return record if isinstance(record, dict) else {}

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import base64
 import math
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +18,7 @@ import orjson
 import torch
 
 from stages.errors import InputError
+from stages.tables.files import whole_folder
 from stages.training.model import read_weights, trained, whole, write_weights
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -57,27 +55,6 @@ def set_random_state(text: str) -> None:
     """
     state = bytearray(base64.b64decode(text))
     torch.set_rng_state(torch.frombuffer(state, dtype=torch.uint8))
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which gets its name when it is complete.
-
-    Args:
-        path: of the folder; one that is there already is replaced.
-
-    Yields:
-        A temporary folder beside it.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def optimizer_state(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
@@ -184,7 +161,7 @@ def save(
         dev_loss: mean loss of a token of the dev set, in nats; None: there is no dev set.
         record: what the run is, as for `check_same`.
     """
-    with whole_folder(folder) as path:
+    with whole_folder(str(folder)) as path:
         write_weights(held.weights, path / WEIGHTS)
         write_weights(held.optimizer, path / OPTIMIZER)
         position = {"step": step, "dev_loss": dev_loss, "random": random_state(), "run": record}

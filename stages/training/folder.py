@@ -9,6 +9,7 @@ OUT/trainer/                  the optimizer at the end, and train.json: what mad
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +20,8 @@ import polars as pl
 import torch
 
 from stages.errors import InputError
-from stages.tables.files import whole_file
+from stages.tables.files import whole_file, whole_folder
+from stages.tables.inputs import refuse_input
 from stages.training import checkpoint
 from stages.training.examples import offending
 from stages.training.model import read_weights, whole_weights, write_policy, write_weights
@@ -38,7 +40,7 @@ class RunFolder:
     """
 
     def __init__(self, out: str, *, main: bool) -> None:
-        self.path = Path(out)
+        self.path = Path(os.path.realpath(out))  # a link is followed: only what it names is cleared
         self.main = main
         self._checkpoints = self.path / "checkpoints"
         self._metrics = self.path / "metrics.jsonl"
@@ -145,7 +147,7 @@ class RunFolder:
         if not self.main:
             return
         self._board.close()
-        with checkpoint.whole_folder(self.path / "policy") as folder:
+        with whole_folder(str(self.path / "policy")) as folder:
             write_policy(trainer.bare, weights, tokenizer, folder)
         for path in (self.path / "policy").iterdir():
             path.replace(self.path / path.name)
@@ -202,32 +204,31 @@ def result_of(out: str, record: dict[str, Any]) -> dict[str, Any] | None:
     return dict(made["result"])
 
 
-def refuse_existing_run(out: str, inputs: Iterable[str], *, resume: bool, force: bool) -> None:
+def refuse_existing_run(out: str, *, resume: bool, force: bool) -> None:
     """Raise InputError unless a run may write its folder, which it clears when it begins.
 
     Args:
         out: the folder.
-        inputs: files and folders that must not be lost with it.
         resume: go on with the run that is there.
         force: replace the run that is there.
 
     Raises:
         InputError: the folder is a file, holds a run or an input, or can't be made.
     """
-    path = Path(out)
+    path = Path(os.path.realpath(out))
     if path.exists() and not path.is_dir():
         raise InputError(out, "is a file", "name a folder")
     if not path.parent.is_dir():
-        raise InputError(out, f"no directory '{path.parent}'", "create it first")
-    if resume or not path.exists() or not any(path.iterdir()):
+        folder = path.parent if Path(out).is_symlink() else Path(out).parent
+        raise InputError(out, f"no directory '{folder}'", "create it first")
+    if not path.exists() or not any(path.iterdir()):
         return
-    if not force:
+    if not (resume or force):
         todo = "pass --resume to go on with it, or --force to start over"
         raise InputError(out, "exists already", todo)
-    if not (path / "metrics.jsonl").exists():
+    if force and not (path / "metrics.jsonl").exists():
         raise InputError(out, "holds something else than a training run", "name another folder")
-    if inside := [file for file in inputs if Path(file).resolve().is_relative_to(path.resolve())]:
-        raise InputError(out, f"holds '{inside[0]}', which is read", "name another folder")
+    refuse_input(out, folder=True)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
