@@ -40,7 +40,7 @@ class RunFolder:
     """
 
     def __init__(self, out: str, *, main: bool) -> None:
-        self.path = Path(os.path.realpath(out))  # a link is followed: only what it names is cleared
+        self.path = Path(out)
         self.main = main
         self._checkpoints = self.path / "checkpoints"
         self._metrics = self.path / "metrics.jsonl"
@@ -64,9 +64,10 @@ class RunFolder:
         last = checkpoint.saved(self._checkpoints)[-1:] if resume else []
         done = self._load(last[0], trainer) if last else 0
         if self.main:
+            folder = Path(os.path.realpath(self.path))  # a link stays
             if not resume:
-                shutil.rmtree(self.path, ignore_errors=True)
-            self.path.mkdir(exist_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(exist_ok=True)
             (self.path / "trainer").mkdir(exist_ok=True)
             self._keep_metrics(done)
             board = str(self.path / "tensorboard")
