@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
+from stages.core.correlation import Ints
 from stages.errors import InputError
 from stages.tables.artifacts import COUNTS, TURNS
 from stages.traces.episode import SUCCESS
@@ -26,11 +28,35 @@ _RULES = {
 _BLOCK = 1 << 19  # turns: two of the row groups that polars writes
 
 
-def episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[pl.DataFrame, list[str]]]:
-    """Yield blocks of whole episodes, and the tiers met so far.
+class Block(NamedTuple):
+    """Turns of whole episodes."""
 
-    Columns are added: `first`, true at an episode's first turn; `counts`, whether the episode does;
-    `code`, the position of the turn's tier among the tiers.
+    turns: pl.DataFrame  # [N] COLUMNS, and `code`: position of the turn's tier among the tiers
+    episodes: pl.DataFrame  # [E] their first turns
+    begins: Ints  # [E] rows of the first turns
+
+    @property
+    def lengths(self) -> Ints:
+        """Turns of each episode, [E]."""
+        return np.diff(self.begins, append=self.turns.height)
+
+    def without_last(self) -> Block:
+        """Return the block without its last episode."""
+        return Block(self.turns[: int(self.begins[-1])], self.episodes[:-1], self.begins[:-1])
+
+    def counting(self) -> Block:
+        """Return the episodes that count and have an outcome."""
+        counts = self.episodes.select(COUNTS & pl.col("success").is_not_null()).to_series()
+        if counts.all():
+            return self
+        lengths, kept = self.lengths, counts.to_numpy()
+        turns = self.turns.filter(pl.Series(np.repeat(kept, lengths)))
+        ends = np.cumsum(lengths[kept])
+        return Block(turns, self.episodes.filter(counts), ends - lengths[kept])
+
+
+def episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[Block, list[str]]]:
+    """Yield blocks of whole episodes, and the tiers met so far.
 
     Args:
         turns: those of an episode together and in order, with the columns `COLUMNS`.
@@ -45,29 +71,28 @@ def episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[pl.DataFra
     start, size, tiers = 0, _BLOCK, list[str]()
     with ThreadPoolExecutor(1) as reader:  # reads and checks a block ahead
         coming = reader.submit(_read_block, turns, start, size, tiers, where)
-        while (block := coming.result()).height:
-            if block["code"].null_count():
-                tiers = list(dict.fromkeys([*tiers, *block["tier"].unique().sort()]))
-                block = block.with_columns(code=_code(tiers))
-            whole = block.height
-            if whole == size:  # the last episode may go on: it is read again with the next block
-                whole = int(block["first"].arg_true()[-1])
-                size *= 1 if whole else 2
-            start += whole
+        while rows := (block := coming.result()).turns.height:
+            if block.turns["code"].null_count():
+                tiers = list(dict.fromkeys([*tiers, *block.turns["tier"].unique().sort()]))
+                block = block._replace(turns=block.turns.with_columns(code=_code(tiers)))
+            if rows == size:  # the last episode may go on: it is read again with the next block
+                block = block.without_last()
+                size *= 1 if block.turns.height else 2
+            start += block.turns.height
             coming = reader.submit(_read_block, turns, start, size, tiers, where)
-            if whole:
-                yield block[:whole], tiers
+            if block.turns.height:
+                yield block, tiers
 
 
-def _read_block(
-    turns: pl.LazyFrame, start: int, size: int, tiers: list[str], where: str
-) -> pl.DataFrame:
+def _read_block(turns: pl.LazyFrame, start: int, size: int, tiers: list[str], where: str) -> Block:
+    # What is computed in one query with the reading costs twice as much.
+    rows = turns.slice(start, size).collect().with_columns(code=_code(tiers))
     new = pl.col("episode_id").ne_missing(pl.col("episode_id").shift())
-    row = pl.int_range(pl.len())
-    counts = COUNTS & pl.col("success").is_not_null()
-    columns = {"first": new | (row == 0), "counts": counts, "code": _code(tiers)}
-    block = turns.slice(start, size).with_columns(**columns).collect()
-    _check_block(block, start, where)
+    first = rows.select(first=new).to_series()
+    block = Block(rows, rows.filter(first), np.flatnonzero(first.to_numpy()))
+    _check_rows(block, start, where)
+    _check_order(block, start, where)
+    _check_episodes(rows, first, start, where)
     return block
 
 
@@ -76,56 +101,54 @@ def _code(tiers: list[str]) -> pl.Expr:
     return pl.col("tier").cast(pl.Enum(tiers), strict=False).to_physical()
 
 
-def _check_block(block: pl.DataFrame, start: int, where: str) -> None:
+def _check_rows(block: Block, start: int, where: str) -> None:
     rules = {rule: holds for rule, holds in _RULES.items() if _breaks(holds, block)}
     for name in _KNOWN:
-        if name in block.columns and block[name].null_count():
+        if name in block.turns.columns and block.turns[name].null_count():
             rules[f"{name} not null"] = pl.col(name).is_not_null()
-    TURNS.check_rules(rules, block, where, start)
-    _check_order(block, start, where)
-    _check_episodes(block, start, where)
+    TURNS.check_rules(rules, block.turns, where, start)
 
 
-def _breaks(holds: pl.Expr, block: pl.DataFrame) -> bool:
+def _breaks(holds: pl.Expr, block: Block) -> bool:
     """Whether a row breaks a rule; a rule on columns that the block lacks holds."""
     names = set(holds.meta.root_names())
-    if not names <= set(block.columns):
+    if not names <= set(block.turns.columns):
         return False
-    rows = block.lazy().select(*names, "first")
-    if names <= set(OF_EPISODE):  # one value for all turns of an episode, as is checked besides
-        rows = rows.filter("first")
-    return not rows.select(holds.fill_null(True).all()).collect().item()
+    # One value for all turns of an episode, as is checked besides.
+    rows = block.episodes if names <= set(OF_EPISODE) else block.turns
+    return not rows.select(holds.fill_null(True).all()).item()
 
 
-def _check_order(block: pl.DataFrame, start: int, where: str) -> None:
+def _check_order(block: Block, start: int, where: str) -> None:
     """Raise InputError unless each episode's turns stand together as 0, 1, 2, ..."""
-    turn, first = block["turn"].to_numpy(), block["first"].to_numpy()
+    turn = block.turns["turn"].to_numpy()
     expected = np.empty_like(turn)
     np.add(turn[:-1], 1, out=expected[1:])
-    expected[first] = 0
+    expected[block.begins] = 0
     if (turn != expected).any():
         row = start + int(np.argmax(turn != expected)) + 1
         what = "the turns of an episode do not stand together, in order from 0"
         raise InputError(f"{where}:row {row}", what, "sort by episode_id, turn")
 
 
-def _check_episodes(block: pl.DataFrame, start: int, where: str) -> None:
+def _check_episodes(turns: pl.DataFrame, first: pl.Series, start: int, where: str) -> None:
     """Raise InputError where the turns of an episode differ in what is one for all of them."""
-    for name in (name for name in OF_EPISODE if name in block.columns):
-        if not _varies(block, name):
+    for name in (name for name in OF_EPISODE if name in turns.columns):
+        column = turns[name]
+        if not _varies(column):
             continue
-        changes = pl.col(name).ne_missing(pl.col(name).shift()) & ~pl.col("first")
-        rows = block.select(changes.arg_true()).to_series()
-        if len(rows):
-            row = rows[0]
-            before, here = (block[name][at] for at in (row - 1, row))
+        changes = column.ne_missing(column.shift()) & ~first
+        if changes.any():
+            row = int(changes.arg_true()[0])
             what = (
-                f"the turns of episode '{block['episode_id'][row]}' differ in '{name}': "
-                f"{before!r} and {here!r}"
+                f"the turns of episode '{turns['episode_id'][row]}' differ in '{name}': "
+                f"{column[row - 1]!r} and {column[row]!r}"
             )
             raise InputError(f"{where}:row {start + row + 1}", what, "give an episode one of them")
 
 
-def _varies(block: pl.DataFrame, name: str) -> bool:
+def _varies(column: pl.Series) -> bool:
     """Whether a column has several values, which is cheaper to tell than where they change."""
-    return not block.select(pl.col(name).eq_missing(pl.col(name).first()).all()).item()
+    if not len(column):
+        return False
+    return column[0] != column[-1] or not column.eq_missing(column.first()).all()

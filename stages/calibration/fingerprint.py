@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from stages.calibration.blocks import Block
 from stages.core.correlation import Ints
 from stages.errors import InputError
 
@@ -84,19 +85,18 @@ class Fingerprinter:
         self._copies = 0  # ids with "#": `score` writes "id#2" for an id that it meets again
         self._tasks: set[int] = set()
 
-    def add(self, turns: pl.DataFrame, tiers: list[str]) -> None:
+    def add(self, block: Block, tiers: list[str]) -> None:
         """Add whole episodes.
 
         Args:
-            turns: their turns (columns of TURNS) with `first`, true at an episode's first turn, and
-                `code`, the position of the turn's tier among the tiers.
+            block: their turns.
             tiers: names of the tiers.
         """
-        episodes = turns.select("episode_id", "task_id", "success", "first").filter("first")
+        turns, episodes = block.turns, block.episodes
         position = turns["turn"].to_numpy()
         terms = text_hashes(pl.Series(tiers))[turns["code"].to_numpy()]
         terms *= _multipliers(int(position.max()) + 1)[position]
-        content = np.add.reduceat(terms, np.flatnonzero(turns["first"].to_numpy()))
+        content = np.add.reduceat(terms, block.begins)
         content = _mixed(content + episodes["success"].to_numpy().astype(np.uint64))
         runs = episodes["task_id"].rle().struct.unnest()
         tasks = text_hashes(runs["value"])

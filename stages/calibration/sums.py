@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from stages.calibration.blocks import episode_blocks
+from stages.calibration.blocks import Block, episode_blocks
 from stages.calibration.fingerprint import Fingerprint, Fingerprinter
 from stages.core.correlation import Floats, Ints, TaskSums
 from stages.core.lengths import LengthSums, add_by
@@ -57,14 +57,12 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
     with ThreadPoolExecutor(1) as aside:
         taken = aside.submit(lambda: None)
         for block, tiers in episode_blocks(turns, where):
-            used = block
-            if not block["counts"].all():
-                used = block.filter("counts")
-                excluded += int(block["first"].sum()) - int(used["first"].sum())
-            if used.height:
+            used = block.counting()
+            excluded += block.episodes.height - used.episodes.height
+            if used.episodes.height:
                 taken.result()
                 taken = aside.submit(fingerprinter.add, used, tiers)
-                group = table.number(used.select(_GROUP).filter(used["first"]))
+                group = table.number(used.episodes.select(_GROUP))
                 cells, sums = _sum_block(used, group, tiers, measure)
                 table.add(cells, tiers, sums)
         taken.result()
@@ -174,9 +172,7 @@ def tier_sums(grid: Grid, task: Ints, group: Ints, length: Ints, unit: int) -> T
     )
 
 
-def _sum_block(
-    block: pl.DataFrame, group: Ints, tiers: list[str], measure: str
-) -> tuple[Ints, Ints]:
+def _sum_block(block: Block, group: Ints, tiers: list[str], measure: str) -> tuple[Ints, Ints]:
     """Sum whole episodes per cell, which is a group and a length, and per tier.
 
     Args:
@@ -189,18 +185,17 @@ def _sum_block(
         Cells in the form group << 32 | length, shape [n]; sums, shape [channels, n, 1 + C],
         whose column 0 sums over all of a cell's episodes.
     """
-    first = block["first"].to_numpy()
-    episode = np.cumsum(first) - 1
     shape = (len(group), 1 + len(tiers))
-    place = episode * shape[1] + 1 + block["code"].to_numpy()
+    place = np.repeat(np.arange(shape[0]) * shape[1] + 1, block.lengths)
+    place += block.turns["code"].to_numpy()
     turns = np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
-    turns[:, 0] = np.bincount(episode)
+    turns[:, 0] = block.lengths
 
     cell = (group << _UPPER) + turns[:, 0]
     order = np.argsort(cell, kind="stable")
     cell, turns = cell[order], turns[order]
     bounds = np.flatnonzero(np.diff(cell, prepend=-1))
-    won = block["success"].filter(block["first"]).to_numpy()[order, None].astype(np.int64)
+    won = block.episodes["success"].to_numpy()[order, None].astype(np.int64)
     # Over the episodes of each cell: [E, 1 + C] -> [n, 1 + C], as many as the cache holds at once.
     sums = np.empty((2 if measure == "presence" else 5, len(bounds), shape[1]), np.int64)
     for at in range(0, len(bounds), _CELLS):
