@@ -32,8 +32,8 @@ class Block(NamedTuple):
     """Turns of whole episodes."""
 
     turns: pl.DataFrame  # [N] COLUMNS, and `code`: position of the turn's tier among the tiers
-    episodes: pl.DataFrame  # [E] their first turns
-    begins: Ints  # [E] rows of the first turns
+    episodes: pl.DataFrame  # [E] what is one for all turns of an episode
+    begins: Ints  # [E] row of each episode's first turn
 
     @property
     def lengths(self) -> Ints:
@@ -88,8 +88,9 @@ def _read_block(turns: pl.LazyFrame, start: int, size: int, tiers: list[str], wh
     # What is computed in one query with the reading costs twice as much.
     rows = turns.slice(start, size).collect().with_columns(code=_code(tiers))
     new = pl.col("episode_id").ne_missing(pl.col("episode_id").shift())
-    first = rows.select(first=new).to_series()
-    block = Block(rows, rows.filter(first), np.flatnonzero(first.to_numpy()))
+    first = rows.select(new).to_series()
+    held = [name for name in rows.columns if name in ("episode_id", *OF_EPISODE)]
+    block = Block(rows, rows.select(held).filter(first), np.flatnonzero(first.to_numpy()))
     _check_rows(block, start, where)
     _check_order(block, start, where)
     _check_episodes(rows, first, start, where)
@@ -102,21 +103,21 @@ def _code(tiers: list[str]) -> pl.Expr:
 
 
 def _check_rows(block: Block, start: int, where: str) -> None:
-    rules = {rule: holds for rule, holds in _RULES.items() if _breaks(holds, block)}
-    for name in _KNOWN:
-        if name in block.turns.columns and block.turns[name].null_count():
-            rules[f"{name} not null"] = pl.col(name).is_not_null()
+    rules = {
+        f"{name} not null": pl.col(name).is_not_null()
+        for name in _KNOWN
+        if name in block.turns.columns and block.turns[name].null_count()
+    }
+    # A rule on what is one for all turns of an episode, as is checked besides, asks its first.
+    for rows, names in ((block.episodes, set(OF_EPISODE)), (block.turns, {"reward"})):
+        of_rows = {
+            rule: holds
+            for rule, holds in _RULES.items()
+            if set(holds.meta.root_names()) <= names & set(rows.columns)
+        }
+        hold = rows.select(**{rule: holds.fill_null(True).all() for rule, holds in of_rows.items()})
+        rules |= {rule: holds for rule, holds in of_rows.items() if not hold[rule].all()}
     TURNS.check_rules(rules, block.turns, where, start)
-
-
-def _breaks(holds: pl.Expr, block: Block) -> bool:
-    """Whether a row breaks a rule; a rule on columns that the block lacks holds."""
-    names = set(holds.meta.root_names())
-    if not names <= set(block.turns.columns):
-        return False
-    # One value for all turns of an episode, as is checked besides.
-    rows = block.episodes if names <= set(OF_EPISODE) else block.turns
-    return not rows.select(holds.fill_null(True).all()).item()
 
 
 def _check_order(block: Block, start: int, where: str) -> None:
@@ -133,22 +134,27 @@ def _check_order(block: Block, start: int, where: str) -> None:
 
 def _check_episodes(turns: pl.DataFrame, first: pl.Series, start: int, where: str) -> None:
     """Raise InputError where the turns of an episode differ in what is one for all of them."""
-    for name in (name for name in OF_EPISODE if name in turns.columns):
-        column = turns[name]
-        if not _varies(column):
-            continue
-        changes = column.ne_missing(column.shift()) & ~first
-        if changes.any():
-            row = int(changes.arg_true()[0])
+    names = _varying(turns)
+    goes_on = pl.lit(~first)
+    changes = {name: goes_on & pl.col(name).ne_missing(pl.col(name).shift()) for name in names}
+    changed = turns.select(**{name: change.any() for name, change in changes.items()})
+    for name in names:
+        if changed[name].any():
+            row = turns.select(changes[name].arg_true()).to_series()[0]
+            before, here = turns[name][row - 1], turns[name][row]
             what = (
                 f"the turns of episode '{turns['episode_id'][row]}' differ in '{name}': "
-                f"{column[row - 1]!r} and {column[row]!r}"
+                f"{before!r} and {here!r}"
             )
             raise InputError(f"{where}:row {start + row + 1}", what, "give an episode one of them")
 
 
-def _varies(column: pl.Series) -> bool:
-    """Whether a column has several values, which is cheaper to tell than where they change."""
-    if not len(column):
-        return False
-    return column[0] != column[-1] or not column.eq_missing(column.first()).all()
+def _varying(turns: pl.DataFrame) -> list[str]:
+    """Return which columns of `OF_EPISODE` may have several values.
+
+    That is cheaper to tell than where a value changes.
+    """
+    held = [turns[name] for name in OF_EPISODE if name in turns.columns and turns.height]
+    alike = [column.name for column in held if column[0] == column[-1]]
+    same = turns.select(pl.col(name).eq_missing(pl.col(name).first()).all() for name in alike)
+    return [column.name for column in held if column.name not in alike or not same[column.name][0]]

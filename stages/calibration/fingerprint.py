@@ -28,7 +28,7 @@ Hashes: TypeAlias = npt.NDArray[np.uint64]
 # near s / n (Good 1953, Biometrika 40, 237-264), so n more are all like one of them with a
 # probability near e^-s: 3e-4 for 8.
 TELLING = 8
-_CHUNK = 1 << 14  # texts that are hashed at once
+_AT_ONCE = 1 << 17  # bytes that are hashed at once, which the cache holds as numbers
 _TODO = "count each episode once"
 
 
@@ -189,18 +189,16 @@ def text_hashes(texts: pl.Series) -> Hashes:
     Source: Dietzfelbinger et al. (1997), J. Algorithms 25(1), 19-51, for multilinear hashing;
     Steele, Lea and Flood (2014), OOPSLA, for the mixing (SplitMix64).
     """
-    chunks = [_hashed(texts[at : at + _CHUNK]) for at in range(0, len(texts), _CHUNK)]
-    return np.concatenate([NOTHING.ids, *chunks])
-
-
-def _hashed(texts: pl.Series) -> Hashes:
-    lengths = texts.str.len_bytes().to_numpy().astype(np.int64)
-    data = np.frombuffer((texts.str.join().item() or "").encode(), np.uint8)
-    ends = np.cumsum(lengths)
-    position = np.arange(len(data)) - np.repeat(ends - lengths, lengths)
-    factors = _multipliers(int(lengths.max(initial=0)) + 1)
-    sums = np.append(np.uint64(0), np.cumsum(data * factors[1:][position], dtype=np.uint64))
-    return _mixed(sums[ends] - sums[ends - lengths] + lengths.astype(np.uint64) * factors[0])
+    lengths = texts.str.len_bytes().to_numpy()
+    width = int(lengths.max(initial=0))
+    if len(texts) * width > _AT_ONCE and len(texts) > 1:
+        half = len(texts) // 2
+        return np.concatenate([text_hashes(texts[:half]), text_hashes(texts[half:])])
+    data = np.zeros((len(texts), width), np.uint64)
+    written = np.frombuffer((texts.str.join().item() or "").encode(), np.uint8)
+    data[np.arange(width) < lengths[:, None]] = written
+    factors = _multipliers(width + 1)
+    return _mixed(data @ factors[1:] + lengths * factors[0])
 
 
 def _multipliers(count: int) -> Hashes:
