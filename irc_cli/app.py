@@ -16,6 +16,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from irc_cli import __version__
 from stages.errors import InputError
+from stages.serving.address import without_secrets
 from stages.tables.inputs import keeping
 
 _READ = re.compile("FILE|DIR|TRACES|TURNS|ROLLOUTS")  # metavars of what is read
@@ -121,7 +122,7 @@ class LazyGroup(TyperGroup):
 
 
 def _fail(line: str) -> int:
-    sys.stderr.write(f"error: {line}\n")
+    sys.stderr.write(f"error: {without_secrets(line)}\n")
     return 2
 
 

@@ -29,6 +29,7 @@ from stages.envs.registry import check_env
 from stages.errors import InputError
 from stages.loop import LOOP, LoopConfig, LoopStep, Places
 from stages.loop_files import Records, check_settings
+from stages.serving.address import without_secrets
 from stages.tables.files import whole_file
 from stages.tables.yamlfile import parse_yaml
 
@@ -300,7 +301,8 @@ def _stage_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
         name, equals, value = text.partition("=")
         stage_name, dot, option = name.partition(".")
         if not (equals and dot and option):
-            raise InputError("--set", f"'{text}' is not STAGE.OPTION=VALUE", "see --help")
+            what = f"'{without_secrets(text)}' is not STAGE.OPTION=VALUE"
+            raise InputError("--set", what, "see --help")
         options.one_of("set", stage_name, stage.STAGES)
         options_of.setdefault(stage_name, {})[option] = parse_yaml(value, f"--set {name}").plain()
     return options_of

@@ -35,6 +35,7 @@ from stages.policy_registry import (
 )
 from stages.rollout import Config, Pair, Run, plan, rollout, seen_tools
 from stages.rollout_files import Journal, open_journal, run_id
+from stages.serving.address import shown, without_secrets
 from stages.serving.server_pool import addresses
 from stages.serving.server_pool import load_weights as load
 from stages.settings import Setting
@@ -93,9 +94,10 @@ class PlayOptions:
         policy, user = self.policy, self.user
         return (
             {"concurrency": policy.concurrency, "timeout": policy.timeout_s}
-            | {"retries": policy.retries, "base_url": policy.base_urls}
-            | {"user_base_url": user.user_base_url, "served_model_name": policy.served_model_name}
-            | {"rate_limit": policy.rate_limit, **asdict(self.weights)}
+            | {"retries": policy.retries, "base_url": without_secrets(policy.base_urls)}
+            | {"user_base_url": without_secrets(user.user_base_url)}
+            | {"served_model_name": policy.served_model_name, "rate_limit": policy.rate_limit}
+            | {"load_weights": self.weights.load_weights}  # a command may hold secrets
             | {"user_tokens": user.user_tokens, "user_cost": user.user_cost}
             | {"user_price": user.user_price}
         )
@@ -326,7 +328,8 @@ def _load_weights(play: PlayOptions, notes: Counter[str]) -> tuple[str, ...]:
     if not base_urls:
         raise InputError("--load-weights", "there are no servers", "give '--base-url URL'")
     loaded = asyncio.run(load(base_urls, model, play.weights.restart_command))
-    notes.update(f"left out, {url} does not answer" for url in base_urls if url not in loaded)
+    missing = (shown(url) for url in base_urls if url not in loaded)
+    notes.update(f"left out, {url} does not answer" for url in missing)
     return loaded
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from stages.envs.registry import ENVS
 from stages.policy_registry import SEED_POLICY
+from stages.serving.address import without_secrets
 from stages.settings import Setting, check_settings
 
 Rewards: TypeAlias = Literal["calibrated", "online", "naive", "none"]
@@ -109,8 +110,8 @@ class LoopStep:
 
     @property
     def command(self) -> str:
-        """As a shell takes it."""
-        line = shlex.join(("irc-cli", *self.args))
+        """As a shell takes it, without the secrets of servers."""
+        line = shlex.join(("irc-cli", *without_secrets(self.args)))
         if not self.renew:
             return line
         source, target = self.renew

@@ -15,6 +15,7 @@ import yaml
 
 from stages.errors import InputError
 from stages.loop import LoopStep
+from stages.serving.address import without_secrets
 from stages.tables.files import digest, whole_file
 
 SETTINGS = "loop.yaml"
@@ -23,14 +24,14 @@ SETTINGS = "loop.yaml"
 def check_settings(out: Path, settings: dict[str, Any]) -> None:
     """Write the settings of a new loop; of an old one, make sure that they are the same.
 
-    `iterations` may grow: the loop goes on.
+    `iterations` may grow: the loop goes on. So may a server's password change.
 
     Raises:
         InputError: the folder holds another loop, or something else.
     """
-    path = out / SETTINGS
+    path, settings = out / SETTINGS, without_secrets(settings)
     if path.exists():
-        before = yaml.safe_load(path.read_bytes())
+        before = without_secrets(yaml.safe_load(path.read_bytes()))
         for name in sorted(before.keys() | settings.keys()):
             if name != "iterations" and before.get(name) != settings.get(name):
                 what = f"is of a loop with {name} {before.get(name)!r}, not {settings.get(name)!r}"

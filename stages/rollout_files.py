@@ -23,6 +23,7 @@ import polars as pl
 
 from stages.errors import InputError
 from stages.rollout import Played
+from stages.serving.answers import LARGEST
 from stages.tables.artifacts import TOKENS, RolloutRow
 from stages.tables.files import refuse_existing, whole_file
 from stages.tables.paths import RunFiles
@@ -133,7 +134,8 @@ class Journal:
             place = len(file.readline())
             for number, line in enumerate(file, 2):
                 try:
-                    row = orjson.loads(line)["row"]
+                    played = orjson.loads(line)
+                    row, fit = played["row"], _fit(played["tokens"])
                 except (ValueError, KeyError):
                     if file.read(1):
                         where = f"{self._files.partial}:{number}"
@@ -141,7 +143,7 @@ class Journal:
                     break
                 if not line.endswith(b"\n"):
                     break
-                self._note(_key(row), place, row["status"])
+                self._note(_key(row), place, row["status"] if fit else "error")
                 place += len(line)
         return place
 
@@ -243,6 +245,12 @@ def _blocks(episodes: Iterable[Played]) -> Iterator[pl.DataFrame]:
             yield _tokens(block)
             block = []
     yield _tokens(block)
+
+
+def _fit(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether ids are ones that TOKENS holds; an earlier version kept what any server gave."""
+    lists = (ids for row in rows for ids in (row["prompt_ids"], row["token_ids"]))
+    return all(0 <= min(ids, default=0) <= max(ids, default=0) <= LARGEST for ids in lists)
 
 
 def _tokens(rows: list[dict[str, Any]]) -> pl.DataFrame:

@@ -25,12 +25,13 @@ class Reply:
     delay_s: float = 0.0  # before anything is sent
     missing: int = 0  # bytes that are promised, and never come
     drip_s: float = 0.0  # between two bytes
+    raw: bytes = b""  # sent in the place of all this, before the connection is closed
 
 
 Routes = dict[str, Callable[[Body], Reply]]  # by path
 
 
-def completion(message: Body, **more: Any) -> Reply:
+def completion(message: Body, /, **more: Any) -> Reply:
     """An answer with this message; `more` goes to the choice, and usage and ids to the top."""
     top = {key: more.pop(key) for key in ("usage", "prompt_token_ids") if key in more}
     choice = {"index": 0, "finish_reason": "stop", "message": message, **more}
@@ -65,6 +66,8 @@ class MockServer:
         self.requests: list[Body] = []
         self.times: list[float] = []
         self.sessions: list[str | None] = []
+        self.headers: list[dict[str, str]] = []  # of each request, under lower-case names
+        self.paths: list[str] = []  # of all requests, with their queries
         self.controls: list[tuple[str, Body]] = []
         self.lists = True
         self._routes = routes or {}
@@ -77,6 +80,7 @@ class MockServer:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
+                mock.paths.append(self.path)
                 written = self.rfile.read(int(self.headers["content-length"] or 0))
                 body = orjson.loads(written or b"{}")
                 if self.path in mock._routes:
@@ -88,10 +92,13 @@ class MockServer:
                     mock.requests.append(body)
                     mock.times.append(time.monotonic())
                     mock.sessions.append(self.headers["x-session-id"])
+                    told = self.headers.items()
+                    mock.headers.append({name.lower(): value for name, value in told})
                     reply = answer(body, number)
                 self._answer(reply)
 
             def do_GET(self) -> None:
+                mock.paths.append(self.path)
                 if self.path == "/openapi.json" and mock._routes:
                     paths: Body = {path: {} for path in mock._routes}
                     self._answer(Reply(orjson.dumps({"paths": paths})))
@@ -113,6 +120,10 @@ class MockServer:
                 self.close_connection = True
 
             def _send(self, reply: Reply) -> None:
+                if reply.raw:
+                    self.wfile.write(reply.raw)
+                    self.close_connection = True
+                    return
                 self.send_response(reply.status)
                 headers = {"content-type": "application/json", **reply.headers}
                 headers["content-length"] = str(len(reply.body) + reply.missing)

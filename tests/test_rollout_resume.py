@@ -188,6 +188,21 @@ def test_failed_episodes_are_played_again(
     assert len(Path("r.timing.jsonl").read_bytes().splitlines()) == 24
 
 
+def test_an_episode_with_ids_that_no_table_holds_is_played_again(
+    run: Cli, monkeypatch: pytest.MonkeyPatch, undisturbed: list[bytes]
+) -> None:
+    """An earlier version kept what a server gave, and could then not finish."""
+    cut_off(run, monkeypatch, 8)
+    journal = RunFiles("r.jsonl").partial
+    header, first, *rest = journal.read_bytes().splitlines()
+    played = orjson.loads(first)
+    played["tokens"][0]["token_ids"] = [2**31]
+    journal.write_bytes(b"".join(b"%s\n" % line for line in (header, orjson.dumps(played), *rest)))
+    use(monkeypatch, Adder())
+    assert run(*ROLLOUT, "-o", "r.jsonl", "--resume").code == 0
+    assert artifacts() == undisturbed
+
+
 def test_a_complete_run_stays_as_it_is(
     run: Cli, monkeypatch: pytest.MonkeyPatch, undisturbed: list[bytes]
 ) -> None:

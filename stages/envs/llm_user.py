@@ -14,7 +14,8 @@ from stages.envs.env import OUT_OF_SCOPE, STOP, TRANSFER, Task, UserError
 from stages.errors import InputError
 from stages.messages.message import Message
 from stages.policies.local_model import LocalModel
-from stages.serving.endpoint import Answer, Endpoint, EndpointError, plain_text
+from stages.serving.answers import Answer
+from stages.serving.endpoint import Endpoint, EndpointError, plain_text
 from stages.settings import Setting
 
 ATTEMPTS = 3  # at a reply that is not the agent's to say

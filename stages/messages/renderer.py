@@ -49,6 +49,7 @@ class Renderer:
     Attributes:
         template: shows conversations to the model.
         end_id: of the token that ends a message.
+        vocabulary: how many ids there are; none is as large.
 
     Raises:
         InputError: the tokenizer has no template, or no such token.
@@ -58,6 +59,7 @@ class Renderer:
         self._tokenizer = tokenizer
         self.template = Template(tokenizer)
         self._end, self.end_id = self.template.end, self.template.end_id
+        self.vocabulary: int = 1 + max(tokenizer.get_vocab().values())
         self._frames: dict[str, frozenset[int]] = {}  # by dialect
         self._transcripts: OrderedDict[str, _Transcript] = OrderedDict()
 

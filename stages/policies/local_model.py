@@ -6,7 +6,8 @@ from typing import Any
 
 from stages.errors import InputError
 from stages.policies.policy import ContextOverflowError, Policy, PolicyError, Sampling
-from stages.serving.endpoint import Answer, EndpointError
+from stages.serving.answers import Answer
+from stages.serving.endpoint import EndpointError
 
 
 class LocalModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +13,8 @@ import orjson
 from stages.messages.message import Message, Told
 from stages.messages.renderer import Renderer
 from stages.policies.policy import Action, ContextOverflowError, LostError, PolicyError, Sampling
-from stages.serving.endpoint import (
-    CHAT,
-    COMPLETIONS,
-    FIRST_WAIT_S,
-    Answer,
-    Endpoint,
-    EndpointError,
-    plain_text,
-)
+from stages.serving.answers import CHAT, COMPLETIONS, Answer, is_cut
+from stages.serving.endpoint import FIRST_WAIT_S, Endpoint, EndpointError, plain_text
 
 # What we ask for beyond the text; a server that knows one of them not is not asked again.
 # `return_token_ids` is vLLM's: it gives the ids of the prompt and of what was sampled.
@@ -257,35 +249,30 @@ def action_of(answer: Answer, turn: int) -> Action:
     """Read an answer, whatever the model wrote.
 
     Args:
-        answer: of /chat/completions; its first choice has a message.
+        answer: of /chat/completions, as `checked` returns it.
         turn: number that makes the ids of calls unique in the episode; the server's own are
             drawn at random, which no two runs would share.
     """
     choice = answer["choices"][0]
     said = choice["message"]
-    content = said.get("content")
-    message: Message = {
-        "role": "assistant",
-        "content": plain_text(content) if isinstance(content, str) else None,
-    }
+    content, calls = said.get("content"), said.get("tool_calls")
+    if content is None and not calls:
+        content = ""
+    message: Message = {"role": "assistant", "content": content and plain_text(content)}
     if isinstance(thought := said.get("reasoning_content"), str):
         message["reasoning_content"] = plain_text(thought)
-    if calls := _list(said.get("tool_calls")):
+    if calls:
         message["tool_calls"] = [
-            _call(call, f"call_{turn}_{number}") for number, call in enumerate(calls)
+            _call(call["function"], f"call_{turn}_{number}") for number, call in enumerate(calls)
         ]
-    elif message["content"] is None:
-        message["content"] = ""
-    prompt_ids, token_ids = _ids(answer.get("prompt_token_ids")), _ids(choice.get("token_ids"))
-    usage = answer.get("usage")
-    counted = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    token_ids = choice.get("token_ids")
     return Action(
         message,
-        prompt_ids,
+        answer.get("prompt_token_ids"),
         token_ids,
         _logprobs(choice.get("logprobs"), token_ids),
-        "length" if choice.get("finish_reason") == "length" else "stop",
-        counted if type(counted) is int else None,
+        "length" if is_cut(choice) else "stop",
+        (answer.get("usage") or {}).get("completion_tokens"),
     )
 
 
@@ -295,18 +282,21 @@ def continued(
     """Read an answer to a prompt of token ids.
 
     Raises:
-        PolicyError: the server does not tell which tokens it sampled.
+        PolicyError: the server does not tell which tokens it sampled, or they are of another
+            tokenizer.
     """
     choice = answer["choices"][0]
-    token_ids = _ids(choice.get("token_ids"))
+    token_ids = choice.get("token_ids")
     if not token_ids:
         raise PolicyError("the server gives no token ids, which '--tokenizer' needs")
+    if (largest := max(token_ids)) >= chat.vocabulary:
+        raise PolicyError(f"the server sampled token {largest}, which '--tokenizer' does not have")
     logprobs = choice.get("logprobs")
     given = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
     known = isinstance(given, list) and len(given) == len(token_ids) and None not in given
-    cut = choice.get("finish_reason") == "length"
     message = chat.answer(episode_id, token_ids, tools)
-    return Action(message, prompt, token_ids, given if known else None, "length" if cut else "stop")
+    finish: Any = "length" if is_cut(choice) else "stop"
+    return Action(message, prompt, token_ids, given if known else None, finish)
 
 
 def _sendable_call(call: Any) -> Any:
@@ -317,30 +307,15 @@ def _sendable_call(call: Any) -> Any:
     return call if known else {**call, "function": {**call["function"], "arguments": "{}"}}
 
 
-def _call(call: Any, call_id: str) -> dict[str, Any]:
-    function = call.get("function") if isinstance(call, dict) else None
-    function = function if isinstance(function, dict) else {}
-    name, arguments = function.get("name"), function.get("arguments")
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments)
-    name = plain_text(name) if isinstance(name, str) else ""
-    function = {"name": name, "arguments": plain_text(arguments)}
-    return {"id": call_id, "type": "function", "function": function}
+def _call(function: dict[str, Any], call_id: str) -> dict[str, Any]:
+    written = {name: plain_text(function[name]) for name in ("name", "arguments")}
+    return {"id": call_id, "type": "function", "function": written}
 
 
 def _logprobs(given: Any, token_ids: list[int] | None) -> list[float] | None:
     """The logprob of each token; None unless there is one for each."""
     try:
         logprobs = [float(token["logprob"]) for token in given["content"]]
-    except (TypeError, LookupError, ValueError):
+    except (TypeError, LookupError):
         return None
     return logprobs if token_ids is not None and len(logprobs) == len(token_ids) else None
-
-
-def _ids(given: Any) -> list[int] | None:
-    known = isinstance(given, list) and all(type(token) is int for token in given)
-    return given if known else None
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

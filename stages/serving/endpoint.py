@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
+import math
 import os
 import random
 import time
@@ -11,16 +13,16 @@ from typing import Any
 from urllib.parse import quote
 
 from stages.errors import InputError
+from stages.serving.address import HIDDEN, Address, not_an_address, shown
+from stages.serving.answers import CHAT, Answer, AnswerError, checked
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between two attempts; a server may ask for more or less
 PASSING = frozenset({408, 409, 429})  # these, and all from 500 on, may be gone at the next attempt
 ANSWERS_S = 10.0  # in which a server that lives tells its models
+OPENAI = "https://api.openai.com/v1"
+SECRET = 8  # letters of a key or password that no answer holds by chance
 
 SESSION = "x-session-id"  # as Ray Serve calls it
-CHAT, COMPLETIONS = "/chat/completions", "/completions"
-WRITTEN = {CHAT: ("message", dict), COMPLETIONS: ("text", str)}  # what a choice must hold
-
-Answer = dict[str, Any]  # as JSON
 
 
 class EndpointError(Exception):
@@ -64,20 +66,33 @@ class Endpoint:
             rate_limit: attempts per second, at most, evenly spaced; None: no limit.
 
         Raises:
-            InputError: the package openai or an API key is missing.
+            InputError: the package openai or an API key is missing, or this is no address.
         """
         try:
             import openai
+
+            from stages.serving.guarded_client import GuardedClient
         except ImportError:
             todo = "pip install 'irc-cli[openai]'"
             raise InputError(where, "needs the package 'openai'", todo) from None
-        key = os.environ.get("OPENAI_API_KEY") or ("none" if base_url else None)
-        if key is None:
+        key = os.environ.get("OPENAI_API_KEY")
+        if not (key or base_url):
             todo = "set OPENAI_API_KEY, or give the address of a server"
             raise InputError(where, "no API key for api.openai.com", todo)
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url, api_key=key, timeout=timeout_s, max_retries=0
-        )
+        given = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
+        address = Address.of(given, where)
+        self.url = address.url
+        self._secrets = (*address.secrets, *([key] if key else []))
+        try:
+            self._client = openai.AsyncOpenAI(
+                base_url=address.url,
+                api_key=key or "none",
+                timeout=timeout_s,
+                max_retries=0,
+                http_client=GuardedClient(address),
+            )
+        except Exception:  # of httpx, which has its own rules for hosts
+            raise not_an_address(given, where) from None
         self._timeout_s, self._retries, self._first_wait_s = timeout_s, retries, first_wait_s
         self._spacing_s = 1 / rate_limit if rate_limit else 0.0
         self._free_at = 0.0  # when the next attempt may begin, on the monotonic clock
@@ -90,7 +105,7 @@ class Endpoint:
         replaceable: bool = False,
         session: str | None = None,
     ) -> Answer:
-        """Return the answer to a request; its first choice has a message, or a text.
+        """Return the answer to a request, as `checked` returns it.
 
         Args:
             body: of the request.
@@ -150,10 +165,10 @@ class Endpoint:
     async def _attempt(self, body: dict[str, Any], path: str, headers: dict[str, str]) -> Answer:
         await self._pace()
         answer = await self._request("POST", path, body, headers)
-        if not _usable(answer, *WRITTEN[path]):
-            kind = "chat completion" if path == CHAT else "completion"
-            raise _PassingError(EndpointError(f"the answer is no {kind}"))
-        return answer  # type: ignore[no-any-return]  # a dict, as _usable says
+        try:
+            return checked(answer, path)
+        except AnswerError as error:
+            raise _PassingError(self._error(str(error))) from None
 
     async def _pace(self) -> None:
         """Wait for this attempt's turn under the rate limit."""
@@ -173,25 +188,50 @@ class Endpoint:
 
         try:
             async with asyncio.timeout(self._timeout_s):
-                if method == "GET":
-                    return await self._client.get(path, cast_to=object)
-                options: Any = {"headers": headers or {}}
-                return await self._client.post(path, cast_to=object, body=body, options=options)
+                return await self._json(method, path, body, headers or {})
         except openai.APIStatusError as error:
-            status = error.status_code
-            told = error.body.get("message") if isinstance(error.body, dict) else None
-            reason = _first_line(str(told or error.message))
-            refused = EndpointError(f"HTTP {status}: {reason}", status)
+            refused = self._refusal(error)
             if refused.passing:
                 raise _PassingError(refused, _retry_after(error.response.headers)) from None
             raise refused from None
         except (openai.APITimeoutError, TimeoutError):
             raise _PassingError(EndpointError(f"no answer in {self._timeout_s:g} s")) from None
-        except openai.APIConnectionError as error:
+        except (openai.APIConnectionError, OSError) as error:
             cause = error.__cause__ or error
-            raise _PassingError(EndpointError(f"connection: {_first_line(str(cause))}")) from None
-        except (ValueError, openai.APIError):
+            raise _PassingError(self._error(f"connection: {cause}")) from None
+        except (UnicodeError, json.JSONDecodeError):
             raise _PassingError(EndpointError("the answer is not JSON")) from None
+        except RecursionError:
+            raise _PassingError(EndpointError("the answer is nested too deep")) from None
+        except (ValueError, openai.OpenAIError) as error:
+            raise _PassingError(self._error(str(error))) from None
+
+    async def _json(
+        self, method: str, path: str, body: dict[str, Any] | None, headers: dict[str, str]
+    ) -> Any:
+        options: Any = {"headers": headers}
+        if method == "GET":
+            answer = await self._client.get(path, cast_to=str, options=options)
+        else:
+            answer = await self._client.post(path, cast_to=str, body=body, options=options)
+        if any(secret in answer for secret in self._secrets if len(secret) >= SECRET):
+            raise AnswerError("the answer repeats a key or password of the request")
+        return json.loads(answer)
+
+    def _refusal(self, error: Any) -> EndpointError:
+        """The error of a status that is none of success."""
+        status, told = error.status_code, error.body
+        if 300 <= status < 400:
+            place = shown(error.response.headers.get("location", "nowhere"))
+            return self._error(f"HTTP {status}: redirects to {place}, not followed", status)
+        reason = told.get("message") if isinstance(told, dict) else None
+        return self._error(f"HTTP {status}: {reason or error.message}", status)
+
+    def _error(self, what: str, status: int | None = None) -> EndpointError:
+        """Return an error with what a server says, in one line and without our secrets."""
+        for secret in self._secrets:
+            what = what.replace(secret, HIDDEN)
+        return EndpointError(_first_line(what), status)
 
 
 class _PassingError(Exception):
@@ -207,26 +247,20 @@ def plain_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _usable(answer: Any, key: str, kind: type) -> bool:
-    try:
-        return isinstance(answer["choices"][0][key], kind)
-    except (LookupError, TypeError):
-        return False
-
-
 def _retry_after(headers: Any) -> float | None:
     """Seconds that the server asks us to wait; None where it doesn't, or not in a form we know."""
     value = headers.get("retry-after", "")
     try:
-        return max(0.0, float(value))
+        wait_s = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            wait_s = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, IndexError, OverflowError, OSError):
+            return None
+    return max(0.0, wait_s) if math.isfinite(wait_s) else None
 
 
 def _first_line(text: str) -> str:
     lines = plain_text(text).strip().splitlines()
-    return lines[0][:200] if lines else "no reason given"
+    shown = (letter if letter.isprintable() else "?" for letter in lines[0][:200]) if lines else ()
+    return "".join(shown) or "no reason given"

@@ -23,11 +23,13 @@ from typing import Any
 import orjson
 
 from stages.errors import InputError
+from stages.serving.address import shown
 from stages.serving.endpoint import Endpoint, EndpointError
 from stages.serving.weight_transfer import ROUTE as TRANSFER
 from stages.serving.weight_transfer import can_send, send_weights, takes_nccl
 
 LOADING_S = 1800.0  # in which a server loads weights, or starts
+MOST_WORKERS = 2**16  # of a server
 LOOK_S = 1.0  # from one look at a starting server to the next
 RELOAD, FORGET_PREFIXES = "/collective_rpc", "/reset_prefix_cache"
 INFO = "/server_info?config_format=json"
@@ -80,10 +82,12 @@ async def _load(
     base_url: str, folder: str, restart_command: str | None, sending: asyncio.Lock
 ) -> bool:
     """Have one server load weights; return False if it is not there."""
-    server, root = Endpoint(base_url, LOADING_S, 0, "--load-weights"), _root(base_url)
+    server = Endpoint(base_url, LOADING_S, 0, "--load-weights")
+    root, name = _root(server.url), shown(base_url)
     try:
         up = await server.answers()
-        routes = (await _told(server, root + "/openapi.json")).get("paths", {}) if up else {}
+        paths = (await _told(server, root + "/openapi.json")).get("paths") if up else None
+        routes = paths if isinstance(paths, dict) else {}
         info = await _told(server, root + INFO) if RELOAD in routes else {}
         stale = on_cpu(info) and _tied(folder)
         if RELOAD in routes and not stale:
@@ -93,11 +97,11 @@ async def _load(
             await _restart(server, base_url, folder, restart_command)
         elif stale:
             what = "would keep the old output layer, tied to the embeddings, on its CPU"
-            raise InputError(base_url, what, "give --restart-command")
+            raise InputError(name, what, "give --restart-command")
         elif up:
             what = "can't load weights while it runs"
             todo = "start vLLM with VLLM_SERVER_DEV_MODE=1, or give --restart-command"
-            raise InputError(base_url, what, todo)
+            raise InputError(name, what, todo)
         return up or bool(restart_command)
     finally:
         await server.close()
@@ -137,22 +141,25 @@ async def _replace(
         folder: the weights.
         sending: held while they are sent, since one GPU sends to all; None: the server reads them.
     """
-    root = _root(base_url)
+    root, name = _root(server.url), shown(base_url)
     try:
         if sending:
             async with sending:
-                size = await server.call("GET", root + "/get_world_size")
-                await asyncio.to_thread(send_weights, root, folder, size["world_size"], LOADING_S)
+                size = (await _told(server, root + "/get_world_size")).get("world_size")
+                if not (type(size) is int and 0 < size < MOST_WORKERS):
+                    raise EndpointError("it does not tell how many workers it has")
+                target = _root(base_url.partition("?")[0])  # with the user and password
+                await asyncio.to_thread(send_weights, target, folder, size, LOADING_S)
         else:
             request = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
             await server.call("POST", root + RELOAD, request)
         forgot = await server.call("POST", root + FORGET_PREFIXES)
     except EndpointError as error:
         todo = "see its log; the folder must be one that the server sees, of the same architecture"
-        raise InputError(base_url, f"did not load '{folder}': {error}", todo) from None
-    if not forgot.get("success"):
+        raise InputError(name, f"did not load '{folder}': {error}", todo) from None
+    if not (isinstance(forgot, dict) and forgot.get("success")):
         todo = "run again when nobody else plays there"
-        raise InputError(base_url, "still uses what it computed with the old weights", todo)
+        raise InputError(name, "still uses what it computed with the old weights", todo)
 
 
 async def _restart(server: Endpoint, base_url: str, folder: str, command: str) -> None:
@@ -164,12 +171,12 @@ async def _restart(server: Endpoint, base_url: str, folder: str, command: str) -
         reason = (error.strerror or str(error)).lower()
         raise InputError("--restart-command", f"'{args[0]}': {reason}", "check it") from None
     if code := await process.wait():
-        what = f"ended with {code} for {base_url}"
+        what = f"ended with {code} for {shown(base_url)}"
         raise InputError("--restart-command", what, "see what it printed")
     end = time.monotonic() + LOADING_S
     while not await server.answers():
         if time.monotonic() > end:
-            raise InputError(base_url, "does not answer after its restart", "see its log")
+            raise InputError(shown(base_url), "does not answer after its restart", "see its log")
         await asyncio.sleep(LOOK_S)
 
 
@@ -183,7 +190,7 @@ def _listed(path: str) -> list[str]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         todo = "give http://HOST:PORT/v1, or a file with such lines"
-        raise InputError("--base-url", f"'{path}' is no URL, and no file", todo) from None
+        raise InputError("--base-url", f"'{shown(path)}' is no URL, and no file", todo) from None
     except UnicodeDecodeError:
         raise InputError(path, "not UTF-8 text", "give a file with a URL a line") from None
     except OSError as error:
@@ -195,6 +202,6 @@ def _listed(path: str) -> list[str]:
         if url and not url.startswith("#"):
             if "://" not in url:
                 todo = "write http://HOST:PORT/v1"
-                raise InputError(f"{path}:{number}", f"'{url}' is no URL", todo)
+                raise InputError(f"{path}:{number}", f"'{shown(url)}' is no URL", todo)
             urls.append(url)
     return urls
