@@ -318,6 +318,106 @@ def test_numerical_functions_say_what_each_parameter_is(package: str) -> None:
     assert found == {}
 
 
+def own(function: ast.FunctionDef) -> Iterator[ast.AST]:
+    """Yield the nodes of a function, but for those of functions and classes within it."""
+    waiting: list[ast.AST] = list(function.body)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            waiting += ast.iter_child_nodes(node)
+
+
+def unannounced(tree: ast.Module) -> Iterator[str]:
+    """Yield the public functions and methods that raise, and whose docstring does not say so."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    bodies = [tree.body, *(owner.body for owner in classes if not owner.name.startswith("_"))]
+    for node in (node for body in bodies for node in body):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            says = re.search("^(Raises:|Raise )", ast.get_docstring(node) or "", re.MULTILINE)
+            if not says and any(isinstance(part, ast.Raise) for part in own(node)):
+                yield node.name
+
+
+FORMULAS = {"exp", "expm1", "log", "log1p", "sqrt", "arctanh", "tanh", "logsumexp"}
+
+
+def computes(function: ast.FunctionDef, *, divisions: bool) -> bool:
+    """Whether a function holds a formula: a power, a root, an exponential, a logarithm.
+
+    With `divisions` those count too. They are formulas in `core`; elsewhere `/` joins paths.
+    """
+    kinds = (ast.Pow, ast.Div) if divisions else (ast.Pow,)
+    for node in ast.walk(function):
+        match node:
+            case ast.BinOp(op=kind) if isinstance(kind, kinds):
+                return True
+            case ast.Call(func=ast.Attribute(attr=name)) if name in FORMULAS:
+                return True
+    return False
+
+
+def unsourced(tree: ast.Module, *, divisions: bool) -> Iterator[str]:
+    """Yield the functions with formulas whose source is nowhere named.
+
+    A public function or its module names it. A private one serves the others of its module, so
+    that any docstring there may name it.
+    """
+    documented = (ast.Module, ast.FunctionDef, ast.ClassDef)
+    texts = {
+        node: ast.get_docstring(node) or ""
+        for node in ast.walk(tree)
+        if isinstance(node, documented)
+    }
+    naming = {node for node, text in texts.items() if re.search(r"\bSources?: ", text)}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and computes(node, divisions=divisions):
+            private = node.name.startswith("_")
+            if not (naming if private else naming & {tree, node}):
+                yield node.name
+
+
+@pytest.mark.parametrize("package", ["core", "training"])
+def test_numerical_functions_say_what_they_raise(package: str) -> None:
+    lacking = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in modules(f"stages/{package}").values()
+        for name in unannounced(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert lacking == set()
+
+
+@pytest.mark.parametrize("package", ["core", "training"])
+def test_formulas_name_their_source(package: str) -> None:
+    divisions = package == "core"
+    lacking = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in modules(f"stages/{package}").values()
+        for name in unsourced(ast.parse(path.read_text(encoding="utf-8")), divisions=divisions)
+    }
+    assert lacking == set()
+
+
+def test_a_silent_raise_would_be_seen() -> None:
+    tree = ast.parse(
+        "def a():\n    '''Do.'''\n    if x: raise E\n"
+        "def b():\n    '''Do.\n\n    Raises:\n        E: x.\n    '''\n    raise E\n"
+        "def c():\n    '''Do.'''\n    def d(): raise E\n"
+        "class F:\n    def g(self): raise E\n"
+    )
+    assert list(unannounced(tree)) == ["a", "g"]
+
+
+def test_a_formula_without_source_would_be_seen() -> None:
+    formulas = "def a(x): return x / 2\ndef _b(x): return np.exp(x)\ndef c(x): return x**2\n"
+    cited = formulas + "def d(x):\n    '''Do.\n\n    Source: me.\n    '''\n    return x / 3\n"
+    assert list(unsourced(ast.parse(formulas), divisions=True)) == ["a", "_b", "c"]
+    assert list(unsourced(ast.parse(formulas), divisions=False)) == ["_b", "c"]
+    assert list(unsourced(ast.parse(cited), divisions=True)) == ["a", "c"]
+    module = "'''All.\n\nSource: me.\n'''\n" + formulas
+    assert list(unsourced(ast.parse(module), divisions=True)) == []
+
+
 def test_an_undocumented_parameter_would_be_seen() -> None:
     tree = ast.parse(
         "def _private(a): pass\n"

@@ -112,6 +112,8 @@ def terms(sums: TaskSums, which: Which) -> Floats:
 
     Raises:
         ValueError: the shapes do not fit, or a task has no episode.
+
+    Source: docs/method.md, "What a tier tells".
     """
     return within_terms(sums) if which == "within" else pooled_terms(sums)
 
@@ -127,6 +129,8 @@ def within_terms(sums: TaskSums) -> Floats:
 
     Raises:
         ValueError: the shapes do not fit, or a task has no episode.
+
+    Source: docs/method.md, "What a tier tells".
     """
     _check(sums)
     n, s = sums.episodes[:, None].astype(np.float64), sums.successes[:, None].astype(np.float64)
@@ -150,6 +154,8 @@ def pooled_terms(sums: TaskSums) -> Floats:
 
     Raises:
         ValueError: the shapes do not fit, or a task has no episode.
+
+    Source: docs/method.md, "What a tier tells".
     """
     _check(sums)
     n, s = sums.episodes[:, None].astype(np.float64), sums.successes[:, None].astype(np.float64)
@@ -175,6 +181,8 @@ def correlation(totals: Floats) -> Floats:
 
     Returns:
         r in [-1, 1], shape [..., C]; NaN where either variance is 0.
+
+    Source: docs/method.md, "What a tier tells".
     """
     return _correlation_and_deviations(totals)[0]
 
@@ -188,6 +196,8 @@ def fisher_z(totals: Floats) -> tuple[Floats, Floats]:
     Returns:
         z, shape [..., C], NaN where r is undefined and infinite where |r| = 1; the gradient, of the
         shape of totals, meaningless where z is not finite.
+
+    Source: Fisher (1921), Metron 1, 3-32, for z; the gradient is its derivative.
     """
     r, xx, oo, mean_x, mean_o = _correlation_and_deviations(totals)
     with np.errstate(divide="ignore", invalid="ignore"):

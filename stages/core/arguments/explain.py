@@ -52,6 +52,8 @@ def differences(
     Raises:
         InputError: a value is nested too deep.
         ValueError: there is no such mode.
+
+    Source: docs/method.md, "Comparison of arguments".
     """
     if mode == "deep":
         explanation = _Explanation(rules)
