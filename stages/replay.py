@@ -239,7 +239,9 @@ class _SilentUser:
     """A user who never says anything, so that only the recorded messages count."""
 
     def open(self) -> str:
+        """Say nothing."""
         return ""
 
     def reply(self, agent: str, history: Sequence[Message]) -> str:
+        """Say nothing."""
         return ""

@@ -184,10 +184,12 @@ NAMELESS = ("one", "found")  # which say nothing of what they hold
 
 
 def bindings(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Yield each name that is bound, and its line: assignments, loops, parameters, imports."""
+    """Yield each name and attribute that is bound, and its line."""
     for node in ast.walk(tree):
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                yield name, node.lineno
+            case ast.Attribute(attr=name, ctx=ast.Store()):
                 yield name, node.lineno
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 yield node.name, node.lineno
@@ -217,9 +219,10 @@ def test_a_nameless_binding_would_be_seen() -> None:
         "    if (one := 1): pass\n"
         "    match one:\n        case [*one] | {**one} | one: pass\n"
         "    from a import b as one\n"
+        "    one.found = one.two\n"
     )
     lines = sorted(line for name, line in bindings(tree) if name in NAMELESS)
-    assert lines == [1, 1, 1, 2, 2, 3, 4, 6, 6, 6, 7]
+    assert lines == [1, 1, 1, 2, 2, 3, 4, 6, 6, 6, 7, 8]
 
 
 METHOD = "docs/method.md"

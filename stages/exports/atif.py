@@ -156,6 +156,7 @@ class _Steps:
         self._tokens: list[int] = []  # of the sequence so far
 
     def of(self, messages: Iterable[Row]) -> list[Row]:
+        """Return the steps of an episode."""
         for message in messages:
             if message["role"] == "assistant":
                 self._act(message)

@@ -112,6 +112,7 @@ class _Message:
         self.message, self._lost, self._notes = message, lost, notes
 
     def events(self) -> list[Event]:
+        """Return what the message says, in order."""
         message = self.message
         kind = message.get("type")
         role = message.get("role", message.get("from"))

@@ -81,6 +81,7 @@ class _Merged:
         self._calls: set[Hashable] = set()
 
     def add(self, call: ModelCall) -> None:
+        """Add what a call heard and said, as far as it is new."""
         notes = Counter[str]()
         heard, said = clean_call(call.heard, call.said, notes)
         self.notes |= notes  # each history repeats what was noted of the one before it

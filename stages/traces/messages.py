@@ -163,6 +163,7 @@ class _Gaps:
         self._near: dict[str, str | None] = {}  # by an unknown key: the field that it resembles
 
     def note(self, item: dict[str, Any]) -> None:
+        """Note what a record lacks, and its keys that look like misspelt fields."""
         if not any(key in item for key in OUTCOMES):
             self._notes["no outcome, reward or success"] += 1
         if "gold_actions" not in item:

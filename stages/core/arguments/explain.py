@@ -61,7 +61,7 @@ def differences(
             actual, rules
         ):  # also refuses what is nested too deep
             explanation.value("$", expected, actual)
-        return explanation.found
+        return explanation.differing
     if mode == "exact":
         return _plain_differences(expected, actual, exactly_equal, "exact value")
     if mode == "tau2":
@@ -107,11 +107,12 @@ class _Explanation:
 
     def __init__(self, rules: ToolRules) -> None:
         self.rules = rules
-        self.found: list[Difference] = []
+        self.differing: list[Difference] = []
 
     def value(
         self, path: str, expected: Any, actual: Any, key: str | None = None, rule: str | None = None
     ) -> None:
+        """Collect where two values differ, by the rule given or else by their own."""
         expected, actual = opened(expected), opened(actual)
         if isinstance(expected, dict) and isinstance(actual, dict):
             self.objects(path, expected, actual)
@@ -121,9 +122,10 @@ class _Explanation:
             forms = [text_of(side, self.rules, key) for side in (expected, actual)]
             if forms[0] != forms[1]:
                 rule = rule or _scalar_rule(forms, as_text=key in self.rules.text)
-                self.found.append(Difference(path, expected, actual, rule))
+                self.differing.append(Difference(path, expected, actual, rule))
 
     def objects(self, path: str, expected: dict[str, Any], actual: dict[str, Any]) -> None:
+        """Collect where two objects differ, key by key, and paired lists row by row."""
         expected, actual = (
             {key: opened(item) for key, item in side.items()} for side in (expected, actual)
         )
@@ -137,9 +139,9 @@ class _Explanation:
         ]
         for key in dict.fromkeys([*left, *right]):
             if key not in right:
-                self.found.append(Difference(at(path, key), expected[key], None, "missing key"))
+                self.differing.append(Difference(at(path, key), expected[key], None, "missing key"))
             elif key not in left:
-                self.found.append(Difference(at(path, key), None, actual[key], "extra key"))
+                self.differing.append(Difference(at(path, key), None, actual[key], "extra key"))
             elif not any(key in keys for keys in groups):
                 self.value(at(path, key), expected[key], actual[key], key)
         for keys in groups:
@@ -153,6 +155,7 @@ class _Explanation:
     def paired(
         self, path: str, expected: dict[str, Any], actual: dict[str, Any], keys: list[str]
     ) -> None:
+        """Collect where the rows of lists that belong together differ."""
         left, right = paired_rows(expected, keys, self.rules), paired_rows(actual, keys, self.rules)
         order: _Pairs = [(i, i) for i in range(len(left))]
         if self.rules.ordered.isdisjoint(keys):
@@ -169,6 +172,7 @@ class _Explanation:
                 self.value(f"{at(path, key)}[{i}]", item, other, key, "paired lists")
 
     def lists(self, path: str, expected: list[Any], actual: list[Any], key: str | None) -> None:
+        """Collect where two lists differ; without order, elements are paired with the nearest."""
         rule = None
         order: _Pairs = list(zip_longest(range(len(expected)), range(len(actual))))
         if key not in self.rules.ordered and len(order) > 1:
@@ -181,9 +185,11 @@ class _Explanation:
             )
         for i, j in order:
             if j is None:
-                self.found.append(Difference(f"{path}[{i}]", expected[i], None, "missing element"))
+                self.differing.append(
+                    Difference(f"{path}[{i}]", expected[i], None, "missing element")
+                )
             elif i is None:
-                self.found.append(Difference(f"{path}[{j}]", None, actual[j], "extra element"))
+                self.differing.append(Difference(f"{path}[{j}]", None, actual[j], "extra element"))
             else:
                 self.value(f"{path}[{i}]", expected[i], actual[j], key, rule)
 

@@ -46,14 +46,17 @@ class _Tables:
         self.db = SimpleNamespace(**self._tables)
 
     def keep(self) -> None:
+        """Keep what the call changed in any table."""
         for table in self._tables.values():
             table.keep()
 
     def undo(self) -> None:
+        """Put back what the call changed in any table."""
         for table in self._tables.values():
             table.undo()
 
     def state(self) -> State:
+        """Return each record that differs from the snapshot, as text, by table and key."""
         return {
             f"{name}/{key}": text
             for name, table in self._tables.items()
@@ -88,10 +91,12 @@ class _Table(dict[str, Record]):
         super().__setitem__(key, record)
 
     def keep(self) -> None:
+        """Keep the records as the call left them."""
         self._reached |= self._before.keys()
         self._before.clear()
 
     def undo(self) -> None:
+        """Put back the records that the call changed."""
         for key, record in self._before.items():
             if record is None:
                 del self[key]
@@ -100,6 +105,7 @@ class _Table(dict[str, Record]):
         self._before.clear()
 
     def changes(self) -> dict[str, str]:
+        """Return the records that differ from the snapshot, as text, by key."""
         texts = {key: _canonical(self.get(key)) for key in self._reached}
         return {
             key: text for key, text in texts.items() if text != _canonical(self._snapshot.get(key))
@@ -114,12 +120,15 @@ class _Whole:
         self.db = pickle.loads(self._last)
 
     def keep(self) -> None:
+        """Keep what the call changed."""
         self._last = pickle.dumps(self.db, pickle.HIGHEST_PROTOCOL)
 
     def undo(self) -> None:
+        """Put back the database as it was before the call."""
         self.db = pickle.loads(self._last)
 
     def state(self) -> State:
+        """Return the whole database as text."""
         return {"": _canonical(self.db)}
 
 

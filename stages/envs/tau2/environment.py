@@ -111,11 +111,13 @@ class _Desk:
         self.toolkit.db = self.database.db
 
     def tool(self, name: str) -> Any:
+        """Return the tool of a name."""
         if name not in self._names:
             raise ValueError(f"Tool '{name}' not found.")
         return self._side.elsewhere.get(name) or getattr(self.toolkit, name)
 
     def end_call(self, *, failed: bool) -> None:
+        """Keep what a call changed, or put it back if the call failed."""
         if failed:
             self.database.undo()
             self.toolkit.db = self.database.db
