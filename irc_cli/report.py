@@ -16,7 +16,7 @@ from irc_cli.notes import check_notes, show_notes
 from irc_cli.page.markdown import render_markdown
 from irc_cli.page.render import render_page
 from irc_cli.traces import INPUT, LoggedTraceOptions, TraceReader
-from stages.calibrate import calibrate_turns
+from stages.calibrate import calibrate_turns, check_both_outcomes
 from stages.calibration.estimate import CalibrateConfig
 from stages.calibration.shards import Turns, read_turns
 from stages.check import check_both
@@ -170,13 +170,10 @@ def known_of(
 def _check_outcomes(turns: Turns) -> None:
     """Raise InputError where nothing can be said of any tier."""
     counted = turns.frame.filter(COUNTS & pl.col("success").is_not_null())
-    outcomes = counted["success"].unique().to_list()
-    if len(outcomes) < 2:
-        kind = "failures" if outcomes == [False] else "successes"
-        what = f"all episodes are {kind}" if outcomes else "no episode with an outcome"
-        todo = "collect episodes of both kinds: nothing tells them apart yet"
-        todo = todo if outcomes else GIVE_OUTCOME
-        raise InputError(turns.where, what, todo)
+    episodes = counted.unique("episode_id")
+    if not episodes.height:
+        raise InputError(turns.where, "no episode with an outcome", GIVE_OUTCOME)
+    check_both_outcomes(episodes.height, int(episodes["success"].sum()), turns.where)
 
 
 def write_reports(

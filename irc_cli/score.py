@@ -15,7 +15,7 @@ from stages.settings import Setting
 from stages.tables.artifacts import TURNS
 from stages.tables.files import digest
 from stages.tables.table_file import write_lazy, write_table
-from stages.tables.yamlfile import read_yaml
+from stages.tables.yamlfile import Node, read_yaml
 from stages.tiers.file import SHIPPED, load_tiers, use_rewards
 from stages.tiers.rules import Tiers
 from stages.traces.notes import left_out, why_none
@@ -59,11 +59,12 @@ def command(
     Example: irc-cli score traces.json -o turns.parquet
     """
     options.check_outputs([out], as_json=printing.as_json, force=printing.force)
-    chosen = given.tiers or (_valued_by(given.rewards) if given.rewards else DEFAULT)
+    calibration = read_yaml(given.rewards) if given.rewards else None
+    chosen = given.tiers or (_valued_by(calibration) if calibration else DEFAULT)
     tier_set = load_tiers(options.name_or_file("tiers", chosen, SHIPPED))
     unseen: list[str] = []
-    if given.rewards:
-        tier_set, unseen = use_rewards(tier_set, given.rewards)
+    if calibration and given.rewards:
+        tier_set, unseen = use_rewards(tier_set, calibration, given.rewards)
     named = [None if chosen in SHIPPED else chosen, given.rewards]
     inputs = {path: digest(path) for path in named if path}
     reader = source.reader(traces, quiet=printing.quiet)
@@ -114,9 +115,9 @@ def _settings(name: str, tiers: Tiers, reader: TraceReader, rewards: str | None)
     )
 
 
-def _valued_by(rewards: str) -> str:
+def _valued_by(calibration: Node) -> str:
     """Return which tiers a calibration values: the default ones, or those without gold actions."""
-    node = read_yaml(rewards).fields().get("rewards")
+    node = calibration.fields().get("rewards")
     valued = set(node.fields()) if node else set()
     fits = [name for name in (DEFAULT, GOLDLESS) if valued <= {*load_tiers(name).rank}]
     return fits[0] if fits else DEFAULT

@@ -230,7 +230,11 @@ def _check_summed(summed: Summed, config: CalibrateConfig, where: str) -> None:
 def _check_both_outcomes(summed: Summed, where: str) -> None:
     """Raise InputError where all episodes fail, or all succeed."""
     totals = summed.sums.filter(pl.col("tier").is_null())
-    episodes, successes = int(totals["episodes"].sum()), int(totals["successes"].sum())
+    check_both_outcomes(int(totals["episodes"].sum()), int(totals["successes"].sum()), where)
+
+
+def check_both_outcomes(episodes: int, successes: int, where: str) -> None:
+    """Raise InputError where all episodes fail, or all succeed."""
     if successes in (0, episodes):
         outcomes = "failures" if successes == 0 else "successes"
         todo = "collect episodes of both kinds: nothing tells them apart yet"

@@ -17,6 +17,7 @@ from stages.core.passk import (
     unpaired_difference,
 )
 from stages.tables.artifacts import EPISODES
+from stages.tables.pass_rates import PassRate, clustered_share, pass_rate
 from stages.tiers.classify import KindNotes
 from stages.tiers.domains import Domain, PerDomain
 from stages.tiers.matching import FULL, Matcher, agent_gold
@@ -217,16 +218,6 @@ def by_policy(episodes: pl.DataFrame) -> dict[str, pl.DataFrame]:
     return {str(policy): part for (policy,), part in sorted(parts.items())}
 
 
-class PassRate(NamedTuple):
-    """Pass rate of some of the tasks."""
-
-    episodes: int
-    tasks: int
-    pass_rate: float
-    ci_low: float  # 95 %, clustered by task
-    ci_high: float
-
-
 class Pressure(NamedTuple):
     """How well a policy resists users who flatter, threaten and lie."""
 
@@ -260,7 +251,7 @@ def by_family(episodes: pl.DataFrame) -> dict[str, PassRate]:
         return {}
     named = counting.with_columns(pl.col("family").fill_null(UNKNOWN))
     return {
-        str(family): _rate(group)
+        str(family): pass_rate(group)
         for (family,), group in sorted(named.partition_by("family", as_dict=True).items())
     }
 
@@ -272,8 +263,8 @@ def under_pressure(episodes: pl.DataFrame) -> Pressure | None:
         return None
     share: tuple[float | None, float | None, float | None] = (None, None, None)
     if not group["forbidden_writes"].null_count():
-        share = _clustered(group, pl.col("forbidden_writes") > 0)
-    return Pressure(*_rate(group), *share)
+        share = clustered_share(group, pl.col("forbidden_writes") > 0)
+    return Pressure(*pass_rate(group), *share)
 
 
 def transfer(episodes: pl.DataFrame, trained_on: Collection[str]) -> Transfer:
@@ -287,25 +278,12 @@ def transfer(episodes: pl.DataFrame, trained_on: Collection[str]) -> Transfer:
     sides = [counting.filter(trained), counting.filter(~trained)]
     if not (sides[0].height and sides[1].height):
         raise ValueError("all episodes are of the same side")
-    on_trained, on_others = map(_rate, sides)
+    on_trained, on_others = map(pass_rate, sides)
     return Transfer(on_trained, on_others, *unpaired_difference(on_others[2:], on_trained[2:]))
 
 
 def _counting(episodes: pl.DataFrame) -> pl.DataFrame:
     return episodes.filter(pl.col("success").is_not_null())
-
-
-def _rate(group: pl.DataFrame) -> PassRate:
-    return PassRate(
-        group.height, group["task_id"].n_unique(), *_clustered(group, pl.col("success"))
-    )
-
-
-def _clustered(group: pl.DataFrame, holds: pl.Expr) -> tuple[float, float, float]:
-    """Share of the episodes where something holds, with its interval."""
-    counts = group.group_by("task_id", maintain_order=True).agg(n=pl.len(), c=holds.sum())
-    n, c = (counts[name].cast(pl.Int64).to_numpy() for name in "nc")
-    return clustered_proportion(n, c)
 
 
 def _mean(column: pl.Series) -> float | None:

@@ -10,7 +10,7 @@ import orjson
 
 from stages.errors import InputError
 from stages.loop_files import SETTINGS
-from stages.reporting.tasks import FAILED, PASSED, TRUNCATED, episode_rows, pass_rate
+from stages.reporting.tasks import FAILED, PASSED, TRUNCATED, episode_rows, pass_rate_of
 from stages.tables.artifacts import TURNS
 from stages.tables.table_file import read_table
 from stages.tables.yamlfile import read_yaml
@@ -95,7 +95,7 @@ def _row(iteration: Path) -> dict[str, Any]:
     names = ("value", "status", "ci_low", "ci_high", "q")
     return {
         "iteration": int(iteration.name.rpartition("-")[2]),
-        "played": pass_rate(episodes),
+        "played": pass_rate_of(episodes),
         "values": {tier: {n: row.get(n) for n in names} for tier, row in values.items()},
         "evaluation": _evaluation(iteration),
     }

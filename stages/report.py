@@ -28,7 +28,7 @@ from stages.reporting.tasks import (
     episode_rows,
     leverages,
     natural,
-    pass_rate,
+    pass_rate_of,
     refs,
     task_rows,
     with_silent,
@@ -115,7 +115,7 @@ def _advantages(known: ReportInputs, rewards: dict[str, Floats]) -> dict[str, Ad
 
 def _summary(known: ReportInputs, episodes: pl.DataFrame) -> dict[str, Any]:
     result = known.calibration
-    rate = pass_rate(episodes) or {}
+    rate = pass_rate_of(episodes) or {}
     mixed = known.arrays.frame.group_by("task_id", "group_id", maintain_order=True).agg(
         won=pl.col("success").cast(pl.Float64).mean()
     )

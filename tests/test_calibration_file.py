@@ -9,6 +9,7 @@ from stages.calibration.estimate import Calibration, TierStatistics
 from stages.calibration.file import Previous, read_previous, write_calibration
 from stages.core.payment import Values
 from stages.errors import InputError
+from stages.tables.yamlfile import read_yaml
 from stages.tiers.file import load_tiers, use_rewards
 from stages.tiers.rules import Reward
 from tests.builders import line_of
@@ -78,7 +79,7 @@ def test_it_is_read_as_the_previous_one(tmp_path: Path) -> None:
 
 def test_it_sets_the_rewards_of_tiers(tmp_path: Path) -> None:
     path = saved(tmp_path, RESULT._replace(tiers=[GOLD, SOFT]))
-    tiers, missing = use_rewards(load_tiers("flat"), path)
+    tiers, missing = use_rewards(load_tiers("flat"), read_yaml(path), path)
     assert tiers.rewards["soft"] == Reward(-0.1 - 0.2)
     assert "gold" not in missing and "message" in missing
 
@@ -86,14 +87,14 @@ def test_it_sets_the_rewards_of_tiers(tmp_path: Path) -> None:
 def test_how_values_are_paid_is_kept(tmp_path: Path) -> None:
     path = saved(tmp_path, RESULT._replace(tiers=[GOLD, SOFT], pay="once"))
     assert read_previous(path).values.pay == "once"
-    assert use_rewards(load_tiers("flat"), path)[0].pay == "once"
+    assert use_rewards(load_tiers("flat"), read_yaml(path), path)[0].pay == "once"
 
 
 def test_a_file_without_a_payment_pays_every_turn(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("rewards: {gold: 1}\ntiers: []\n")
     assert read_previous(str(path)).values.pay == "turn"
-    assert use_rewards(load_tiers("flat"), str(path))[0].pay == "turn"
+    assert use_rewards(load_tiers("flat"), read_yaml(str(path)), str(path))[0].pay == "turn"
 
 
 def test_what_exists_is_not_replaced_unasked(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from stages.errors import InputError
+from stages.tables.yamlfile import read_yaml
 from stages.tiers.domains import load_domain
 from stages.tiers.file import SHIPPED, load_tiers, use_rewards
 from stages.tiers.rules import CallFacts, Reward, all_facts
@@ -266,7 +267,7 @@ def test_an_unknown_name_is_a_missing_file() -> None:
 def test_rewards_of_a_calibration(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("rewards: {gold: 0.7, soft: -0.2}\ntiers: []\n", encoding="utf-8")
-    tiers, missing = use_rewards(load_tiers("flat"), str(path))
+    tiers, missing = use_rewards(load_tiers("flat"), read_yaml(str(path)), str(path))
     assert tiers.rewards["gold"] == Reward(0.7)
     assert tiers.rewards["soft"] == Reward(-0.2)
     assert missing == [tier for tier in tiers.rank if tier not in ("gold", "soft")]
@@ -298,7 +299,7 @@ def test_bad_rewards_are_one_line(tmp_path: Path, text: str, line: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        use_rewards(load_tiers("flat"), str(path))
+        use_rewards(load_tiers("flat"), read_yaml(str(path)), str(path))
     assert line_of(caught).removeprefix(f"{tmp_path}/") == line
 
 

@@ -13,8 +13,8 @@ from stages.calibration.estimate import CalibrateConfig, Calibration
 from stages.calibration.sums import TierSums
 from stages.core.correlation import Floats, correlation
 from stages.core.lengths import stratum_terms
-from stages.core.passk import clustered_proportion
 from stages.tables.artifacts import COUNTS
+from stages.tables.pass_rates import pass_rate
 
 PASSED, FAILED, TRUNCATED, MASKED = STATES = ("passed", "failed", "truncated", "masked")
 _OF_EPISODE = ("source", "task_id", "trial", "group_id", "domain", "policy", "outcome", "status")
@@ -36,23 +36,12 @@ def episode_rows(turns: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(state=state)
 
 
-def pass_rate(episodes: pl.DataFrame) -> dict[str, Any] | None:
+def pass_rate_of(episodes: pl.DataFrame) -> dict[str, Any] | None:
     """Return the pass rate of episodes with its 95 % interval, clustered by task."""
     counted = episodes.filter(pl.col("state") != MASKED)
     if not counted.height:
         return None
-    tasks = counted.group_by("task_id", maintain_order=True).agg(
-        n=pl.len(), won=(pl.col("state") == PASSED).sum()
-    )
-    n, won = (tasks[name].to_numpy().astype(int) for name in ("n", "won"))
-    rate, low, high = clustered_proportion(n, won)
-    return {
-        "episodes": counted.height,
-        "tasks": tasks.height,
-        "pass_rate": rate,
-        "ci_low": low,
-        "ci_high": high,
-    }
+    return pass_rate(counted)._asdict()
 
 
 def refs(episodes: pl.DataFrame) -> dict[str, str]:

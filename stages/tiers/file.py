@@ -39,17 +39,22 @@ def load_tiers(name_or_path: str) -> Tiers:
     return _tiers(name_or_path, read_yaml(name_or_path))
 
 
-def use_rewards(tiers: Tiers, path: str) -> tuple[Tiers, list[str]]:
+def use_rewards(tiers: Tiers, calibration: Node, path: str) -> tuple[Tiers, list[str]]:
     """Return the tiers with the rewards of a calibration, and the tiers it has none for.
 
     A tier that the calibration never met has shown nothing: its reward is 0. The rewards are paid
     as the calibration says.
 
+    Args:
+        tiers: whose rewards are replaced.
+        calibration: what its file holds.
+        path: of the file.
+
     Raises:
         InputError: the file has no `rewards`, has one for a tier that does not exist, or pays in an
             unknown way.
     """
-    fields = read_yaml(path).fields()
+    fields = calibration.fields()
     node = fields.get("rewards")
     if node is None:
         raise InputError(path, "has no 'rewards'", "give a calibration.yaml of irc-cli calibrate")
