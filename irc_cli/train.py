@@ -83,7 +83,8 @@ class TrainRequest:
             {"model": self.files.model, "reference": self.files.reference}
             | memory
             | {"keep_optimizer": self.uses.keep_optimizer, "train": asdict(self.train)}
-            | {"advantage": asdict(self.advantages), "only_valued": self.uses.only_valued}
+            | {"advantage": None if self.files.advantages else asdict(self.advantages)}
+            | {"only_valued": self.uses.only_valued}
         )
 
 
@@ -132,7 +133,7 @@ def _train(request: TrainRequest, out: str) -> None:
 
     files, printing, resume = request.files, request.printing, request.checkpoints.resume
     refuse_existing_run(out, resume=resume, force=printing.force)
-    material = read_material(files, request.uses, request.train)
+    material = read_material(files, request.uses, request.train, request.advantages)
     check_notes(material.notes, strict=printing.strict)
     moments = optimizer_of(files.model) if request.uses.keep_optimizer else None
     digests = {path: digest(path) for path in [*files.data, *weights_of(files.model)]}

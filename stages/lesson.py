@@ -101,7 +101,9 @@ def _reinforced(
 ) -> Lesson:
     """Give each token of the rollouts the advantage of its turn."""
     assert material.scored is not None
-    table = played_advantages(played, material.scored, material.values, advantages, turns)
+    table = material.weighed
+    if table is None:
+        table = played_advantages(played, material.scored, material.values, advantages, turns)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, chat, played.path)
     counts = {
         "groups": lesson.groups,

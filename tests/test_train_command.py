@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from irc_cli.app import app
-from stages.tables.artifacts import TURNS
+from stages.tables.artifacts import ADVANTAGES, TURNS
 from stages.tables.table_file import read_table, write_table
 from tests.conftest import Cli
 from tests.learning import (
@@ -186,6 +186,28 @@ def test_rewards_of_the_turns_count_without_a_calibration(run: Cli, files: Playe
     plain = ("train", "--model", files.model, "--rollouts", files.rollouts)
     assert run(*plain, "--turns", "bad.parquet", "-o", "out", *FAST).code == 0
     assert said("out", files, YES) < said(files.model, files, YES) - 0.2
+
+
+def test_advantages_of_a_file_are_what_is_learnt(run: Cli, copied: Played) -> None:
+    beside = ("-o", str(Path(copied.turns).with_name("again.yaml")), "--keep-rewards", "--quiet")
+    assert run("calibrate", copied.turns, *beside).code == 0
+    path = str(Path(copied.turns).with_name("advantages.parquet"))
+    table = read_table(ADVANTAGES, path)
+    played_by = ("--model", copied.model, "--rollouts", copied.rollouts)
+    plain = ("train", *played_by, "--turns", copied.turns, *FAST)
+    assert run(*plain, "-o", "made").code == 0
+    assert run(*plain, "-o", "read", "--advantages", path).code == 0
+    losses = [[line["loss"] for line in metrics(Path(name))] for name in ("made", "read")]
+    assert losses[0] == losses[1]
+    write_table(ADVANTAGES, table.with_columns(-pl.col("advantage")), path, {}, force=True)
+    assert run(*plain, "-o", "turned", "--advantages", path).code == 0
+    assert said("turned", copied, YES) < said(copied.model, copied, YES) - 0.2
+    write_table(ADVANTAGES, table.filter(pl.col("turn") == 0), path, {}, force=True)
+    lacking = run(*plain, "-o", "lacking", "--advantages", path)
+    assert lacking.code == 2 and not Path("lacking").exists()
+    assert f"error: {path}: no advantage of turn 1 of episode " in lacking.err
+    alone = run("train", "--model", copied.model, "--sft", "x", "--advantages", path, "-o", "o")
+    assert alone.err == "error: --advantages: needs --rollouts; leave it out\n"
 
 
 def test_only_turns_of_valued_tiers_count(run: Cli, copied: Played) -> None:

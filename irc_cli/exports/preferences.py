@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 from irc_cli import console, options
@@ -60,7 +60,7 @@ def command(
     played = read_rollouts(rollouts, notes)
     values = read_values(calibration, turns)
     scored = read_table(TURNS, turns)
-    table = played_advantages(played, scored, values, advantage, turns)
+    table = played_advantages(played, scored, values, advantage, turns, scored_files.advantages)
     notes += other_turns(played, scored)
     rows = list(preferences(played.episodes, table, played.tools, same, gap, played.prompt))
     if not rows:
@@ -71,9 +71,9 @@ def command(
     check_notes(notes, strict=printing.strict)
     made_by = console.made_by(
         "export preferences",
-        settings | {"advantage": asdict(advantage)},
+        settings | {"advantage": scored_files.estimator(advantage)},
         seed,
-        writing.digests([rollouts, turns, calibration]),
+        writing.digests([rollouts, *scored_files.paths]),
     )
     writing.write_lines(rows, out, made_by, force=printing.force)
     document = {"rows": len(rows), "episodes": len(played.episodes)}

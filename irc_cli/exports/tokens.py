@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 
 from irc_cli import console, options
 from irc_cli.exports import writing
 from irc_cli.notes import check_notes
 from stages.core.advantages import AdvantageConfig
-from stages.errors import InputError
 from stages.exports.tokens import token_advantages
 from stages.tables.artifacts import SEQUENCES, TURNS
 from stages.tables.paths import RunFiles
 from stages.tables.table_file import read_table, write_table
 from stages.training.examples import reinforced
-from stages.training.inputs import other_turns, played_advantages, read_rollouts, read_values
+from stages.training.inputs import (
+    check_tokens,
+    other_turns,
+    played_advantages,
+    read_rollouts,
+    read_values,
+)
 
 
 @options.expanded()
@@ -37,12 +41,10 @@ def command(
     turns, calibration = scored_files.turns, scored_files.calibration
     notes = Counter[str]()
     played = read_rollouts(rollouts, notes)
-    if missing := sum(not row["tokens_recorded"] for row in played.episodes):
-        what = f"{missing:,} of {len(played.episodes):,} episodes have no recorded tokens"
-        raise InputError(rollouts, what, "play them with an engine that tells what it sampled")
+    check_tokens(played)
     values = read_values(calibration, turns)
     scored = read_table(TURNS, turns)
-    table = played_advantages(played, scored, values, advantage, turns)
+    table = played_advantages(played, scored, values, advantage, turns, scored_files.advantages)
     notes += other_turns(played, scored)
     lesson = reinforced(played.episodes, played.tokens, table, played.tools, None, rollouts)
     groups = {row["episode_id"]: row["group_id"] for row in played.episodes}
@@ -50,9 +52,9 @@ def command(
     check_notes(notes, strict=printing.strict)
     made_by = console.made_by(
         "export tokens",
-        {"calibration": calibration, "advantage": asdict(advantage)},
+        {"calibration": calibration, "advantage": scored_files.estimator(advantage)},
         seed,
-        writing.digests([rollouts, turns, calibration, RunFiles(rollouts).sidecars[0]]),
+        writing.digests([rollouts, *scored_files.paths, RunFiles(rollouts).sidecars[0]]),
     )
     if out:
         write_table(SEQUENCES, frame, out, made_by, force=printing.force)

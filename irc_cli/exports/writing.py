@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
 
 from irc_cli import console, options
 from irc_cli.notes import show_notes
+from stages.core.advantages import AdvantageConfig
 from stages.settings import Setting
 from stages.tables.files import digest, refuse_existing
 from stages.tables.table_file import made_by_path, write_rows
@@ -36,6 +37,23 @@ class ScoredFiles:
             metavar="FILE",
         ),
     ] = None
+    advantages: Annotated[
+        str | None,
+        Setting(
+            "Advantages of these turns, from irc-cli calibrate; default: they are made again.",
+            options.INPUT,
+            metavar="FILE",
+        ),
+    ] = None
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that are given."""
+        return [path for path in (self.turns, self.calibration, self.advantages) if path]
+
+    def estimator(self, config: AdvantageConfig) -> dict[str, Any] | None:
+        """What is recorded of the estimator; None: the advantages were read."""
+        return None if self.advantages else asdict(config)
 
 
 def check_lines(out: str | None, *, as_json: bool, force: bool) -> None:

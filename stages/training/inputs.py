@@ -18,6 +18,7 @@ from stages.errors import InputError, few
 from stages.messages.message import without_kind
 from stages.tables.artifacts import COUNTS, TOKENS, RolloutRow
 from stages.tables.files import digest
+from stages.tables.inspected import inspected_advantages
 from stages.tables.paths import RunFiles
 from stages.tables.table_file import PARQUET_MAGIC, made_by, read_table
 from stages.tables.turn_arrays import advantage_frame, tier_rewards, turn_advantages, turn_arrays
@@ -28,6 +29,7 @@ from stages.traces.given import Given
 from stages.traces.notes import left_out, why_left_out, why_none
 from stages.traces.stream import Stream
 
+ESTIMATOR = "--advantage, --gamma, --lambda, --normalise and --last-turn-reward"
 SLACK = 1e-3  # above 0 that rounding may put a logprob
 REQUIRED = ("episode_id", "group_id", "status", "messages", "sampling", "tokens_recorded")
 
@@ -96,6 +98,21 @@ def _check_logprobs(tokens: pl.DataFrame, path: str) -> None:
     for row in tokens.filter(~fine).head(1).iter_rows(named=True):
         what = f"turn {row['turn']} of episode '{row['episode_id']}' has a logprob that is none"
         raise InputError(path, what, "find out what the engine recorded: want finite and <= 0")
+
+
+def check_tokens(rollouts: Rollouts) -> None:
+    """Raise InputError where the tokens of an episode were not recorded.
+
+    Args:
+        rollouts: the episodes.
+
+    Raises:
+        InputError: some have no tokens.
+    """
+    if missing := sum(not row["tokens_recorded"] for row in rollouts.episodes):
+        what = f"{missing:,} of {len(rollouts.episodes):,} episodes have no recorded tokens"
+        todo = "play them with an engine that tells what it sampled"
+        raise InputError(rollouts.path, what, todo)
 
 
 def check_precision(rollouts: Rollouts, *, weighted: bool) -> None:
@@ -178,6 +195,7 @@ def played_advantages(
     values: Values | None,
     config: AdvantageConfig,
     turns: str,
+    advantages: str | None = None,
 ) -> pl.DataFrame:
     """Return the advantage of every turn of the episodes that were played (TURNS -> ADVANTAGES).
 
@@ -186,20 +204,27 @@ def played_advantages(
         scored: their turns (TURNS), and maybe others.
         values: what each tier is worth, and how it is paid; None: the rewards in the turns count.
         config: the estimator.
-        turns: name of the turns in errors.
+        turns: path of the turns.
+        advantages: path of advantages that `calibrate` made of these turns; None: they are made.
 
     Returns:
         A row for each turn (ADVANTAGES).
 
     Raises:
-        InputError: an episode has no turns.
+        InputError: an episode has no turns, or the advantages do not fit the turns, the values or
+            the estimator.
     """
+    if advantages and config != AdvantageConfig():
+        what = f"is what an estimator made, so that {ESTIMATOR} do nothing"
+        raise InputError("--advantages", what, "leave these out")
     ids = [row["episode_id"] for row in played.episodes]
     arrays = turn_arrays(scored.filter(pl.col("episode_id").is_in(ids)))
     scored_ids = set(arrays.frame["episode_id"])
     if lacking := [episode for episode in ids if episode not in scored_ids]:
         what = f"no turns of episode '{lacking[0]}' ({len(lacking):,} lacking)"
         raise InputError(turns, what, f"rerun irc-cli score {played.path}")
+    if advantages:
+        return inspected_advantages(advantages, arrays, turns, values)
     reward = arrays.frame["reward"].to_numpy() if values is None else tier_rewards(arrays, values)
     return advantage_frame(arrays, reward, turn_advantages(arrays, reward, config))
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import polars as pl
 
+from stages.core.advantages import AdvantageConfig
 from stages.core.payment import Values
 from stages.errors import InputError
 from stages.settings import Setting
@@ -19,6 +20,7 @@ from stages.training.inputs import (
     check_lineage,
     check_precision,
     other_turns,
+    played_advantages,
     read_conversations,
     read_rollouts,
     read_values,
@@ -42,6 +44,14 @@ class TrainFiles:
         str | None,
         Setting(
             "Calibration that says what each tier is worth; default: the rewards in the turns.",
+            INPUT,
+            metavar="FILE",
+        ),
+    ] = None
+    advantages: Annotated[
+        str | None,
+        Setting(
+            "Advantages of --turns, from irc-cli calibrate; default: they are made again.",
             INPUT,
             metavar="FILE",
         ),
@@ -72,7 +82,7 @@ class TrainFiles:
     @property
     def data(self) -> list[str]:
         """The files that are given, but for models."""
-        paths = (self.rollouts, self.turns, self.calibration, self.sft, self.dev)
+        paths = (self.rollouts, self.turns, self.calibration, self.advantages, self.sft, self.dev)
         return [path for path in paths if path]
 
 
@@ -99,6 +109,7 @@ class Material(NamedTuple):
 
     played: Rollouts | None
     scored: pl.DataFrame | None  # TURNS of the rollouts
+    weighed: pl.DataFrame | None  # ADVANTAGES of these turns, where a file has them
     values: Values | None
     talks: list[dict[str, Any]]
     held_out: list[dict[str, Any]]
@@ -123,23 +134,29 @@ def check_files(files: TrainFiles, uses: Uses) -> None:
         raise InputError("--only-valued", "needs --calibration", "give it, or leave this out")
     if files.calibration and not files.rollouts:
         raise InputError("--calibration", "needs --rollouts", "leave it out")
+    if files.advantages and not files.rollouts:
+        raise InputError("--advantages", "needs --rollouts", "leave it out")
     if files.dev and not files.sft:
         raise InputError("--dev", "needs --sft", "leave it out")
 
 
-def read_material(files: TrainFiles, uses: Uses, config: TrainConfig) -> Material:
+def read_material(
+    files: TrainFiles, uses: Uses, config: TrainConfig, estimator: AdvantageConfig
+) -> Material:
     """Read the files, and check them against each other and the policy.
 
     Args:
         files: that `check_files` has passed.
         uses: which episodes are accepted.
         config: whose loss says whether the engine's logprobs matter.
+        estimator: of the advantages, which a file of them has used already.
 
     Returns:
         All that was read, with notes on what was left out.
 
     Raises:
-        InputError: a file is missing or broken, or another policy played the rollouts.
+        InputError: a file is missing or broken, another policy played the rollouts, or the
+            advantages are of other turns.
     """
     notes = Counter[str]()
     played = read_rollouts(files.rollouts, notes) if files.rollouts else None
@@ -150,8 +167,13 @@ def read_material(files: TrainFiles, uses: Uses, config: TrainConfig) -> Materia
         check_precision(played, weighted=weighted)
     values = read_values(files.calibration, files.turns) if files.turns else None
     scored = read_table(TURNS, files.turns) if files.turns else None
+    weighed = None
+    if played and scored is not None and files.turns and files.advantages:
+        weighed = played_advantages(
+            played, scored, values, estimator, files.turns, files.advantages
+        )
     talks = read_conversations(files.sft, notes) if files.sft else []
     held_out = read_conversations(files.dev, notes) if files.dev else []
     if played and scored is not None:
         notes += other_turns(played, scored)
-    return Material(played, scored, values, talks, held_out, notes)
+    return Material(played, scored, weighed, values, talks, held_out, notes)
