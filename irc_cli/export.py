@@ -12,6 +12,10 @@ FORMATS = {
     "verl": ("irc_cli.exports.verl", "Tasks and a configuration, for training in verl."),
     "messages": ("irc_cli.exports.messages", "Traces of any format as chat messages."),
     "atif": ("irc_cli.exports.atif", "Trajectories with tiers, rewards and advantages."),
+    "verifiers": ("irc_cli.exports.verifiers", "Traces with rewards of turns, for prime-rl."),
+    "nemo-gym": ("irc_cli.exports.nemo_gym", "Rollouts with rewards of turns, for NeMo Gym."),
+    "areal": ("irc_cli.exports.areal", "Token sequences with rewards of turns, for AReaL."),
+    "skyrl": ("irc_cli.exports.skyrl", "Token sequences with rewards of tokens, for SkyRL."),
     "tokens": ("irc_cli.exports.tokens", "Token ids with the advantage of each."),
 }
 

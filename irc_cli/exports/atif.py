@@ -13,12 +13,15 @@ from irc_cli.exports import writing
 from irc_cli.notes import check_notes
 from irc_cli.traces import Paths, TraceOptions
 from stages.errors import InputError, few
-from stages.exports.atif import check_credits, credits_of, result, trajectory, trial_names
+from stages.exports.atif import result, trajectory, trial_names
+from stages.exports.credits import check_credits, credits_of
 from stages.exports.messages import message_rows, settle
-from stages.tables.artifacts import ADVANTAGES, TURNS
+from stages.tables.artifacts import TURNS
 from stages.tables.files import reachable, whole_folder
 from stages.tables.inputs import refuse_input
+from stages.tables.inspected import inspected_advantages
 from stages.tables.table_file import read_table
+from stages.tables.turn_arrays import turn_arrays
 
 MADE = "irc_cli.meta.json"  # what made the folder
 
@@ -67,7 +70,9 @@ def command(
     if advantages and not turns:
         raise InputError("--advantages", "has no tiers", "pass --turns FILE too")
     scored = read_table(TURNS, turns) if turns else None
-    weighed = read_table(ADVANTAGES, advantages) if advantages else None
+    weighed = None
+    if scored is not None and turns and advantages:
+        weighed = inspected_advantages(advantages, turn_arrays(scored), turns)
     credits = {} if scored is None else credits_of(scored, weighed)
     reader = source.reader(traces, quiet=printing.quiet)
     reader.check_sidecar(out, force=printing.force)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
-import polars as pl
 
-from stages.errors import InputError
+from stages.exports.credits import Credits
+from stages.exports.links import Links
+from stages.exports.messages import openai_messages
 from stages.traces.atif import FIELDS, OURS
 from stages.traces.calls import says_failed
 from stages.traces.episode import Turn
@@ -23,40 +24,8 @@ from stages.traces.react import is_react
 from stages.traces.stream import BrokenJsonError, parse
 
 VERSION = "ATIF-v1.7"  # the oldest that has all that is written
-CREDIT = ("advantage", "return_part", "outcome_part")
 
 Row = dict[str, Any]
-Credits = Mapping[tuple[str, int], Row]  # by episode and turn
-
-
-def credits_of(turns: pl.DataFrame, advantages: pl.DataFrame | None) -> dict[tuple[str, int], Row]:
-    """Return what `extra.irc_cli` of each turn says.
-
-    Args:
-        turns: with their tiers and raw rewards (TURNS).
-        advantages: with the calibrated reward, and the advantage and its parts (ADVANTAGES).
-    """
-    columns = turns.select("episode_id", "turn", "tier", raw_reward="reward")
-    if advantages is not None:
-        known = advantages.select("episode_id", "turn", "reward", *CREDIT)
-        columns = columns.join(known, on=["episode_id", "turn"], how="left")
-    rows = columns.iter_rows(named=True)
-    return {(row.pop("episode_id"), row["turn"]): row for row in rows}
-
-
-def check_credits(credits: Credits, n_turns: Mapping[str, int], where: str) -> None:
-    """Raise InputError unless each of some episodes has all of its turns and no other.
-
-    Args:
-        credits: of `credits_of`.
-        n_turns: of each episode that counts.
-        where: the file of the turns.
-    """
-    had = Counter(episode for episode, _ in credits)
-    for episode, count in n_turns.items():
-        if had[episode] != count:
-            what = f"has {had[episode]:,} turns of episode '{episode}', which has {count:,}"
-            raise InputError(where, what, "rerun irc-cli score on these traces")
 
 
 def trajectory(row: Row, turns: Sequence[Turn], credits: Credits, notes: Counter[str]) -> Row:
@@ -71,9 +40,7 @@ def trajectory(row: Row, turns: Sequence[Turn], credits: Credits, notes: Counter
     Raises:
         InputError: the messages are of another form than OpenAI's.
     """
-    if not all(isinstance(message, dict) and "role" in message for message in row["messages"]):
-        what = f"episode '{row['episode_id']}' has messages that ATIF can't hold"
-        raise InputError("export atif", what, "export its messages")
+    messages = openai_messages(row, "export atif")
     policy = row.get("policy") or "unknown"
     agent = {"name": policy, "version": "unknown", "model_name": policy}
     if "tools" in row:
@@ -82,8 +49,8 @@ def trajectory(row: Row, turns: Sequence[Turn], credits: Credits, notes: Counter
     extra: Row = {OURS: {key: row[key] for key in kept if key in row}}
     if row.get("outcome") is not None:
         extra["reward"] = row["outcome"]
-    written = () if is_react(row["messages"]) else turns
-    steps = _Steps(row["episode_id"], written, credits, notes).of(row["messages"])
+    written = () if is_react(messages) else turns
+    steps = _Steps(row["episode_id"], written, credits, notes).of(messages)
     return {
         "schema_version": VERSION,
         "session_id": row["episode_id"],
@@ -151,8 +118,8 @@ class _Steps:
     ) -> None:
         self._episode, self._turns, self._credits, self._notes = episode, turns, credits, notes
         self._steps: list[Row] = []
-        self._open: list[tuple[Any, str, str, Row]] = []  # recorded id, id, name, step of a call
-        self._turn = self._given = 0
+        self._links = Links()
+        self._turn = 0
         self._tokens: list[int] = []  # of the sequence so far
 
     def of(self, messages: Iterable[Row]) -> list[Row]:
@@ -205,28 +172,25 @@ class _Steps:
         calls = self._turns[self._turn].calls
         return [{"function": {"name": c.name, "arguments": c.arguments}} for c in calls]
 
-    def _calls(self, calls: Iterable[Row], step: Row) -> list[Row]:
+    def _calls(self, calls: Sequence[Row], step: Row) -> list[Row]:
         """The calls of a step, each with an id, and remembered until it is answered."""
-        written, ids = [], set[str]()
-        for call in calls:
-            recorded, function = call.get("id"), call["function"]
-            call_id = str(recorded)
-            if not recorded or call_id in ids:
-                self._given += 1
-                call_id = f"irc_{self._given}"
-            ids.add(call_id)
+        written = []
+        for call, call_id in zip(calls, self._links.ids(calls, step), strict=True):
+            function = call["function"]
             arguments = _arguments(function["arguments"])
             entry = {"tool_call_id": call_id, "function_name": function["name"]}
             entry |= {"arguments": {} if arguments is None else arguments}
             if arguments is None:
                 entry["extra"] = {OURS: {"arguments": function["arguments"]}}
             written.append(entry)
-            self._open.append((recorded, call_id, function["name"], step))
         return written
 
     def _answer(self, message: Row) -> None:
-        """Write a result to the step of its call: by the id, else as readers pair them."""
-        call_id, step = self._call_of(message)
+        """Write a result to the step of its call."""
+        call_id, step = self._links.answered(message) or (None, None)
+        if step is None:
+            self._notes["result without a call, which ATIF takes for no call's"] += 1
+            step = self._steps[-1] if self._steps else self._add("user", {})
         content = message.get("content") or ""
         entry: Row = {"content": content}
         if call_id is not None:
@@ -234,17 +198,6 @@ class _Steps:
         if message.get("error") is not None:
             entry["extra"] = {"is_error": says_failed(message["error"])}
         step.setdefault("observation", {"results": []})["results"].append(entry)
-
-    def _call_of(self, message: Row) -> tuple[str | None, Row]:
-        recorded, name = message.get("tool_call_id"), message.get("name")
-        by_id = [call for call in self._open if recorded and call[0] == recorded]
-        last = [call for call in self._open if call[3] is self._open[-1][3]]
-        named = [call for call in last if call[2] == name]
-        if call := next(iter(by_id or named or last), None):
-            self._open.remove(call)
-            return call[1], call[3]
-        self._notes["result without a call, which ATIF takes for no call's"] += 1
-        return None, self._steps[-1] if self._steps else self._add("user", {})
 
     def _metrics(self, message: Row) -> Row:
         """Tokens of a turn. A prompt that goes on from the turn before is written as a whole."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from stages.core.arguments import parse_arguments
+from stages.errors import InputError
 from stages.traces.clean import clean_messages
 from stages.traces.episode import Episode, GoldAction, Turn
 from stages.traces.fields import BadItemError
@@ -77,6 +78,23 @@ def row_of(episode: Episode, notes: Counter[str]) -> Row:
     if played:
         row["tokens_recorded"] = False  # so text that looks like a call is only text
     return row | {"messages": messages}
+
+
+def openai_messages(row: Row, where: str) -> list[Message]:
+    """Return the messages of a row, which must be in OpenAI's form.
+
+    Args:
+        row: of `message_rows`.
+        where: the command, in errors.
+
+    Raises:
+        InputError: some are in the form of their trace.
+    """
+    messages: list[Message] = row["messages"]
+    if not all(isinstance(message, dict) and "role" in message for message in messages):
+        what = f"episode '{row['episode_id']}' has messages in another form than OpenAI's"
+        raise InputError(where, what, "export its messages")
+    return messages
 
 
 def _within_domain(episode: Episode) -> str:

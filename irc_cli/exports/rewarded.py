@@ -1,0 +1,182 @@
+"""What the formats with a reward for each turn share: their files, their episodes, their report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, TypeAlias
+
+from irc_cli import console, options
+from irc_cli.exports import writing
+from irc_cli.notes import check_notes
+from irc_cli.traces import TraceOptions
+from stages.errors import InputError, few
+from stages.exports.credits import Earned, check_credits, earned
+from stages.exports.messages import message_rows, settle
+from stages.exports.sequences import Paid, paid_sequences
+from stages.settings import Setting
+from stages.tables.artifacts import TURNS
+from stages.tables.inspected import inspected_advantages
+from stages.tables.paths import RunFiles
+from stages.tables.table_file import read_table
+from stages.tables.turn_arrays import turn_arrays
+from stages.traces.notes import left_out
+from stages.training.inputs import check_tokens, read_rollouts
+
+Row: TypeAlias = dict[str, Any]
+Made: TypeAlias = Callable[[Row, Earned | None, Counter[str]], Row]
+
+
+@dataclass(frozen=True)
+class RewardFiles:
+    """What the turns earned."""
+
+    turns: Annotated[
+        str, Setting("Turns of the episodes, from irc-cli score.", options.INPUT, metavar="FILE")
+    ]
+    advantages: Annotated[
+        str | None,
+        Setting(
+            "Advantages of these turns, from irc-cli calibrate, whose rewards are written; "
+            "default: the rewards in the turns.",
+            options.INPUT,
+            metavar="FILE",
+        ),
+    ] = None
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that are given."""
+        return [path for path in (self.turns, self.advantages) if path]
+
+    def earned(self) -> dict[str, Earned]:
+        """What each episode earned that counts and has an outcome.
+
+        Raises:
+            InputError: a file is missing or broken, or the advantages are of other turns.
+        """
+        scored = read_table(TURNS, self.turns)
+        weighed = None
+        if self.advantages:
+            weighed = inspected_advantages(self.advantages, turn_arrays(scored), self.turns)
+        return earned(scored, weighed)
+
+
+def write_episodes(
+    command: str,
+    made: Made,
+    traces: list[str],
+    files: RewardFiles,
+    out: str | None,
+    source: TraceOptions,
+    printing: options.Writing,
+    seed: int,
+) -> None:
+    """Write a line for each episode of some traces.
+
+    Args:
+        command: name of the command, such as "export verifiers".
+        made: makes the line of an episode from its row and what its turns earned.
+        traces: paths of the traces.
+        files: what their turns earned.
+        out: path of the JSON lines; None: nothing is written.
+        source: how the traces are read.
+        printing: what is shown, and what may be replaced.
+        seed: recorded.
+
+    Raises:
+        InputError: a file is missing or broken, or the files do not go together.
+    """
+    writing.check_lines(out, as_json=printing.as_json, force=printing.force)
+    gains = files.earned()
+    reader = source.reader(traces, quiet=printing.quiet)
+    reader.check_sidecar(out, force=printing.force)
+    episodes = [episode for episode, _ in reader]
+    if not episodes:
+        raise InputError(few(traces), "no episode", "give traces with episodes")
+    n_turns = {
+        e.episode_id: len(e.turns)
+        for e in episodes
+        if e.counts and e.turns and e.outcome is not None
+    }
+    known = ((name, turn) for name, gain in gains.items() for turn in range(len(gain.raw)))
+    check_credits(known, n_turns, files.turns)
+    rows = message_rows(episodes, reader.notes)
+    settle(rows, [episode.source for episode in episodes], reader.renamed())
+    lines = [
+        made(row, gains[row["episode_id"]] if row["episode_id"] in n_turns else None, reader.notes)
+        for row in rows
+    ]
+    check_notes(reader.notes, strict=printing.strict)
+    settings = {"domain": source.domain, **source.settings}
+    inputs = reader.digests | writing.digests([source.gold, *files.paths])
+    made_by = console.made_by(command, settings, seed, inputs)
+    writing.write_lines(lines, out, made_by, force=printing.force)
+    reader.write_bad(out, force=printing.force)
+    turns = sum(n_turns.values())
+    document = {"episodes": len(rows), "turns_with_reward": turns}
+    line = f"{len(rows):,} episodes, {turns:,} turns with a reward"
+    writing.report(
+        document, reader.notes, line, out, as_json=printing.as_json, quiet=printing.quiet
+    )
+
+
+class Group(NamedTuple):
+    """Where an episode stands among those of its task."""
+
+    group_id: str
+    place: int  # from 0
+    truncated: bool
+
+
+def write_sequences(
+    command: str,
+    made: Callable[[Paid, Group], Row],
+    rollouts: str,
+    files: RewardFiles,
+    out: str | None,
+    printing: options.Writing,
+    seed: int,
+) -> None:
+    """Write a line for each token sequence of some rollouts.
+
+    Args:
+        command: name of the command, such as "export areal".
+        made: makes the line of a sequence.
+        rollouts: path of the rollouts, with their tokens beside them.
+        files: what their turns earned.
+        out: path of the JSON lines; None: nothing is written.
+        printing: what is shown, and what may be replaced.
+        seed: recorded.
+
+    Raises:
+        InputError: a file is missing or broken, tokens are missing, or the files do not go
+            together.
+    """
+    writing.check_lines(out, as_json=printing.as_json, force=printing.force)
+    notes = Counter[str]()
+    played = read_rollouts(rollouts, notes)
+    check_tokens(played)
+    gains = files.earned()
+    groups, places = dict[str, Group](), Counter[str]()
+    for row in played.episodes:
+        name, cut = row["group_id"], row["status"] == "truncated"
+        groups[row["episode_id"]] = Group(name, places[name], cut)
+        places[name] += 1
+    without = groups.keys() - gains.keys()
+    notes += left_out({"no reward in the turns": len(without)})
+    wanted = {episode: gains[episode] for episode in groups if episode in gains}
+    if not wanted:
+        what = f"has no turns of the episodes of {rollouts}"
+        raise InputError(files.turns, what, f"rerun irc-cli score {rollouts}")
+    paid = paid_sequences(played.tokens, wanted, rollouts)
+    rows = [made(part, groups[part.tokens.episode_id]) for part in paid]
+    if unknown := sum(part.logprobs is None for part in paid):
+        notes["sequences whose logprobs are unknown"] = unknown
+    check_notes(notes, strict=printing.strict)
+    inputs = writing.digests([rollouts, *files.paths, RunFiles(rollouts).sidecars[0]])
+    writing.write_lines(rows, out, console.made_by(command, {}, seed, inputs), force=printing.force)
+    document = {"rows": len(rows), "episodes": len(wanted)}
+    line = f"{len(rows):,} sequences of {len(wanted):,} episodes"
+    writing.report(document, notes, line, out, as_json=printing.as_json, quiet=printing.quiet)
