@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.live import Live
@@ -115,7 +115,7 @@ def _plan(request: TrainRequest) -> None:
     from stages.training.plan import Setup
 
     setup = Setup(
-        request.train.pack_tokens,
+        request.train.pack_tokens or 0,
         memory.bf16,
         memory.gradient_checkpointing,
         memory.lora_rank,
@@ -166,6 +166,8 @@ def _learn(
         dev_set = supervised_lesson(material.held_out, files.dev, chat, _tokenizing).examples
     console.note(lesson.summary, quiet=request.printing.quiet)  # with the notes of the lesson
     trainer = _trainer(request, policy)
+    config = policy.config.get_text_config()
+    request = _with_pass_size(request, trainer, config, [*lesson.examples, *dev_set])
     lesson, known = _before_training(request, material, trainer, lesson)
     folder = RunFolder(out, main=trainer.accelerator.is_main_process)
     if moments is not None:
@@ -221,6 +223,22 @@ def _trainer(request: TrainRequest, policy: Any) -> Trainer:
         gradient_checkpointing=memory.gradient_checkpointing,
     )
     return Trainer.of(model, request.train, packable=fits, bf16=memory.bf16)
+
+
+def _with_pass_size(
+    request: TrainRequest, trainer: Trainer, config: Any, examples: list[Example]
+) -> TrainRequest:
+    """Return the request with the tokens of a pass, which the memory decides on by default."""
+    from stages.training.pass_size import tokens_here
+    from stages.training.plan import Setup
+
+    if request.train.pack_tokens or not trainer.packable:
+        return request
+    memory = request.memory
+    saving = (memory.bf16, memory.gradient_checkpointing, memory.lora_rank)
+    longest = max(len(example.sequence) for example in examples)
+    tokens = tokens_here(config, Setup(0, *saving, devices=trainer.shards), longest)
+    return replace(request, train=replace(request.train, pack_tokens=tokens))
 
 
 def _before_training(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
-import torch
-
 from irc_cli import console
+from stages.training.batches import MOST_PACKED
+from stages.training.pass_size import fitting_tokens, here
 from stages.training.plan import (
     RESERVE,
     Architecture,
@@ -22,6 +21,7 @@ from stages.training.plan import (
     remedies,
 )
 
+LONGEST = 4096  # tokens of an episode, where none is at hand
 _GB = 1e9
 _NOTES = {
     "longest": "an episode longer than --pack-tokens has a pass, and needs the memory, of its own",
@@ -35,10 +35,11 @@ def show_plan(model: str, reference: str | None, setup: Setup, *, as_json: bool)
     Args:
         model: a folder with a config.json, or a model of the hub.
         reference: the same, of a KL's reference that is another model.
-        setup: of the run; 0 devices, or of 0 GB: as torch finds them here.
+        setup: of the run; 0 devices, or of 0 GB: as torch finds them here; 0 tokens: as many as
+            fit.
         as_json: print a document.
     """
-    setup = _here(setup)
+    setup = here(setup)
     config = read_config(model)
 
     @cache
@@ -49,6 +50,8 @@ def show_plan(model: str, reference: str | None, setup: Setup, *, as_json: bool)
         return traced(changed.bf16, changed.lora_rank)
 
     architecture = described(setup)
+    if not setup.tokens:
+        setup = replace(setup, tokens=_tokens(architecture, setup))
     parts = memory(architecture, setup)
     before = None
     if reference:
@@ -72,15 +75,9 @@ def show_plan(model: str, reference: str | None, setup: Setup, *, as_json: bool)
         _report(document, setup)
 
 
-def _here(setup: Setup) -> Setup:
-    """Fill in the devices that torch finds: GPUs, else this computer and its memory."""
-    gpus = torch.cuda.device_count()
-    if gpus:
-        memory_gb = torch.cuda.get_device_properties(0).total_memory / _GB
-    else:
-        memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GB
-    devices, device_gb = setup.devices or gpus or 1, setup.device_gb or memory_gb
-    return replace(setup, devices=devices, device_gb=device_gb)
+def _tokens(model: Architecture, setup: Setup) -> int:
+    """How many tokens a pass has by default; without passes that are shared, an episode's."""
+    return fitting_tokens(model, setup, LONGEST) if model.packable else MOST_PACKED
 
 
 def _report(document: dict[str, Any], setup: Setup) -> None:

@@ -14,10 +14,15 @@ pytest.importorskip("accelerate", reason="needs irc-cli[train]")
 pytest.importorskip("peft", reason="needs irc-cli[train]")
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
+from irc_cli.train_plan import LONGEST
+from stages.training.batches import MOST_PACKED
 from stages.training.logprobs import CHUNK
 from stages.training.model import learner
+from stages.training.pass_size import fitting_tokens
 from stages.training.plan import Architecture, Setup, describe, fits, memory, read_config, remedies
 from tests.conftest import Cli
 
@@ -166,6 +171,36 @@ def test_what_can_not_be_helped() -> None:
     assert remedies(of_recipe("", devices=1, device_gb=1.0), lambda _: found) == []
 
 
+WHOLE = of_recipe("", gradient_checkpointing=False)
+
+
+def test_a_gpu_gets_the_tokens_that_fit_beside_the_rest() -> None:
+    found = described("qwen3.5-4b")
+    tokens = fitting_tokens(found, WHOLE, 1)
+    assert fits(memory(found, replace(WHOLE, tokens=tokens)).peak, WHOLE)
+    assert not fits(memory(found, replace(WHOLE, tokens=tokens + 1)).peak, WHOLE)
+
+
+def test_a_cpu_spends_a_tenth_of_its_memory_on_a_pass() -> None:
+    found, setup = described("qwen3.5-4b"), replace(WHOLE, cpu=True)
+    tokens = fitting_tokens(found, setup, 1)
+    one, more = (memory(found, replace(setup, tokens=n)) for n in (tokens, tokens + 1))
+    assert one.activations + one.layer <= 0.1 * 80e9 < more.activations + more.layer
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_the_longest_sequence_has_its_pass(cpu: bool) -> None:
+    tight = replace(WHOLE, device_gb=1.0, cpu=cpu)
+    assert fitting_tokens(described("qwen3.5-4b"), tight, 5000) == 5000
+
+
+@given(st.integers(1, 100_000), st.floats(1, 1e6))
+def test_no_more_tokens_than_what_they_are_worth(longest: int, device_gb: float) -> None:
+    setup = replace(WHOLE, device_gb=device_gb)
+    tokens = fitting_tokens(described("qwen3.5-4b"), setup, longest)
+    assert longest <= tokens <= max(longest, MOST_PACKED)
+
+
 def plan_recipe(run: Cli, name: str, *args: str) -> Any:
     recipe, model = RECIPES / f"{name}-airline.yaml", RECIPES / name
     result = run("train", "--config", recipe, "--model", model, "--plan", *args)
@@ -174,28 +209,30 @@ def plan_recipe(run: Cli, name: str, *args: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "devices", "memory_gb", "verdict"),
+    ("name", "devices", "memory_gb", "verdict", "tokens"),
     [
-        ("qwen3.5-4b", "8", "80", True),
-        ("qwen3.5-4b", "1", "24", False),
-        ("qwen3-30b-a3b", "8", "80", False),
-        ("qwen3-30b-a3b", "1", "24", False),
+        ("qwen3.5-4b", "8", "80", True, MOST_PACKED),  # sequences cannot share a pass
+        ("qwen3.5-4b", "1", "24", False, MOST_PACKED),
+        ("qwen3-30b-a3b", "8", "80", True, 6338),
+        ("qwen3-30b-a3b", "1", "24", False, LONGEST),
     ],
 )
-def test_recipes(run: Cli, name: str, devices: str, memory_gb: str, verdict: bool) -> None:
+def test_recipes(
+    run: Cli, name: str, devices: str, memory_gb: str, verdict: bool, tokens: int
+) -> None:
     card = ("--devices", devices, "--device-memory", memory_gb, "--json")
     document = plan_recipe(run, name, *card).json()
     assert document["fits"] is verdict
-    assert document["setup"] | {"devices": int(devices), "device_gb": float(memory_gb)} == (
-        asdict(of_recipe(name)) | {"devices": int(devices), "device_gb": float(memory_gb)}
-    )
+    planned = of_recipe(name, tokens=tokens, devices=int(devices), device_gb=float(memory_gb))
+    assert document["setup"] == asdict(planned)
     assert document["parameters"]["parameters"] == described(name).parameters
     assert bool(document["turn"]) is not verdict
     assert document["bytes"]["reference"] is None
 
 
 def test_the_report(run: Cli) -> None:
-    out = plan_recipe(run, "qwen3-30b-a3b", "--devices", "8", "--device-memory", "80").out.decode()
+    args = ("--devices", "8", "--device-memory", "80", "--pack-tokens", "16384")
+    out = plan_recipe(run, "qwen3-30b-a3b", *args).out.decode()
     assert "30,532,122,624 parameters, 30,532,122,624 trained, 3,353,032,704 active" in out
     assert "full fine-tuning, bf16, 16,384 tokens a pass, gradient checkpointing" in out
     assert "does not fit 8 x 80 GB, 10% of it kept free" in out

@@ -13,6 +13,8 @@ import torch
 from stages.training.packing import packs
 from stages.training.sequences import Example
 
+MOST_PACKED = 16_384  # tokens of a pass that nobody set
+
 
 class Pack(NamedTuple):
     """Sequences of T tokens that share a pass; M of the tokens are the policy's."""

@@ -89,8 +89,9 @@ class TrainConfig:
         int, Setting("Episodes per optimizer step, about.", OPTIMISATION, low=1)
     ] = 32
     pack_tokens: Annotated[
-        int, Setting("Tokens per pass: fewer take less memory.", MEMORY, low=1)
-    ] = 16_384  # a longer episode has a pass for itself
+        int | None,
+        Setting("Tokens per pass; default: what the memory holds, at most 16,384.", MEMORY, low=1),
+    ] = None  # a longer episode has a pass for itself
     advantage_scale: Annotated[
         Scale,
         Setting("Whether to scale each step's advantages to a root mean square of 1.", ADVANTAGE),

@@ -57,12 +57,13 @@ MOST_DEVICES = 1024  # that are suggested
 class Setup:
     """What of a run decides on its memory."""
 
-    tokens: int  # of a pass
+    tokens: int  # of a pass; 0: not known yet
     bf16: bool = False
     gradient_checkpointing: bool = False
     lora_rank: int | None = None
     devices: int = 1
     device_gb: float = 0.0
+    cpu: bool = False  # the device is this computer, whose memory serves others, too
 
 
 class Layer(NamedTuple):

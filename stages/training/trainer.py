@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from stages.errors import InputError
-from stages.training.batches import passes
+from stages.training.batches import MOST_PACKED, passes
 from stages.training.config import TrainConfig
 from stages.training.logprobs import TokenLogprobs
 from stages.training.sequences import Example
@@ -68,6 +68,12 @@ class Trainer:
         """The model of transformers, or peft's around it."""
         return self.accelerator.unwrap_model(self.model).model
 
+    @property
+    def shards(self) -> int:
+        """How many devices share one copy of the weights."""
+        sharded = str(self.accelerator.distributed_type).endswith("FSDP")
+        return int(self.accelerator.num_processes) if sharded else 1
+
     def passes(
         self, examples: List[Example], config: TrainConfig
     ) -> Iterator[tuple[list[int], bool]]:
@@ -81,7 +87,7 @@ class Trainer:
             Positions in `examples`, and whether they count: False where it only keeps step.
         """
         lengths = [len(example.sequence) for example in examples]
-        budget = config.pack_tokens if self.packable else 0
+        budget = (config.pack_tokens or MOST_PACKED) if self.packable else 0
         devices = self.accelerator
         return passes(lengths, budget, devices.process_index, devices.num_processes)
 
