@@ -83,6 +83,7 @@ class PlayOptions:
             | {"max_tasks": tasks.max_tasks, "sample_tasks": tasks.sample_tasks}
             | {"fresh": tasks.fresh}
             | {"policy": policy, "model": engine.model, "context": engine.context}
+            | {"dtype": engine.dtype}
             | {"tokenizer": engine.tokenizer, "noise": engine.noise, "recording": engine.recording}
             | {"user": user.user, "user_model": user.user_model}
             | {"group_size": config.group_size, "max_turns": config.max_turns}
@@ -195,7 +196,10 @@ def _played(
         # What comes back has the weights that it starts with: it does not rejoin.
         loaded = replace(play.policy, base_urls=_load_weights(play, notes), rejoin=False)
         play = replace(play, policy=loaded)
-    player = open_policy(policy, play.policy)
+    pairs = plan(tasks, play.config.group_size)
+    # An engine computes all its rows, whether they play or not.
+    live = min(play.policy.concurrency, len(pairs))
+    player = open_policy(policy, replace(play.policy, concurrency=live))
     notes += getattr(player, "notes", {})  # on what it was read from
     told = _told(player, environment)
     notes.update(told.notes)
@@ -208,7 +212,6 @@ def _played(
             users = _users(play, budget)
             name = play.policy.model or policy
             run = _run(run_id(made_by), environment, player, play, name, users)
-            pairs = plan(tasks, play.config.group_size)
             tally = _complete(run, pairs, journal, play.policy.concurrency, users, out, printing)
             failed = left_out(tally.failures)
             check_notes(failed, strict=printing.strict)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from stages.envs.users import Rng
 from stages.errors import InputError
@@ -19,6 +19,7 @@ from stages.tables.yamlfile import nearest
 
 # Shipped with the package: a tiny model that plays airline-mini.
 SEED_POLICY = str(files("data") / "seed_policy")
+Dtype: TypeAlias = Literal["auto", "float32", "bfloat16"]
 POLICY, SERVERS = "Policy", "Servers"  # panels of the help
 POLICIES = ("expert", "refuse", "hand-off", "replay", "openai", "transformers", "vllm")
 
@@ -44,6 +45,10 @@ class PolicyOptions:
             low=1,
         ),
     ] = None
+    dtype: Annotated[
+        Dtype,
+        Setting("What transformers or vllm computes in; auto: as the weights are.", POLICY),
+    ] = "auto"
     noise: Annotated[
         float,
         Setting(
@@ -137,7 +142,9 @@ def open_policy(name: str, options: PolicyOptions) -> Policy:
         case "transformers" | "vllm":
             model = _given("--model", options.model, "a folder that holds a model")
             engine = _engine(name)
-            player: Policy = engine.load(model, rows=options.concurrency, context=options.context)
+            player: Policy = engine.load(
+                model, rows=options.concurrency, context=options.context, dtype=options.dtype
+            )
             return player
     raise InputError("--policy", f"no policy '{name}'", nearest(name, POLICIES))
 

@@ -80,6 +80,7 @@ class TransformersPolicy:
         rows: int = 32,
         context: int | None = None,
         device: str | None = None,
+        dtype: str = "auto",
     ) -> TransformersPolicy:
         """Load a checkpoint, or a model of the hub; a small one sets torch to a single thread.
 
@@ -88,6 +89,7 @@ class TransformersPolicy:
             rows: see the class.
             context: see the class.
             device: of torch; None: a GPU if there is one.
+            dtype: that it computes in, as torch names it; auto: the weights' own.
 
         Raises:
             InputError: there is no such model, or it is of an unsupported kind.
@@ -100,7 +102,7 @@ class TransformersPolicy:
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 trust_remote_code=False,
-                dtype="auto",
+                dtype=dtype,
                 attn_implementation="sdpa",
                 use_safetensors=True,
             )

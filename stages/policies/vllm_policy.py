@@ -48,7 +48,12 @@ class VLLMPolicy:
 
     @classmethod
     def load(
-        cls, folder: str | Path, rows: int = 64, context: int | None = None, **engine: Any
+        cls,
+        folder: str | Path,
+        rows: int = 64,
+        context: int | None = None,
+        dtype: str = "auto",
+        **engine: Any,
     ) -> VLLMPolicy:
         """Start an engine, in a process of its own.
 
@@ -56,6 +61,7 @@ class VLLMPolicy:
             folder: of the checkpoint, or the model's name.
             rows: how many messages are decoded at once.
             context: most tokens of an episode; None: what the model was made for.
+            dtype: that it computes in, as torch names it; auto: the weights' own.
             engine: further settings of vLLM's AsyncEngineArgs.
 
         Raises:
@@ -65,11 +71,12 @@ class VLLMPolicy:
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            auto = dtype == "auto"
             settings = AsyncEngineArgs(
                 model=str(folder),
                 trust_remote_code=False,
-                # "auto" would halve the precision of a float32 model.
-                dtype=str(config.dtype or "auto").removeprefix("torch."),
+                # vLLM's own "auto" would halve the precision of a float32 model.
+                dtype=str(config.dtype or dtype).removeprefix("torch.") if auto else dtype,
                 max_num_seqs=rows,
                 max_model_len=context,
                 enable_prefix_caching=True,
