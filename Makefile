@@ -58,7 +58,7 @@ test-extras: $(EXTRAS)/.ready
 	$(EXTRAS)/bin/pytest tests/test_tau2.py tests/test_replay.py tests/test_rollout.py \
 	  tests/test_openai_policy.py tests/test_server_faults.py tests/test_address.py \
 	  tests/test_server_pool.py tests/test_llm_user.py tests/test_local_model.py \
-	  tests/test_tool_parser.py tests/test_renderer.py tests/test_template.py tests/test_tiny_model.py tests/test_transformers_policy.py \
+	  tests/test_tool_parser.py tests/test_renderer.py tests/test_template*.py tests/test_tiny_model.py tests/test_transformers_policy.py \
 	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
 	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
 	  tests/test_exports_trl.py tests/test_readme.py tests/test_gradients.py \

@@ -19,8 +19,9 @@ from transformers import AutoTokenizer
 
 from stages.errors import InputError
 from stages.messages.message import Message
+from stages.messages.probe import Shape
 from stages.messages.renderer import Renderer
-from stages.messages.template import IN_WEIGHTS, Form, Shape, Template, in_hermes
+from stages.messages.template import IN_WEIGHTS, Form, Template, in_hermes
 from stages.training.sequences import retokenised
 from stages.training.tiny_model import tiny_tokenizer
 from tests.conftest import Cli
@@ -354,7 +355,7 @@ def test_tools_in_the_weights_are_told_nowhere() -> None:
     assert "find_flight" not in template.render(PLAYED[:2], [TOOL], prompt=True)
 
 
-REFUSED = "give a model with another template"
+REFUSED = "write a template for talks with tools to 'chat_template.jinja' in the model's folder"
 
 
 @pytest.mark.parametrize(

@@ -605,7 +605,8 @@ def test_a_model_without_a_chat_template_learns_no_messages(
     ended = run("train", "--model", copied.model, "--sft", talks[0], "-o", "out")
     assert ended.err == (
         f"error: {copied.model}: its tokenizer has no chat template, or no token that ends a "
-        "message; give a model that was made for conversations\n"
+        "message; write a template for talks with tools to 'chat_template.jinja' in the model's "
+        "folder\n"
     )
     assert run(*copied.args, "-o", "out").code == 0  # tokens as recorded need none
 

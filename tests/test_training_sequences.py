@@ -121,22 +121,27 @@ def test_a_greeting_is_a_turn_that_answers_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "template",
+    ("template", "refusal"),
     [
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
-        "{% if add_generation_prompt %}[assistant]{% endif %}",  # nothing ends a message
-        "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
-        "{% if add_generation_prompt %}<think>{% endif %}",  # the message does not begin so
+        (
+            "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+            "{% if add_generation_prompt %}[assistant]{% endif %}",
+            "the chat template ends the message with no token that the tokenizer knows; "
+            "give the tokenizer that the template was made for",
+        ),
+        (
+            "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+            "{% if add_generation_prompt %}<think>{% endif %}",
+            "the chat template writes a message otherwise than its prompt begins it; "
+            "choose a model whose template goes on from its prompt and ends messages",
+        ),
     ],
 )
-def test_a_template_that_can_not_be_cut_is_refused(template: str) -> None:
+def test_a_template_that_can_not_be_cut_is_refused(template: str, refusal: str) -> None:
     chat, _ = chat_of(template)
     with pytest.raises(InputError) as caught:
         list(retokenised("a", [say("no."), {"role": "assistant", "content": "yes"}], [], chat))
-    assert line_of(caught) == (
-        "episode 'a': the chat template writes a message otherwise than its prompt begins it; "
-        "choose a model whose template goes on from its prompt and ends messages"
-    )
+    assert line_of(caught) == f"episode 'a': {refusal}"
 
 
 def sequence(token_ids: list[int], turn: list[int]) -> TokenSequence:

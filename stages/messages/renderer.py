@@ -117,7 +117,11 @@ class Renderer:
         transcript = self._transcripts[episode_id]
         text = self.template.render(messages, tools, prompt=False)
         written, end, _ = text.removeprefix(transcript.text).rpartition(self._end)
-        if not (end and text.startswith(transcript.text)) or self._end in written:
+        if not end:
+            what = "the chat template ends the message with no token that the tokenizer knows"
+            todo = "give the tokenizer that the template was made for"
+            raise InputError(f"episode '{episode_id}'", what, todo)
+        if not text.startswith(transcript.text) or self._end in written:
             what = "the chat template writes a message otherwise than its prompt begins it"
             todo = "choose a model whose template goes on from its prompt and ends messages"
             raise InputError(f"episode '{episode_id}'", what, todo)
@@ -134,6 +138,8 @@ class Renderer:
             text: the new prompt.
             answered: the conversation up to the answer, with nothing after it.
         """
+        if not text.startswith(answered):  # Phi ends a text, which is not the end of a message
+            answered = answered.removesuffix(self._tokenizer.eos_token or "")
         if not (text.startswith(answered) and answered.startswith(last.text) and last.answer):
             return None
         written, end, tail = answered[len(last.text) :].rpartition(self._end)

@@ -6,7 +6,7 @@ nowhere else. A template that loses one of them gets the conversation in another
 
     tools, calls and results    as text in Hermes form, where the template does not show all three
     the system message          at the start of the first user message
-    content null beside calls   as ""
+    content null beside calls   as ""; null elsewhere always is
     arguments of calls          as the text that they were written as, instead of an object
     ids of calls                nine digits, as Mistral's templates demand
     several calls at once       one after the other
@@ -19,16 +19,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from stages.errors import InputError
 from stages.messages.message import Message, Told
+from stages.messages.probe import PROBE_TOOLS, SAID, SYSTEM, Shape, Tools, probes, words
 from stages.messages.tool_parser import tool_parser_of
-
-Tools = Sequence[Mapping[str, Any]]
 
 # In a template: its model was trained without the tools in its prompt, and knows them by heart.
 IN_WEIGHTS = "{#- irc-cli: the tools are in the weights -#}"
+ANOTHER = "write a template for talks with tools to 'chat_template.jinja' in the model's folder"
 TOOLS_TEXT = """\
 # Tools
 
@@ -43,25 +43,6 @@ To call a function, write its name and its arguments as one JSON object between 
 </tool_call>
 Several calls stand one below the other. The next message holds each result between
 <tool_response> and </tool_response>."""
-SYSTEM = ("system", "developer")
-
-
-class Shape(NamedTuple):
-    """What a conversation holds, as far as templates differ on it."""
-
-    system: bool = True  # it begins with a system message
-    greets: bool = False  # the assistant speaks before the user
-    tools: bool = True
-    calls: bool = True  # there are calls, or there may be
-
-    @classmethod
-    def of(cls, messages: Sequence[Message], tools: Tools) -> Shape:
-        """Return the shape of a conversation."""
-        roles = [message["role"] for message in messages]
-        system = roles[:1] != [] and roles[0] in SYSTEM
-        greets = roles[system : system + 1] == ["assistant"]
-        calls = any(message.get("tool_calls") for message in messages)
-        return cls(system, greets, bool(tools), bool(tools) or calls)
 
 
 @dataclass(frozen=True)
@@ -95,7 +76,7 @@ class Template:
             self.end_id: int = tokenizer.convert_tokens_to_ids(end)
             return
         what = "its tokenizer has no chat template, or no token that ends a message"
-        raise InputError(self.name, what, "give a model that was made for conversations")
+        raise InputError(self.name, what, ANOTHER)
 
     def render(self, messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
         """Return a conversation as the model sees it.
@@ -160,7 +141,7 @@ class Template:
     @cached_property
     def _text(self) -> str:
         """The template's text: of several, the one for conversations with tools."""
-        text: str = self._tokenizer.get_chat_template(tools=[_PROBE_TOOL])
+        text: str = self._tokenizer.get_chat_template(tools=PROBE_TOOLS)
         return text
 
     def _find(self, shape: Shape) -> Form:
@@ -176,14 +157,14 @@ class Template:
             reasons.append(f"it does not show {lost}")
         # The last form asks least of the template.
         what = f"its chat template can't hold such a conversation: {reasons[-1]}"
-        raise InputError(self.name, what, "give a model with another template")
+        raise InputError(self.name, what, ANOTHER)
 
     def _lost(self, form: Form, shape: Shape) -> str | None:
         """Return what the template loses of a probe in this form, if anything."""
-        tools = [_PROBE_TOOL] if shape.tools else []
-        for messages in _probes(shape):
+        tools = PROBE_TOOLS if shape.tools else []
+        for messages in probes(shape):
             text = self._render(form, messages, tools, True)
-            for word, what in _words(messages, tools, by_heart=self.in_weights):
+            for word, what in words(messages, tools, by_heart=self.in_weights):
                 if word not in text:
                     return what
         return None
@@ -193,7 +174,7 @@ class Template:
         other = replace(form, null=False)
         if not (shape.calls and form.native and form.null):
             return form
-        messages, tools = _probes(shape)[-1], [_PROBE_TOOL] if shape.tools else []
+        messages, tools = probes(shape)[-1], PROBE_TOOLS if shape.tools else []
         try:
             texts = [self._render(candidate, messages, tools, True) for candidate in (form, other)]
         except Exception:  # "" fails, as with templates that tell calls by their null
@@ -216,12 +197,12 @@ class Template:
         and Phi have one of each.
         """
         eos: str | None = self._tokenizer.eos_token
-        messages = [{"role": "user", "content": "zquser"}, {"role": "assistant", "content": _SAID}]
+        messages = [{"role": "user", "content": "zquser"}, {"role": "assistant", "content": SAID}]
         try:
             text = self._render(Form(), messages, [], False)
         except Exception:  # told when it is to show a conversation
             return eos
-        tail = text.rpartition(_SAID)[2].lstrip()
+        tail = text.rpartition(SAID)[2].lstrip()
         known = [token for token in self._tokenizer.get_added_vocab() if tail.startswith(token)]
         return max(known, key=len, default=eos)
 
@@ -234,6 +215,7 @@ def formed(form: Form, messages: Sequence[Message], tools: Tools) -> list[Messag
         messages: in OpenAI's form.
         tools: OpenAI definitions; they go into the messages where the form is not native.
     """
+    messages = [_whole(message) for message in messages]
     if form.native:
         told = [shown(message, form) for message in messages]
         told = told if form.parallel else _one_by_one(told)
@@ -241,6 +223,23 @@ def formed(form: Form, messages: Sequence[Message], tools: Tools) -> list[Messag
     else:
         told = in_hermes(messages, tools)
     return _folded(told) if form.folded else told
+
+
+def _whole(message: Message) -> Message:
+    """Return a message as every template can read it: null, or parts that are text, is a text.
+
+    Beside calls null stays, for some templates tell calls by it. A list of no calls goes.
+    """
+    calls, content = message.get("tool_calls"), message.get("content")
+    rest = message if calls else {k: v for k, v in message.items() if k != "tool_calls"}
+    if (content is None and not calls) or (content and _is_text_parts(content)):
+        return {**rest, "content": text_of(content)}
+    return rest
+
+
+def _is_text_parts(content: Any) -> bool:
+    texts = (isinstance(part, dict) and part.get("type") == "text" for part in content)
+    return isinstance(content, list) and all(texts)
 
 
 def in_hermes(messages: Iterable[Message], tools: Tools) -> list[Message]:
@@ -391,72 +390,6 @@ def _forms(shape: Shape) -> Iterator[Form]:
             yield Form(True, folded, null, kind, own, many)
     if shape.calls:
         yield from (Form(native=False, folded=folded) for folded in folds)
-
-
-_SAID = "zqanswer"
-_PROBE_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "zqtool",
-        "description": "zqdescription",
-        "parameters": {
-            "type": "object",
-            "properties": {"zqparameter": {"type": "string", "description": "zqmeaning"}},
-            "required": ["zqparameter"],
-        },
-    },
-}
-
-
-def _probes(shape: Shape) -> list[list[Message]]:
-    """Return conversations of a shape: at its first turn, and further on."""
-    opening: list[Message] = [{"role": "system", "content": "zqsystem"}] if shape.system else []
-    if shape.greets:
-        opening.append({"role": "assistant", "content": "zqgreeting"})
-    opening.append({"role": "user", "content": "zquser"})
-    answer = [{"role": "assistant", "content": _SAID}, {"role": "user", "content": "zqmore"}]
-    if not shape.calls:
-        return [opening, opening + answer]
-    first = _called(0, '{"zqparameter": "zqvalue"}')
-    second = _called(2, '{"zqparameter": "zqother"}', "zqbroken")
-    return [opening, opening + first, opening + first + answer + second, opening + answer]
-
-
-def _called(number: int, *arguments: str) -> list[Message]:
-    """Return a message of calls, and their results."""
-    ids = [f"call_{number}_{place}" for place in range(len(arguments))]
-    calls = [
-        {"id": name, "type": "function", "function": {"name": "zqtool", "arguments": given}}
-        for name, given in zip(ids, arguments, strict=True)
-    ]
-    results = [
-        {"role": "tool", "tool_call_id": name, "content": f"zqresult{number}{place}"}
-        for place, name in enumerate(ids)
-    ]
-    return [{"role": "assistant", "content": None, "tool_calls": calls}, *results]
-
-
-def _words(
-    messages: Iterable[Message], tools: Tools, *, by_heart: bool
-) -> Iterator[tuple[str, str]]:
-    """Yield the words of a probe that a model must see, and what each of them is.
-
-    Args:
-        messages: the probe.
-        tools: its tools.
-        by_heart: the model knows tools and instructions without seeing them.
-    """
-    if tools and not by_heart:
-        yield from ((word, "tools") for word in ("zqtool", "zqdescription", "zqparameter"))
-    for message in messages:
-        role = message["role"]
-        if message["content"] and not (by_heart and role in SYSTEM):
-            yield message["content"], "results of tools" if role == "tool" else f"role '{role}'"
-        for call in message.get("tool_calls") or ():
-            yield call["function"]["name"], "calls"
-            for word in ("zqvalue", "zqother", "zqbroken"):
-                if word in call["function"]["arguments"]:
-                    yield word, "the arguments of calls"
 
 
 def _line(error: Exception) -> str:

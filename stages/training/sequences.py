@@ -19,6 +19,7 @@ import polars as pl
 
 from stages.errors import InputError
 from stages.messages.message import Message
+from stages.messages.probe import SYSTEM
 from stages.messages.renderer import Renderer
 
 PROMPT = -1  # the turn of a token that the policy did not write
@@ -178,7 +179,7 @@ def retokenised(
     end = 0  # tokens up to the end of the previous turn
     assistant = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     for turn, count in enumerate(assistant):
-        if count == 0:
+        if all(message["role"] in SYSTEM for message in messages[:count]):
             continue  # a greeting, which answers nothing
         prompt = chat.prompt(episode_id, messages[:count], tools)
         wrote = chat.recorded(episode_id, messages[: count + 1], tools)
