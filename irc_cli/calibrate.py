@@ -24,7 +24,7 @@ from stages.calibrate import (
     sum_shard,
 )
 from stages.calibration.estimate import Calibration
-from stages.calibration.file import read_previous, write_calibration
+from stages.calibration.file import check_critic, read_previous, write_calibration
 from stages.calibration.online import Online, open_online, write_online
 from stages.calibration.shards import Turns, read_turns, summary, write_sums
 from stages.carry_over import Elsewhere, carry_over_turns
@@ -204,6 +204,7 @@ def _checked(
     if not request.previous:
         return checks, None
     previous = read_previous(request.previous)
+    check_critic(previous.values, request.previous, request.estimator)
     return checks, changes_since(previous, calibration, turns, request.estimator)
 
 
@@ -268,7 +269,9 @@ def _write(request: Request, results: _Results) -> None:
             )
         if results.checks and results.turns and request.beside:
             checks = results.checks
-            frame = advantage_frame(results.turns, checks.reward, checks.advantages)
+            frame = advantage_frame(
+                results.turns, checks.reward, checks.advantages, request.estimator
+            )
             write_table(
                 ADVANTAGES, frame, request.beside, results.origin, force=request.printing.force
             )
@@ -325,7 +328,14 @@ def _report(request: Request, results: _Results) -> None:
         if results.state:
             print_online(results.state, stderr=stderr)
         both = checks and (checks.before, checks.after)
-        print_report(results.calibration, both, results.changes, request.config, stderr=stderr)
+        print_report(
+            results.calibration,
+            both,
+            results.changes,
+            request.config,
+            critic=request.estimator.estimator == "potential",
+            stderr=stderr,
+        )
         for elsewhere in results.tests:
             print_test(elsewhere, stderr=stderr)
         show_notes(results.notes)

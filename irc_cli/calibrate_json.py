@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stages.calibration.estimate import CalibrateConfig, Calibration
-from stages.calibration.file import strata_rows
+from stages.calibration.file import critic_record, strata_rows
 from stages.carry_over import Elsewhere
 from stages.check import BothChecks, Changes, CheckResult
 
@@ -28,6 +28,7 @@ def document(
     """
     plain = calibration._asdict() | {"tiers": [tier._asdict() for tier in calibration.tiers]}
     plain["strata"] = strata_rows(calibration)
+    plain["critic"] = critic_record(calibration.critic) if calibration.critic else None
     plain |= {"before": None, "after": None, "converged": None}
     if checks:
         plain |= {
@@ -51,4 +52,8 @@ def tested(elsewhere: Elsewhere) -> dict[str, Any]:
 
 def _check(check: CheckResult) -> dict[str, Any]:
     rows = [row._asdict() for row in check.direction]
-    return check._asdict() | {"direction": rows, "farmability": check.farmability._asdict()}
+    return check._asdict() | {
+        "direction": rows,
+        "farmability": check.farmability._asdict(),
+        "length_bias": check.length_bias._asdict(),
+    }

@@ -12,6 +12,7 @@ from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatis
 from stages.calibration.online import Online
 from stages.carry_over import Elsewhere
 from stages.check import Changes, CheckResult, Direction
+from stages.core.critic import MOST_REPEATS, Critic, gains
 
 # Columns from r = -1 to r = 1; odd, so that 0 has one.
 _FOREST_WIDTH, _NARROW_FOREST_WIDTH = 25, 15
@@ -28,6 +29,7 @@ def print_report(
     changes: Changes | None,
     settings: CalibrateConfig,
     *,
+    critic: bool,
     stderr: bool,
 ) -> None:
     """Print the tiers, where the advantages push before and after, and what to do next."""
@@ -54,6 +56,8 @@ def print_report(
             )
     if result.strata:
         out.print(_strata_table(result))
+    if critic and result.critic:
+        out.print(_critic_table(result.critic))
     if checks:
         out.print(_direction_table(*checks, wide=wide))
         for name, judgement in zip(("before", "after"), checks, strict=True):
@@ -258,12 +262,25 @@ def _summary(name: str, judgement: CheckResult, settings: CalibrateConfig) -> Te
     r = _with_interval(judgement.reward_outcome_correlation, judgement.ci_low, judgement.ci_high)
     good = judgement.converged(settings.eta)
     text = (
-        f"{name}: mean reward and outcome correlate by {r} (want > {settings.eta:g}), "
+        f"{name}: {judgement.followed} and outcome correlate by {r} (want > {settings.eta:g}), "
         f"{judgement.dead_turn_share:.0%} dead turns, advantage RMS {judgement.advantage_rms:.2f}"
     )
     if not judgement.misaligned and judgement.undecided(settings.eta):
         return Text(f"{text}: undecided", "yellow")
     return Text(f"{text}: {'converged' if good else 'not converged'}", "green" if good else "red")
+
+
+def _critic_table(critic: Critic) -> Any:
+    """What a turn of each tier adds to the forecast of the outcome."""
+    table = console.table("tier", "first turn adds", "each repeat adds", left=(0,))
+    for row in gains(critic):
+        first, again = (f"{gain:+.3f} +- {error:.3f}" for gain, error in (row.first, row.again))
+        table.add_row(escape(row.tier), first, again)
+    table.caption = (
+        f"to the forecast of the outcome, up to {MOST_REPEATS} repeats; errors by jackknife over "
+        "folds of the tasks"
+    )
+    return table
 
 
 def _farming_table(before: CheckResult, after: CheckResult) -> Any:
@@ -281,11 +298,15 @@ def _farming_table(before: CheckResult, after: CheckResult) -> Any:
         _with_interval(side.length_correlation, side.ci_low, side.ci_high) for side in farming
     )
     table.add_row("r with length, among failures", *map(escape, lengths))
+    bias = (judgement.length_bias for judgement in (before, after))
+    bonuses = (_with_interval(side.bonus, side.ci_low, side.ci_high) for side in bias)
+    table.add_row("hidden bonus per further turn", *map(escape, bonuses))
     shares = ("-" if side.reward_share is None else f"{side.reward_share:.0%}" for side in farming)
     table.add_row("share of the return's variance", *shares)
     table.caption = (
         "repeats with which a failure out-earns a success; farmable: at most "
-        f"{before.farmability.slack_turns:,}"
+        f"{before.farmability.slack_turns:,}; hidden bonus: the advantages' length bias, in "
+        "successes"
     )
     return table
 

@@ -158,6 +158,7 @@ def check_request(request: Request) -> None:
     _check_gate(request.gate)
     _check_online(request)
     _check_sums(request)
+    _check_critic(request)
     outputs = [
         path
         for path in (request.out, request.beside, request.online, request.report, request.markdown)
@@ -165,6 +166,18 @@ def check_request(request: Request) -> None:
     ]
     options.refuse_twice([*request.inputs, *([request.online] if request.online else [])])
     options.refuse_twice([path for path in outputs if path])
+
+
+def _check_critic(request: Request) -> None:
+    """Raise InputError where --advantage potential has no critic or nothing to do with it."""
+    if request.estimator.estimator != "potential":
+        return
+    if request.ways:
+        what = "sums hold no turns to fit the critic of --advantage potential to"
+        raise InputError(f"--{request.way}", what, "calibrate the turns themselves for that")
+    if request.keep_rewards:
+        what = "judges the rewards as scored, --advantage potential makes its own"
+        raise InputError("--keep-rewards", what, "drop one of them")
 
 
 def _check_gate(gate: GateConfig) -> None:

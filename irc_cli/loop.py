@@ -88,6 +88,9 @@ def command(
     check_env(settings.env)
     given = options.added_to_config(ctx, "stage_settings", stage_settings)
     settings = replace(settings, options=_stage_options(given))
+    if settings.forecasts and settings.rewards not in ("calibrated", "online"):
+        what = "takes the critic of a calibration"
+        raise InputError("--set train.advantage=potential", what, "use --reward-mode calibrated")
     folder = Path(out)
     needs("irc-cli loop", "train", "matplotlib", *LEARNING)
     check_settings(folder, asdict(settings))
@@ -237,11 +240,12 @@ def _calibrated(config: LoopConfig, at: Places, run: Runner) -> Found:
     if config.rewards not in ("calibrated", "online"):
         return Found(None, {}, [], None)
     zeroed: tuple[str, ...] = ()
+    rounds = 0 if config.forecasts else config.calibration_rounds  # values do not move a critic
     while True:
         step = stage.calibrate(config, at, zeroed)
         document = run(step, at.folder)
         misaligned, online = document["after"]["misaligned"], document.get("online")
-        if not misaligned or len(zeroed) >= config.calibration_rounds:
+        if not misaligned or len(zeroed) >= rounds:
             return Found(
                 step.outputs[0], _verdicts(document), misaligned, online and online["events"]
             )

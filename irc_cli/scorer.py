@@ -6,6 +6,7 @@
     scored = score(messages, tools, gold_actions, values, outcome=outcome)
 
 The tiers and rewards are those of `irc-cli score` with the same trace, `--rewards` and `--domain`.
+With `load_critic` in the place of `load_calibration` turns earn what `--advantage potential` says.
 Importing this loads neither torch nor numpy nor polars.
 """
 
@@ -16,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from stages.calibration.file import read_previous
+from stages.calibration.file import WITHOUT_CRITIC, read_previous
+from stages.core.critic import Critic, potential_rewards
 from stages.core.payment import Values, pay_of
 from stages.errors import InputError
 from stages.tiers.classify import Classifier
@@ -51,16 +53,32 @@ def load_calibration(path: str) -> Values:
     return read_previous(path).values
 
 
+def load_critic(path: str) -> Critic:
+    """Return the critic in a calibration.yaml of `irc-cli calibrate`.
+
+    As `calibration` of `score` it pays a turn what it adds to the forecast of the outcome; the
+    rewards of a conversation sum to 0.
+
+    Raises:
+        InputError: the file is no calibration, or one of sums, which has no critic.
+    """
+    critic = load_calibration(path).critic
+    if critic is None:
+        raise InputError(path, *WITHOUT_CRITIC)
+    return critic
+
+
 def score(
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] | None = None,
     gold_actions: Sequence[Mapping[str, Any]] | None = None,
-    calibration: Mapping[str, float] | None = None,
+    calibration: Mapping[str, float] | Critic | None = None,
     *,
     outcome: float | None = None,
     tiers: str = "extended",
     domain: str | None = None,
     played: bool = False,
+    task_id: str | None = None,
 ) -> Score:
     """Classify the turns of one conversation and give them their rewards.
 
@@ -75,13 +93,15 @@ def score(
             name that the field uses (args, input, parameters, kwargs); None: unknown, which
             matches nothing, as no expected call does.
         calibration: the value of each tier, 0 where it names none, paid as `load_calibration` says
-            and to every turn by a plain mapping; None: the tiers file's rewards.
+            and to every turn by a plain mapping; or a critic; None: the tiers file's rewards.
         outcome: of the conversation, in [0, 1]; None: unknown.
         tiers: extended, paper, flat, or a YAML file of tiers.
         domain: airline, retail, telecom, airline-mini or a YAML file; None: found from the tools.
         played: `tool_calls` are all the calls that the environment executed, as in a trainer's own
             rollouts; text that looks like a call is then a message. Otherwise it is read as a
             call, or refused.
+        task_id: of a task that the critic was fitted to, as turns.parquet has it: then its weights
+            are those without the task. None: the conversation is new to the critic.
 
     Returns:
         The outcome as given, and reward and tier of each turn, in order.
@@ -105,9 +125,9 @@ def score(
     except BadItemError as error:
         todo = "give every call with its name and arguments, and its result after it"
         raise InputError("irc_cli.scorer", error.what, todo) from None
-    names = [call.name for turn in turns for call in turn.calls]
-    names += [action.name for action in agent_gold(gold)]
-    tools_domain = load_domain(domain) if domain else find_domain(None, names, definitions)
+    calls = [call.name for turn in turns for call in turn.calls]
+    calls += [action.name for action in agent_gold(gold)]
+    tools_domain = load_domain(domain) if domain else find_domain(None, calls, definitions)
     episode = Episode(
         source="irc_cli.scorer",
         episode_id="",
@@ -121,20 +141,26 @@ def score(
         user_calls=user_calls,
     )
     classed = Classifier(_worth(tiers, calibration), tools_domain).turns(episode, Counter())
-    return Score(given, [turn.reward for turn in classed], [turn.tier for turn in classed])
+    names = [turn.tier for turn in classed]
+    if isinstance(calibration, Critic):
+        return Score(given, potential_rewards(names, calibration.weights(task_id)), names)
+    return Score(given, [turn.reward for turn in classed], names)
 
 
 def _list(values: Sequence[Mapping[str, Any]] | None) -> list[Any] | None:
     return None if values is None else list(values)
 
 
-def _worth(name: str, calibration: Mapping[str, float] | None) -> Tiers:
+def _worth(name: str, calibration: Mapping[str, float] | Critic | None) -> Tiers:
     """Return the tiers, worth what the calibration says."""
     tiers = _load_tiers(name)
     if calibration is None:
         return tiers
-    if unknown := [tier for tier in calibration if tier not in tiers.rank]:
+    known = calibration.every.first if isinstance(calibration, Critic) else calibration
+    if unknown := [tier for tier in known if tier not in tiers.rank]:
         what = f"calibration of unknown tier '{unknown[0]}'"
         raise InputError("irc_cli.scorer", what, f"use a tier of '{tiers.name}'")
+    if isinstance(calibration, Critic):
+        return tiers
     rewards = {tier: Reward(value) for tier, value in calibration.items()}
     return tiers.worth(rewards, pay_of(calibration))

@@ -35,6 +35,7 @@ from stages.core.forgetting import GateConfig
 from stages.core.lengths import length_terms, stratum_terms
 from stages.errors import InputError, few
 from stages.tables.artifacts import COUNTS
+from stages.tables.turn_arrays import fitted_critic, turn_arrays
 from stages.tables.yamlfile import nearest
 from stages.traces.notes import GIVE_OUTCOME
 
@@ -62,7 +63,7 @@ def calibrate_turns(
     """
     turns = as_turns(turns)
     result = calibrate_sums(_summed(turns, config.measure), config, seed, where=turns.where)
-    return _with_landmark(result, turns, config, landmark_at)
+    return _with_order(result, turns, config, landmark_at)
 
 
 def _summed(turns: Turns, measure: str) -> Summed:
@@ -70,12 +71,14 @@ def _summed(turns: Turns, measure: str) -> Summed:
     return summed._replace(excluded=summed.excluded + turns.without_turns)
 
 
-def _with_landmark(
+def _with_order(
     result: Calibration, turns: Turns, config: CalibrateConfig, at: int | None
 ) -> Calibration:
+    """Add what the order of turns tells, which sums do not hold: landmark r and the critic."""
     counts = COUNTS & pl.col("success").is_not_null()
     counting = turns.frame.filter(counts)
-    return with_landmark(result, landmark(counting, config.measure, result.correlation, at))
+    result = with_landmark(result, landmark(counting, config.measure, result.correlation, at))
+    return result._replace(critic=fitted_critic(turn_arrays(turns.frame)))
 
 
 def stream_turns(paths: Sequence[str], config: CalibrateConfig, seed: int = 0) -> Calibration:
@@ -198,7 +201,7 @@ def calibrate_online(
     if summed.fingerprint is not None:
         refuse_doubles([known, summed.fingerprint], ["the state", turns.where])
         state = replace(state, known=joined([known, summed.fingerprint]))
-    result = _with_landmark(result, turns, config, landmark_at)
+    result = _with_order(result, turns, config, landmark_at)
     return OnlineResult(state, result, _lone_episodes(summed))
 
 

@@ -12,9 +12,9 @@ from stages.calibrate import calibrate_summed
 from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatistics, chosen_r
 from stages.calibration.shards import Turns, as_turns
 from stages.calibration.sums import sum_turns
-from stages.check import Farming, check_rewards
+from stages.check import Farming, check_rewards, paid_repeats
 from stages.core.advantages import AdvantageConfig
-from stages.tables.turn_arrays import TurnArrays, tier_rewards, turn_advantages, turn_arrays
+from stages.tables.turn_arrays import TurnArrays, turn_advantages, turn_arrays, turn_rewards
 
 
 class TierElsewhere(NamedTuple):
@@ -37,7 +37,7 @@ class Elsewhere(NamedTuple):
     pass_rate: float
     correlation: str  # within | pooled
     tiers: list[TierElsewhere]
-    reward_outcome_correlation: float | None  # of the mean reward by these values
+    reward_outcome_correlation: float | None  # of the mean reward by these values, or the forecast
     ci_low: float | None
     ci_high: float | None
     farmability: Farming
@@ -93,9 +93,9 @@ def carry_over(
         rng: source of randomness.
     """
     values = calibration.values()
-    reward = tier_rewards(turns, values)
-    repeats = np.array([values.get(t, 0.0) if values.pay == "turn" else 0.0 for t in turns.tiers])
+    reward = turn_rewards(turns, values, estimator)
     made = turn_advantages(turns, reward, estimator)
+    repeats = paid_repeats(turns, values, estimator)
     check = check_rewards(turns, reward, made, values, config, estimator, rng, repeats)
     by_name = {tier.tier: tier for tier in there.tiers}
     return Elsewhere(

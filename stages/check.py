@@ -8,6 +8,7 @@ Source: docs/method.md, "Direction, farming, convergence".
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +20,17 @@ from stages.core import direction as directions
 from stages.core.advantages import AdvantageConfig, Advantages
 from stages.core.correlation import Floats
 from stages.core.farmability import farmability, repeat_rewards, return_spread
+from stages.core.length_bias import length_bias
 from stages.core.payment import Values
 from stages.errors import InputError
 from stages.tables.artifacts import ADVANTAGES
 from stages.tables.table import conformed
-from stages.tables.turn_arrays import TurnArrays, _first_turns, tier_rewards, turn_advantages
+from stages.tables.turn_arrays import (
+    TurnArrays,
+    _first_turns,
+    turn_advantages,
+    turn_rewards,
+)
 from stages.traces.episode import SUCCESS
 
 LENGTH_BOUND = 0.3  # rewards of failures that surely follow length more closely can be farmed
@@ -70,10 +77,21 @@ class Farming(NamedTuple):
         return pays and self.ci_low is not None and self.ci_low > LENGTH_BOUND
 
 
+class Lengthening(NamedTuple):
+    """The bonus per further turn that an estimator hides: see stages.core.length_bias."""
+
+    bonus: float | None  # in units of the outcome; None: the lengths of episodes say nothing
+    ci_low: float | None
+    ci_high: float | None
+    pull: float | None  # on continuing, of the advantages at the size of unbiased ones
+    unbiased_pull: float | None
+
+
 class CheckResult(NamedTuple):
     """Whether a set of rewards makes advantages that push as the values intend."""
 
     direction: list[Direction]
+    followed: str  # what is correlated with the outcome: mean reward | last forecast
     reward_outcome_correlation: float | None
     ci_low: float | None  # of that correlation
     ci_high: float | None
@@ -82,6 +100,7 @@ class CheckResult(NamedTuple):
     gradient_mass: dict[str, float | None]
     misaligned: list[str]
     farmability: Farming
+    length_bias: Lengthening
 
     def converged(self, eta: float) -> bool:
         """Return whether no tier is misaligned and rewards surely follow outcomes by more."""
@@ -134,14 +153,15 @@ def check_rewards(
         for c, tier in enumerate(turns.tiers)
     ]
     mass = directions.gradient_mass(advantages.advantage, turns.tier, len(rows), turns.n_tokens)
-    mean_reward = directions.mean_rewards(reward, turns.layout.episode, turns.outcome.size)
+    followed, by_episode = _followed(turns, reward, estimator)
     follows = directions.clustered_correlation(
-        mean_reward, turns.outcome, turns.task[turns.layout.last], config.resamples, rng
+        by_episode, turns.outcome, turns.task[turns.layout.last], config.resamples, rng
     )
     if repeats is None:
         repeats = repeat_rewards(reward, turns.tier, _first_turns(turns), len(turns.tiers))
     return CheckResult(
         direction=rows,
+        followed=followed,
         reward_outcome_correlation=defined(follows.r),
         ci_low=defined(follows.ci_low),
         ci_high=defined(follows.ci_high),
@@ -150,7 +170,51 @@ def check_rewards(
         gradient_mass={tier: defined(mass[c]) for c, tier in enumerate(turns.tiers)},
         misaligned=[row.tier for row in rows if row.verdict == "misaligned"],
         farmability=_farming(turns, reward, repeats, estimator, config.resamples, rng),
+        length_bias=_length_bias(turns, reward, advantages, estimator, config.resamples, rng),
     )
+
+
+def _followed(turns: TurnArrays, reward: Floats, estimator: AdvantageConfig) -> tuple[str, Floats]:
+    """Return what of each episode should follow its outcome, by name and as numbers; [E].
+
+    The last turn gives back what a critic's forecast rose by: that is the forecast before it.
+    """
+    if estimator.estimator == "potential":
+        return "last forecast", -reward[turns.layout.last]
+    mean = directions.mean_rewards(reward, turns.layout.episode, turns.outcome.size)
+    return "mean reward", mean
+
+
+def _length_bias(
+    turns: TurnArrays,
+    reward: Floats,
+    advantages: Advantages,
+    estimator: AdvantageConfig,
+    resamples: int,
+    rng: np.random.Generator,
+) -> Lengthening:
+    """Measure the bonus per further turn, against the return that the estimator stands for."""
+    if estimator.estimator in ("grpo", "potential"):
+        reward = np.zeros_like(reward)
+    elif not estimator.last_turn_reward:
+        reward = _without_last(turns, reward)
+    bias = length_bias(
+        advantages.advantage,
+        reward,
+        turns.outcome,
+        turns.layout,
+        turns.task,
+        resamples,
+        rng,
+        rescale=estimator.estimator not in ("rloo", "potential"),
+    )
+    return Lengthening(*map(_finite, bias))
+
+
+def _without_last(turns: TurnArrays, reward: Floats) -> Floats:
+    reward = reward.copy()
+    reward[turns.layout.last] = 0.0
+    return reward
 
 
 def _farming(
@@ -163,9 +227,10 @@ def _farming(
 ) -> Farming:
     """Measure whether repeating turns pays, with the rewards that the estimator counts."""
     episode, last = turns.layout.episode, turns.layout.last
-    if not estimator.last_turn_reward:
-        reward = reward.copy()
-        reward[last] = 0.0
+    if estimator.estimator == "potential":
+        reward = np.zeros_like(reward)  # what rewards sum to, without what rounding leaves
+    elif not estimator.last_turn_reward:
+        reward = _without_last(turns, reward)
     success = turns.outcome >= SUCCESS
     measured = farmability(reward, success, episode, turns.task[last], repeats, resamples, rng)
     gamma = estimator.gamma if estimator.estimator in ("gtpo", "hybrid") else 1.0
@@ -231,6 +296,30 @@ def given_advantages(turns: TurnArrays, given: pl.DataFrame, where: str) -> Adva
     )
 
 
+class Credit(NamedTuple):
+    """A set of rewards, [N], and the advantages that an estimator makes of them."""
+
+    reward: Floats
+    estimator: AdvantageConfig
+    advantages: Advantages
+
+
+def both_credits(
+    turns: TurnArrays, values: Values, estimator: AdvantageConfig
+) -> tuple[Credit, Credit]:
+    """Return the rewards as scored and the calibrated ones, with their advantages.
+
+    Rewards as scored are no forecasts: where the estimator is `potential`, theirs is `rloo`.
+    """
+    forecasts = estimator.estimator == "potential"
+    plain = replace(estimator, estimator="rloo") if forecasts else estimator
+    scored, valued = turns.frame["reward"].to_numpy(), turn_rewards(turns, values, estimator)
+    return (
+        Credit(scored, plain, turn_advantages(turns, scored, plain)),
+        Credit(valued, estimator, turn_advantages(turns, valued, estimator)),
+    )
+
+
 class BothChecks(NamedTuple):
     """The rewards as scored, the calibrated ones, and those of the two that a check looks at."""
 
@@ -263,33 +352,33 @@ def check_both(
         given: advantages of another program, in the place of ours for the chosen rewards.
     """
     values = calibration.values()
-    rewards = {"before": turns.frame["reward"].to_numpy(), "after": tier_rewards(turns, values)}
-    repeats = {"before": None, "after": _repeats(turns, values)}
-    made = {name: turn_advantages(turns, reward, estimator) for name, reward in rewards.items()}
-    chosen = "before" if keep_rewards else "after"
+    sides = [*both_credits(turns, values, estimator)]
+    chosen = 0 if keep_rewards else 1
     if given is not None:
-        made[chosen] = given
-    checks = {
-        name: check_rewards(
+        sides[chosen] = sides[chosen]._replace(advantages=given)
+    before, after = (
+        check_rewards(
             turns,
-            rewards[name],
-            made[name],
+            side.reward,
+            side.advantages,
             values,
             config,
-            estimator,
+            side.estimator,
             np.random.default_rng(seed),
-            repeats[name],
+            repeats,
         )
-        for name in rewards
-    }
-    return BothChecks(
-        checks["before"], checks["after"], checks[chosen], rewards[chosen], made[chosen]
+        for side, repeats in zip(sides, (None, paid_repeats(turns, values, estimator)), strict=True)
     )
+    side = sides[chosen]
+    return BothChecks(before, after, (before, after)[chosen], side.reward, side.advantages)
 
 
-def _repeats(turns: TurnArrays, values: Values) -> Floats:
-    """Return what one more turn of each tier earns under these values; [C]."""
-    paid = values if values.pay == "turn" else {}
+def paid_repeats(turns: TurnArrays, values: Values, estimator: AdvantageConfig) -> Floats:
+    """Return what one more turn of each tier earns in all; [C].
+
+    What a turn adds to a forecast, the episode's last turn gives back.
+    """
+    paid = values if values.pay == "turn" and estimator.estimator != "potential" else {}
     return np.array([paid.get(tier, 0.0) for tier in turns.tiers])
 
 
@@ -310,10 +399,10 @@ def _weak_rewards(chosen: CheckResult, eta: float) -> str | None:
     """Return what keeps rewards from surely following outcomes; None: they do."""
     r, low, high = chosen.reward_outcome_correlation, chosen.ci_low, chosen.ci_high
     if r is None or low is None or high is None:
-        return "the mean reward of an episode does not vary with its outcome"
+        return f"the {chosen.followed} of an episode does not vary with its outcome"
     if low > eta:
         return None
-    measured = f"mean reward and outcome correlate by {r:.3f} [{low:.3f}, {high:.3f}]"
+    measured = f"{chosen.followed} and outcome correlate by {r:.3f} [{low:.3f}, {high:.3f}]"
     if chosen.undecided(eta):
         return f"undecided: {measured}, want surely more than {eta:g}; collect more episodes"
     return f"{measured}, not more than {eta:g}"
@@ -367,7 +456,7 @@ def changes_since(
         for tier in dict.fromkeys([*now, *previous.values])
     ]
     made = [
-        turn_advantages(turns, tier_rewards(turns, values), estimator)
+        turn_advantages(turns, turn_rewards(turns, values, estimator), estimator)
         for values in (previous.values, calibration.values())
     ]
     return Changes(rows, flipped(*made), len(turns.tier))

@@ -89,6 +89,11 @@ class LoopConfig:
     def __post_init__(self) -> None:
         check_settings(self)
 
+    @property
+    def forecasts(self) -> bool:
+        """Whether turns earn what they add to a critic's forecast, whatever their tiers' values."""
+        return self.options.get("train", {}).get("advantage") == "potential"
+
 
 @dataclass(frozen=True)
 class LoopStep:
@@ -208,7 +213,14 @@ def evaluate(config: LoopConfig, at: Places, policy: str) -> tuple[LoopStep, Loo
     )
 
 
-ADVANTAGE_OPTIONS = ("advantage", "gamma", "lambda", "normalise", "last-turn-reward")
+ADVANTAGE_OPTIONS = (
+    "advantage",
+    "gamma",
+    "lambda",
+    "gae-lambda",
+    "normalise",
+    "last-turn-reward",
+)
 
 
 def _policy_args(

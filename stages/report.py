@@ -14,7 +14,7 @@ import polars as pl
 
 from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatistics, chosen_r
 from stages.calibration.sums import lay_out, sum_turns
-from stages.check import BothChecks, Changes, CheckResult, objections
+from stages.check import BothChecks, Changes, CheckResult, Credit, both_credits, objections
 from stages.core.advantages import AdvantageConfig, Advantages
 from stages.core.correlation import Floats
 from stages.core.direction import DEAD
@@ -33,7 +33,7 @@ from stages.reporting.tasks import (
     task_rows,
     with_silent,
 )
-from stages.tables.turn_arrays import TurnArrays, tier_rewards, turn_advantages
+from stages.tables.turn_arrays import TurnArrays
 
 VERSION = 1  # of the document
 
@@ -62,8 +62,9 @@ def report(known: ReportInputs, next_step: str, most: int) -> dict[str, Any]:
     result, episodes = known.calibration, episode_rows(known.turns)
     counts = why.tier_counts(known.turns, episodes)
     before, after = known.judged.before, known.judged.after
-    rewards = _rewards(known)
-    made = _advantages(known, rewards)
+    sides = _sides(known)
+    rewards = {name: side.reward for name, side in sides.items()}
+    made = {name: side.advantages for name, side in sides.items()}
     shown = sampled(episodes, most)
     return {
         "version": VERSION,
@@ -100,17 +101,13 @@ def with_conversations(
     return document | {"episodes": rows, "tiers": tiers, "tasks": tasks, "conversations": True}
 
 
-def _rewards(known: ReportInputs) -> dict[str, Floats]:
-    """The rewards as scored and the calibrated ones, each [N]."""
-    raw = known.arrays.frame["reward"].to_numpy()
-    return {"before": raw, "after": tier_rewards(known.arrays, known.calibration.values())}
-
-
-def _advantages(known: ReportInputs, rewards: dict[str, Floats]) -> dict[str, Advantages]:
-    """The advantages under both reward sets; those that were judged may be another program's."""
-    made = {name: turn_advantages(known.arrays, r, known.estimator) for name, r in rewards.items()}
+def _sides(known: ReportInputs) -> dict[str, Credit]:
+    """Both reward sets; the advantages that were judged may be another program's."""
     judged = known.judged
-    return made | {"before" if judged.chosen is judged.before else "after": judged.advantages}
+    before, after = both_credits(known.arrays, known.calibration.values(), known.estimator)
+    sides = {"before": before, "after": after}
+    chosen = "before" if judged.chosen is judged.before else "after"
+    return sides | {chosen: sides[chosen]._replace(advantages=judged.advantages)}
 
 
 def _summary(known: ReportInputs, episodes: pl.DataFrame) -> dict[str, Any]:
@@ -160,8 +157,8 @@ def _verdict(known: ReportInputs, next_step: str) -> dict[str, Any]:
         r, low, high = chosen.reward_outcome_correlation, chosen.ci_low, chosen.ci_high
         state = "passes"
         sentence = (
-            "The gate passes: every tier is pushed as its value intends, and mean reward and "
-            f"outcome correlate by {r:.2f} [{low:.2f}, {high:.2f}]."
+            "The gate passes: every tier is pushed as its value intends, and "
+            f"{chosen.followed} and outcome correlate by {r:.2f} [{low:.2f}, {high:.2f}]."
         )
     return {"state": state, "sentence": sentence, "objections": reasons, "next": next_step}
 
@@ -180,7 +177,8 @@ def _tier(tier: TierStatistics, result: Calibration, counts: dict[str, Any]) -> 
 def _check(check: CheckResult) -> dict[str, Any]:
     rows = [row._asdict() for row in check.direction]
     farming = check.farmability._asdict() | {"farmable": check.farmability.farmable()}
-    return check._asdict() | {"direction": rows, "farmability": farming}
+    bias = check.length_bias._asdict()
+    return check._asdict() | {"direction": rows, "farmability": farming, "length_bias": bias}
 
 
 def _changes(changes: Changes | None) -> dict[str, Any] | None:

@@ -13,15 +13,14 @@ from stages.core.advantages import (
     AdvantageConfig,
     Advantages,
     Estimator,
-    Floats,
-    Layout,
     Normalise,
     advantages,
     normalised,
-    turn_layout,
 )
+from stages.core.layout import Floats, Layout, turn_layout
+from stages.core.leave_one_out import mean_of_others
 
-ESTIMATORS: tuple[Estimator, ...] = ("grpo", "mt-grpo", "gtpo", "hybrid")
+ESTIMATORS: tuple[Estimator, ...] = ("grpo", "mt-grpo", "gtpo", "hybrid")  # that normalise
 NORMALISE: tuple[Normalise, ...] = ("turn", "group", "batch")
 
 
@@ -398,6 +397,85 @@ def test_arguments_are_left_alone_and_may_be_integers(dtype: str) -> None:
         np.testing.assert_array_equal(x, y)
 
 
+# --- leave-one-out --------------------------------------------------------------------------------
+
+
+def rloo_by_the_formula(rollouts: list[Rollout]) -> list[float]:
+    """S[i,k] less the mean of S[j,min(k,K_j)] over the others of the group, or over all others."""
+    to_go = [[sum(r.reward[k:]) + r.outcome for k in range(len(r.reward))] for r in rollouts]
+    made = []
+    for i, rollout in enumerate(rollouts):
+        rest = [j for j in range(len(rollouts)) if j != i]
+        others = [j for j in rest if rollouts[j].group == rollout.group] or rest
+        for k, mine in enumerate(to_go[i]):
+            theirs = [to_go[j][min(k, len(to_go[j]) - 1)] for j in others]
+            made.append(mine - statistics.mean(theirs) if theirs else 0.0)
+    return made
+
+
+@quick
+@given(batches(), st.booleans())
+def test_rloo_equals_its_formula(rollouts: list[Rollout], last: bool) -> None:
+    got = run(rollouts, AdvantageConfig("rloo", last_turn_reward=last))
+    if not last:
+        rollouts = [r._replace(reward=[*r.reward[:-1], 0.0]) for r in rollouts]
+    np.testing.assert_allclose(got.advantage, rloo_by_the_formula(rollouts), atol=1e-9)
+    np.testing.assert_array_equal(got.advantage, got.return_part + got.outcome_part)
+    to_go = [sum(r.reward[k:]) + r.outcome for r in rollouts for k in range(len(r.reward))]
+    np.testing.assert_allclose(got.advantage + got.group_mean, to_go, atol=1e-9)
+    assert np.isnan(got.group_std).all()
+
+
+@quick
+@given(batches(), st.sampled_from(["rloo", "potential"]))
+def test_without_rewards_it_is_the_outcome_against_the_others(
+    rollouts: list[Rollout], estimator: Estimator
+) -> None:
+    silent = [r._replace(reward=[0.0] * len(r.reward)) for r in rollouts]
+    got = run(silent, AdvantageConfig(estimator, gae_lambda=1.0))
+    outcome = np.array([r.outcome for r in rollouts])
+    expected = outcome - mean_of_others(outcome, np.array([r.group for r in rollouts]))
+    for values, of_episode in zip(split(got.advantage, rollouts), expected, strict=True):
+        assert values == pytest.approx([of_episode] * len(values), abs=1e-12)
+
+
+@quick
+@given(batches(), st.lists(ANY_REWARD, min_size=1, max_size=8), st.floats(0, 1))
+def test_a_baseline_does_not_depend_on_what_its_episode_does(
+    rollouts: list[Rollout], reward: list[float], outcome: float
+) -> None:
+    mine = rollouts[0]._replace(reward=reward, outcome=outcome)
+    if len(rollouts) == 1:
+        return  # nobody to compare with: the baseline is its own
+    changed = [mine, *rollouts[1:]]
+    for config in (AdvantageConfig("rloo"), AdvantageConfig("potential")):
+        before, after = (
+            split(run(batch, config).group_mean, batch)[0] for batch in (rollouts, changed)
+        )
+        for one, other in zip(before, after, strict=False):  # the turns that both have
+            assert one == pytest.approx(other, abs=1e-9)
+
+
+@quick
+@given(batches(), st.sampled_from(["rloo", "potential"]), st.randoms())
+def test_permuting_episodes_permutes_leave_one_out(
+    rollouts: list[Rollout], estimator: Estimator, random: Any
+) -> None:
+    test_permuting_episodes_permutes_advantages.hypothesis.inner_test(  # type: ignore[attr-defined]  # of hypothesis
+        rollouts, AdvantageConfig(estimator), random
+    )
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "potential"])
+def test_leave_one_out_at_the_edges(estimator: Estimator) -> None:
+    config = AdvantageConfig(estimator, gae_lambda=1.0)
+    assert all(x.shape == (0,) for x in run([], config))
+    only = run([Rollout(0, [0.0, 0.0], 1.0)], config)
+    np.testing.assert_array_equal(only.advantage, 0)
+    alone = run([Rollout(0, [0.0], 1.0), Rollout(1, [0.0], 0.5), Rollout(1, [0.0], 0.0)], config)
+    np.testing.assert_allclose(alone.advantage, [0.75, 0.5, -0.5])
+
+
 def test_equal_values_score_0_beside_a_set_that_varies() -> None:
     got = normalised(np.array([0.1, 1.0, 0.1, 3.0, 0.1]), np.array([2, 0, 2, 0, 2]), eps=1e-6)
     np.testing.assert_allclose(got.score, [0, -(0.5**0.5), 0, 0.5**0.5, 0], atol=1e-6)
@@ -440,6 +518,7 @@ def test_shapes_other_than_the_layouts(n: int, e: int) -> None:
         ({"gamma": 1.1}, "gamma 1.1 is not in [0, 1]"),
         ({"gamma": float("nan")}, "gamma nan is not in [0, 1]"),
         ({"outcome_weight": -0.3}, "outcome_weight -0.3 is not finite and >= 0"),
+        ({"gae_lambda": -0.1}, "gae_lambda -0.1 is not in [0, 1]"),
         ({"eps": 0.0}, "eps 0.0 is not finite and > 0"),
     ],
 )

@@ -246,7 +246,7 @@ def test_parts_add_up_in_every_direction_and_table(estimator: Estimator) -> None
     for row in judged(turns, NAIVE, {}, estimator).direction:
         assert row.return_part is not None and row.outcome_part is not None
         assert row.return_part + row.outcome_part == pytest.approx(row.mean_advantage, abs=1e-9)
-    frame = advantage_frame(turns, reward, made)
+    frame = advantage_frame(turns, reward, made, AdvantageConfig())
     assert ADVANTAGES.conform(frame, "advantages").equals(frame)
     # docs/method.md, "Advantages": the parts re-add to A within 1e-6.
     gap = frame["return_part"] + frame["outcome_part"] - frame["advantage"]

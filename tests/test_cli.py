@@ -72,7 +72,7 @@ def sha256(path: Path) -> str:
 
 def tiers_section(path: Path) -> str:
     """What sums say of the tiers, digit by digit: all but the landmark r, which takes turns."""
-    section = path.read_text().split("\ntiers:\n")[1]
+    section = path.read_text().split("\ntiers:\n")[1].split("critic:\n")[0]
     return re.sub(r"  r_landmark: .*\n", "", section)
 
 
@@ -292,6 +292,7 @@ def test_calibration_lies_beside_its_advantages(calibration: Path) -> None:
     assert frame.columns == [
         *("episode_id", "group_id", "turn", "tier", "reward", "advantage"),
         *("return_part", "outcome_part", "group_mean", "group_std"),
+        *("forecast_before", "forecast_after", "td_error"),
     ]
     assert frame.height == 887
     parts = pl.col("return_part") + pl.col("outcome_part") - pl.col("advantage")
@@ -303,7 +304,7 @@ def test_calibration_lies_beside_its_advantages(calibration: Path) -> None:
     assert set(frame.filter(~first)["reward"]) == {0.0}
 
 
-@pytest.mark.parametrize("estimator", ["grpo", "mt-grpo", "gtpo", "hybrid"])
+@pytest.mark.parametrize("estimator", ["grpo", "mt-grpo", "gtpo", "hybrid", "rloo", "potential"])
 def test_every_estimator_stores_parts_that_add_up(run: Cli, turns: Path, estimator: str) -> None:
     options = ["--advantage", estimator, "--resamples", "100", "--quiet"]
     assert run("calibrate", turns, "-o", "c.yaml", *options).code == 0
@@ -489,13 +490,13 @@ def test_merged_shards_equal_one_run(
     assert tiers_section(Path("back.yaml")) == tiers_section(calibration)
     merged = run("calibrate", "--merge", *shards, "--json").json()
     one = run("calibrate", turns, "--json").json()
-    of_turns = {"before", "after", "converged", "objections", "landmark"}
+    of_turns = {"before", "after", "converged", "objections", "landmark", "critic"}
     assert all(tier.pop("r_landmark") is None for tier in merged["tiers"])
     assert any(tier.pop("r_landmark") is not None for tier in one["tiers"])
     for tier in one["tiers"]:
         tier.pop("r_landmark", None)
     assert all(merged[key] == one[key] for key in one.keys() - of_turns)
-    assert merged["before"] is merged["after"] is merged["converged"] is None
+    assert merged["before"] is merged["after"] is merged["converged"] is merged["critic"] is None
 
 
 def test_sums_on_a_pipe(run: Cli, turns: Path, calibration: Path) -> None:

@@ -320,7 +320,7 @@ CALIBRATE = [
     ),
     (
         "few.parquet --advantage ppo",
-        "--advantage: unknown value 'ppo'; use grpo | mt-grpo | gtpo | hybrid",
+        "--advantage: unknown value 'ppo'; use grpo | mt-grpo | gtpo | hybrid | rloo | potential",
     ),
     (
         "few.parquet --normalise all",

@@ -7,16 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.core.advantages import (
-    AdvantageConfig,
-    Advantages,
-    Estimator,
-    Floats,
-    Ints,
-    Layout,
-    advantages,
-    turn_layout,
-)
+from stages.core.advantages import AdvantageConfig, Advantages, Estimator, advantages
 from stages.core.correlation import TaskSums, pooled, terms
 from stages.core.direction import (
     TierDirections,
@@ -28,6 +19,7 @@ from stages.core.direction import (
     reward_outcome_correlation,
     rms,
 )
+from stages.core.layout import Floats, Ints, Layout, turn_layout
 from stages.core.resampling import correlation_interval
 
 

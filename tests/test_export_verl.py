@@ -39,7 +39,7 @@ def test_a_folder_for_verl(run: Cli, calibration: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((folder / "irc.yaml").read_text())
     assert config["actor_rollout_ref"]["model"]["path"] == "org/name"
     options = {"estimator": "gtpo", "gamma": 0.5, "outcome_weight": 0.3, "normalise": "turn"}
-    options |= {"last_turn_reward": False, "eps": 1e-6}
+    options |= {"last_turn_reward": False, "gae_lambda": 0.5, "eps": 1e-6}
     assert config["algorithm"] == {"adv_estimator": "irc", "irc": options}
     reward = config["reward"]["custom_reward_function"]["reward_kwargs"]
     assert reward == {"calibration": str(calibration), "tiers": "extended"}

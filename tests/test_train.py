@@ -241,7 +241,7 @@ def test_the_check_values_reach_the_loss(estimator: Estimator) -> None:
         {"episode_id": f"e{i}", "tokens_recorded": True, "sampling": {}} for i in range(4)
     ]
     table = TOKENS.frame({name: [row[name] for row in rows] for name in TOKENS.columns})
-    frame = advantage_frame(arrays, reward, made)
+    frame = advantage_frame(arrays, reward, made, AdvantageConfig())
     lesson = reinforced(episodes, table, frame, [], None, "rollouts")
     for one, wanted, count in zip(lesson.examples, CHECK[estimator], lengths, strict=True):
         assert one.advantage == pytest.approx(np.repeat(wanted, count), abs=5e-5)

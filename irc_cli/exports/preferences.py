@@ -58,7 +58,7 @@ def command(
     turns, calibration = scored_files.turns, scored_files.calibration
     notes = Counter[str]()
     played = read_rollouts(rollouts, notes)
-    values = read_values(calibration, turns)
+    values = read_values(calibration, turns, advantage)
     scored = read_table(TURNS, turns)
     table = played_advantages(played, scored, values, advantage, turns, scored_files.advantages)
     notes += other_turns(played, scored)

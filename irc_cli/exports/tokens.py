@@ -42,7 +42,7 @@ def command(
     notes = Counter[str]()
     played = read_rollouts(rollouts, notes)
     check_tokens(played)
-    values = read_values(calibration, turns)
+    values = read_values(calibration, turns, advantage)
     scored = read_table(TURNS, turns)
     table = played_advantages(played, scored, values, advantage, turns, scored_files.advantages)
     notes += other_turns(played, scored)

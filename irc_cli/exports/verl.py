@@ -12,6 +12,7 @@ import typer
 from irc_cli import console, options
 from irc_cli.exports import writing
 from irc_cli.scorer import load_calibration, score
+from stages.calibration.file import check_critic
 from stages.envs.env import Env
 from stages.envs.registry import open_env
 from stages.errors import InputError
@@ -90,6 +91,7 @@ def _checked(ours: VerlConfig) -> VerlConfig:
         InputError: something that the reward function would refuse.
     """
     values = None if ours.calibration is None else load_calibration(ours.calibration)
+    check_critic(values, ours.calibration, ours.advantage)
     options.name_or_file("tiers", ours.tiers, SHIPPED)
     score([], calibration=values, tiers=ours.tiers)
     return replace(

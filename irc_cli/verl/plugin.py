@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
-from stages.core.advantages import AdvantageConfig, Floats, advantages, turn_layout
+from stages.core.advantages import AdvantageConfig, advantages
+from stages.core.layout import Floats, turn_layout
 
 NAME = "irc"  # of the estimator, and of its options below verl's `algorithm`
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import orjson
 
-from irc_cli.scorer import load_calibration, score
+from irc_cli.scorer import load_calibration, load_critic, score
+from stages.core.critic import Critic
 from stages.errors import InputError
 
-_calibration = cache(load_calibration)  # it is read once, not once an episode
+# They are read once, not once an episode.
+_calibration, _critic = cache(load_calibration), cache(load_critic)
 
 
 def compute_score(
@@ -26,6 +28,7 @@ def compute_score(
     *,
     calibration: str | None = None,
     tiers: str = "extended",
+    potential: bool = False,
     **_: Any,
 ) -> dict[str, Any]:
     """Return what an episode and its turns are worth.
@@ -38,6 +41,8 @@ def compute_score(
             `outcome`.
         calibration: a calibration.yaml; None: the tiers' own rewards.
         tiers: extended, paper, flat, or a YAML file of tiers.
+        potential: turns earn what they add to the forecast of the calibration's critic, for the
+            estimator of this name.
 
     Returns:
         `score` and `acc`, both the outcome in [0, 1]; and `turn_rewards` and `turn_tiers` as JSON,
@@ -49,10 +54,13 @@ def compute_score(
     if "messages" not in extra_info or "outcome" not in extra_info:
         what = "got an episode without messages and outcome"
         raise InputError("irc_cli.verl.reward", what, "use the agent loop irc_cli.verl.agent_loop")
+    values: Mapping[str, float] | Critic | None = None
+    if calibration:
+        values = _critic(calibration) if potential else _calibration(calibration)
     scored = score(
         extra_info["messages"],
         gold_actions=orjson.loads(ground_truth),
-        calibration=_calibration(calibration) if calibration else None,
+        calibration=values,
         outcome=extra_info["outcome"],
         tiers=tiers,
         domain=extra_info["domain"],

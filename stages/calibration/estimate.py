@@ -21,6 +21,7 @@ from stages.core.correlation import (
     pooled,
     sign_reversed,
 )
+from stages.core.critic import Critic
 from stages.core.lengths import LengthSums, add_by
 from stages.core.payment import PAYS, Pay, Values
 from stages.core.resampling import Inference, correlation_inference, held_out_correlation
@@ -176,10 +177,11 @@ class Calibration(NamedTuple):
     pay: Pay = "turn"  # which turns of a tier earn its value: see stages.core.payment
     strata: Sequence[TierStrata] = ()  # of several policies or domains, for each tier
     landmark: int | None = None  # turns that r_landmark is of
+    critic: Critic | None = None  # what turns add to a forecast; None: only sums are known
 
     def values(self) -> Values:
-        """Return the calibrated value of each tier, and how it is paid."""
-        return Values({tier.tier: tier.value for tier in self.tiers}, self.pay)
+        """Return the calibrated value of each tier, how it is paid, and the critic."""
+        return Values({tier.tier: tier.value for tier in self.tiers}, self.pay, self.critic)
 
 
 def chosen_r(tier: TierStatistics, calibration: Calibration) -> float | None:

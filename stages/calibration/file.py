@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from stages.core.critic import FOLDS, Critic, Weights
 from stages.core.payment import PAYS, Pay, Values
 from stages.errors import InputError
 from stages.tables.files import whole_file
@@ -12,7 +13,13 @@ from stages.tables.yamlfile import Node, read_yaml
 
 if TYPE_CHECKING:
     from stages.calibration.estimate import Calibration
+    from stages.core.advantages import AdvantageConfig
 
+TODO = "give a calibration.yaml of irc-cli calibrate"
+WITHOUT_CRITIC = (  # such as calibrations of sums, and those of earlier versions
+    "has no critic for the estimator 'potential'",
+    "calibrate the turns themselves: irc-cli calibrate TURNS",
+)
 _HEADER = "# The rewards are what each tier's turns are worth: irc-cli score --rewards THIS_FILE\n"
 
 
@@ -47,6 +54,8 @@ def write_calibration(
         "tiers": [tier._asdict() for tier in calibration.tiers],
         "strata": strata_rows(calibration),
     }
+    if calibration.critic:
+        document["critic"] = critic_record(calibration.critic)
     if online:
         document["online"] = online
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
@@ -62,6 +71,58 @@ def strata_rows(calibration: Calibration) -> list[dict[str, Any]]:
     ]
 
 
+def critic_record(critic: Critic) -> dict[str, Any]:
+    """Return a critic as plain values: the weights of all tasks, and those without each fold."""
+    every, *folds = (
+        {"turn": row.turn, "first": dict(row.first), "again": dict(row.again)}
+        for row in (critic.every, *critic.folds)
+    )
+    return every | {"folds": folds}
+
+
+def read_critic(fields: Mapping[str, Node]) -> Critic | None:
+    """Return the critic of a calibration; None: it has none.
+
+    Raises:
+        InputError: a weight is missing or no number.
+    """
+    if "critic" not in fields:
+        return None
+    node = fields["critic"]
+    known = node.fields()
+    folds = known["folds"].items() if "folds" in known else []
+    if len(folds) != FOLDS:
+        raise node.error(f"has {len(folds)} 'folds', not {FOLDS}", TODO)
+    return Critic(_weights(node), tuple(map(_weights, folds)))
+
+
+def check_critic(values: Values | None, calibration: str | None, config: AdvantageConfig) -> None:
+    """Raise InputError where an estimator takes a critic, and none comes with the values.
+
+    Args:
+        values: of the calibration; None: none is given.
+        calibration: its path.
+        config: the estimator.
+    """
+    if config.estimator != "potential" or (values is not None and values.critic):
+        return
+    if values is None or calibration is None:
+        what = "takes the critic of a calibration"
+        raise InputError("--advantage potential", what, "give --calibration FILE")
+    raise InputError(calibration, *WITHOUT_CRITIC)
+
+
+def _weights(node: Node) -> Weights:
+    known = node.fields()
+    if missing := [name for name in Weights._fields if name not in known]:
+        raise node.error(f"has no '{missing[0]}'", TODO)
+    first, again = (
+        {tier: weight.number() for tier, weight in known[name].fields().items()}
+        for name in ("first", "again")
+    )
+    return Weights(known["turn"].number(), first, again)
+
+
 def read_previous(path: str) -> Previous:
     """Read the values and statuses of a calibration.
 
@@ -69,17 +130,16 @@ def read_previous(path: str) -> Previous:
         InputError: the file is no calibration.
     """
     fields = read_yaml(path).fields()
-    todo = "give a calibration.yaml of irc-cli calibrate"
     if "rewards" not in fields or "tiers" not in fields:
-        raise InputError(path, "has no 'rewards' and 'tiers'", todo)
+        raise InputError(path, "has no 'rewards' and 'tiers'", TODO)
     numbers = {tier: node.number() for tier, node in fields["rewards"].fields().items()}
     statuses = {}
     for node in fields["tiers"].items():
         tier = node.fields()
         if "tier" not in tier or "status" not in tier:
-            raise node.error("has no 'tier' and 'status'", todo)
+            raise node.error("has no 'tier' and 'status'", TODO)
         statuses[tier["tier"].text()] = tier["status"].text()
-    return Previous(Values(numbers, read_pay(fields)), statuses)
+    return Previous(Values(numbers, read_pay(fields), read_critic(fields)), statuses)
 
 
 def read_pay(fields: Mapping[str, Node]) -> Pay:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stages.core.advantages import Advantages, Codes, Floats, Ints, as_codes
+from stages.core.advantages import Advantages
+from stages.core.layout import Codes, Floats, Ints, as_codes
 from stages.core.resampling import correlation_interval, ratio_interval
 
 DEAD = 1e-8  # an advantage of at most this size moves nothing

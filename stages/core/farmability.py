@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.core.advantages import Floats, Ints, as_codes
 from stages.core.correlation import Bools
 from stages.core.direction import Correlated, clustered_correlation
+from stages.core.layout import Floats, Ints, as_codes
 
 ROOM = 10  # turns by which any failure could be longer, however short episodes have been
 

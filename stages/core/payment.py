@@ -17,16 +17,26 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Literal, TypeAlias, get_args
 
+from stages.core.critic import Critic
+
 Pay: TypeAlias = Literal["turn", "once"]
 PAYS: tuple[Pay, ...] = get_args(Pay)
 
 
 class Values(dict[str, float]):
-    """The value of each tier, 0 for a tier that is missing, and how the values are paid."""
+    """The value of each tier, 0 for a tier that is missing.
 
-    def __init__(self, values: Mapping[str, float], pay: Pay = "turn") -> None:
+    Attributes:
+        pay: how the values are paid.
+        critic: fitted to the same turns; None: to none.
+    """
+
+    def __init__(
+        self, values: Mapping[str, float], pay: Pay = "turn", critic: Critic | None = None
+    ) -> None:
         super().__init__(values)
         self.pay: Pay = pay
+        self.critic = critic
 
 
 def pay_of(values: Mapping[str, float]) -> Pay:

@@ -121,6 +121,9 @@ def trainer_config(config: VerlConfig, folder: Path) -> dict[str, Any]:
             run anywhere.
     """
     calibration = config.calibration and str(Path(config.calibration).absolute())
+    reward_kwargs: dict[str, Any] = {"calibration": calibration, "tiers": config.tiers}
+    if config.advantage.estimator == "potential":
+        reward_kwargs["potential"] = True
     return {
         "hydra": {"searchpath": ["pkg://verl.trainer.config"]},
         "defaults": ["ppo_trainer", "_self_"],
@@ -158,7 +161,7 @@ def trainer_config(config: VerlConfig, folder: Path) -> dict[str, Any]:
             "custom_reward_function": {
                 "path": "pkg://irc_cli.verl.reward",
                 "name": "compute_score",
-                "reward_kwargs": {"calibration": calibration, "tiers": config.tiers},
+                "reward_kwargs": reward_kwargs,
             },
         },
         "trainer": {

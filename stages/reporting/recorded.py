@@ -7,12 +7,11 @@ from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar
 
 from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatistics
-from stages.calibration.file import read_pay
+from stages.calibration.file import TODO, read_critic, read_pay
 from stages.core.advantages import AdvantageConfig
 from stages.errors import InputError
 from stages.tables.yamlfile import Node, read_yaml
 
-TODO = "give a calibration.yaml of irc-cli calibrate"
 _Config = TypeVar("_Config", CalibrateConfig, AdvantageConfig)
 
 
@@ -54,6 +53,7 @@ def read_calibration(path: str) -> Recorded:
             tiers=[_tier(node) for node in nodes["tiers"].items()],
             pay=read_pay(nodes),
             landmark=plain.get("landmark"),
+            critic=read_critic(nodes),
         )
         seed = int(plain.get("seed") or 0)
         inputs = {row["path"]: row.get("sha256") for row in plain.get("inputs") or []}

@@ -62,6 +62,9 @@ ADVANTAGES = Table(
         "outcome_part": pl.Float64(),
         "group_mean": pl.Float64(),  # of the quantity that was normalised at this turn
         "group_std": pl.Float64(),
+        "forecast_before": pl.Float64(),  # of the outcome, by a critic; null: there is none
+        "forecast_after": pl.Float64(),  # after the last turn: the outcome
+        "td_error": pl.Float64(),  # forecast_after - forecast_before
     },
     key=("episode_id", "turn"),
     made_by="irc-cli calibrate",

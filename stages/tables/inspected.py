@@ -12,7 +12,7 @@ from stages.tables.artifacts import ADVANTAGES
 from stages.tables.files import digest
 from stages.tables.paths import remote
 from stages.tables.table_file import made_by, read_table
-from stages.tables.turn_arrays import TurnArrays, tier_rewards
+from stages.tables.turn_arrays import TurnArrays, potential_rewards, tier_rewards
 
 KEY = ["episode_id", "turn"]
 RERUN = "rerun irc-cli calibrate on these turns"
@@ -51,7 +51,10 @@ def inspected_advantages(
         what = f"turn {turn} of episode '{episode}' is of tier '{other}', in {where} of '{tier}'"
         raise InputError(path, what, RERUN)
     if values is not None:
-        _check_values(path, table, tier_rewards(turns, values))
+        worth = tier_rewards(turns, values)
+        if values.critic and table["forecast_before"].is_not_null().any():
+            worth = potential_rewards(turns, values.critic)
+        _check_values(path, table, worth)
     return table.select(list(ADVANTAGES.columns))
 
 

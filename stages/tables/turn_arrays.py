@@ -8,10 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from stages.core.advantages import AdvantageConfig, Advantages, Layout, advantages, turn_layout
+from stages.core.advantages import AdvantageConfig, Advantages, advantages
 from stages.core.correlation import Bools, Floats, Ints
+from stages.core.critic import Critic, Weights, fold_of
 from stages.core.farmability import first_turns
-from stages.core.payment import pay_of
+from stages.core.layout import Layout, turn_layout
+from stages.core.payment import Values, pay_of
+from stages.core.potential import CriticArrays, Forecasts, fit_critic, forecasts, shaping_rewards
 from stages.tables.artifacts import ADVANTAGES, COUNTS
 
 
@@ -65,14 +68,75 @@ def _first_turns(turns: TurnArrays) -> Bools:
     return first_turns(turns.tier, turns.layout.episode, len(turns.tiers))
 
 
+def fitted_critic(turns: TurnArrays) -> Critic:
+    """Fit a critic to the turns, without each fold of the tasks and with all."""
+    made = fit_critic(turns.tier, turns.outcome, turns.layout, _folds(turns), len(turns.tiers))
+    rows = (
+        Weights(
+            float(turn),
+            dict(zip(turns.tiers, first.tolist(), strict=True)),
+            dict(zip(turns.tiers, again.tolist(), strict=True)),
+        )
+        for turn, first, again in zip(*made, strict=True)
+    )
+    *folds, every = rows
+    return Critic(every, tuple(folds))
+
+
+def potential_rewards(turns: TurnArrays, critic: Critic) -> Floats:
+    """Return what each turn adds to the forecast of a critic that has not seen its task; [N]."""
+    rows = [*critic.folds, critic.every]
+    arrays = CriticArrays(
+        np.array([row.turn for row in rows]),
+        np.array([[row.first.get(tier, 0.0) for tier in turns.tiers] for row in rows]),
+        np.array([[row.again.get(tier, 0.0) for tier in turns.tiers] for row in rows]),
+    )
+    return shaping_rewards(turns.tier, turns.layout, arrays, _folds(turns), len(turns.tiers))
+
+
+def _folds(turns: TurnArrays) -> Ints:
+    """Return the fold of each episode's task; [E]."""
+    tasks = turns.frame.filter(pl.col("turn") == 0)["task_id"]
+    names = tasks.unique()
+    folds = pl.Series([fold_of(name) for name in names], dtype=pl.Int64)
+    return tasks.replace_strict(names, folds).to_numpy().astype(np.int64)
+
+
+def turn_rewards(turns: TurnArrays, values: Values, config: AdvantageConfig) -> Floats:
+    """Return what each turn earns under an estimator: by its tier, or by a critic's forecast; [N].
+
+    Raises:
+        ValueError: the estimator takes a critic, and there is none.
+    """
+    if config.estimator != "potential":
+        return tier_rewards(turns, values)
+    if values.critic is None:
+        raise ValueError("the values come without a critic")
+    return potential_rewards(turns, values.critic)
+
+
 def turn_advantages(turns: TurnArrays, reward: Floats, config: AdvantageConfig) -> Advantages:
     """Return the advantages of the turns under these rewards."""
     return advantages(reward, turns.outcome, turns.layout, config)
 
 
-def advantage_frame(turns: TurnArrays, reward: Floats, made: Advantages) -> pl.DataFrame:
+def turn_forecasts(turns: TurnArrays, reward: Floats, baseline: Floats) -> Forecasts:
+    """Return what a critic forecast around each turn that has these rewards of `potential`."""
+    return forecasts(reward, baseline, turns.outcome, turns.layout)
+
+
+def advantage_frame(
+    turns: TurnArrays, reward: Floats, made: Advantages, config: AdvantageConfig
+) -> pl.DataFrame:
     """Return the advantages as a table (ADVANTAGES)."""
-    parts = {name: pl.Series(values).fill_nan(None) for name, values in made._asdict().items()}
+    columns = made._asdict()
+    if config.estimator == "potential":
+        seen = turn_forecasts(turns, reward, made.group_mean)
+    else:
+        seen = Forecasts(*[np.full(reward.shape, np.nan)] * 3)
+    columns |= {"forecast_before": seen.before, "forecast_after": seen.after}
+    columns |= {"td_error": seen.error}
+    parts = {name: pl.Series(values).fill_nan(None) for name, values in columns.items()}
     keys = turns.frame.select("episode_id", "group_id", "turn", "tier")
     frame = keys.with_columns(reward=reward, **parts)
     return frame.select(list(ADVANTAGES.columns))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 import polars as pl
 
-from stages.calibration.file import read_previous
+from stages.calibration.file import check_critic, read_previous
 from stages.core.advantages import AdvantageConfig
 from stages.core.payment import Values
 from stages.core.statuses import LEFT_OUT
@@ -21,7 +21,7 @@ from stages.tables.files import digest
 from stages.tables.inspected import inspected_advantages
 from stages.tables.paths import RunFiles
 from stages.tables.table_file import PARQUET_MAGIC, made_by, read_table
-from stages.tables.turn_arrays import advantage_frame, tier_rewards, turn_advantages, turn_arrays
+from stages.tables.turn_arrays import advantage_frame, turn_advantages, turn_arrays, turn_rewards
 from stages.traces.calls import UnreadableCallError, read_call
 from stages.traces.fields import BadItemError
 from stages.traces.forms import Result, read_message
@@ -29,7 +29,7 @@ from stages.traces.given import Given
 from stages.traces.notes import left_out, why_left_out, why_none
 from stages.traces.stream import Stream
 
-ESTIMATOR = "--advantage, --gamma, --lambda, --normalise and --last-turn-reward"
+ESTIMATOR = "--advantage, --gamma, --lambda, --gae-lambda, --normalise and --last-turn-reward"
 SLACK = 1e-3  # above 0 that rounding may put a logprob
 REQUIRED = ("episode_id", "group_id", "status", "messages", "sampling", "tokens_recorded")
 
@@ -225,8 +225,10 @@ def played_advantages(
         raise InputError(turns, what, f"rerun irc-cli score {played.path}")
     if advantages:
         return inspected_advantages(advantages, arrays, turns, values)
-    reward = arrays.frame["reward"].to_numpy() if values is None else tier_rewards(arrays, values)
-    return advantage_frame(arrays, reward, turn_advantages(arrays, reward, config))
+    reward = arrays.frame["reward"].to_numpy()
+    if values is not None:
+        reward = turn_rewards(arrays, values, config)
+    return advantage_frame(arrays, reward, turn_advantages(arrays, reward, config), config)
 
 
 def other_turns(played: Rollouts, scored: pl.DataFrame) -> Counter[str]:
@@ -245,7 +247,7 @@ def other_turns(played: Rollouts, scored: pl.DataFrame) -> Counter[str]:
     return left_out({"turns of episodes that the rollouts lack": number})
 
 
-def read_values(calibration: str | None, turns: str) -> Values | None:
+def read_values(calibration: str | None, turns: str, estimator: AdvantageConfig) -> Values | None:
     """Return what a calibration says that the tiers of turns are worth; None: none is given.
 
     A tier that the calibration never met has shown nothing, and is worth nothing.
@@ -253,16 +255,19 @@ def read_values(calibration: str | None, turns: str) -> Values | None:
     Args:
         calibration: path of a calibration.yaml, or None.
         turns: path of the turns.
+        estimator: which may take a critic.
 
     Returns:
         The value of each tier, and how values are paid.
 
     Raises:
-        InputError: the file is no calibration, or one of other tiers than those of the turns.
+        InputError: the file is no calibration, one of other tiers than those of the turns, or
+            without the critic that the estimator takes.
     """
-    if calibration is None:
+    values = None if calibration is None else read_previous(calibration).values
+    check_critic(values, calibration, estimator)
+    if values is None or calibration is None:
         return None
-    values = read_previous(calibration).values
     tiers = made_by(turns).get("settings", {}).get("rank")  # of irc-cli score
     if tiers and (strange := [tier for tier in values if tier not in tiers]):
         todo = f"calibrate {turns} itself, or turns of the same tiers"

@@ -155,8 +155,8 @@ def read_material(
         All that was read, with notes on what was left out.
 
     Raises:
-        InputError: a file is missing or broken, another policy played the rollouts, or the
-            advantages are of other turns.
+        InputError: a file is missing or broken, another policy played the rollouts, the advantages
+            are of other turns, or the calibration has no critic for the estimator.
     """
     notes = Counter[str]()
     played = read_rollouts(files.rollouts, notes) if files.rollouts else None
@@ -165,7 +165,7 @@ def read_material(
     if played:
         weighted = config.old_logprobs == "engine" or config.loss.tis_cap is not None
         check_precision(played, weighted=weighted)
-    values = read_values(files.calibration, files.turns) if files.turns else None
+    values = read_values(files.calibration, files.turns, estimator) if files.turns else None
     scored = read_table(TURNS, files.turns) if files.turns else None
     weighed = None
     if played and scored is not None and files.turns and files.advantages:

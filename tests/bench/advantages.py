@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.core.advantages import AdvantageConfig, advantages, turn_layout
+from stages.core.advantages import AdvantageConfig, advantages
+from stages.core.layout import turn_layout
 from tests.bench.timing import Row, row
 
 GAMMA, LAMBDA, EPS = 0.9, 0.3, 1e-6

@@ -42,6 +42,7 @@ CHOICES = (
     {"estimator": "mt-grpo", "last_turn_reward": False},
     {"estimator": "gtpo", "gamma": 0.8},
     {"estimator": "hybrid"},
+    {"estimator": "rloo"},
     {"estimator": "hybrid", "normalise": "batch", "outcome_weight": 0.5},
 )
 
