@@ -19,6 +19,7 @@ from stages.tables.inputs import keep
 from stages.tiers.domains import SHIPPED, Domain, load_domain
 from stages.tiers.toolsets import Toolsets
 from stages.traces.episode import Episode
+from stages.traces.folders import trace_files
 from stages.traces.formats import ReadOptions
 from stages.traces.given import named
 from stages.traces.identity import SPLIT_GROUPS, SPLIT_TASKS, Identities, Renamed
@@ -137,6 +138,10 @@ class TraceReader:
     envs: set[str | None] = field(default_factory=set)  # that were played; None: unknown
     bad: list[bytes] = field(default_factory=list)  # a JSON line for each bad line
 
+    def __post_init__(self) -> None:
+        keep(self.paths)
+        self.paths = [file for path in self.paths for file in trace_files(path)]
+
     def __iter__(self) -> Iterator[tuple[Episode, Domain]]:
         """Yield every episode with the tools that its agent had."""
         given = given_domain(self.domain) if self.domain else None
@@ -152,7 +157,7 @@ class TraceReader:
                 path,
                 source=source,
                 skip_bad=self._keep_bad(path) if self.skip_bad else None,
-                options=ReadOptions(score=self.score, tokenizer=self.tokenizer),
+                options=ReadOptions(tokenizer=self.tokenizer),
                 given=of_records,
             )
             toolsets, met = Toolsets(given), Counter[str]()

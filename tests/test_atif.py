@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
+from stages.errors import InputError
 from stages.traces import Episode, atif, open_trace
 from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
@@ -181,6 +182,16 @@ def test_tokens_of_several_calls_of_the_model_are_only_counted() -> None:
     assert one["messages"][-1] == {"role": "assistant", "content": "done", "n_tokens": 2}
 
 
+TIMEOUT: Json = {"exception_info": {"exception_type": "AgentTimeoutError"}}
+TIMED_OUT = ("error", 1.0, "AgentTimeoutError")
+REFUSED = "AgentSafetyRefusalError"
+
+
+def judged(kind: str, *, valid: bool) -> Json:
+    """An exception as Harbor 0.26 writes it, with what it makes of the reward."""
+    return {"exception_type": kind, "policy": {"should_grade": True, "has_valid_reward": valid}}
+
+
 @pytest.mark.parametrize(
     ("more", "status", "outcome", "stop"),
     [
@@ -188,7 +199,21 @@ def test_tokens_of_several_calls_of_the_model_are_only_counted() -> None:
         ({"verifier_result": {"rewards": {"reward": 0}}}, "ok", 0.0, None),
         ({"verifier_result": None}, "masked", None, None),
         ({"verifier_result": {"rewards": None}}, "masked", None, None),
+        ({"verifier_result": {"rewards": {"reward": None}}}, "masked", None, "not scored"),
+        ({"verifier_result": {"rewards": {"a": None, "b": None}}}, "masked", None, "not scored"),
         ({"exception_info": {"exception_type": "X"}}, "error", 1.0, "X"),
+        (TIMEOUT, "truncated", 1.0, "AgentTimeoutError"),
+        (TIMEOUT | {"verifier_result": None}, "error", None, "AgentTimeoutError"),
+        (
+            TIMEOUT | {"verifier_result": {"rewards": {"reward": None}}},
+            "masked",
+            None,
+            "not scored",
+        ),
+        ({"exception_info": {"exception_type": "AgentSafetyRefusalError"}}, "ok", 1.0, REFUSED),
+        ({"exception_info": judged("X", valid=True)}, "ok", 1.0, "X"),
+        ({"exception_info": judged("AgentTimeoutError", valid=False)}, *TIMED_OUT),
+        ({"step_results": [{"step_name": "one"} | TIMEOUT]}, "truncated", 1.0, "AgentTimeoutError"),
     ],
 )
 def test_the_result_beside(
@@ -221,6 +246,16 @@ def test_one_of_several_rewards_is_named(run: Cli) -> None:
     assert code == 2 and "has several scores: 'tests', 'style'; name the outcome by --score" in err
     code, out, _ = run("score", str(path), "--score", "style", "--json")
     assert code == 0 and json.loads(out)
+
+
+def test_a_reward_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    graded = verdict(verifier_result={"rewards": {"reward": "high"}})
+    path = trial(tmp_path / "t", trajectory(act()), graded)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value) == (
+        f"{path}:1: 'reward' is 'high', not a number; give 'reward' in [0, 1]"
+    )
 
 
 def test_a_job_is_a_folder_of_trials(tmp_path: Path) -> None:

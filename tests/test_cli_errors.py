@@ -26,7 +26,7 @@ TRACES = [
     ("blank.json", "blank.json: is empty; give a trace file"),
     (
         "folder",
-        "folder: is a directory without simulations; give a file or a results folder",
+        "folder: is a directory without traces; give a file or a results folder",
     ),
     ("binary.json", f"binary.json: is a binary file, not a trace; {KNOWN}"),
     ("prose.json", "prose.json:byte 0: broken JSON; copy or download the file again"),

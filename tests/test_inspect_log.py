@@ -15,9 +15,12 @@ import pytest
 from hypothesis import given, settings
 
 from stages.errors import InputError
+from stages.tables.artifacts import TURNS
+from stages.tables.table_file import read_table
 from stages.traces import Episode, inspect_log, open_trace
 from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
+from stages.traces.given import Given
 from tests.broken_records import broken
 from tests.builders import SHARED
 from tests.conftest import Cli
@@ -160,12 +163,12 @@ def test_values_of_scores(value: Any, outcome: float) -> None:
         ({"scores": None}, "ok", "stop", None),
         ({"scores": {"s": {"value": math.nan}}}, "masked", "not scored", None),
         ({"scores": {"s": {"value": "none of these"}}}, "masked", "not scored", None),
-        ({"invalidation": {"author": "a"}}, "masked", "invalidated", None),
+        ({"invalidation": {"author": "a"}}, "masked", "invalidated", 1.0),
         ({"limit": {"type": "token", "limit": 5.0}}, "truncated", "token", 1.0),
         ({"output": {"choices": [{"stop_reason": "max_tokens"}]}}, "truncated", "max_tokens", 1.0),
         ({"output": {"choices": [{"stop_reason": "length"}]}}, "truncated", "length", 1.0),
-        ({"error": {"message": "DockerError('gone')"}}, "error", "DockerError", None),
-        ({"error": {"message": ""}, "limit": {"type": "time"}}, "error", "error", None),
+        ({"error": {"message": "DockerError('gone')"}}, "error", "DockerError", 1.0),
+        ({"error": {"message": ""}, "limit": {"type": "time"}}, "error", "error", 1.0),
     ],
 )
 def test_four_endings_stay_apart(more: Json, status: str, stop: str, outcome: float | None) -> None:
@@ -179,6 +182,18 @@ def test_a_log_that_is_invalid_masks_its_samples(tmp_path: Path) -> None:
     assert [episode.status for episode in read(path)] == ["masked"]
 
 
+def test_a_folder_of_logs_is_all_of_them(run: Cli) -> None:
+    Path("logs/old").mkdir(parents=True)
+    Path("logs/logs.json").write_text("{}")  # what inspect writes of a folder that it shows
+    packed(Path("logs/one.eval"), sample(), sample(epoch=3, uuid="b"))
+    packed(Path("logs/old/two.eval"), sample(uuid="c"))
+    assert run("score", "logs", "-o", "t.parquet", "--quiet").code == 0
+    turns = read_table(TURNS, "t.parquet")
+    assert run("score", "logs/old/two.eval", "logs/one.eval", "-o", "u.parquet").code == 0
+    assert read_table(TURNS, "u.parquet").equals(turns)
+    assert turns["source"].unique().sort().to_list() == ["one", "two"]
+
+
 def test_the_score_that_counts_is_named(run: Cli) -> None:
     scores = {"match": {"value": "C"}, "judge": {"value": {"style": 0.5, "facts": 1}}}
     scores["late"] = {"value": math.nan}
@@ -188,9 +203,9 @@ def test_the_score_that_counts_is_named(run: Cli) -> None:
         "judge.facts": 1.0,
         "late": None,
     }
-    [chosen] = clean(inspect_log, sample(scores=scores), score="judge.style")
+    [chosen] = clean(inspect_log, sample(scores=scores), given=Given(score="judge.style"))
     assert (chosen["outcome"], chosen["status"]) == (0.5, "ok")
-    [unknown] = clean(inspect_log, sample(scores=scores), score="late")
+    [unknown] = clean(inspect_log, sample(scores=scores), given=Given(score="late"))
     assert ("outcome" in unknown, unknown["status"]) == (False, "masked")
     Path("log.json").write_text(json.dumps(log(sample(scores=scores))))
     code, _, err = run("score", "log.json")

@@ -204,6 +204,8 @@ def test_failed_attempts_beside_the_rollouts_are_counted(tmp_path: Path) -> None
     write(tmp_path / "rollouts_failures.jsonl", failed)
     trace = open_trace(str(path))
     assert len(list(trace)) == 1
+    of_folder = open_trace(str(tmp_path))
+    assert len(list(of_folder)) == 1 and of_folder.notes == trace.notes
     note = "attempt without a rollout (agent_run_error), in rollouts_failures.jsonl"
     assert trace.notes[note] == 2
     assert trace.format == "nemo-gym"

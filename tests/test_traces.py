@@ -15,10 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.errors import InputError
+from stages.tables.artifacts import TURNS
+from stages.tables.table_file import read_table
 from stages.tiers.failures import default_failures
 from stages.traces import Call, Episode, GoldAction, Trace, Turn, open_trace
 from stages.traces.fields import BadItemError, policy_in
+from stages.traces.folders import trace_files
 from stages.traces.turns import read_turns
+from tests.conftest import Cli
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real traces at {SHARED}")
@@ -1035,7 +1039,7 @@ def test_paths_that_hold_no_trace(tmp_path: Path) -> None:
     missing = tmp_path / "none.json"
     assert error_of(missing) == f"{missing}: no such file; check the path"
     assert error_of(tmp_path) == (
-        f"{tmp_path}: is a directory without simulations; give a file or a results folder"
+        f"{tmp_path}: is a directory without traces; give a file or a results folder"
     )
     below = missing / "x"
     missing.write_text("{}")
@@ -1045,10 +1049,14 @@ def test_paths_that_hold_no_trace(tmp_path: Path) -> None:
 def test_a_folder_of_other_files(tmp_path: Path) -> None:
     file = tmp_path / "monolith.json"
     file.write_text(json.dumps(results(simulation())))
+    assert trace_files(str(tmp_path)) == [str(file)]
+    (tmp_path / "other.json").write_text("{}")
+    file.write_text(json.dumps(simulation()))
     assert error_of(tmp_path) == (
-        f"{file}: is not one record of tau2: an object with the keys 'info', 'tasks', "
-        "'simulations'; give a results folder, or a single file by its own name"
+        f"{tmp_path / 'other.json'}: is not one record of tau2: an empty object; give a "
+        "results folder, or a single file by its own name"
     )
+    (tmp_path / "other.json").unlink()
     file.write_text(json.dumps(simulation(reward_info={"reward": 7})))
     assert error_of(tmp_path) == (f"{file}: 'reward' is 7, outside [0, 1]; {RESCALE}")
     file.write_text(json.dumps(simulation())[:-5])
@@ -1097,3 +1105,34 @@ def test_a_bad_line_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_acted_is_stated_in_many_places(stated: dict[str, Any], policy: str | None) -> None:
     assert policy_in(stated) == policy
+
+
+# --- folders of traces ----------------------------------------------------------------------------
+
+TALK = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+
+
+def test_a_folder_of_traces_means_its_files(run: Cli) -> None:
+    Path("logs/old").mkdir(parents=True)
+    for name in ("a.jsonl", "b.json", "b.meta.json", "c.jsonl.gz", "a.jsonl.bad.jsonl", "d.txt"):
+        text = json.dumps(TALK | {"task_id": name, "outcome": 1}).encode()
+        Path("logs", name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    assert trace_files("logs") == ["logs/a.jsonl", "logs/b.json", "logs/c.jsonl.gz"]
+    assert trace_files("logs/a.jsonl") == ["logs/a.jsonl"]
+    assert trace_files("-") == ["-"]
+    assert run("score", "logs", "-o", "t.parquet", "--quiet").code == 0
+    assert read_table(TURNS, "t.parquet")["source"].to_list() == ["a", "b", "c"]
+    twice = run("score", "logs", "logs/a.jsonl")
+    assert (twice.code, twice.err) == (2, "error: logs/a.jsonl: given twice; name each file once\n")
+    over = run("score", "logs", "-o", "logs/a.jsonl", "--force")
+    assert (over.code, Path("logs/a.jsonl").read_bytes()) == (
+        2,
+        json.dumps(TALK | {"task_id": "a.jsonl", "outcome": 1}).encode(),
+    )
+
+
+def test_a_folder_that_a_format_lays_out_is_one_trace(tmp_path: Path) -> None:
+    (tmp_path / "trial/agent").mkdir(parents=True)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "trial/agent/trajectory.json").write_text("{}")
+    assert trace_files(str(tmp_path)) == [str(tmp_path)]

@@ -12,10 +12,11 @@ from stages.traces import messages
 from stages.traces.detect import FORMATS
 from stages.traces.episode import Episode
 from stages.traces.formats import ReadOptions
+from stages.traces.given import Given
 
 
 def clean(
-    module: ModuleType, *records: Any, notes: Counter[str] | None = None, score: str | None = None
+    module: ModuleType, *records: Any, notes: Counter[str] | None = None, given: Given | None = None
 ) -> list[Any]:
     """The clean records of a file's records; each record must be of this module's format."""
     notes = Counter() if notes is None else notes
@@ -24,9 +25,9 @@ def clean(
     gather = getattr(module, "gather", None)
     whole = gather(records) if gather else records
     result = [
-        item
+        given.apply(record, item) if given else item
         for record in whole
-        for item in module.translate(record, ReadOptions(score=score), notes)
+        for item in module.translate(record, ReadOptions(), notes)
     ]
     assert before == records  # what was given stays as it was
     return result
@@ -36,7 +37,7 @@ def episodes(module: ModuleType, *records: Any, notes: Counter[str] | None = Non
     """The episodes of a file's records."""
     notes = Counter() if notes is None else notes
     read = messages.reader("t", notes, gaps=False)
-    return [read(record) for record in clean(module, *records, notes=notes)]
+    return [read(record) for record in clean(module, *records, notes=notes, given=Given())]
 
 
 def told(episode: Episode) -> list[Any]:

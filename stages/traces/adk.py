@@ -32,7 +32,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
         BadItemError: there are no messages, or a call or a result in them can't be read.
     """
     for case in _maps(record.get("eval_case_results")):
-        yield _result(case, options, notes)
+        yield _result(case, notes)
     for case in _maps(record.get("eval_cases")):
         clean = {"messages": clean_messages(_invocations(case.get("conversation")), notes)}
         yield clean | {"task_id": case.get("eval_id")}
@@ -42,7 +42,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
         yield clean | {key: value for key, value in stated.items() if value is not None}
 
 
-def _result(case: Mapping[str, Any], options: ReadOptions, notes: Counter[str]) -> Record:
+def _result(case: Mapping[str, Any], notes: Counter[str]) -> Record:
     """What the agent did in a case, with the calls that were expected and the verdict."""
     parts = _maps(case.get("eval_metric_result_per_invocation"))
     messages = _said(case.get("session_details") or {})
@@ -63,10 +63,8 @@ def _result(case: Mapping[str, Any], options: ReadOptions, notes: Counter[str]) 
     }
     if parts and all(_maps([part]) for part in expected):
         clean["gold_actions"] = [{"name": u.get("name"), "arguments": u.get("args")} for u in gold]
-    verdict = OUTCOMES.get(case.get("final_eval_status", 0))
-    outcome = verdict if options.score is None else scores.get(options.score)
-    if outcome is not None:
-        clean["outcome"] = outcome
+    if (verdict := OUTCOMES.get(case.get("final_eval_status", 0))) is not None:
+        clean["outcome"] = verdict
     return clean
 
 

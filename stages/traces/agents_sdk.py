@@ -46,10 +46,6 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     Raises:
         BadItemError: its spans hold no text, or a call or a result in them can't be read.
     """
-    if GATHERED not in record:
-        for gathered in gather([record]):
-            yield from translate(gathered, options, notes)
-        return
     parts: list[Record] = record[GATHERED]
     trace: Record = next((part for part in parts if part.get("object") == "trace"), {})
     spans = [part for part in parts if isinstance(part.get("span_data"), Mapping)]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stages.traces.calls import flag_of
 from stages.traces.definitions import tool_definitions
 from stages.traces.envelopes import text_of
-from stages.traces.fields import BadItemError, chosen_score, name_in, object_of, sampled_tokens
+from stages.traces.fields import BadItemError, name_in, object_of, sampled_tokens
 from stages.traces.formats import ReadOptions
 from stages.traces.stream import BrokenJsonError, parse
 
@@ -35,6 +35,22 @@ FIELDS = (
     *("task_id", "trial", "episode_id", "group_id", "domain", "family", "env", "policy"),
     "tokens_recorded",
 )
+# Exceptions beside which Harbor counts a reward (`harbor.models.trial.error_policy` of 0.26): those
+# of the agent's own making, the first of which are limits that cut it off.
+LIMITS = frozenset(
+    [
+        "AgentTimeoutError",
+        "ContextLengthExceededError",
+        "ContextWindowExceededError",
+        "OutputLengthExceededError",
+        "OutputTokenExceededError",
+    ]
+)
+GRADED = LIMITS | {
+    "AgentSafetyRefusalError",
+    "ContentPolicyViolationError",
+    "NonZeroAgentExitCodeError",
+}
 AS_WRITTEN = "give the trajectory as it was written"
 UNREAD = "continuation of a trajectory that is not beside it"
 
@@ -100,6 +116,7 @@ def _step(result: Record, folder: Path) -> Record:
     ended = {
         "verifier_result": step.get("verifier_result"),
         "exception_info": step.get("exception_info") or result.get("exception_info"),
+        "step_results": None,
     }
     return result | named | ended
 
@@ -137,10 +154,10 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
         result, record = record, _object(shared.folder / "agent" / "trajectory.json")
         shared = TrialFiles(shared.folder / "agent")
         if not record:
-            yield _named({}, result) | {"messages": []} | _ending({}, result, options, "error")
+            yield _named({}, result) | {"messages": []} | _ending({}, result, "error")
             return
     _check(record, notes)
-    clean = _named(record, result) | _ending(record, result, options)
+    clean = _named(record, result) | _ending(record, result)
     if tools := _tools(object_of(record, "agent").get("tool_definitions")):
         clean["tools"] = tools
     clean["messages"] = _Writer(notes).read(_steps(record, shared.folder, notes))
@@ -215,28 +232,42 @@ def _model(record: Record) -> str | None:
     return next(filter(None, names), None)
 
 
-def _ending(
-    record: Record, result: Record | None, options: ReadOptions, status: str = "ok"
-) -> Record:
-    """Status, outcome, rewards and stop. A trial without a verdict was never scored."""
-    extra = object_of(record, "extra")
+def _ending(record: Record, result: Record | None, status: str = "ok") -> Record:
+    """Status, outcome, rewards and stop. A trial without a verdict was never scored.
+
+    As in Harbor, a reward counts beside an exception if the agent is to blame for that.
+    """
     ours = _ours(record)
-    rewards = _rewards(extra)
+    rewards = _rewards(object_of(record, "extra"))
     if result is not None:
         rewards = _rewards(object_of(result, "verifier_result")) or rewards
     ending: Record = {"rewards": rewards} if rewards else {}
     ending |= {key: ours[key] for key in ("gold_actions", "stop") if ours.get(key) is not None}
-    if result is not None and result.get("exception_info"):
-        failed = object_of(result, "exception_info")
-        return ending | {"status": "error", "stop": name_in(failed, "exception_type") or "error"}
+    if failures := _failures(result or {}):
+        kinds = [name_in(failure, "exception_type") or "error" for failure in failures]
+        ending["stop"] = kinds[0]
+        if not rewards or not all(map(_is_graded, failures)):
+            return ending | {"status": "error"}
+        status = "truncated" if LIMITS.intersection(kinds) else status
     if status == "error":
         return ending | {"status": "error", "stop": "no trajectory"}
     if result is not None and not rewards:
         status = "masked"
-    outcome = ours.get("outcome", chosen_score(rewards, options.score))
-    if outcome is not None:
-        ending["outcome"] = outcome
+    if ours.get("outcome") is not None:
+        ending["outcome"] = ours["outcome"]
     return ending | {"status": ours.get("status", status)}
+
+
+def _failures(result: Record) -> list[Record]:
+    """The exceptions of a trial and of its steps."""
+    told = [result, *_listed(result, "step_results")]
+    return [failed for part in told if (failed := object_of(part, "exception_info"))]
+
+
+def _is_graded(failure: Record) -> bool:
+    """Whether the reward beside an exception is valid; older results do not say it themselves."""
+    valid = object_of(failure, "policy").get("has_valid_reward")
+    return valid if isinstance(valid, bool) else failure.get("exception_type") in GRADED
 
 
 def _rewards(holder: Record) -> dict[str, Any]:

@@ -61,6 +61,7 @@ FORMATS = (
         nemo_gym.translate,
         complete=nemo_gym.complete,
         beside=nemo_gym.beside,
+        files=nemo_gym.files,
     ),
     Format(
         inspect_log.NAME,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from typing import Any
 
 from stages.traces.calls import UnreadableCallError, object_in, read_call
@@ -38,13 +38,6 @@ def outcome_of(value: Any, field: str) -> float | None:
             "rescale it so that 1 is a full success, or name another field by --map outcome=FIELD",
         )
     return min(max(float(value), 0.0), 1.0)
-
-
-def chosen_score(rewards: Mapping[str, float | None], name: str | None) -> float | None:
-    """The score that is the outcome: the one of a name, or the only one there is."""
-    if name is not None:
-        return rewards.get(name)
-    return next(iter(rewards.values())) if len(rewards) == 1 else None
 
 
 def sampled_tokens(token_ids: Any, prompt_ids: Any, logprobs: Any) -> dict[str, Any]:

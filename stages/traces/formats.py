@@ -26,7 +26,6 @@ class ReadOptions(NamedTuple):
     """What a translator may need beside the record."""
 
     path: str = "-"  # of the trace; "-": standard input
-    score: str | None = None  # --score: which of several scores is the outcome
     tokenizer: str | None = None  # --tokenizer: whose chat template cuts text into turns
     shared: Any = None  # what `Format.whole`, `beside` or `files` gave for all records
 
@@ -46,8 +45,8 @@ class Format(NamedTuple):
     Attributes:
         name: what `Trace.format` says.
         accepts: whether a record is of this format, and so of no other.
-        translate: yield the clean records of one record; counts in the notes what it repairs.
-            Raises BadItemError where it can't.
+        translate: yield the clean records of one record, or of one that `gather` made; counts in
+            the notes what it repairs. Raises BadItemError where it can't.
         complete: add to an episode what clean records have no field for.
         holds: whether an object is a document that holds records of this format.
         whole: the records of such a document, or what a list of records tells of all of them.

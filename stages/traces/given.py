@@ -79,15 +79,17 @@ class Given:
     def _choose(self, clean: Record) -> None:
         """Let one of a record's scores be its outcome, or keep what the format says itself.
 
+        A record whose score is null, or missing among its scores, is masked.
+
         Raises:
             BadItemError: there are several, and nobody says which counts, or it is no outcome.
         """
         scores = {n: s for n, s in clean["rewards"].items() if isinstance(s, (int, float))}
-        self._scores |= dict.fromkeys(scores)
+        self._scores |= dict.fromkeys(clean["rewards"])
         name = self.score
         if name is None:
             stated = any(clean.get(key) is not None for key in OUTCOMES)
-            if not scores or stated or "outcome" in self.fields:
+            if stated or "outcome" in self.fields:
                 return
             if len(scores) > 1 and clean.get("status") in LEFT_OUT:
                 return
@@ -95,10 +97,13 @@ class Given:
                 quoted = few([f"'{score}'" for score in scores])
                 todo = "name the outcome by --score NAME"
                 raise BadItemError(f"has several scores: {quoted}", todo)
-            name = next(iter(scores))
+            name = next(iter(scores or clean["rewards"]), None)
         for key in OUTCOMES:
             clean.pop(key, None)
-        clean["outcome"] = outcome_of(scores.get(name), name)
+        if (value := clean["rewards"].get(name)) is not None:
+            clean["outcome"] = outcome_of(value, str(name))
+        elif clean.get("status") not in LEFT_OUT:  # nobody computed it
+            clean |= {"status": "masked", "stop": "not scored"}
 
     def _gold_of(self, clean: Record) -> tuple[GoldAction, ...] | None:
         """The gold actions of a record's task, by its id or as tables have it: "airline/5"."""

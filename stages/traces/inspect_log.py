@@ -22,7 +22,7 @@ from typing import Any
 from stages.errors import InputError
 from stages.traces.definitions import tool_definitions
 from stages.traces.envelopes import text_of
-from stages.traces.fields import BadItemError, chosen_score, name_in, object_of
+from stages.traces.fields import BadItemError, name_in, object_of
 from stages.traces.formats import ReadOptions, Whole
 from stages.traces.stream import FETCH_AGAIN, BrokenJsonError, parse
 
@@ -208,7 +208,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
         raise BadItemError("'messages' is no list of objects", AS_WRITTEN)
     attached = sample.get("attachments")
     texts = attached if isinstance(attached, dict) else {}
-    clean = _named(sample) | _ending(sample, options)
+    clean = _named(sample) | _ending(sample)
     told, written = _of_events(sample, texts)
     if told:
         clean["tools"] = told
@@ -260,7 +260,7 @@ def _named(sample: Record) -> Record:
     return {key: value for key, value in named.items() if value is not None}
 
 
-def _ending(sample: Record, options: ReadOptions) -> Record:
+def _ending(sample: Record) -> Record:
     """Status, outcome, scores and stop. A score that is NaN was never computed."""
     scores = _scores(sample)
     ending: Record = {"rewards": scores} if scores else {}
@@ -268,11 +268,6 @@ def _ending(sample: Record, options: ReadOptions) -> Record:
         return ending | {"status": "error", "stop": _error(error)}
     if sample.get("invalidation") or object_of(sample, LOG).get("invalidated") is True:
         return ending | {"status": "masked", "stop": "invalidated"}
-    outcome = chosen_score(scores, options.score)
-    if outcome is not None:
-        ending["outcome"] = outcome
-    elif options.score in scores or (scores and not any(map(_is_known, scores.values()))):
-        return ending | {"status": "masked", "stop": "not scored"}
     if limit := sample.get("limit"):
         kind = name_in(limit, "type") if isinstance(limit, dict) else str(limit)
         return ending | {"status": "truncated", "stop": kind or "limit"}
@@ -280,10 +275,6 @@ def _ending(sample: Record, options: ReadOptions) -> Record:
     stop = _stop_reason(output) if isinstance(output, dict) else None
     status = "truncated" if stop in CUT_OFF else "ok"
     return ending | {"status": status} | ({"stop": stop} if stop else {})
-
-
-def _is_known(score: float | None) -> bool:
-    return score is not None
 
 
 def _stop_reason(output: Record) -> str | None:

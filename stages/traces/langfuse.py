@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.traces.calls import object_in
 from stages.traces.definitions import tool_definitions
-from stages.traces.fields import BadItemError, chosen_score
+from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
 from stages.traces.histories import ModelCall, ToolRun, conversation
 from stages.traces.langsmith import heard_in, said_in
@@ -65,10 +65,6 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     Raises:
         BadItemError: no observation holds messages, or a call or a result can't be read.
     """
-    if GATHERED not in record:
-        for gathered in gather([record]):
-            yield from translate(gathered, options, notes)
-        return
     several: list[Record] = record[GATHERED]
     trace: Record = next((part for part in several if not _is_observation(part)), {})
     observations = [part for part in several if _is_observation(part)]
@@ -93,7 +89,6 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
         "episode_id": record["id"],
         "model": next((name for name in model_names if isinstance(name, str)), None),
         "rewards": rewards,
-        "outcome": chosen_score(rewards, options.score),
         "status": "error" if failed else None,
         "stop": _first(failed[0], ("statusMessage", "status_message")) if failed else None,
     }

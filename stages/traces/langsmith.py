@@ -9,7 +9,7 @@ from typing import Any
 from stages.traces.calls import object_in
 from stages.traces.definitions import tool_definitions
 from stages.traces.envelopes import bared
-from stages.traces.fields import BadItemError, chosen_score
+from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
 from stages.traces.histories import ModelCall, ToolRun, conversation
 from stages.traces.spread import Spread
@@ -45,8 +45,7 @@ def translate(record: Run, options: ReadOptions, notes: Counter[str]) -> Iterato
     Raises:
         BadItemError: its runs hold no messages, or a call or a result in them can't be read.
     """
-    runs = record[GATHERED] if GATHERED in record else list(_with_children(record))
-    runs = [_decoded(run) for run in runs]
+    runs = [_decoded(run) for run in record[GATHERED]]
     root = next((run for run in runs if not run.get("parent_run_id")), runs[0])
     models = [run for run in runs if run.get("run_type") in MODEL_RUNS]
     calls = [call for run in models or [root] if (call := _model_call(run)) is not None]
@@ -69,7 +68,6 @@ def translate(record: Run, options: ReadOptions, notes: Counter[str]) -> Iterato
         "status": "error" if root.get("error") else None,
         "stop": root.get("error"),
     }
-    clean["outcome"] = chosen_score(clean["rewards"], options.score)
     yield {key: value for key, value in clean.items() if value not in (None, {})}
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 NAME = "nemo-gym"
 FAILURE = "_ng_failure_class"  # why an attempt has no valid reward; only in the failures' file
 TASK_NAMES = ("task_id", "problem_id", "instance_id")  # of a row, as its own trajectory takes them
+INPUTS, FAILURES = BESIDE = ("_materialized_inputs.jsonl", "_failures.jsonl")
 AS_WRITTEN = "give the rollouts.jsonl as it was written"
 
 Record = dict[str, Any]
@@ -52,8 +53,8 @@ class Beside:
     def __init__(self, path: Path, digest: _Hash | None = None) -> None:
         """Index the file of inputs beside some rollouts; only places are kept in memory."""
         name = path.name.removesuffix(".jsonl")
-        self.failures = path.with_name(f"{name}_failures.jsonl")
-        self._inputs = path.with_name(f"{name}_materialized_inputs.jsonl")
+        self.failures = path.with_name(name + FAILURES)
+        self._inputs = path.with_name(name + INPUTS)
         self._places: dict[bytes, int] = {}
         keep([str(self.failures), str(self._inputs)])
         if not self._inputs.is_file():
@@ -88,6 +89,17 @@ def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> Beside
                 if kind := _object(line).get(FAILURE):
                     notes[f"attempt without a rollout ({kind:.40}), in {shared.failures.name}"] += 1
     return shared
+
+
+def files(folder: Path, digest: _Hash | None = None, notes: Any = None) -> list[tuple[Path, Any]]:
+    """The rollouts below a folder, which is known by the files that lie beside them."""
+    named = (
+        path.with_name(path.name.removesuffix(ending) + ".jsonl")
+        for ending in BESIDE
+        for path in folder.rglob(f"*{ending}")
+    )
+    rollouts = sorted({path for path in named if path.is_file()})
+    return [(path, beside(path, digest, notes)) for path in rollouts]
 
 
 def _object(line: bytes) -> Record:

@@ -176,7 +176,7 @@ class _Opening:
                 episodes = self._files(format, files, digest)
                 return self._trace(format, None, digest, episodes, files[0][1])
         raise InputError(
-            str(folder), "is a directory without simulations", "give a file or a results folder"
+            str(folder), "is a directory without traces", "give a file or a results folder"
         )
 
     def unpacked(self, format: Format) -> Trace:
@@ -270,8 +270,9 @@ class _Opening:
         ignore_trial = not named and _trials_are_tasks(records, self._notes)
         read = self._reader(format, shared, ignore_trial=ignore_trial)
         each, first = records, records[0]
-        if format.gather and all(isinstance(record, dict) for record in records):
-            each, place = list(format.gather(iter(records))), "conversation"
+        if format.gather:
+            objects = self._objects(records, f"{stream.where}:{place}")
+            each, place = list(format.gather(objects)), "conversation"
         episodes = self._each(each, read, f"{stream.where}:{place}")
         return self._trace(format, first, stream.digest, episodes, shared)
 
@@ -303,6 +304,15 @@ class _Opening:
         """Every record's episodes; errors name the record by its number from 1."""
         numbered = ((f"{place} {number}", record) for number, record in enumerate(records, 1))
         return self._placed(numbered, read)
+
+    def _objects(self, records: Iterable[Any], place: str) -> Iterator[dict[str, Any]]:
+        """The records that are objects, for a format that makes bigger ones of them."""
+        for number, record in enumerate(records, 1):
+            if isinstance(record, dict):
+                yield record
+            else:
+                bad = BadItemError("is not an object", KNOWN)
+                self._bad(bad, f"{place} {number}", number, json.dumps(record).encode())
 
     def _placed(
         self, records: Iterable[tuple[str, Any]], read: Read, path: str = ""

@@ -14,7 +14,7 @@ from typing import Any
 
 from stages.traces.clean import was_cut_off
 from stages.traces.definitions import tool_definitions
-from stages.traces.fields import BadItemError, chosen_score
+from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
 from stages.traces.histories import ModelCall, ToolRun, conversation
 from stages.traces.otel_messages import finish_reason, messages_of, value_of
@@ -71,10 +71,6 @@ def translate(
     Raises:
         BadItemError: the spans hold no messages, or a call or a result in them can't be read.
     """
-    if GATHERED not in record:
-        for gathered in gather([record]):
-            yield from translate(gathered, options, notes)
-        return
     parts: list[Span] = record[GATHERED]
     if not parts:
         raise BadItemError("holds no GenAI spans", "give spans with 'gen_ai.' attributes")
@@ -97,7 +93,6 @@ def translate(
         "episode_id": record["id"],
         "model": next((name for s in [*models, *spans] if (name := _model(s))), None),
         "rewards": rewards,
-        "outcome": chosen_score(rewards, options.score),
         "status": "error" if failed else "truncated" if was_cut_off(stop) else None,
         "stop": failed or stop,
     }

@@ -150,7 +150,7 @@ def files(folder: Path, digest: _Hash, notes: Counter[str]) -> list[tuple[Path, 
         for file in sorted(parts.iterdir())
         if file.name.endswith((".json", ".json.gz")) and file.name != HEADER
     ]
-    if not simulations:
+    if not simulations or not (above.is_file() or _is_simulation(simulations[0])):
         return []
     header = Header()
     if above.is_file():
@@ -161,6 +161,14 @@ def files(folder: Path, digest: _Hash, notes: Counter[str]) -> list[tuple[Path, 
         except BadItemError as bad:
             raise InputError(stream.where, bad.what, bad.todo) from None
     return [(file, header) for file in simulations]
+
+
+def _is_simulation(file: Path) -> bool:
+    try:
+        record = parse_document(Stream(str(file)).read(), str(file), Counter())
+    except InputError:
+        return True  # which reading it tells in full
+    return isinstance(record, dict) and accepts(record)
 
 
 def header_of(document: Any, notes: Counter[str]) -> Header:
