@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from irc_cli import __version__
+from stages.core.printable import printable
 from stages.errors import InputError
 from stages.serving.address import without_secrets
 from stages.tables.inputs import keeping
@@ -122,7 +123,7 @@ class LazyGroup(TyperGroup):
 
 
 def _fail(line: str) -> int:
-    sys.stderr.write(f"error: {without_secrets(line)}\n")
+    sys.stderr.write(f"error: {printable(without_secrets(line))}\n")
     return 2
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.markup import escape
 from rich.text import Text
 
 from irc_cli import console
@@ -44,13 +43,13 @@ def print_report(
     for tier in result.tiers:
         if tier.sign_reversed:
             out.print(
-                f"Simpson's paradox: '{escape(tier.tier)}' points one way over all episodes "
+                f"Simpson's paradox: '{tier.tier}' points one way over all episodes "
                 f"({_signed(tier.r_pooled)}) and the other within tasks ({_signed(tier.r_within)})",
                 style="yellow",
             )
         if tier.necessary:
             out.print(
-                f"Necessary by definition: no success lacks '{escape(tier.tier)}' where one has "
+                f"Necessary by definition: no success lacks '{tier.tier}' where one has "
                 "it, so its r is no discovery",
                 style="yellow",
             )
@@ -63,7 +62,7 @@ def print_report(
         for name, judgement in zip(("before", "after"), checks, strict=True):
             out.print(_summary(name, judgement, settings))
             if idle := _pushed_for_nothing(judgement):
-                out.print(f"  pushed though worth nothing: {', '.join(idle)}", markup=False)
+                out.print(f"  pushed though worth nothing: {', '.join(idle)}")
         out.print(_farming_table(*checks))
         out.print("A mean over a tier is a diagnosis, not proof of causal credit.", style="dim")
     if changes:
@@ -82,15 +81,14 @@ def print_test(test: Elsewhere, *, stderr: bool) -> None:
     )
     table = console.table("tier", "value", "r there", "carries over?", left=(0, 3))
     for row in test.tiers:
-        r = escape(_with_interval(row.r, row.ci_low, row.ci_high))
-        table.add_row(escape(row.tier), _value(row.value, ""), r, row.verdict or "")
+        r = _with_interval(row.r, row.ci_low, row.ci_high)
+        table.add_row(row.tier, _value(row.value, ""), r, row.verdict or "")
     table.caption = f"r there: {test.correlation}, as the value is set, with its 95 % interval"
     out.print(table)
     r = _with_interval(test.reward_outcome_correlation, test.ci_low, test.ci_high)
     farmable = ", ".join(f"{n} x {tier}" for tier, n in test.farmability.farmable().items())
     out.print(
-        f"mean reward by these values and outcome correlate by {r}; farmable: {farmable or 'no'}",
-        markup=False,
+        f"mean reward by these values and outcome correlate by {r}; farmable: {farmable or 'no'}"
     )
 
 
@@ -105,7 +103,7 @@ def print_online(state: Online, *, stderr: bool) -> None:
     for event in state.events:
         if event.iteration == number:
             console.console(stderr=stderr).print(
-                f"  gate {event.event}: {escape(event.tier)} ({_signed(event.r)})"
+                f"  gate {event.event}: {event.tier} ({_signed(event.r)})"
             )
 
 
@@ -147,12 +145,12 @@ def _strata_table(result: Calibration) -> Any:
             disagree = f"{tier.i2:.0%} [{tier.i2_low:.0%}, {tier.i2_high:.0%}]"
             mean = _with_interval(tier.mean, tier.ci_low, tier.ci_high)
             named = f"mean over {tier.counted:,}"
-            table.add_row(escape(tier.tier), named, escape(mean), escape(disagree), tier.reading)
-        name = escape(tier.tier) if tier.mean is None else ""
+            table.add_row(tier.tier, named, mean, disagree, tier.reading)
+        name = tier.tier if tier.mean is None else ""
         known = [stratum for stratum in tier.strata if stratum.r is not None]
         for at, stratum in enumerate(known[:_STRATA_SHOWN]):
-            r = escape(_with_interval(stratum.r, stratum.ci_low, stratum.ci_high))
-            table.add_row("" if at else name, escape(stratum.stratum), r)
+            r = _with_interval(stratum.r, stratum.ci_low, stratum.ci_high)
+            table.add_row("" if at else name, stratum.stratum, r)
     table.caption = (
         "random-effects means and 95 % intervals; from three on, a value needs the mean's to "
         "exclude 0, and from two their signs to agree"
@@ -174,7 +172,7 @@ def _tier_table(result: Calibration, *, wide: bool, medium: bool) -> Any:
         every_r = [tier.r_pooled, tier.r_within, tier.excess] if wide else [r]
         every_r += [tier.r_cv, tier.r_landmark] if medium else []
         table.add_row(
-            escape(tier.tier),
+            tier.tier,
             *([f"{tier.turns:,}"] if wide else []),
             f"{tier.episodes:,}",
             *map(_signed, every_r),
@@ -245,7 +243,7 @@ def _direction_table(before: CheckResult, after: CheckResult, *, wide: bool) -> 
         left=(0, 3, 6),
     )
     for then, now in zip(before.direction, after.direction, strict=True):
-        table.add_row(escape(then.tier), *_cells(then, wide=wide), *_cells(now, wide=wide))
+        table.add_row(then.tier, *_cells(then, wide=wide), *_cells(now, wide=wide))
     table.caption = "mean advantage; before: the rewards as scored, after: the calibrated values"
     return table
 
@@ -255,7 +253,7 @@ def _cells(row: Direction, *, wide: bool) -> tuple[str, str, Text]:
     if wide and row.ci_low is not None and row.ci_high is not None:
         mean += f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]"
     wrong = "" if row.wrong_sign_share is None else f"{row.wrong_sign_share:.0%}"
-    return escape(mean), wrong, Text(row.verdict, style=_VERDICT_STYLE.get(row.verdict, "dim"))
+    return mean, wrong, Text(row.verdict, style=_VERDICT_STYLE.get(row.verdict, "dim"))
 
 
 def _summary(name: str, judgement: CheckResult, settings: CalibrateConfig) -> Text:
@@ -293,14 +291,14 @@ def _farming_table(before: CheckResult, after: CheckResult) -> Any:
         extra = [side.extra_turns[tier] for side in farming]
         if any(extra) or 0 in extra:
             cells = ("never" if turns is None else f"{turns:,}" for turns in extra)
-            table.add_row(f"{escape(tier)} repeats to out-earn", *cells)
+            table.add_row(f"{tier} repeats to out-earn", *cells)
     lengths = (
         _with_interval(side.length_correlation, side.ci_low, side.ci_high) for side in farming
     )
-    table.add_row("r with length, among failures", *map(escape, lengths))
+    table.add_row("r with length, among failures", *lengths)
     bias = (judgement.length_bias for judgement in (before, after))
     bonuses = (_with_interval(side.bonus, side.ci_low, side.ci_high) for side in bias)
-    table.add_row("hidden bonus per further turn", *map(escape, bonuses))
+    table.add_row("hidden bonus per further turn", *bonuses)
     shares = ("-" if side.reward_share is None else f"{side.reward_share:.0%}" for side in farming)
     table.add_row("share of the return's variance", *shares)
     table.caption = (
@@ -331,7 +329,7 @@ def _changes_table(changes: Changes) -> Any:
     table = console.table("tier", "value then", "value now", "status then", "status now")
     for row in changes.tiers:
         table.add_row(
-            escape(row.tier),
+            row.tier,
             _value(row.value_then, "new"),
             _value(row.value_now, "gone"),
             row.status_then or "",

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from rich.markup import escape
 
 from irc_cli import console, options
 from irc_cli.notes import check_notes, show_notes
@@ -288,13 +287,10 @@ def _report_values(
     if explain and differing:
         table = console.table("path", "expected", "actual", "rule", left=(0, 1, 2, 3))
         for path, left, right, rule in differing:
-            row = (escape(path), f"[green]{_shown(left)}[/]", f"[red]{_shown(right)}[/]", rule)
-            table.add_row(*row)
+            sides = (left, "green"), (right, "red")
+            cells = [console.styled(console.as_json(value), style) for value, style in sides]
+            table.add_row(path, *cells, rule)
         screen.print(table)
-
-
-def _shown(value: Any) -> str:
-    return escape(console.as_json(value))
 
 
 def _report_traces(summary: dict[str, Any], *, explain: bool, stderr: bool) -> None:
@@ -316,8 +312,9 @@ def _report_traces(summary: dict[str, Any], *, explain: bool, stderr: bool) -> N
     if explain:
         for change in summary["changed"]:
             for example in change["examples"]:
-                screen.print(escape(f"{change['from']} -> {change['to']}: {example['name']}"))
-                screen.print(escape(f"  gold {example['gold']}\n  call {example['arguments']}"))
+                screen.print(f"{change['from']} -> {change['to']}: {example['name']}")
+                screen.print(f"  gold {example['gold']}")
+                screen.print(f"  call {example['arguments']}")
     screen.print(
         f"{summary['unparseable']:,} unparseable, "
         f"{summary['python_repr']:,} read as a Python literal"

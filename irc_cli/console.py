@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,19 +14,37 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from irc_cli import __version__
 from stages.core.arguments.depth import at_any_depth
+from stages.core.printable import UNSEEN, printable
 
 T = TypeVar("T")
 _PIPE_WIDTH = 120  # columns of a report that no terminal limits
+_UNSEEN = re.compile(f"[{UNSEEN}]")
+
+
+class PlainConsole(Console):
+    """A console on which all text is data: one line, no markup, no control codes."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return any text that is printed, the cells of tables too."""
+        return super().render_str(printable(text), **options)
 
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console for standard output or error; colours only on a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    return PlainConsole(
+        file=stream, width=width, highlight=False, soft_wrap=False, markup=False, emoji=False
+    )
+
+
+def styled(text: str, style: str) -> Text:
+    """Return text from outside in a style."""
+    return Text(printable(text), style)
 
 
 def heading(text: str, *, stderr: bool = False) -> None:
@@ -43,8 +62,14 @@ def table(*columns: str, left: tuple[int, ...] = (0,)) -> Table:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document on standard output; an undefined number is null."""
-    sys.stdout.buffer.write(as_json(document, orjson.OPT_INDENT_2).encode() + b"\n")
+    # JSON lets through what acts on a terminal; as escapes it is the same document.
+    text = _UNSEEN.sub(_escaped, as_json(document, orjson.OPT_INDENT_2))
+    sys.stdout.buffer.write(text.encode() + b"\n")
     sys.stdout.flush()
+
+
+def _escaped(hit: re.Match[str]) -> str:
+    return json.dumps(hit[0])[1:-1]
 
 
 @at_any_depth
@@ -64,7 +89,7 @@ def as_json(value: object, option: int = 0) -> str:
 def note(text: str, *, quiet: bool = False) -> None:
     """Print a line on standard error."""
     if not quiet:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{printable(text)}\n")
 
 
 def progress(items: Iterable[T], what: str, *, quiet: bool = False) -> Iterator[T]:
@@ -72,9 +97,10 @@ def progress(items: Iterable[T], what: str, *, quiet: bool = False) -> Iterator[
     if quiet or not sys.stderr.isatty():
         yield from items
         return
-    columns = (SpinnerColumn(), TextColumn(what), BarColumn(), MofNCompleteColumn())
+    text = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), text, BarColumn(), MofNCompleteColumn())
     bar = Progress(*columns, console=console(stderr=True), transient=True)
-    task, started, shown = bar.add_task(what, total=None), time.monotonic(), False
+    task, started, shown = bar.add_task(printable(what), total=None), time.monotonic(), False
     try:
         for item in items:
             yield item

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rich.markup import escape
-
 from irc_cli import console
 from stages.replay import Replay
 from stages.traces.episode import SUCCESS
@@ -99,7 +97,7 @@ def print_replay(replayed: Replay, *, stderr: bool) -> None:
     ):
         screen.print(f"replay: {equal:,} of {equal + differ:,} {what} equal the recorded ones")
     for row in replayed.differences[:SHOWN_DIFFERENCES]:
-        screen.print(escape(_difference(row)))
+        screen.print(_difference(row))
     if len(replayed.differences) > SHOWN_DIFFERENCES:
         screen.print(f"  and {len(replayed.differences) - SHOWN_DIFFERENCES:,} more; see --json")
     if replayed.rescored:
@@ -154,7 +152,7 @@ def _policy_rows(policies: list[dict[str, Any]]) -> Any:
     pass_k = [f"pass^{k}" for k in ks]
     table = console.table("policy", "episodes", "tasks", "pass rate", "95 % interval", *pass_k)
     for row in policies:
-        counts = escape(row["policy"]), f"{row['episodes']:,}", f"{row['tasks']:,}"
+        counts = row["policy"], f"{row['episodes']:,}", f"{row['tasks']:,}"
         if row["episodes"]:
             interval = f"{row['ci_low']:.1%} to {row['ci_high']:.1%}"
             trials = [_pass_k(row, str(k)) for k in ks]
@@ -169,7 +167,7 @@ def _difference_rows(differences: list[dict[str, Any]]) -> Any:
         "policy", "against", "shared tasks", "difference", "95 % interval", left=(0, 1)
     )
     for row in differences:
-        names = escape(row["policy"]), escape(row["against"]), f"{row['tasks']:,}"
+        names = row["policy"], row["against"], f"{row['tasks']:,}"
         if row["tasks"]:
             interval = f"{row['ci_low']:+.1%} to {row['ci_high']:+.1%}"
             table.add_row(*names, f"{row['difference']:+.1%}", interval)
@@ -182,7 +180,7 @@ def _family_rows(rates: dict[str, dict[str, Any]]) -> Any:
     table = console.table("family", "episodes", "tasks", "pass rate", "95 % interval")
     for family, rate in rates.items():
         table.add_row(
-            escape(family),
+            family,
             f"{rate['episodes']:,}",
             f"{rate['tasks']:,}",
             f"{rate['pass_rate']:.1%}",
@@ -204,7 +202,7 @@ def _task_rows(rows: list[dict[str, Any]]) -> Any:
     table = console.table("task", "episodes", "successes", "pass rate", "turns per episode")
     for row in rows:
         table.add_row(
-            escape(row["task_id"]),
+            row["task_id"],
             f"{row['episodes']:,}",
             f"{row['successes']:,}",
             f"{row['pass_rate']:.0%}",

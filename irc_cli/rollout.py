@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from irc_cli import console, options
@@ -305,7 +304,7 @@ def _progress(tally: Tally, *, quiet: bool) -> Iterator[Callable[[], None]]:
     if quiet or not sys.stderr.isatty():
         yield lambda: None
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console.console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=tally.planned)
 
@@ -388,7 +387,7 @@ def _show_plan(
     screen.print(f"{len(tasks):,} tasks x {playing.group_size} = {episodes:,} episodes")
     screen.print(f"at most {turns:,} turns and {document['most_tokens']:,} tokens")
     for name, value in settings.items():
-        screen.print(escape(f"  {name}: {value}"))
+        screen.print(f"  {name}: {value}")
 
 
 def _report(tally: Tally, *, stderr: bool) -> None:
@@ -402,6 +401,6 @@ def _report(tally: Tally, *, stderr: bool) -> None:
     if tally.restarts:
         screen.print(f"begun again on another server: {tally.restarts:,} times")
     for reason, count in tally.failures.most_common(SHOWN_FAILURES):
-        screen.print(escape(f"error, {reason}: {count:,}"))
+        screen.print(f"error, {reason}: {count:,}")
     if tally.failures:
         screen.print("play those again with --resume")

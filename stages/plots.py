@@ -6,6 +6,7 @@ same results make the same bytes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from stages.calibration.estimate import Calibration, chosen_r
 from stages.calibration.online import Event
 from stages.check import CheckResult, Direction
+from stages.core.printable import printable
 from stages.tables.files import whole_file
 
 FORMATS = ("png", "svg")
@@ -24,6 +26,7 @@ WIDTH, ROW = 8.0, 0.32  # inches; of a figure, and of one tier in it
 DPI = 120
 DARK, MIDDLE, LIGHT = "#1b1b1b", "#8fb0d3", "#f0f3f7"
 MARKERS = "osD^vPX*<>"
+LONGEST = 60  # characters of a name
 BEFORE, AFTER = "rewards as scored", "calibrated values"
 
 
@@ -84,7 +87,7 @@ def advantages_figure(before: CheckResult, after: CheckResult) -> Figure:
         axes.set_title(title, loc="left")
         axes.set_xlabel("mean advantage")
         _plain(axes)
-    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_yticks(range(len(names)), map(_label, names))
     handles, labels = panels[1].get_legend_handles_labels()
     kinds = dict(zip(labels, handles, strict=True))  # each once
     figure.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=3, frameon=False)
@@ -146,11 +149,11 @@ def values_figure(values: Sequence[Mapping[str, float]], first: int = 0) -> Figu
         line = [iteration.get(name, 0.0) for iteration in values]
         marker = MARKERS[number % len(MARKERS)]
         axes.plot(range(first, first + len(line)), line, marker=marker, color=DARK, linewidth=1)
-        ends[f"{name} {line[-1]:+.2f}"] = line[-1]
+        ends[f"{_label(name)} {line[-1]:+.2f}"] = line[-1]
     _label_ends(axes, ends, first + len(values) - 1, gap=0.11)
     axes.set_ylim(-1.15, 1.15)
     axes.set_ylabel("value of a tier")
-    if silent := [name for name in names if name not in told]:
+    if silent := [_label(name) for name in names if name not in told]:
         axes.set_title(f"always 0: {', '.join(silent)}", loc="left", fontsize=8, wrap=True)
     return figure
 
@@ -187,7 +190,7 @@ def pass_rate_figure(rates: Mapping[str, Sequence[RateInterval | None]], first: 
             capsize=3,
         )
         last, end = max(last, measured[-1][0]), measured[-1][1].rate
-        ends[f"{name} {end:.1%}"] = end
+        ends[f"{_label(name)} {end:.1%}"] = end
     axes.set_ylim(0, 1)
     _label_ends(axes, ends, last, gap=0.05)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -257,9 +260,18 @@ def write_figure(figure: Figure, stem: str, *, force: bool) -> None:
         metadata = {"Software": None} if name == "png" else {"Date": None, "Creator": None}
         with (
             matplotlib.rc_context({"svg.hashsalt": "irc-cli"}),
+            warnings.catch_warnings(),
             whole_file(f"{stem}.{name}", force=force) as file,
         ):
+            warnings.simplefilter("ignore")  # of names whose letters the font lacks
             figure.savefig(file, format=name, metadata=metadata)
+
+
+def _label(name: str) -> str:
+    """Return a name as matplotlib has to get it: one line, and dollars that begin no formula."""
+    shown = printable(name)
+    shown = shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
+    return shown.replace("$", r"\$")
 
 
 def _rows(names: Sequence[str], height: float = 1.0) -> tuple[Figure, Axes]:
@@ -267,7 +279,7 @@ def _rows(names: Sequence[str], height: float = 1.0) -> tuple[Figure, Axes]:
     size = (WIDTH, 1.2 + height * ROW * max(len(names), 1))
     figure = Figure(size, DPI, layout="constrained")
     axes = figure.subplots()
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), map(_label, names))
     axes.set_ylim(-0.6, max(len(names), 1) - 0.4)
     _plain(axes)
     return figure, axes

@@ -78,10 +78,12 @@ def command(
     _write_yaml(trainer_config(ours, folder), files[CONFIG], force=force)
     launch = f"python -m verl.trainer.main_ppo --config-path {folder} --config-name {NAME}"
     rows = {name: frame.height for name, frame in tasks.items()}
-    line = f"{rows['train']:,} tasks to train on, {rows['val']:,} held out; launch with:\n{launch}"
+    line = f"{rows['train']:,} tasks to train on, {rows['val']:,} held out; launch with:"
     writing.report(
         rows | {"launch": launch}, {}, line, out, as_json=printing.as_json, quiet=printing.quiet
     )
+    if not (printing.as_json or printing.quiet):
+        console.heading(launch)
 
 
 def _checked(ours: VerlConfig) -> VerlConfig:

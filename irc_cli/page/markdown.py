@@ -54,7 +54,7 @@ def _tiers(document: dict[str, Any]) -> list[str]:
             interval(tier["ci_low"], tier["ci_high"]),
             small(tier["q"]),
             f"**{signed(tier['value'])}**" if tier["value"] else "0",
-            tier["status"],
+            plain(tier["status"]),
             *(_pushed(pushed[side].get(tier["tier"])) for side in ("before", "after")),
         )
         for tier in _telling(document["tiers"])
@@ -85,8 +85,8 @@ def _changes(changes: dict[str, Any]) -> list[str]:
             plain(row["tier"]),
             "new" if row["value_then"] is None else signed(row["value_then"]),
             "gone" if row["value_now"] is None else signed(row["value_now"]),
-            row["status_then"] or "",
-            row["status_now"] or "",
+            plain(row["status_then"] or ""),
+            plain(row["status_now"] or ""),
         )
         for row in changes["tiers"]
         if (row["value_then"], row["status_then"]) != (row["value_now"], row["status_now"])

@@ -7,11 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from stages.core.printable import UNSEEN
+
 # What changes how text looks without being seen: controls, and marks of direction.
 _HIDDEN = re.compile(
     r"\r(?!\n)|"
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
+    f"[\x00-\x08\x0b\x0c\x0e-\x1f{UNSEEN}]"
 )
 # Marks piled on one letter, which would be drawn over the lines above and below.
 _MARKS = (
