@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import orjson
 import typer
 
 from irc_cli import calibrate_json, console, method, options
@@ -39,7 +37,7 @@ from stages.check import (
 from stages.tables.artifacts import ADVANTAGES
 from stages.tables.files import digest, together
 from stages.tables.paths import remote
-from stages.tables.table_file import made_by, read_columns, write_table
+from stages.tables.table_file import read_columns, write_table
 from stages.tables.turn_arrays import TurnArrays, advantage_frame, turn_arrays
 from stages.tiers.file import load_tiers
 from stages.traces.notes import left_out
@@ -78,8 +76,6 @@ def run(request: Request) -> None:
     if request.plots:
         figures = FIGURES[:1] if request.ways else FIGURES
         check_figures(request.plots, figures, force=request.printing.force)
-    if _cut_off(request):
-        request = replace(request, printing=replace(request.printing, force=True))
     outs = [request.out, request.beside, request.report, request.markdown]
     options.check_outputs(outs, as_json=request.printing.as_json, force=request.printing.force)
     if request.way == "partial":
@@ -93,24 +89,6 @@ def run(request: Request) -> None:
         for objection in results.objections:
             console.note(f"check failed: {objection}")
         raise typer.Exit(1)
-
-
-def _cut_off(request: Request) -> bool:
-    """Whether the same call was killed between the names of its files, and may go on.
-
-    The calibration gets its name after the advantages, so these are there without it.
-    """
-    beside, out = request.beside, request.out
-    if not beside or not out or not Path(beside).is_file() or Path(out).exists():
-        return False
-    recorded = made_by(beside)
-    ours = orjson.loads(orjson.dumps(_origin(request)))  # JSON has no tuples
-    inputs, settings = recorded.get("inputs", []), recorded.get("settings", {})
-    return (
-        all(recorded.get(name) == ours[name] for name in ("irc_cli", "command", "seed"))
-        and all(settings.get(name) == of for name, of in ours["settings"].items())
-        and all(file in inputs for file in ours["inputs"])
-    )
 
 
 class _Results(NamedTuple):

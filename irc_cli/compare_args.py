@@ -26,6 +26,7 @@ from stages.core.arguments import (
 )
 from stages.errors import InputError, few
 from stages.settings import Setting
+from stages.tables.files import together
 from stages.tables.yamlfile import nearest
 from stages.traces.calls import UnreadableCallError
 from stages.traces.notes import GIVE_GOLD, READ_AS_PYTHON, note_left_out
@@ -152,11 +153,12 @@ def _compare_traces(
     notes = reader.notes + comparison.notes
     check_notes(notes, strict=printing.strict)
     summary = comparison.summary() | {"notes": dict(notes)}
-    if out:
-        settings = {"tool_rules": asked.tool_rules, "domain": source.domain} | reader.named
-        made_by = console.made_by("compare-args", settings, seed, reader.digests)
-        write_table(PAIRS, comparison.frame(renamed), out, made_by, force=printing.force)
-    reader.write_bad(out, force=printing.force)
+    with together():
+        if out:
+            settings = {"tool_rules": asked.tool_rules, "domain": source.domain} | reader.named
+            made_by = console.made_by("compare-args", settings, seed, reader.digests)
+            write_table(PAIRS, comparison.frame(renamed), out, made_by, force=printing.force)
+        reader.write_bad(out, force=printing.force)
     if printing.as_json:
         console.print_json(summary)
     elif not printing.quiet:

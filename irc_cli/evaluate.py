@@ -30,7 +30,7 @@ from stages.evaluate import Measurer
 from stages.policy_registry import POLICIES
 from stages.replay import Replay, Replayer
 from stages.settings import Setting
-from stages.tables.files import whole_file
+from stages.tables.files import together, whole_file
 from stages.traces.identity import Identities
 from stages.traces.notes import note_left_out
 
@@ -141,6 +141,7 @@ def command(
     _show(measures, replayed, read, out, printing)
 
 
+@together()
 def _write_files(
     measures: dict[str, Any],
     this: MeasuredTraces,

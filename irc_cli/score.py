@@ -13,7 +13,7 @@ from stages.errors import InputError, few
 from stages.score import Scored, Scorer
 from stages.settings import Setting
 from stages.tables.artifacts import TURNS
-from stages.tables.files import digest
+from stages.tables.files import digest, together
 from stages.tables.table_file import write_lazy, write_table
 from stages.tables.yamlfile import Node, read_yaml
 from stages.tiers.file import SHIPPED, load_tiers, use_rewards
@@ -79,15 +79,12 @@ def command(
         notes[f"without gold actions (--gold FILE) no turn is of: {lacking}"] = scored.episodes
     check_notes(notes, strict=printing.strict)
     summary = _summary(scored, reader, notes)
-    if out:
-        settings = _settings(chosen, tier_set, reader, given.rewards)
-        made_by = console.made_by("score", settings, seed, inputs | reader.digests)
-        made_by["summary"] = summary
-        if scored.is_large:
-            write_lazy(TURNS, scored.lazy(), out, made_by, force=printing.force)
-        else:
-            write_table(TURNS, scored.frame(), out, made_by, force=printing.force)
-    reader.write_bad(out, force=printing.force)
+    settings = _settings(chosen, tier_set, reader, given.rewards)
+    made_by = console.made_by("score", settings, seed, inputs | reader.digests)
+    with together():
+        if out:
+            _write(scored, out, made_by | {"summary": summary}, force=printing.force)
+        reader.write_bad(out, force=printing.force)
     if printing.as_json:
         console.print_json(summary)
     elif not printing.quiet:
@@ -104,6 +101,13 @@ def _scored(reader: TraceReader, tiers: Tiers) -> Scored:
     scored.renamed = reader.renamed()
     reader.note_groups()
     return scored
+
+
+def _write(scored: Scored, out: str, made_by: dict[str, Any], *, force: bool) -> None:
+    if scored.is_large:
+        write_lazy(TURNS, scored.lazy(), out, made_by, force=force)
+    else:
+        write_table(TURNS, scored.frame(), out, made_by, force=force)
 
 
 def _settings(name: str, tiers: Tiers, reader: TraceReader, rewards: str | None) -> dict[str, Any]:

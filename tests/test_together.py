@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from stages.errors import InputError
-from stages.tables.files import together, whole_file
+from stages.tables.files import together, whole_file, whole_folder
 from tests.conftest import Cli
 
 OUTPUTS = {"advantages.parquet", "calibration.yaml"}
@@ -116,5 +116,79 @@ def test_killed_while_files_appear_the_command_runs_again(
     assert (tmp_path / "advantages.parquet").exists() == (after == 1)
     assert run(*command).code == 0
     assert all((tmp_path / name).exists() for name in OUTPUTS)
+    assert not list(tmp_path.glob(".*.appearing"))
     other = run("calibrate", turns, "-o", "another.yaml", "--seed", "1")
     assert other.err.startswith("error: advantages.parquet: exists already")
+
+
+# Commands of several outputs, the one that appears last, and how many there are.
+SEVERAL = [
+    ("score bad.jsonl --skip-bad -o turns", "turns", 2),
+    ("compare-args bad.jsonl --skip-bad -o pairs", "pairs", 2),
+    ("eval bad.jsonl --skip-bad -o eval.json", "eval.json", 2),
+    ("export messages bad.jsonl --skip-bad -o m.jsonl", "m.jsonl", 3),
+    ("export sft good.jsonl -o sft.jsonl", "sft.jsonl", 2),
+    ("export trl good.jsonl -o trl.jsonl", "trl.jsonl", 2),
+    ("export atif bad.jsonl --skip-bad -o job", "job", 2),
+    (
+        "export verl --env airline-mini --model m --max-tasks 8 --tasks-per-step 8 -o verl",
+        "irc.yaml",
+        4,
+    ),
+    ("calibrate {turns} -o c.yaml --markdown c.md --report c.html", "c.yaml", 4),
+]
+
+
+@pytest.mark.parametrize(("command", "last", "count"), SEVERAL)
+def test_a_command_cut_off_at_any_name_runs_again(
+    run: Cli,
+    turns: Path,
+    example: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    last: str,
+    count: int,
+) -> None:
+    lines = example.read_bytes().splitlines(keepends=True)[:40]
+    (tmp_path / "good.jsonl").write_bytes(b"".join(lines))
+    (tmp_path / "bad.jsonl").write_bytes(b"".join([*lines, b"{\n"]))
+    args = command.format(turns=turns).split()
+    before = set(tmp_path.iterdir())
+    replace = Path.replace
+    for killed_at in range(count + 1):
+        left = [killed_at]
+
+        def counted(self: Path, target: Path, left: list[int] = left) -> Path:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return replace(self, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", counted)
+            assert run(*args).code == (130 if killed_at < count else 0)
+        made = {path for path in tmp_path.rglob("*") if path.name == last}
+        assert bool(made) == (killed_at == count), "the last one says that all are there"
+    assert not list(tmp_path.rglob(".*"))
+    assert run(*args).err.endswith("exists already; pass --force to replace it\n")
+    assert set(tmp_path.iterdir()) > before
+    assert run(*args, "--force").code == 0
+
+
+def test_what_one_command_writes_twice(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="given twice; name each output once"), together():
+        write(tmp_path / "a")
+        write(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_old_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "job"
+    for text in ("old", "new"):
+        with together():
+            with whole_folder(str(path)) as folder:
+                (folder / text).touch()
+            assert [file.name for file in path.glob("*")] == ["old"] * (text == "new")
+    assert [file.name for file in path.iterdir()] == ["new"]
+    assert [file.name for file in tmp_path.iterdir()] == ["job"]

@@ -17,7 +17,7 @@ from stages.exports.atif import result, trajectory, trial_names
 from stages.exports.credits import check_credits, credits_of
 from stages.exports.messages import message_rows, settle
 from stages.tables.artifacts import TURNS
-from stages.tables.files import reachable, whole_folder
+from stages.tables.files import half_written, reachable, together, whole_folder
 from stages.tables.inputs import refuse_input
 from stages.tables.inspected import inspected_advantages
 from stages.tables.table_file import read_table
@@ -92,9 +92,10 @@ def command(
     settings = {"domain": source.domain, **source.settings}
     inputs = reader.digests | writing.digests([source.gold, turns, advantages])
     made_by = console.made_by("export atif", settings, seed, inputs)
-    if out:
-        _write(trials, out, made_by)
-    reader.write_bad(out, force=printing.force)
+    with together():
+        if out:
+            _write(trials, out, made_by)
+        reader.write_bad(out, force=printing.force)
     steps = sum(len(document["steps"]) for _, document in trials)
     document = {"trials": len(trials), "steps": steps, "turns_with_tier": len(credits)}
     line = f"{len(trials):,} trials, {steps:,} steps"
@@ -113,7 +114,7 @@ def _check_folder(folder: Path, *, force: bool) -> None:
         refuse_input(str(folder), folder=True)
         if not (folder / MADE).is_file():
             raise InputError(str(folder), "exists already", "name a folder that does not exist")
-        if not force:
+        if not force and not half_written(str(folder)):
             raise InputError(str(folder), "exists already", "pass --force to replace it")
 
 

@@ -8,6 +8,7 @@ from irc_cli.notes import check_notes
 from irc_cli.traces import Paths, TraceOptions
 from stages.errors import InputError, few
 from stages.exports.messages import message_rows, settle
+from stages.tables.files import together
 
 
 @options.expanded()
@@ -36,8 +37,9 @@ def command(
     settings = {"domain": source.domain, **source.settings}
     inputs = reader.digests | writing.digests([source.gold])
     made_by = console.made_by("export messages", settings, seed, inputs)
-    writing.write_lines(rows, out, made_by, force=printing.force)
-    reader.write_bad(out, force=printing.force)
+    with together():
+        writing.write_lines(rows, out, made_by, force=printing.force)
+        reader.write_bad(out, force=printing.force)
     turns = sum(len(episode.turns) for episode in episodes)
     line = f"{len(rows):,} episodes, {turns:,} turns"
     document = {"episodes": len(rows), "turns": turns}

@@ -18,7 +18,7 @@ from stages.envs.registry import open_env
 from stages.errors import InputError
 from stages.exports.verl import DATASET, NAME, VerlConfig, agent_loops, dataset, trainer_config
 from stages.settings import Setting
-from stages.tables.files import refuse_existing, whole_file
+from stages.tables.files import refuse_existing, together, whole_file
 from stages.tables.table_file import write_table
 from stages.tiers.file import SHIPPED
 
@@ -72,10 +72,11 @@ def command(
     settings = {"env": ours.env, **asdict(splits)}
     made_by = console.made_by("export verl", settings, seed, writing.digests(inputs))
     folder.mkdir(exist_ok=True)
-    for name, frame in tasks.items():
-        write_table(DATASET, frame, files[DATA[name]], made_by, force=force)
-    _write_yaml(agent_loops(ours), files[AGENT], force=force)
-    _write_yaml(trainer_config(ours, folder), files[CONFIG], force=force)
+    with together():  # the configuration appears last: it names the others
+        _write_yaml(trainer_config(ours, folder), files[CONFIG], force=force)
+        _write_yaml(agent_loops(ours), files[AGENT], force=force)
+        for name, frame in tasks.items():
+            write_table(DATASET, frame, files[DATA[name]], made_by, force=force)
     launch = f"python -m verl.trainer.main_ppo --config-path {folder} --config-name {NAME}"
     rows = {name: frame.height for name, frame in tasks.items()}
     line = f"{rows['train']:,} tasks to train on, {rows['val']:,} held out; launch with:"

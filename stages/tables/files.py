@@ -23,32 +23,77 @@ _held_back: ContextVar[dict[Path, Path] | None] = ContextVar("held_back", defaul
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Let all files that are written in here appear at once, when the last one is complete.
+    """Let all files and folders that are written in here appear at once, when all are complete.
 
     If anything fails before, none of them appears. The first one that was written appears last, so
-    write first what says that the others are there.
+    write first what says that the others are there. Names can't be given all at once: a mark lies
+    beside each until all have theirs, and what a killed process left beside its mark may be
+    written again.
 
     Raises:
         InputError: a file can't get its name.
     """
+    if _held_back.get() is not None:  # they appear with those of an outer one
+        yield
+        return
     files: dict[Path, Path] = {}
     token = _held_back.set(files)
     try:
         yield
+        marks = [_mark(target) for target in files] if len(files) > 1 else []
+        for mark in marks:
+            mark.touch()
         for target in reversed(list(files)):
             _appear(files[target], target)
             del files[target]
+        for mark in marks:
+            mark.unlink(missing_ok=True)
     finally:
         _held_back.reset(token)
         for temporary in files.values():
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
+
+
+def half_written(path: str) -> bool:
+    """Whether an output is what a killed process left of several that were to appear together."""
+    return _mark(Path(os.path.realpath(path))).exists()
+
+
+def _mark(target: Path) -> Path:
+    return target.with_name(f".{target.name}.appearing")
 
 
 def _appear(temporary: Path, target: Path) -> None:
+    """Give a complete file or folder its name; an old folder goes when the new one is there."""
+    old, is_folder = target.with_name(f".{target.name}.old"), temporary.is_dir()
     try:
+        if is_folder and target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
         temporary.replace(target)
     except OSError as error:
         raise _unwritable(str(target), error) from None
+    if is_folder:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove(temporary: Path) -> None:
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        temporary.unlink(missing_ok=True)
+
+
+def _complete(temporary: Path, target: Path, path: str) -> None:
+    """Give a complete file or folder its name, or within `together` let it wait for the others."""
+    held_back = _held_back.get()
+    if held_back is None:
+        _appear(temporary, target)
+    elif target in held_back:
+        _remove(temporary)
+        raise InputError(path, "given twice", "name each output once")
+    else:
+        held_back[target] = temporary
 
 
 @contextmanager
@@ -80,12 +125,8 @@ def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
-        held_back = _held_back.get()
-        if held_back is None:
-            Path(temporary).replace(target)
-        else:
-            held_back[target] = Path(temporary)
-            temporary = None
+        _complete(Path(temporary), target, path)
+        temporary = None
     except OSError as error:
         raise _unwritable(path, error) from None
     finally:
@@ -97,7 +138,8 @@ def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
 def whole_folder(path: str) -> Iterator[Path]:
     """Yield a folder to fill, which gets its name when it is complete.
 
-    A link is followed: the folder that it names is written.
+    A link is followed: the folder that it names is written. Within `together` the folder appears
+    with the others.
 
     Args:
         path: of the folder; one that is there already is replaced, once the new one is whole.
@@ -107,18 +149,15 @@ def whole_folder(path: str) -> Iterator[Path]:
     """
     refuse_input(path, folder=True)
     target = Path(os.path.realpath(path))
-    temporary, old = (target.with_name(f".{target.name}.{kind}") for kind in ("partial", "old"))
+    temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-        temporary.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _complete(temporary, target, path)
 
 
 @contextmanager
@@ -174,7 +213,7 @@ def refuse_existing(path: str, *, force: bool) -> None:
         # Renaming a file onto /dev/null would replace it.
         if target.exists() and not target.is_file():
             raise InputError(path, "is no regular file", "name a file to write, or '-'")
-        if target.exists() and not force:
+        if target.exists() and not force and not half_written(path):
             raise InputError(path, "exists already", "pass --force to replace it")
 
 

@@ -18,7 +18,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from stages.errors import InputError
-from stages.tables.files import head, standard_input, whole_file
+from stages.tables.files import head, standard_input, together, whole_file
 from stages.tables.paths import remote, unreadable
 from stages.tables.table import Table
 
@@ -80,10 +80,11 @@ def write_rows(
     if path == "-":
         sys.stdout.buffer.writelines(lines)
         return
-    beside = made_by_path(path)
-    with whole_file(path, force=force) as file, whole_file(beside, force=force) as about:
-        file.writelines(lines)
-        about.write(orjson.dumps(made_by, option=orjson.OPT_INDENT_2))
+    with together():
+        with whole_file(path, force=force) as file:
+            file.writelines(lines)
+        with whole_file(made_by_path(path), force=force) as about:
+            about.write(orjson.dumps(made_by, option=orjson.OPT_INDENT_2))
 
 
 def made_by_path(path: str) -> str:
