@@ -273,7 +273,7 @@ def _critic_table(critic: Critic) -> Any:
     table = console.table("tier", "first turn adds", "each repeat adds", left=(0,))
     for row in gains(critic):
         first, again = (f"{gain:+.3f} +- {error:.3f}" for gain, error in (row.first, row.again))
-        table.add_row(escape(row.tier), first, again)
+        table.add_row(row.tier, first, again)
     table.caption = (
         f"to the forecast of the outcome, up to {MOST_REPEATS} repeats; errors by jackknife over "
         "folds of the tasks"

@@ -289,8 +289,8 @@ def _report_values(
     if explain and differing:
         table = console.table("path", "expected", "actual", "rule", left=(0, 1, 2, 3))
         for path, left, right, rule in differing:
-            sides = (left, "green"), (right, "red")
-            cells = [console.styled(console.as_json(value), style) for value, style in sides]
+            pair = (left, "green"), (right, "red")
+            cells = [console.styled(console.as_json(value), style) for value, style in pair]
             table.add_row(path, *cells, rule)
         screen.print(table)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import orjson
 import typer
@@ -31,12 +31,53 @@ from stages.loop import LOOP, LoopConfig, LoopStep, Places
 from stages.loop_files import Records, check_settings
 from stages.serving.address import without_secrets
 from stages.tables.files import whole_file
+from stages.tables.state import check_rows, read_state
 from stages.tables.yamlfile import parse_yaml
 
 if TYPE_CHECKING:
     from stages.plots import RateInterval
 
 SHOWN = 12  # iterations of the live table
+
+
+class _Played(TypedDict):
+    """What a loop takes from what `rollout` printed."""
+
+    pass_rate: float | None
+
+
+class _Measured(TypedDict):
+    """... `eval`."""
+
+    episodes: int
+    pass_rate: float
+    ci_low: float
+    ci_high: float
+
+
+class _Pushed(TypedDict):
+    tier: str
+    verdict: str
+
+
+class _Judged(TypedDict):
+    misaligned: list[str]
+    direction: list[_Pushed]
+
+
+class _Gates(TypedDict):
+    events: list[dict[str, Any]]
+
+
+class _Calibrated(TypedDict):
+    """... `calibrate`."""
+
+    before: _Judged
+    after: _Judged
+    online: NotRequired[_Gates | None]
+
+
+_PRINTED: dict[str, Any] = {"rollout": _Played, "eval": _Measured, "calibrate": _Calibrated}
 
 
 class Standing(NamedTuple):
@@ -148,7 +189,10 @@ class Runner:
             with whole_file(str(printed), force=True) as file:
                 file.write(text)
             records.add(step)
-        document = dict(orjson.loads(printed.read_bytes()))
+        todo = "delete it: the step runs again"
+        document: dict[str, Any] = read_state(
+            printed, _PRINTED.get(step.args[0], dict[str, Any]), todo
+        )
         notes = document.get("notes", {})
         check_notes(notes, strict=self._strict)  # also of what was done before, without --strict
         self.notes.update(notes)
@@ -282,7 +326,7 @@ def _draw(out: Path, start: dict[str, Any] | None, standings: Sequence[Standing]
     if any(standing.values for standing in standings):
         figures["values"] = values_figure([standing.values for standing in standings])
     if standings[-1].gates:
-        events = [Event(**event) for event in standings[-1].gates]
+        events = check_rows(standings[-1].gates, Event, str(out), "delete the iteration's .json")
         figures["gates"] = gates_figure(events, len(standings))
     (out / "plots").mkdir(exist_ok=True)
     write_figures(str(out / "plots"), figures, force=True)

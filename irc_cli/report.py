@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import polars as pl
 import typer
@@ -37,7 +37,8 @@ from stages.settings import Setting
 from stages.tables.artifacts import COUNTS
 from stages.tables.files import digest, whole_file
 from stages.tables.paths import files_of
-from stages.tables.table_file import made_by
+from stages.tables.state import check_types
+from stages.tables.table_file import made_by, made_from
 from stages.tables.turn_arrays import turn_arrays
 from stages.tiers.file import SHIPPED, load_tiers
 from stages.tiers.rules import Tiers
@@ -208,6 +209,18 @@ def next_step_of(known: ReportInputs) -> str:
     return next_step(known.calibration, checks, known.config)
 
 
+class ScoredWith(TypedDict, total=False):
+    """What turns record of the options of `score`, as far as it is read again."""
+
+    tiers: str | None
+    rewards: str | None
+    gold: str | None
+    map: list[str] | None
+    score: str | None
+    tokenizer: str | None
+    domain: str | None
+
+
 class Origin(NamedTuple):
     """What turns were scored from, as they record it."""
 
@@ -220,17 +233,21 @@ class Origin(NamedTuple):
 
 def scored_from(paths: list[str]) -> Origin:
     """Return the tiers, the traces and the options that turns were scored with."""
-    recorded = [made_by(path) for path in paths]
-    settings: dict[str, Any] = next((row["settings"] for row in recorded if "settings" in row), {})
+    recorded = {path: made_by(path) for path in paths}
+    told = (path for path, made in recorded.items() if "settings" in made)
+    settings: ScoredWith = {}
+    if path := next(told, None):
+        where = f"{path}: its record"
+        settings = check_types(recorded[path]["settings"], ScoredWith, where, "score them again")
     name = settings.get("tiers") or "extended"
     if name not in SHIPPED and not Path(name).is_file():
         name = "extended"
-    files = {row["path"]: row.get("sha256") for made in recorded for row in made.get("inputs", [])}
+    files = {name: sha256 for path in paths for name, sha256 in made_from(path).items()}
     gold, others = settings.get("gold"), {settings.get("tiers"), settings.get("rewards")}
     digests = {path: sha256 for path, sha256 in files.items() if path not in others}
     traces = [path for path in digests if path != gold]
-    named = {"fields": settings.get("map"), "gold": gold}
-    named |= {key: settings.get(key) for key in ("score", "tokenizer")}
+    named: dict[str, Any] = {"fields": settings.get("map"), "gold": gold}
+    named |= {"score": settings.get("score"), "tokenizer": settings.get("tokenizer")}
     return Origin(load_tiers(name), traces, digests, settings.get("domain"), named)
 
 

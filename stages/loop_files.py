@@ -17,6 +17,8 @@ from stages.errors import InputError
 from stages.loop import LoopStep
 from stages.serving.address import without_secrets
 from stages.tables.files import digest, whole_file
+from stages.tables.state import read_state
+from stages.tables.yamlfile import Node, read_yaml
 
 SETTINGS = "loop.yaml"
 
@@ -31,7 +33,7 @@ def check_settings(out: Path, settings: dict[str, Any]) -> None:
     """
     path, settings = out / SETTINGS, without_secrets(settings)
     if path.exists():
-        before = without_secrets(yaml.safe_load(path.read_bytes()))
+        before = without_secrets(_plain(read_yaml(str(path))))
         for name in sorted(before.keys() | settings.keys()):
             if name != "iterations" and before.get(name) != settings.get(name):
                 what = f"is of a loop with {name} {before.get(name)!r}, not {settings.get(name)!r}"
@@ -47,15 +49,21 @@ def check_settings(out: Path, settings: dict[str, Any]) -> None:
         file.write(yaml.safe_dump(settings, sort_keys=False).encode())
 
 
+def _plain(root: Node) -> dict[str, Any]:
+    """Return the values of a mapping."""
+    return {name: node.plain() for name, node in root.fields().items()}
+
+
 class Records:
     """The steps of one iteration that were done: `steps.json` in its folder."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "steps.json"
         folder.mkdir(exist_ok=True)
-        self._steps: dict[str, Any] = (
-            orjson.loads(self._path.read_bytes()) if self._path.exists() else {}
-        )
+        self._steps: dict[str, Any] = {}
+        if self._path.exists():
+            todo = "delete it: the steps of this iteration run again"
+            self._steps = read_state(self._path, dict[str, dict[str, Any]], todo)
 
     def done(self, step: LoopStep) -> bool:
         """Whether running a step again would change nothing."""

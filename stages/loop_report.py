@@ -4,19 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import orjson
 
 from stages.errors import InputError
 from stages.loop_files import SETTINGS
+from stages.reporting.recorded import read_calibration
 from stages.reporting.tasks import FAILED, PASSED, TRUNCATED, episode_rows, pass_rate_of
 from stages.tables.artifacts import TURNS
+from stages.tables.state import check_types, read_state
 from stages.tables.table_file import read_table
 from stages.tables.yamlfile import read_yaml
 
 TURNS_FILE, ROLLOUTS, CALIBRATION = "turns.parquet", "rollouts.jsonl", "calibration.yaml"
 LOG = "loop.jsonl"
+
+
+class _Measured(TypedDict):
+    """What the panel shows of an evaluation."""
+
+    episodes: int
+    tasks: int
+    pass_rate: float
+    ci_low: float
+    ci_high: float
+
+
+class _Line(TypedDict):
+    """A line of the loop's log, as far as the panel shows it."""
+
+    iteration: int
+    misaligned: NotRequired[list[str] | None]
+    verdicts: NotRequired[dict[str, tuple[str, str]] | None]
+    gates: NotRequired[list[dict[str, Any]] | None]
+    restored: NotRequired[bool | None]
 
 
 def is_loop(folder: Path) -> bool:
@@ -68,7 +90,9 @@ def loop_panel(folder: Path, shown: Path) -> dict[str, Any]:
     Raises:
         InputError: a file of the loop can't be read.
     """
-    settings = read_yaml(str(folder / SETTINGS)).plain()
+    settings = {
+        name: node.plain() for name, node in read_yaml(str(folder / SETTINGS)).fields().items()
+    }
     rows = [_row(path) for path in iterations(folder)]
     log = _log(folder)
     for row in rows:
@@ -90,8 +114,9 @@ def _row(iteration: Path) -> dict[str, Any]:
     episodes = episode_rows(read_table(TURNS, str(iteration / TURNS_FILE)))
     values: dict[str, dict[str, Any]] = {}
     if path := newest_calibration(iteration):
-        document = read_yaml(str(path)).plain()
-        values = {tier["tier"]: tier for tier in document.get("tiers", [])}
+        values = {
+            tier.tier: tier._asdict() for tier in read_calibration(str(path)).calibration.tiers
+        }
     names = ("value", "status", "ci_low", "ci_high", "q")
     return {
         "iteration": int(iteration.name.rpartition("-")[2]),
@@ -106,11 +131,10 @@ def _evaluation(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        document = orjson.loads(path.read_bytes())
-        names = ("episodes", "tasks", "pass_rate", "ci_low", "ci_high")
-        return {name: document[name] for name in names}
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+        measured = read_state(path, _Measured, "run the loop again")
+    except InputError:
         raise InputError(str(path), "is no output of irc-cli eval", "run the loop again") from None
+    return {name: measured[name] for name in _Measured.__annotations__}
 
 
 def _log(folder: Path) -> dict[int, Mapping[str, Any]]:
@@ -120,8 +144,10 @@ def _log(folder: Path) -> dict[int, Mapping[str, Any]]:
         return {}
     try:
         rows = [orjson.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
-        return {int(row["iteration"]): row for row in rows}
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        for row in rows:
+            check_types(row, _Line, str(path), "run the loop again")
+        return {row["iteration"]: row for row in rows}
+    except ValueError:  # an InputError is one, too
         raise InputError(str(path), "is no log of a loop", "run the loop again") from None
 
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 import polars as pl
@@ -27,6 +28,7 @@ from stages.serving.answers import LARGEST
 from stages.tables.artifacts import TOKENS, RolloutRow
 from stages.tables.files import refuse_existing, whole_file
 from stages.tables.paths import RunFiles
+from stages.tables.state import parsed, read_state
 from stages.tables.table_file import read_table, write_blocks
 
 REPEATED_BY = (
@@ -38,6 +40,8 @@ REPEATED_BY = (
 )  # of a run's provenance: what episodes follow from
 BLOCK = 200  # turns whose tokens are held as Python objects, some thousand each
 
+FORCE = "pass --force to start over"
+
 Key = tuple[str, int]  # task id, trial
 
 
@@ -45,6 +49,28 @@ def run_id(made_by: Mapping[str, Any]) -> str:
     """Return the name of a run: the same for every repetition, another for any other run."""
     spec = {name: made_by[name] for name in REPEATED_BY}
     return hashlib.sha256(orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
+
+
+class _MadeBy(TypedDict):
+    """What a run has to record of its making."""
+
+    settings: dict[str, Any]
+
+
+class _Tokens(TypedDict):
+    """A row of TOKENS in the journal."""
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+    logprobs: list[float] | None
+
+
+class _Line(TypedDict):
+    """An episode in the journal, as Played has it."""
+
+    row: RolloutRow
+    tokens: list[_Tokens]
+    timing: dict[str, Any]
 
 
 class Journal:
@@ -133,16 +159,16 @@ class Journal:
         with self._files.partial.open("rb") as file:
             place = len(file.readline())
             for number, line in enumerate(file, 2):
+                where = f"{self._files.partial}:{number}"
                 try:
-                    played = orjson.loads(line)
-                    row, fit = played["row"], _fit(played["tokens"])
-                except (ValueError, KeyError):
+                    played = parsed(line, _Line, where, "delete the line")
+                except InputError:
                     if file.read(1):
-                        where = f"{self._files.partial}:{number}"
                         raise InputError(where, "broken", "delete the line") from None
                     break
                 if not line.endswith(b"\n"):
                     break
+                row, fit = played["row"], _fit(played["tokens"])
                 self._note(_key(row), place, row["status"] if fit else "error")
                 place += len(line)
         return place
@@ -187,10 +213,16 @@ def _header(files: RunFiles) -> dict[str, Any] | None:
     try:
         with files.partial.open("rb") as file:
             line = file.readline()
-        return dict(orjson.loads(line)) if line.endswith(b"\n") else None
     except FileNotFoundError:
         return None
-    except ValueError:
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(str(files.partial), reason, "move it") from None
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return dict(parsed(line, _MadeBy, str(files.partial), "delete it"))
+    except InputError:
         raise InputError(str(files.partial), "not a journal of a run", "delete it") from None
 
 
@@ -204,10 +236,10 @@ def _create(files: RunFiles, made_by: dict[str, Any], episodes: Iterable[Played]
 def _read_meta(files: RunFiles) -> dict[str, Any]:
     meta = files.sidecars[-1]
     try:
-        return dict(orjson.loads(Path(meta).read_bytes()))
-    except (FileNotFoundError, ValueError):
+        return dict(read_state(meta, _MadeBy, FORCE))
+    except InputError:
         what = "missing or broken: what made the rollouts is unknown"
-        raise InputError(meta, what, "pass --force to start over") from None
+        raise InputError(meta, what, FORCE) from None
 
 
 def _check_same(recorded: dict[str, Any], made_by: dict[str, Any], where: str) -> None:
@@ -230,10 +262,11 @@ def _finished(files: RunFiles) -> Iterator[Played]:
     tokens, timing, _ = files.sidecars
     table = read_table(TOKENS, tokens).partition_by("episode_id", as_dict=True)
     with Path(files.out).open("rb") as rows, Path(timing).open("rb") as times:
-        for line, time in zip(rows, times, strict=True):
-            row = orjson.loads(line)
+        for number, (line, time) in enumerate(zip_longest(rows, times, fillvalue=b"null"), 1):
+            row = parsed(line, RolloutRow, f"{files.out}:{number}", FORCE)
+            times_of = parsed(time, dict[str, Any], f"{timing}:{number}", FORCE)
             frame = table.get((row["episode_id"],))
-            yield Played(row, [] if frame is None else frame.to_dicts(), orjson.loads(time))
+            yield Played(row, [] if frame is None else frame.to_dicts(), times_of)
 
 
 def _blocks(episodes: Iterable[Played]) -> Iterator[pl.DataFrame]:

@@ -124,6 +124,6 @@ def test_rewards_of_another_calibration(run: Cli, made: pl.DataFrame) -> None:
 
 def test_an_estimator_beside_them(run: Cli, made: pl.DataFrame) -> None:
     assert refused(run, "--gamma", "0.5") == (
-        "error: --advantages: is what an estimator made, so that --advantage, --gamma, --lambda, --gae-lambda, "
-        "--normalise and --last-turn-reward do nothing; leave these out\n"
+        "error: --advantages: is what an estimator made, so that --advantage, --gamma, --lambda, "
+        "--gae-lambda, --normalise and --last-turn-reward do nothing; leave these out\n"
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_an_alias_is_the_value_it_names() -> None:
             "f.yaml:1:4: not good YAML (month must be in 1..12); put the value in quo",
         ),
         ("a: \x00\n", "f.yaml: not good YAML (unacceptable character"),
-        ("[" * 900 + "]" * 900, "f.yaml: nested too deep; flatten it"),
+        ("[" * 900 + "]" * 900, "f.yaml:1:99: nested too deep; flatten it"),
     ],
 )
 def test_bad_yaml_is_one_line_with_its_place(text: str, line: str) -> None:
@@ -127,3 +128,52 @@ def test_reading_a_file(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             read_yaml(path)
         assert str(caught.value) == f"{path}: {what}"
+
+
+BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30)
+)
+TOO_MANY = "aliases that stand for more than 1,000,000 values; write out what is needed"
+BAD = "put the value in quotes"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (BOMB, f"f.yaml:6:5: {TOO_MANY}"),
+        (BOMB.replace("&a0 [", "&a0 [{<<: 1}, "), f"f.yaml:6:5: {TOO_MANY}"),
+        ("a: !!bool maybe\n", f"f.yaml:1:4: not good YAML ('maybe' is no bool); {BAD}"),
+        ("a: !!timestamp x\n", f"f.yaml:1:4: not good YAML ('x' is no timestamp); {BAD}"),
+        ("a: !!int ''\n", f"f.yaml:1:4: not good YAML ('' is no int); {BAD}"),
+        ("a: !!binary aGk=\n", f"f.yaml:1:4: not good YAML (a value that is no text); {BAD}"),
+        ("9" * 5000, f"f.yaml:1:1: not good YAML (a number of 5,000 characters); {BAD}"),
+        ("0x" + "f" * 5000, f"f.yaml:1:1: not good YAML (a number of 5,002 characters); {BAD}"),
+        (":".join("1" * 5000), f"f.yaml:1:1: not good YAML (a number of 9,999 characters); {BAD}"),
+        ("{a: " * 100_000, "f.yaml:1:393: nested too deep; flatten it"),
+        ("- " * 100_000, "f.yaml:1:197: nested too deep; flatten it"),
+        ("a: \ud800", "f.yaml: not UTF-8 text; give a YAML file"),
+        ("? !!binary x\n: 1\n? x\n: 1\n", "f.yaml:3:3: key 'x' stands here twice; remove one of"),
+    ],
+)
+def test_yaml_that_would_hang_or_crash_is_one_line(text: str, line: str) -> None:
+    assert error_of(text).startswith(line)
+
+
+def test_aliases_of_a_usual_size_are_read() -> None:
+    shared = "a: &a [" + "1, " * 1000 + "1]\n" + "".join(f"b{n}: *a\n" for n in range(900))
+    assert len(parse_yaml(shared, "f").plain()) == 901
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "-.inf", "1e999", "9" * 400, "true", "x"])
+def test_a_number_is_finite(number: str) -> None:
+    node = parse_yaml(f"a: {number}", "f.yaml").fields()["a"]
+    with pytest.raises(InputError, match=r"^f.yaml:1:4: expected a (finite )?number, found"):
+        node.number()
+
+
+def test_nothing_else_reads_yaml() -> None:
+    """What PyYAML hangs or crashes on is told in one place."""
+    root = Path(__file__).resolve().parents[1]
+    sources = [path for part in ("stages", "irc_cli") for path in (root / part).rglob("*.py")]
+    reads = re.compile(r"yaml\.\w*(load|parse|compose)")
+    assert {path.name for path in sources if reads.search(path.read_text())} == {"yamlfile.py"}

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import polars as pl
@@ -33,6 +34,7 @@ from stages.core.lengths import length_terms
 from stages.errors import InputError
 from stages.tables.artifacts import ONLINE, SUMS
 from stages.tables.files import refuse_existing
+from stages.tables.state import check_rows, check_types
 from stages.tables.table_file import made_by, read_table, write_table
 
 HALF_LIFE = 1000.0  # episodes: eight iterations of 16 tasks x 8
@@ -60,6 +62,16 @@ class Addition(NamedTuple):
     tasks: int
     pass_rate: float
     values: dict[str, float]
+
+
+class _State(TypedDict):
+    """What a state records beside its sums, without what it knows."""
+
+    measure: Literal["presence", "count", "share"]
+    half_life: float
+    signs: dict[str, Literal[-1, 0, 1]]
+    additions: list[dict[str, Any]]
+    events: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -296,21 +308,16 @@ def read_online(path: str) -> Online:
     if state is None:
         todo = "name a state of calibrate --online, or a new file"
         raise InputError(path, "not a state of online calibration", todo)
-    try:
-        return _state(state, path)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(path, "a damaged state", "begin another one") from None
-
-
-def _state(state: Any, path: str) -> Online:
+    todo = "begin another one"
+    held = check_types(state, _State, path, todo)
+    if not (held["half_life"] > 0 and isfinite(held["half_life"])):
+        raise InputError(path, f"damaged: a half-life of {held['half_life']:g}", todo)
     return Online(
-        measure=state["measure"],
-        half_life=float(state["half_life"]),
+        measure=held["measure"],
+        half_life=held["half_life"],
         sums=read_table(ONLINE, path),
-        signs={str(tier): int(sign) for tier, sign in state["signs"].items()},
-        additions=tuple(Addition(**addition) for addition in state["additions"]),
-        events=tuple(Event(**event) for event in state["events"]),
+        signs=dict(held["signs"]),
+        additions=check_rows(held["additions"], Addition, path, todo),
+        events=check_rows(held["events"], Event, path, todo),
         known=read_fingerprint(state["known"], path) if "known" in state else NOTHING,
     )

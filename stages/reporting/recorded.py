@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any, NamedTuple, TypeVar
+from math import isfinite
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
 from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatistics
 from stages.calibration.file import TODO, read_critic, read_pay
 from stages.core.advantages import AdvantageConfig
+from stages.core.correlation import Which
 from stages.errors import InputError
+from stages.tables.state import Input, check_rows, check_types
 from stages.tables.yamlfile import Node, read_yaml
 
 _Config = TypeVar("_Config", CalibrateConfig, AdvantageConfig)
+
+
+class _Document(TypedDict):
+    """What a calibration's file says beside its tiers, values and settings."""
+
+    episodes: int
+    tasks: int
+    pass_rate: float
+    correlation: Which
+    adjust: Literal["length", "none"]
+    excluded: NotRequired[int | None]
+    mixed_tasks: NotRequired[int | None]
+    landmark: NotRequired[int | None]
+    seed: NotRequired[int | None]
+    inputs: NotRequired[list[Input] | None]
 
 
 class Recorded(NamedTuple):
@@ -38,50 +56,46 @@ def read_calibration(path: str) -> Recorded:
     ]:
         raise InputError(path, f"has no '{missing[0]}'", TODO)
     settings = nodes["settings"].fields()
-    try:
-        config = _config(CalibrateConfig, settings.get("calibrate"))
-        estimator = _config(AdvantageConfig, settings.get("advantage"))
-        plain = root.plain()
-        calibration = Calibration(
-            episodes=int(plain["episodes"]),
-            excluded=int(plain.get("excluded") or 0),
-            tasks=int(plain["tasks"]),
-            mixed_tasks=int(plain.get("mixed_tasks") or 0),
-            pass_rate=float(plain["pass_rate"]),
-            correlation=plain["correlation"],
-            adjust=plain["adjust"],
-            tiers=[_tier(node) for node in nodes["tiers"].items()],
-            pay=read_pay(nodes),
-            landmark=plain.get("landmark"),
-            critic=read_critic(nodes),
-        )
-        seed = int(plain.get("seed") or 0)
-        inputs = {row["path"]: row.get("sha256") for row in plain.get("inputs") or []}
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(path, f"is no calibration that can be read ({error})", TODO) from None
-    return Recorded(calibration, config, estimator, seed, inputs)
+    config = _config(CalibrateConfig, settings.get("calibrate"), path)
+    estimator = _config(AdvantageConfig, settings.get("advantage"), path)
+    told = check_types(root.plain(), _Document, path, TODO)
+    calibration = Calibration(
+        episodes=told["episodes"],
+        excluded=told.get("excluded") or 0,
+        tasks=told["tasks"],
+        mixed_tasks=told.get("mixed_tasks") or 0,
+        pass_rate=told["pass_rate"],
+        correlation=told["correlation"],
+        adjust=told["adjust"],
+        tiers=[_tier(node) for node in nodes["tiers"].items()],
+        pay=read_pay(nodes),
+        landmark=told.get("landmark"),
+        critic=read_critic(nodes),
+    )
+    inputs = {row["path"]: row.get("sha256") for row in told.get("inputs") or []}
+    return Recorded(calibration, config, estimator, told.get("seed") or 0, inputs)
 
 
-def _config(kind: type[_Config], node: Node | None) -> _Config:
+def _config(kind: type[_Config], node: Node | None, where: str) -> _Config:
     """Return settings as recorded; what an older file lacks has its default."""
-    given = node.plain() if node else {}
+    given = {name: field.plain() for name, field in node.fields().items()} if node else {}
     known = _known((field.name for field in fields(kind)), given)
-    if "zero" in known:
-        known["zero"] = tuple(known["zero"])
-    return kind(**known)
+    return check_types(known, kind, where, TODO)
 
 
 def _tier(node: Node) -> TierStatistics:
     """Return the statistics of one tier; what an older file lacks is undefined."""
     given: dict[str, Any] = dict.fromkeys(TierStatistics._fields)
     given |= {"sign_reversed": False, "held_back": False, "necessary": False}
-    given |= _known(TierStatistics._fields, node.plain())
+    plain = {name: field.plain() for name, field in node.fields().items()}
+    given |= _known(TierStatistics._fields, plain)
     for name in ("tier", "value", "status"):
         if given[name] is None:
             raise node.error(f"has no '{name}'", TODO)
-    return TierStatistics(**given)
+    for name, number in given.items():
+        if isinstance(number, float) and not isfinite(number):
+            raise node.error(f"'{name}' is {number}", TODO)
+    return check_rows([given], TierStatistics, node.where, TODO)[0]
 
 
 def _known(names: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from stages.errors import InputError
 from stages.tables.artifacts import ADVANTAGES
 from stages.tables.files import digest
 from stages.tables.paths import remote
-from stages.tables.table_file import made_by, read_table
+from stages.tables.table_file import made_from, read_table
 from stages.tables.turn_arrays import TurnArrays, potential_rewards, tier_rewards
 
 KEY = ["episode_id", "turn"]
@@ -64,11 +64,10 @@ def _check_origin(path: str, turns: str) -> None:
     Episodes of two iterations may have the same names and tiers, so that only this tells them
     apart.
     """
-    inputs = made_by(path).get("inputs", [])
-    made_from = {file.get("sha256") for file in inputs}
-    if not made_from or None in made_from or turns == "-" or remote(turns):
+    known = set(made_from(path).values())
+    if not known or None in known or turns == "-" or remote(turns):
         return
-    if digest(turns) not in made_from:
+    if digest(turns) not in known:
         raise InputError(path, f"was made from other turns than {turns}", RERUN)
 
 

@@ -20,6 +20,7 @@ from polars.io.plugins import register_io_source
 from stages.errors import InputError
 from stages.tables.files import head, standard_input, together, whole_file
 from stages.tables.paths import remote, unreadable
+from stages.tables.state import Input, MadeBy, check_types, parsed
 from stages.tables.table import Table
 
 PARQUET_MAGIC = b"PAR1"
@@ -148,7 +149,17 @@ def made_by(path: str) -> dict[str, Any]:
     if not _is_parquet(path):
         return {}
     recorded = reading(path, lambda: pl.read_parquet_metadata(path)).get(_METADATA_KEY)
-    return dict(orjson.loads(recorded)) if recorded else {}
+    if not recorded:
+        return {}
+    document: dict[str, Any] = parsed(recorded, MadeBy, f"{path}: its record", "make it again")
+    return document
+
+
+def made_from(path: str) -> dict[str, str | None]:
+    """Return the sha256 of each file that an artifact records to be made from, by path."""
+    inputs = made_by(path).get("inputs", [])
+    rows = check_types(inputs, list[Input], f"{path}: its record", "make it again")
+    return {row["path"]: row.get("sha256") for row in rows}
 
 
 def _metadata(made_by: dict[str, Any]) -> dict[str, str]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from stages.errors import InputError, few
+
+MOST_VALUES = 1_000_000  # of a document with aliases, those that they stand for included
+DEEPEST = 100  # values in values
+LONGEST_NUMBER = 400  # characters: a float has at most some 330
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +69,22 @@ class Node:
         return self.value
 
     def number(self) -> float:
-        """A number; also 1e-4, which YAML 1.1 takes for text as it has no dot.
+        """A finite number; also 1e-4, which YAML 1.1 takes for text as it has no dot.
 
         Raises:
             InputError: anything else.
         """
         if not isinstance(self.value, bool):
             try:
-                return float(self.value)
+                number = float(self.value)
             except (TypeError, ValueError):
                 pass
+            except OverflowError:  # an integer of hundreds of digits
+                raise self.error("expected a finite number, found a huge one") from None
+            else:
+                if isfinite(number):
+                    return number
+                raise self.error(f"expected a finite number, found {number}")
         raise self.error(f"expected a number, found {_described(self.value)}")
 
     def one_of(self, allowed: Iterable[str]) -> str:
@@ -147,58 +158,115 @@ def parse_yaml(text: str, where: str) -> Node:
     """
     import yaml  # slow to import for what only some commands need
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
-    known: dict[int, Node | None] = {}  # by identity, as aliases share nodes; None: unfinished
-
-    def place(node: yaml.Node) -> str:
-        return f"{where}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
-
-    def convert(node: yaml.Node) -> Node:
-        if id(node) in known:
-            done = known[id(node)]
-            if done is None:
-                raise InputError(place(node), "a value that holds itself", "remove the alias")
-            return done
-        known[id(node)] = None
-        keys: dict[str, str] = {}
-        value: Any
-        if isinstance(node, yaml.MappingNode):
-            value = {}
-            for key, item in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    raise InputError(place(key), "a key that is not text", "use a plain key")
-                if key.value in keys:
-                    raise InputError(
-                        place(key), f"key '{key.value}' stands here twice", "remove one of them"
-                    )
-                keys[key.value] = place(key)
-                value[key.value] = convert(item)
-        elif isinstance(node, yaml.SequenceNode):
-            value = [convert(item) for item in node.value]
-        else:
-            try:
-                value = loader.construct_object(node)
-            except ValueError as error:  # it looks like a date or a number, and is none
-                raise InputError(
-                    place(node), f"not good YAML ({error})", "put the value in quotes"
-                ) from None
-        known[id(node)] = result = Node(value, place(node), keys)
-        return result
-
+    loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = None
     try:
+        _check_depth(yaml.parse(text, Loader=loader_class), where)
+        loader = loader_class(text)
         root = loader.get_single_node()
-        return Node(None, f"{where}:1:1", {}) if root is None else convert(root)
+        return Node(None, f"{where}:1:1", {}) if root is None else _Conversion(loader, where)(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise InputError(where + at, f"not good YAML ({error.problem})", "correct it") from None
+    except UnicodeEncodeError:  # half a surrogate pair, or a byte of the command line
+        raise InputError(where, "not UTF-8 text", "give a YAML file") from None
     except yaml.YAMLError as error:
         reason = str(error).splitlines()[0]
         raise InputError(where, f"not good YAML ({reason})", "correct it") from None
-    except RecursionError:
-        raise InputError(where, "nested too deep", "flatten it") from None
     finally:
-        loader.dispose()
+        if loader:
+            loader.dispose()
+
+
+def _check_depth(events: Iterable[Any], where: str) -> None:
+    """Raise InputError for values in values that PyYAML's composer, in C, would crash on."""
+    depth = 0
+    for event in events:
+        name = type(event).__name__
+        depth += name.endswith("StartEvent") - name.endswith("EndEvent")
+        if depth > DEEPEST:
+            mark = event.start_mark
+            place = f"{where}:{mark.line + 1}:{mark.column + 1}"
+            raise InputError(place, "nested too deep", "flatten it")
+
+
+class _Conversion:
+    """Makes nodes with places of those of PyYAML."""
+
+    def __init__(self, loader: Any, where: str) -> None:
+        self._loader, self._where = loader, where
+        # By identity, as aliases share nodes; None: unfinished.
+        self._known: dict[int, Node | None] = {}
+        self._sizes: dict[int, int] = {}  # values in a node, those of aliases each time
+        self._aliases = False
+
+    def __call__(self, node: Any) -> Node:
+        """Return a node, and all that is in it."""
+        if id(node) in self._known:
+            return self._shared(node)
+        self._known[id(node)] = None
+        inner: list[Any] = []
+        if node.id == "mapping":
+            inner = [item for _, item in node.value]
+        elif node.id == "sequence":
+            inner = node.value
+        nodes = [self(item) for item in inner]
+        self._sizes[id(node)] = size = 1 + sum(self._sizes[id(item)] for item in inner)
+        if self._aliases and size > MOST_VALUES:  # aliases of aliases: what reads them would hang
+            what = f"aliases that stand for more than {MOST_VALUES:,} values"
+            raise InputError(self._place(node), what, "write out what is needed")
+        keys: dict[str, str] = {}
+        value: Any = nodes
+        if node.id == "mapping":
+            keys = self._keys(node)
+            value = dict(zip(keys, nodes, strict=True))
+        elif node.id == "scalar":
+            value = self._scalar(node)
+        self._known[id(node)] = result = Node(value, self._place(node), keys)
+        return result
+
+    def _shared(self, node: Any) -> Node:
+        """Return the node of an alias."""
+        known = self._known[id(node)]
+        if known is None:
+            raise InputError(self._place(node), "a value that holds itself", "remove the alias")
+        self._aliases = True
+        return known
+
+    def _keys(self, node: Any) -> dict[str, str]:
+        """Return the keys of a mapping with their places."""
+        keys: dict[str, str] = {}
+        for key, _ in node.value:
+            if key.id != "scalar":
+                raise InputError(self._place(key), "a key that is not text", "use a plain key")
+            if key.value in keys:
+                what = f"key '{key.value:.60}' stands here twice"
+                raise InputError(self._place(key), what, "remove one of them")
+            keys[key.value] = self._place(key)
+        return keys
+
+    def _scalar(self, node: Any) -> Any:
+        """Return a text, number, date, truth value or null."""
+        kind = node.tag.rpartition(":")[2]
+        if kind in ("int", "float") and len(node.value) > LONGEST_NUMBER:
+            raise self._bad(node, f"a number of {len(node.value):,} characters")
+        if kind == "binary":
+            raise self._bad(node, "a value that is no text")
+        try:
+            value = self._loader.construct_object(node)
+        except ValueError as error:  # it looks like a date or a number, and is none
+            raise self._bad(node, str(error)) from None
+        except (ArithmeticError, AttributeError, LookupError, TypeError):  # PyYAML checks no tag
+            raise self._bad(node, f"'{node.value:.40}' is no {kind}") from None
+        return value
+
+    def _bad(self, node: Any, what: str) -> InputError:
+        return InputError(self._place(node), f"not good YAML ({what})", "put the value in quotes")
+
+    def _place(self, node: Any) -> str:
+        mark = node.start_mark
+        return f"{self._where}:{mark.line + 1}:{mark.column + 1}"
 
 
 def _described(value: Any) -> str:

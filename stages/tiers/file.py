@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.resources import files
-from math import isfinite
 from typing import Any
 
 from stages.calibration.file import read_pay
@@ -163,15 +162,8 @@ def _rewards(node: Node, tiers: list[str]) -> Mapping[str, Reward]:
 
 def _reward(node: Node) -> Reward:
     if not isinstance(node.value, dict):
-        return Reward(_finite(node))
+        return Reward(node.number())
     fields = node.fields(("base", "share", "cap"))
     if "base" not in fields:
         raise node.error("reward without a 'base'", "give 'base', and 'share' and 'cap' if needed")
-    return Reward(**{key: _finite(value) for key, value in fields.items()})
-
-
-def _finite(node: Node) -> float:
-    number = node.number()
-    if not isfinite(number):
-        raise node.error(f"expected a finite number, found {number}")
-    return number
+    return Reward(**{key: value.number() for key, value in fields.items()})

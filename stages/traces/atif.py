@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 NAME = "atif"
-VERSION = re.compile(r"ATIF-v(\d+)\.(\d+)")
+VERSION = re.compile(r"ATIF-v(\d{1,9})\.(\d{1,9})")
 NEWEST = 8  # minor version that is known
 OURS = "irc_cli"  # the key of `extra` under which `irc-cli export atif` writes
 # Of a trajectory's `extra.irc_cli`, as clean records have them.

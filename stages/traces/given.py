@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.core.statuses import LEFT_OUT
 from stages.errors import InputError, few
-from stages.tables.yamlfile import Node, nearest, parse_yaml
+from stages.tables.yamlfile import nearest, parse_yaml
 from stages.traces.episode import GoldAction
 from stages.traces.fields import BadItemError, gold_of, outcome_of
 from stages.traces.formats import Record
@@ -278,7 +278,7 @@ def _document(path: str) -> Any:
     stream = Stream(path)
     data = stream.read()
     if Path(path).name.removesuffix(".gz").endswith((".yaml", ".yml")):
-        return _value(parse_yaml(data.decode(errors="replace"), stream.where))
+        return parse_yaml(data.decode(errors="replace"), stream.where).plain()
     try:
         return parse(data)[0]
     except BrokenJsonError as whole:
@@ -288,10 +288,3 @@ def _document(path: str) -> Any:
         except BrokenJsonError:
             where = f"{stream.where}:byte {whole.offset}"
             raise InputError(where, whole.what, "give JSON, JSON lines or YAML") from None
-
-
-def _value(node: Node) -> Any:
-    """The plain value of a YAML file."""
-    if isinstance(node.value, dict):
-        return {key: _value(item) for key, item in node.value.items()}
-    return [_value(item) for item in node.value] if isinstance(node.value, list) else node.value

@@ -18,14 +18,17 @@ CHOICE = "gen_ai.choice"
 PROMPT, COMPLETION = "gen_ai.content.prompt", "gen_ai.content.completion"
 # A message a number, a key an attribute: OpenLLMetry's names, then OpenInference's.
 NUMBERED = (
-    (re.compile(r"gen_ai\.prompt\.(\d+)\.(.+)"), re.compile(r"gen_ai\.completion\.(\d+)\.(.+)")),
     (
-        re.compile(r"llm\.input_messages\.(\d+)\.message\.(.+)"),
-        re.compile(r"llm\.output_messages\.(\d+)\.message\.(.+)"),
+        re.compile(r"gen_ai\.prompt\.(\d{1,9})\.(.+)"),
+        re.compile(r"gen_ai\.completion\.(\d{1,9})\.(.+)"),
+    ),
+    (
+        re.compile(r"llm\.input_messages\.(\d{1,9})\.message\.(.+)"),
+        re.compile(r"llm\.output_messages\.(\d{1,9})\.message\.(.+)"),
     ),
 )
-CALL_KEY = re.compile(r"tool_calls\.(\d+)\.(?:tool_call\.)?(.+)")
-CONTENT_KEY = re.compile(r"contents\.(\d+)\.message_content\.(.+)")
+CALL_KEY = re.compile(r"tool_calls\.(\d{1,9})\.(?:tool_call\.)?(.+)")
+CONTENT_KEY = re.compile(r"contents\.(\d{1,9})\.message_content\.(.+)")
 
 
 def messages_of(span: Mapping[str, Any]) -> tuple[Messages, Messages]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ PARENTS = ("parentSpanId", "parent_span_id", "parent_id", "parentId")
 STARTS = ("startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime", "start_timestamp")
 TIMES = ("timeUnixNano", "time_unix_nano", "observedTimeUnixNano", "timestamp")
 NESTED = ("gen_ai", "llm", "openinference", "tool")  # what Phoenix writes as objects
+INT64 = re.compile(r"-?\d{1,19}")
 LEVELS = ("STATUS_CODE_ERROR", "ERROR", "2")
 
 
@@ -98,7 +100,7 @@ def plain(value: Any) -> Any:
         pairs = [pair for pair in _any_list(inner, "values") if isinstance(pair, Mapping)]
         return {str(pair.get("key")): plain(pair.get("value")) for pair in pairs}
     if kind in ("intValue", "int_value") and isinstance(inner, str):  # int64 is text in JSON
-        return int(inner)
+        return int(inner) if INT64.fullmatch(inner) else inner
     return inner
 
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 import base64
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import orjson
 import torch
 
 from stages.errors import InputError
 from stages.tables.files import whole_folder
+from stages.tables.state import damaged, read_state
 from stages.training.model import read_weights, trained, whole, write_weights
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -29,6 +30,15 @@ class State(NamedTuple):
 
     weights: dict[str, torch.Tensor]  # those that training changes
     optimizer: dict[str, torch.Tensor]
+
+
+class _Position(TypedDict):
+    """What a checkpoint records beside its tensors."""
+
+    step: int
+    dev_loss: float | None
+    random: str
+    run: dict[str, Any]
 
 
 class Saved(NamedTuple):
@@ -108,9 +118,11 @@ def set_weights(model: Any, state: dict[str, torch.Tensor], where: str) -> None:
         InputError: the state is of other weights.
     """
     weights = trained(model)
-    if missing := weights.keys() ^ state.keys():
+    other = weights.keys() ^ state.keys()
+    other |= {name for name in weights.keys() - other if weights[name].shape != state[name].shape}
+    if other:
         todo = "resume with the model and the adapters that it was made with"
-        raise InputError(where, f"is of other weights: '{min(missing)}'", todo)
+        raise InputError(where, f"is of other weights: '{min(other)}'", todo)
     with torch.no_grad():
         for name, value in state.items():
             weights[name].copy_(like(value, weights[name]))
@@ -187,7 +199,8 @@ def load(folder: Path, model: Any, optimizer: Any, record: dict[str, Any]) -> in
     check_same(position["run"], record, str(folder))
     set_weights(model, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
     set_optimizer_state(model, optimizer, read_weights(folder / OPTIMIZER))
-    set_random_state(position["random"])
+    with damaged(str(folder / STATE), "delete the checkpoint"):
+        set_random_state(position["random"])
     return int(position["step"])
 
 
@@ -243,6 +256,6 @@ def check_same(made: dict[str, Any], record: dict[str, Any], where: str) -> None
 
 def _position(folder: Path) -> dict[str, Any]:
     try:
-        return dict(orjson.loads((folder / STATE).read_bytes()))
-    except (OSError, ValueError):
+        return dict(read_state(folder / STATE, _Position, "delete it"))
+    except InputError:
         raise InputError(str(folder), "no whole checkpoint", "delete it") from None

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 import polars as pl
@@ -22,6 +22,7 @@ import torch
 from stages.errors import InputError
 from stages.tables.files import whole_file, whole_folder
 from stages.tables.inputs import refuse_input
+from stages.tables.state import read_state
 from stages.training import checkpoint
 from stages.training.examples import offending
 from stages.training.model import read_weights, whole_weights, write_policy, write_weights
@@ -29,6 +30,12 @@ from stages.training.sequences import Example
 from stages.training.trainer import Trainer
 
 RECORD = "train.json"
+
+
+class _Complete(TypedDict):
+    """What a complete run records beside what made it."""
+
+    result: dict[str, Any]
 
 
 class RunFolder:
@@ -200,9 +207,11 @@ def result_of(out: str, record: dict[str, Any]) -> dict[str, Any] | None:
     path = Path(out) / "trainer" / RECORD
     if not path.exists():
         return None
-    made = dict(orjson.loads(path.read_bytes()))
+    todo = "pass --force to start over"
+    made = read_state(path, _Complete, todo)
     checkpoint.check_same(made, record, str(path))
-    return dict(made["result"])
+    result: dict[str, Any] = made["result"]
+    return result
 
 
 def refuse_existing_run(out: str, *, resume: bool, force: bool) -> None:

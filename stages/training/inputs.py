@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import orjson
 import polars as pl
@@ -20,6 +20,7 @@ from stages.tables.artifacts import COUNTS, TOKENS, RolloutRow
 from stages.tables.files import digest
 from stages.tables.inspected import inspected_advantages
 from stages.tables.paths import RunFiles
+from stages.tables.state import Input, read_state
 from stages.tables.table_file import PARQUET_MAGIC, made_by, read_table
 from stages.tables.turn_arrays import advantage_frame, turn_advantages, turn_arrays, turn_rewards
 from stages.traces.calls import UnreadableCallError, read_call
@@ -363,10 +364,16 @@ def _objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, value
 
 
+class _Meta(TypedDict, total=False):
+    """What is read again of what made rollouts."""
+
+    inputs: list[Input]
+    tools: list[dict[str, Any]]
+    prompt: dict[str, str]
+
+
 def _meta(path: Path) -> dict[str, Any]:
-    try:
-        return dict(orjson.loads(path.read_bytes()))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except ValueError:
-        raise InputError(str(path), "not JSON", "restore or delete it") from None
+    made_by: dict[str, Any] = read_state(path, _Meta, "restore or delete it")
+    return made_by

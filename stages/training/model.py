@@ -296,4 +296,5 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise InputError(str(path), str(error).splitlines()[0], "take another checkpoint") from None
+        what = f"damaged: {str(error).splitlines()[0]}"
+        raise InputError(str(path), what, "take another checkpoint") from None

@@ -13,6 +13,7 @@ import orjson
 from stages.core.arguments.depth import with_frames
 
 PYTHON_REPR = "python repr"  # the problem of arguments recorded as Python, not as JSON
+_PRINTABLE_BITS = 14_000  # of an int: Python writes none of more than 4,300 digits
 _JSON_FRAMES = 2_000  # one a level in the C scanner, some 200 bytes of C stack each
 
 _BRACKETS = frozenset({"{}", "[]"})  # first and last character of an object's or a list's JSON
@@ -110,6 +111,8 @@ def _as_json(value: object) -> Any:
         return [_as_json(item) for item in value]
     if isinstance(value, (set, frozenset)):
         return [_as_json(item) for item in sorted(value, key=repr)]
+    if isinstance(value, int) and value.bit_length() > _PRINTABLE_BITS:
+        return Decimal(value)
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 

@@ -196,12 +196,13 @@ def _types(schema: Any) -> frozenset[str]:
     if not isinstance(schema, dict):
         return frozenset()
     stated = schema.get("type")
-    types = {stated} if isinstance(stated, str) else {*filter(_is_text, stated or ())}
+    types = {name for name in _listed(stated) if isinstance(name, str)}
     for key in ("anyOf", "oneOf"):
-        for choice in schema.get(key) or ():
+        for choice in _listed(schema.get(key)):
             types |= _types(choice)
     return frozenset(types)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _listed(value: Any) -> list[Any]:
+    """Return what a schema, which anyone may have written, lists; a single value alone."""
+    return value if isinstance(value, list) else [value]
