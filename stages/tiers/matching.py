@@ -36,12 +36,13 @@ Weights = Mapping[tuple[int, int], float]  # by positions of call and gold actio
 class Side:
     """A call or a gold action, its arguments read; made ready to be compared when first needed."""
 
-    __slots__ = ("_prepared", "_rules", "compare_args", "name", "parsed")
+    __slots__ = ("_key", "_prepared", "_rules", "compare_args", "name", "parsed")
 
     def __init__(self, name: str, parsed: Parsed, rules: ToolRules) -> None:
         self.name, self.parsed, self._rules = name, parsed, rules
         self.compare_args: tuple[str, ...] | None = None
         self._prepared: Prepared | None = None
+        self._key: str | None = None
 
     @property
     def prepared(self) -> Prepared:
@@ -53,7 +54,10 @@ class Side:
     @property
     def key(self) -> str:
         """Equal for calls that repeat each other; free text counts: another thought is none."""
-        return canonical(self.parsed.value) if self._rules.ignore else self.prepared.key
+        if self._key is None:
+            ignores = bool(self._rules.ignore)
+            self._key = canonical(self.parsed.value) if ignores else self.prepared.key
+        return self._key
 
 
 class Match(NamedTuple):

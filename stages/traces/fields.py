@@ -11,6 +11,8 @@ from stages.traces.episode import GoldAction
 
 ROUNDING = 1e-6  # outcomes this far outside [0, 1] are rounding noise, not another scale
 PLAIN_ACTION = frozenset({"name", "kwargs"})
+POLICY = ("policy", "model", "model_name", "model_id", "llm")  # fields that name what acted
+OF_AGENT = ("agent", "agent_info", "metadata", "info")  # objects that may hold them
 LARGEST = 2**31 - 1  # whole number that a column of a table holds
 
 
@@ -117,20 +119,22 @@ def gold_action(action: Any, field: str) -> GoldAction:
 
 def name_in(item: dict[str, Any], *fields: str) -> str | None:
     """The first of some fields that holds a name; anything but text says nothing."""
-    values = (item.get(field) for field in fields)
-    return next((value for value in values if isinstance(value, str) and value), None)
+    for field in fields:  # a generator would take twice as long, and every record comes by here
+        value = item.get(field)
+        if isinstance(value, str) and value:
+            return value
+    return None
 
 
 def policy_in(item: dict[str, Any]) -> str | None:
     """What acted, as a record names it or as an object in it that tells of the agent does."""
-    keys = ("policy", "model", "model_name", "model_id", "llm")
-    places = [item, *(item.get(key) for key in ("agent", "agent_info", "metadata", "info"))]
-    for place in (place for place in places if isinstance(place, dict)):
-        if name := name_in(place, *keys):
+    for place in (item, *map(item.get, OF_AGENT)):
+        if isinstance(place, dict) and (name := name_in(place, *POLICY)):
             return name
-    named = (item.get(key) for key in ("policy", "model", "agent"))
-    names = (name_in(value, "name", "id") for value in named if isinstance(value, dict))
-    return next(filter(None, names), name_in(item, "agent"))
+    for value in map(item.get, ("policy", "model", "agent")):
+        if isinstance(value, dict) and (name := name_in(value, "name", "id")):
+            return name
+    return name_in(item, "agent")
 
 
 def opening_of(messages: list[Any]) -> Any:
