@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from irc_cli import console, options
 from irc_cli.notes import check_notes, show_notes
-from irc_cli.traces import LoggedTraceOptions, Paths, TraceReader
+from irc_cli.traces import INPUT, LoggedTraceOptions, Paths, TraceReader
 from stages.errors import InputError, few
 from stages.score import Scored, Scorer
 from stages.settings import Setting
@@ -43,12 +43,25 @@ class TierOptions:
     ] = None
 
 
+@dataclass(frozen=True)
+class JobOptions:
+    """How many processes read."""
+
+    jobs: Annotated[
+        int,
+        Setting(
+            "Processes that each read and score a trace at a time; 0: one per core.", INPUT, low=0
+        ),
+    ] = 1
+
+
 @options.expanded()
 def command(
     *,
     traces: Paths,
     source: LoggedTraceOptions,
     given: TierOptions,
+    apart: JobOptions,
     out: options.Out = None,
     printing: options.Writing,
     seed: options.Seed = 0,
@@ -69,7 +82,7 @@ def command(
     inputs = {path: digest(path) for path in named if path}
     reader = source.reader(traces, quiet=printing.quiet)
     reader.check_sidecar(out, force=printing.force)
-    scored = _scored(reader, tier_set)
+    scored = _scored(reader, tier_set, apart.jobs)
     if not scored.known_gold and given == TierOptions():
         chosen, tier_set = GOLDLESS, load_tiers(GOLDLESS)
         scored.rename_tiers(load_tiers(DEFAULT).as_without_gold(tier_set), tier_set.rewards)
@@ -92,12 +105,17 @@ def command(
         show_notes(notes)
 
 
-def _scored(reader: TraceReader, tiers: Tiers) -> Scored:
+def _scored(reader: TraceReader, tiers: Tiers, jobs: int) -> Scored:
     """Read and score all episodes."""
-    scorer = Scorer(tiers)
-    for episode, domain in reader:
-        scorer.add([episode], domain)
-    scored = scorer.scored
+    if jobs != 1 and len(reader.paths) > 1:
+        from irc_cli.jobs import score_apart
+
+        scored = score_apart(reader, tiers, jobs)
+    else:
+        scorer = Scorer(tiers)
+        for episode, domain in reader:
+            scorer.add([episode], domain)
+        scored = scorer.scored
     scored.renamed = reader.renamed()
     reader.note_groups()
     return scored

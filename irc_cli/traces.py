@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any
 
 import orjson
@@ -21,7 +22,7 @@ from stages.tiers.toolsets import Toolsets
 from stages.traces.episode import Episode
 from stages.traces.folders import trace_files
 from stages.traces.formats import ReadOptions
-from stages.traces.given import named
+from stages.traces.given import Given, named
 from stages.traces.identity import SPLIT_GROUPS, SPLIT_TASKS, Identities, Renamed
 from stages.traces.opening import open_trace, source_name
 
@@ -137,6 +138,7 @@ class TraceReader:
     domains: dict[str, dict[str, int]] = field(default_factory=dict)  # episodes by path and domain
     envs: set[str | None] = field(default_factory=set)  # that were played; None: unknown
     bad: list[bytes] = field(default_factory=list)  # a JSON line for each bad line
+    _taken: dict[str, str] = field(default_factory=dict)  # path by episode id
 
     def __post_init__(self) -> None:
         keep(self.paths)
@@ -144,35 +146,78 @@ class TraceReader:
 
     def __iter__(self) -> Iterator[tuple[Episode, Domain]]:
         """Yield every episode with the tools that its agent had."""
-        given = given_domain(self.domain) if self.domain else None
+        self.begin()
+        for source, path in self.sources.items():
+            for episode, tools in self.read(source, path):
+                self.place(path, episode)
+                yield episode, tools
+        self.end()
+
+    def begin(self) -> None:
+        """Check what is read before any of it is."""
         read = [*self.paths, *([self.gold] if self.gold else [])]
         options.refuse_twice(read)
         keep(read)  # also those that no option names: turns tell what they were scored from
-        of_records = named(self.fields, self.gold, self.score)
+        _ = self.tools, self.of_records  # which are files, too
         if self.gold:
             self.digests[self.gold] = digest(self.gold)
-        taken: dict[str, str] = {}  # path by episode id
-        for source, path in self.sources.items():
-            trace = open_trace(
-                path,
-                source=source,
-                skip_bad=self._keep_bad(path) if self.skip_bad else None,
-                options=ReadOptions(tokenizer=self.tokenizer),
-                given=of_records,
-            )
-            toolsets, met = Toolsets(given), Counter[str]()
-            episodes = progress(trace, f"reading {path}", quiet=self.quiet)
-            for episode, tools in toolsets.assign(episodes):
-                if len(self.paths) > 1:  # a single trace's reader has seen to it
-                    _refuse_copy(episode, path, taken)
-                self.envs.add(f"tau2-{episode.domain}" if trace.format == "tau2" else episode.env)
-                self.identities.place(path, episode, given.name if given else None)
-                met[tools.name] += 1
-                yield episode, tools
-            self.domains[path] = dict(met)
-            self.digests[path] = trace.sha256
-            self.notes += trace.notes + toolsets.notes
-        of_records.check(self.paths)
+
+    def end(self) -> None:
+        """Check that what the user says of records fitted some, once all traces are read."""
+        self.of_records.check(self.paths)
+
+    def read(self, source: str, path: str) -> Iterator[tuple[Episode, Domain]]:
+        """Yield a trace's episodes as another process could, with the tools that each agent had."""
+        trace = open_trace(
+            path,
+            source=source,
+            skip_bad=self._keep_bad(path) if self.skip_bad else None,
+            options=ReadOptions(tokenizer=self.tokenizer),
+            given=self.of_records,
+        )
+        toolsets, met = Toolsets(self.tools), Counter[str]()
+        episodes = progress(trace, f"reading {path}", quiet=self.quiet)
+        for episode, tools in toolsets.assign(episodes):
+            self.envs.add(f"tau2-{episode.domain}" if trace.format == "tau2" else episode.env)
+            met[tools.name] += 1
+            yield episode, tools
+        self.domains[path] = dict(met)
+        self.digests[path] = trace.sha256
+        self.notes += trace.notes + toolsets.notes
+
+    def place(self, path: str, episode: Episode) -> None:
+        """Name an episode's task and group among those of all traces.
+
+        Raises:
+            InputError: an episode of another trace has the same id.
+        """
+        if len(self.paths) > 1:  # a single trace's reader has seen to it
+            _refuse_copy(episode, path, self._taken)
+        self.identities.place(path, episode, self.tools.name if self.tools else None)
+
+    def alone(self, path: str) -> TraceReader:
+        """Return a reader of one of the traces, for another process."""
+        fields = (self.fields, self.gold, self.score, self.tokenizer)
+        return TraceReader([path], self.domain, self.skip_bad, True, Identities(), *fields)
+
+    def add(self, other: TraceReader) -> None:
+        """Add what a reader in another process met."""
+        self.digests |= other.digests
+        self.notes += other.notes
+        self.domains |= other.domains
+        self.envs |= other.envs
+        self.bad += other.bad
+        self.of_records.add(other.of_records)
+
+    @cached_property
+    def tools(self) -> Domain | None:
+        """The domain that the user names."""
+        return given_domain(self.domain) if self.domain else None
+
+    @cached_property
+    def of_records(self) -> Given:
+        """What the user says of records."""
+        return named(self.fields, self.gold, self.score)
 
     @property
     def named(self) -> dict[str, Any]:

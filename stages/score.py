@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import finalize
 
 import orjson
@@ -27,6 +27,17 @@ CHUNK = 1 << 16  # turns that are held as Python objects before they become colu
 
 def _empty() -> dict[str, list[Any]]:
     return {name: [] for name in TURNS.columns}
+
+
+class ScoredTurns(NamedTuple):
+    """The turns of one episode: the columns of TURNS that differ from turn to turn."""
+
+    tool_names: list[list[str]]
+    n_tokens: list[int | None]
+    tier: list[str]
+    match: list[str | None]
+    match_share: list[float | None]
+    reward: list[float]
 
 
 @dataclass
@@ -70,18 +81,54 @@ class Scored:
             )
         return settled(frame, self.renamed)
 
-    def keep(self, episode: Episode, tiers: list[str]) -> None:
-        """Count an episode's turns by their tiers, and move full columns to disk."""
-        if episode.counts and tiers:
-            self._turns.update(tiers)
+    def add(self, episode: Episode, turns: ScoredTurns) -> None:
+        """Add an episode's turns, and move full columns to disk.
+
+        Args:
+            episode: what its trace says of it; its own turns are not looked at.
+            turns: scored.
+        """
+        self.known_gold |= episode.gold is not None
+        self._count(episode, turns)
+        columns, n = self.columns, len(turns.tier)
+        for name, values in turns._asdict().items():
+            columns[name] += values
+        outcome = episode.outcome
+        columns["source"] += [episode.source] * n
+        columns["episode_id"] += [episode.episode_id] * n
+        columns["task_id"] += [episode.task] * n
+        columns["trial"] += [episode.trial] * n
+        columns["group_id"] += [episode.group] * n
+        columns["domain"] += [episode.domain] * n
+        columns["policy"] += [episode.policy] * n
+        columns["turn"] += range(n)
+        columns["n_calls"] += map(len, turns.tool_names)
+        columns["outcome"] += [outcome] * n
+        columns["success"] += [None if outcome is None else outcome >= SUCCESS] * n
+        columns["status"] += [episode.status] * n
+        if len(columns["tier"]) >= CHUNK:
+            self._move_to_disk()
+
+    def _count(self, episode: Episode, turns: ScoredTurns) -> None:
+        """Count the episode as scored or excluded."""
+        self.without_turns += not turns.tier
+        if not episode.counts:
+            self.excluded[why_left_out(episode.status)] += 1
+        elif not turns.tier:
+            self.excluded["no turn of the agent"] += 1
+        else:
+            self.episodes += 1
+            self.calls += sum(map(len, turns.tool_names))
+            self._turns.update(turns.tier)
             self._tasks.add((episode.source, episode.task))
-        if len(self.columns["tier"]) >= CHUNK:
-            if self._folder is None:
-                self._folder = Path(mkdtemp(prefix="irc-cli-"))
-                finalize(self, rmtree, self._folder, ignore_errors=True)
-            self._chunks.append(self._folder / f"{len(self._chunks)}.arrow")
-            self._last().write_ipc(self._chunks[-1], compression="lz4")
-            self.columns = _empty()
+
+    def _move_to_disk(self) -> None:
+        if self._folder is None:
+            self._folder = Path(mkdtemp(prefix="irc-cli-"))
+            finalize(self, rmtree, self._folder, ignore_errors=True)
+        self._chunks.append(self._folder / f"{len(self._chunks)}.arrow")
+        self._last().write_ipc(self._chunks[-1], compression="lz4")
+        self.columns = _empty()
 
     def _last(self) -> pl.DataFrame:
         # Lists of lists enter polars one Python list at a time; as JSON they are read at once.
@@ -115,58 +162,23 @@ class Scorer:
 
     def add(self, episodes: Iterable[Episode], domain: Domain) -> None:
         """Score episodes whose tools are those of the domain."""
-        classifier = self._classifiers.of(domain)
         for episode in episodes:
-            self._add_episode(episode, classifier)
+            self.scored.add(episode, self.score(episode, domain))
 
-    def _add_episode(self, episode: Episode, classifier: Classifier) -> None:
-        self.scored.known_gold |= episode.gold is not None
-        counts = self._count(episode)
-        notes, failures = (
-            (self.scored.notes, self.scored.failures)
-            if counts
-            else (Counter[str](), Counter[str]())
-        )
-        turns, columns = classifier.turns(episode, notes, failures), self.scored.columns
-        tiers = [turn.tier for turn in turns]
-        columns["tier"] += tiers
-        columns["match"] += [turn.match and turn.match.kind for turn in turns]
-        columns["match_share"] += [turn.match and turn.match.share for turn in turns]
-        columns["reward"] += [turn.reward for turn in turns]
-        self._add_columns(episode)
-        self.scored.keep(episode, tiers)
-
-    def _add_columns(self, episode: Episode) -> None:
-        """Add what the trace itself says of the episode's turns."""
-        turns, outcome = episode.turns, episode.outcome
-        columns, n = self.scored.columns, len(episode.turns)
-        columns["source"] += [episode.source] * n
-        columns["episode_id"] += [episode.episode_id] * n
-        columns["task_id"] += [episode.task] * n
-        columns["trial"] += [episode.trial] * n
-        columns["group_id"] += [episode.group] * n
-        columns["domain"] += [episode.domain] * n
-        columns["policy"] += [episode.policy] * n
-        columns["turn"] += range(n)
-        columns["tool_names"] += [[call.name for call in turn.calls] for turn in turns]
-        columns["n_calls"] += [len(turn.calls) for turn in turns]
-        columns["outcome"] += [outcome] * n
-        columns["success"] += [None if outcome is None else outcome >= SUCCESS] * n
-        columns["status"] += [episode.status] * n
-        columns["n_tokens"] += [turn.n_tokens for turn in turns]
-
-    def _count(self, episode: Episode) -> bool:
-        """Count the episode as scored or excluded, and return whether it counts."""
+    def score(self, episode: Episode, domain: Domain) -> ScoredTurns:
+        """Score an episode's turns, and note what was odd if it counts."""
         scored = self.scored
-        scored.without_turns += not episode.turns
-        if not episode.counts:
-            scored.excluded[why_left_out(episode.status)] += 1
-        elif not episode.turns:
-            scored.excluded["no turn of the agent"] += 1
-        else:
-            scored.episodes += 1
-            scored.calls += sum(len(turn.calls) for turn in episode.turns)
-            if episode.outcome is None:
-                scored.notes["episodes without an outcome"] += 1
-            return True
-        return False
+        notes, failures = scored.notes, scored.failures
+        if not (episode.counts and episode.turns):
+            notes, failures = Counter[str](), Counter[str]()
+        elif episode.outcome is None:
+            notes["episodes without an outcome"] += 1
+        turns = self._classifiers.of(domain).turns(episode, notes, failures)
+        return ScoredTurns(
+            tool_names=[[call.name for call in turn.calls] for turn in episode.turns],
+            n_tokens=[turn.n_tokens for turn in episode.turns],
+            tier=[turn.tier for turn in turns],
+            match=[turn.match and turn.match.kind for turn in turns],
+            match_share=[turn.match and turn.match.share for turn in turns],
+            reward=[turn.reward for turn in turns],
+        )

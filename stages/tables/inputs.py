@@ -42,6 +42,11 @@ def keep(paths: Iterable[str]) -> None:
     _read.set((*_read.get(), *more))
 
 
+def kept() -> tuple[str, ...]:
+    """Return what is kept, for another process to keep it, too."""
+    return _read.get()
+
+
 def matching(pattern: str) -> list[str]:
     """Return the files that a pattern fits; none, where it has no `*`, `?` or `[`, or is broken."""
     if not has_magic(pattern):

@@ -116,6 +116,12 @@ class Given:
         path = self.fields.get("messages")
         return path is not None and at(record, path) is not NOTHING
 
+    def add(self, other: Given) -> None:
+        """Add what records in other traces had of what the user names."""
+        self._unmatched &= other._unmatched
+        self._scores |= other._scores
+        self._used |= other._used
+
     def check(self, traces: Sequence[str]) -> None:
         """Raise InputError if a path, a score or the gold actions fitted nothing in all traces.
 

@@ -1,0 +1,180 @@
+"""Traces read and scored by several processes, as one process would.
+
+What depends on the traces before (names of tasks and groups, copies of an episode) is done here, in
+their order. A worker hands over what it scored in a file, so that no memory holds a whole trace.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import NamedTuple, TypeAlias
+
+from irc_cli.console import progress
+from irc_cli.traces import TraceReader
+from stages.errors import InputError
+from stages.score import Scored, ScoredTurns, Scorer
+from stages.tables.inputs import keep, keeping, kept
+from stages.tiers.rules import Tiers
+from stages.traces.episode import Episode
+
+BATCH = 256  # episodes that are handed over at once
+
+Batch: TypeAlias = list[tuple[Episode, ScoredTurns]]
+
+
+class End(NamedTuple):
+    """What a worker hands over after the last episode of a trace."""
+
+    reader: TraceReader
+    notes: Counter[str]
+    failures: Counter[str]
+    read: tuple[str, ...]  # files beside the trace
+
+
+def score_apart(reader: TraceReader, tiers: Tiers, jobs: int) -> Scored:
+    """Score traces as `Scorer.add` does one after another.
+
+    Args:
+        reader: of the traces.
+        tiers: of the turns.
+        jobs: processes; 0: one per core.
+
+    Raises:
+        InputError: as one process would, for the first trace at fault.
+    """
+    scored = Scored()
+    reader.begin()
+    with TemporaryDirectory(prefix="irc-cli-") as folder, _workers(jobs) as pool:
+        with _ignoring("SIGINT"):  # workers, too: Ctrl-C ends this process, which ends them
+            parts = {
+                path: pool.submit(_score, reader.alone(path), source, tiers, f"{folder}/{number}")
+                for number, (source, path) in enumerate(reader.sources.items())
+                if _regular(path)
+            }
+        paths = progress(reader.sources.items(), "reading traces", quiet=reader.quiet)
+        for number, (source, path) in enumerate(paths):
+            handed_over = Path(folder, str(number))
+            if path in parts:
+                _result(parts[path], path)
+            else:  # a pipe, which only this process can read
+                _score(reader.alone(path), source, tiers, str(handed_over))
+            _take(handed_over, path, reader, scored)
+            handed_over.unlink()
+    reader.end()
+    return scored
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes end with this block, however it is left."""
+    # A forked child would inherit polars' locks without the threads that hold them.
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs or cores(), spawn, _end_with_parent)
+    with _ignoring("SIGPIPE"):  # a job for a worker that was killed would end this process
+        try:
+            yield pool
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ignoring(name: str) -> Iterator[None]:
+    """Ignore a signal, where the system has it; so do processes that are started."""
+    if not hasattr(signal, name):
+        yield
+        return
+    before = signal.signal(getattr(signal, name), signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(getattr(signal, name), before)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent is gone, though it was killed."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _regular(path: str) -> bool:
+    return path != "-" and (Path(path).is_file() or Path(path).is_dir())
+
+
+def _result(part: Future[None], path: str) -> None:
+    try:
+        part.result()
+    except BrokenProcessPool:
+        what = "a process that reads traces was killed, maybe for its memory"
+        raise InputError(path, what, "pass fewer --jobs") from None
+
+
+def _score(reader: TraceReader, source: str, tiers: Tiers, handed_over: str) -> None:
+    """Score one trace; write batches, then the end or what was wrong."""
+    [path], scorer, batch = reader.paths, Scorer(tiers), Batch()
+    with keeping([]), Path(handed_over).open("wb") as file:
+        try:
+            for episode, domain in reader.read(source, path):
+                batch.append((_light(episode), scorer.score(episode, domain)))
+                if len(batch) == BATCH:
+                    pickle.dump(batch, file)
+                    batch = []
+            scored = scorer.scored
+            end: End | InputError = End(reader, scored.notes, scored.failures, kept())
+        except InputError as error:
+            end = error
+        pickle.dump(batch, file)
+        pickle.dump(end, file)
+
+
+def _light(episode: Episode) -> Episode:
+    """Return what identities and columns need of an episode."""
+    gold, opening = episode.gold, episode.opening
+    if episode.domain is not None and gold is not None:
+        gold, opening = (), None
+    return replace(
+        episode, turns=[], gold=gold, opening=opening, messages=[], tools=None, user_calls=[]
+    )
+
+
+def _take(handed_over: Path, path: str, reader: TraceReader, scored: Scored) -> None:
+    """Take over what was scored of a trace."""
+    with handed_over.open("rb") as file:
+        while isinstance(part := pickle.load(file), list):
+            for episode, turns in part:
+                reader.place(path, episode)
+                scored.add(episode, turns)
+    if isinstance(part, InputError):
+        raise part
+    reader.add(part.reader)
+    scored.notes.update(part.notes)
+    scored.failures.update(part.failures)
+    keep(part.read)
