@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from irc_cli import calibrate_json, console, method, options
-from irc_cli.calibrate_report import print_online, print_report, print_test
+from irc_cli.calibrate_report import print_online, print_report, print_sample, print_test
 from irc_cli.calibrate_request import Request, check_local, check_request, with_files
 from irc_cli.notes import check_notes, show_notes
 from irc_cli.plots import check_figures, write_figures
@@ -24,6 +24,7 @@ from stages.calibrate import (
 from stages.calibration.estimate import Calibration
 from stages.calibration.file import check_critic, read_previous, write_calibration
 from stages.calibration.online import Online, open_online, write_online
+from stages.calibration.sample import Sample
 from stages.calibration.shards import Turns, read_turns, summary, write_sums
 from stages.carry_over import Elsewhere, carry_over_turns
 from stages.check import (
@@ -74,14 +75,15 @@ def run(request: Request) -> None:
     check_request(request)
     check_local(request)
     if request.plots:
-        figures = FIGURES[:1] if request.ways else FIGURES
+        figures = FIGURES if request.has_checks else FIGURES[:1]
         check_figures(request.plots, figures, force=request.printing.force)
     outs = [request.out, request.beside, request.report, request.markdown]
     options.check_outputs(outs, as_json=request.printing.as_json, force=request.printing.force)
     if request.way == "partial":
         _write_shard(request)
         return
-    results = _from_turns(request) if request.way == "turns" else _from_sums(request)
+    ways = {"turns": _from_turns, "stream": _from_stream, "merge": _from_sums}
+    results = ways[request.way](request)
     check_notes(results.notes, strict=request.printing.strict)
     _write(request, results)
     _report(request, results)
@@ -104,6 +106,7 @@ class _Results(NamedTuple):
     tests: tuple[Elsewhere, ...] = ()
     state: Online | None = None  # of --online
     objections: tuple[str, ...] = ()
+    sample: Sample | None = None  # of the turns that were checked; None: all
 
 
 def _write_shard(request: Request) -> None:
@@ -125,11 +128,26 @@ def _write_shard(request: Request) -> None:
 
 
 def _from_sums(request: Request) -> _Results:
-    """Calibrate without holding the turns (--stream, --merge)."""
+    """Calibrate the sums of shards (--merge)."""
     origin = _origin(request)
-    calibrate = merge_shards if request.way == "merge" else stream_turns
-    calibration = calibrate(request.inputs, request.config, request.seed)
+    calibration = merge_shards(request.inputs, request.config, request.seed)
     return _Results(calibration, _notes(request, calibration), origin)
+
+
+def _from_stream(request: Request) -> _Results:
+    """Calibrate without holding the turns, and check what those of some groups push (--stream)."""
+    origin = _origin(request)
+    calibration, sample = stream_turns(request.inputs, request.config, request.seed)
+    checks, changes = _checked(request, calibration, turn_arrays(sample.turns))
+    return _Results(
+        calibration,
+        _notes(request, calibration),
+        origin,
+        checks=checks,
+        changes=changes,
+        sample=sample,
+        objections=tuple(objections(calibration, checks.chosen, request.config)),
+    )
 
 
 def _from_turns(request: Request) -> _Results:
@@ -297,6 +315,8 @@ def _report(request: Request, results: _Results) -> None:
         plain = calibrate_json.document(
             results.calibration, checks, results.changes, request.config, list(results.objections)
         )
+        if results.sample:
+            plain["sample"] = results.sample.document()
         if results.tests:
             plain["test"] = [calibrate_json.tested(elsewhere) for elsewhere in results.tests]
         if results.state:
@@ -314,6 +334,8 @@ def _report(request: Request, results: _Results) -> None:
             critic=request.estimator.estimator == "potential",
             stderr=stderr,
         )
+        if results.sample and not results.sample.is_all:
+            print_sample(results.sample, stderr=stderr)
         for elsewhere in results.tests:
             print_test(elsewhere, stderr=stderr)
         show_notes(results.notes)

@@ -9,6 +9,7 @@ from rich.text import Text
 from irc_cli import console
 from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatistics, chosen_r
 from stages.calibration.online import Online
+from stages.calibration.sample import Sample
 from stages.carry_over import Elsewhere
 from stages.check import Changes, CheckResult, Direction
 from stages.core.critic import MOST_REPEATS, Critic, gains
@@ -69,6 +70,15 @@ def print_report(
         out.print(_changes_table(changes))
         out.print(f"{changes.flipped_advantages:,} of {changes.turns:,} advantages change sign")
     out.print(f"Next: {next_step(result, checks, settings)}", style="bold")
+
+
+def print_sample(sample: Sample, *, stderr: bool) -> None:
+    """Print on which part of the turns advantages were checked."""
+    text = (
+        f"advantages are checked on {sample.groups:,} of {sample.of_groups:,} groups, chosen at "
+        f"random: {sample.turns.height:,} of {sample.of_turns:,} turns"
+    )
+    console.console(stderr=stderr).print(text)
 
 
 def print_test(test: Elsewhere, *, stderr: bool) -> None:

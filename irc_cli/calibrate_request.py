@@ -61,7 +61,8 @@ class Request:
     )
     merge: Annotated[bool, Setting("Take the inputs as sums that --partial wrote.", SHARDS)] = False
     stream: Annotated[
-        bool, Setting("Sum turns as they are read, in little memory; no advantages.", SHARDS)
+        bool,
+        Setting("Sum turns as they are read, in little memory; check a sample of groups.", SHARDS),
     ] = False
     online: Annotated[
         str | None,
@@ -123,6 +124,11 @@ class Request:
     def way(self) -> str:
         """How the calibration is made: turns | partial | merge | stream."""
         return self.ways[0] if self.ways else "turns"
+
+    @property
+    def has_checks(self) -> bool:
+        """Whether turns, or some of them, are there to judge advantages by."""
+        return self.way in ("turns", "stream")
 
     @property
     def beside(self) -> str | None:
@@ -213,8 +219,9 @@ def _check_sums(request: Request) -> None:
     for option in [name for name, path in pages.items() if path and ways]:
         what = f"sums hold no turns for {option}"
         raise InputError(ways[0], what, "calibrate the turns themselves for that")
-    needs_turns = (request.check, request.keep_rewards, request.advantages, request.previous)
-    if ways and (any(needs_turns) or request.online or request.tests):
+    needs_all = (request.advantages, request.online, request.tests)
+    needs_some = (request.check, request.keep_rewards, request.previous)
+    if (ways and any(needs_all)) or (not request.has_checks and any(needs_some)):
         what = "sums hold no turns to judge advantages by"
         raise InputError(ways[0], what, "calibrate the turns themselves for that")
 

@@ -27,6 +27,7 @@ from stages.calibration.estimate import (
 from stages.calibration.fingerprint import joined, refuse_doubles
 from stages.calibration.landmark import landmark
 from stages.calibration.online import Online, add
+from stages.calibration.sample import LIMIT, Sample, sample_groups
 from stages.calibration.shards import Turns, add_up, as_turns, read_sums, sum_file
 from stages.calibration.strata import OverStrata, over_strata
 from stages.calibration.sums import Summed, TierSums, lay_out, sum_turns
@@ -81,18 +82,30 @@ def _with_order(
     return result._replace(critic=fitted_critic(turn_arrays(turns.frame)))
 
 
-def stream_turns(paths: Sequence[str], config: CalibrateConfig, seed: int = 0) -> Calibration:
-    """Calibrate files of turns as they are read, in little memory (TURNS -> Calibration).
+class Streamed(NamedTuple):
+    """What files of turns say, and some of their turns to check advantages on."""
+
+    calibration: Calibration
+    sample: Sample
+
+
+def stream_turns(
+    paths: Sequence[str], config: CalibrateConfig, seed: int = 0, sampled: int = LIMIT
+) -> Streamed:
+    """Calibrate files of turns as they are read, in little memory (TURNS -> Calibration, TURNS).
 
     Args:
         paths: files of turns, which may lie in an object store.
         config: how statistics become values.
         seed: of the resamples.
+        sampled: turns of whole groups that are read once more, at most.
 
     Raises:
         InputError: as for `calibrate_turns`.
     """
-    return calibrate_sums(sum_shard(paths, config.measure), config, seed, where=few(paths))
+    summed = sum_shard(paths, config.measure)
+    calibration = calibrate_sums(summed, config, seed, where=few(paths))
+    return Streamed(calibration, sample_groups(summed.sums, paths, sampled))
 
 
 def sum_shard(paths: Sequence[str], measure: str) -> Summed:

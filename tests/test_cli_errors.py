@@ -302,7 +302,7 @@ CALIBRATE = [
         "--merge: can't go with --stream; use one of them",
     ),
     (
-        "few.parquet --stream --check",
+        "few.parquet --stream --advantages few.parquet",
         "--stream: sums hold no turns to judge advantages by; "
         "calibrate the turns themselves for that",
     ),

@@ -8,10 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.calibration.shards import add_up, sum_file
+from stages.calibration.sample import sample_groups
+from stages.calibration.shards import add_up, read_turns, sum_file
 from stages.calibration.sums import lay_out, sum_turns
 from stages.core.correlation import pooled, within
-from stages.tables.artifacts import SUMS
+from stages.tables.artifacts import COUNTS, SUMS
 from stages.tables.table_file import made_by, read_table
 from tests.builders import Tiered, turn_frame
 from tests.conftest import Cli
@@ -83,16 +84,55 @@ def test_ten_shards_equal_one_run_bit_for_bit(folder: Path, measure: str) -> Non
 def test_a_stream_says_what_the_turns_say(run: Cli, folder: Path) -> None:
     streamed = run("calibrate", folder, "--stream", "--json").json()
     whole = run("calibrate", folder, "--json").json()
-    of_turns = {"before", "after", "converged", "objections", "landmark"}
     assert whole["landmark"] == 3 and streamed["landmark"] is None
     assert all(tier.pop("r_landmark") is not None for tier in whole["tiers"])
     assert all(tier.pop("r_landmark") is None for tier in streamed["tiers"])
-    assert all(streamed[key] == whole[key] for key in whole.keys() - of_turns)
-    assert streamed["before"] is streamed["after"] is streamed["converged"] is None
+    assert all(streamed[key] == whole[key] for key in whole.keys() - {"landmark"})
+    sizes = streamed.pop("sample")
+    assert sizes["groups"] == sizes["of_groups"] and sizes["turns"] == sizes["of_turns"]
     run("calibrate", folder / "?.parquet", "--partial", "-o", "sums", "--quiet")
     merged = run("calibrate", "sums", "--merge", "--json").json()
     assert all(tier.pop("r_landmark") is None for tier in merged["tiers"])
-    assert merged == streamed
+    assert merged["before"] is merged["after"] is merged["converged"] is None
+    of_turns = {"before", "after", "converged", "objections"}
+    assert all(merged[key] == streamed[key] for key in streamed.keys() - of_turns)
+
+
+@pytest.mark.parametrize("limit", [1, 100, 400])
+def test_a_sample_is_of_whole_groups(folder: Path, limit: int) -> None:
+    paths = sorted(map(str, folder.iterdir()))
+    whole = read_turns(paths)
+    summed = add_up(sum_file(path, "presence") for path in paths)
+    sample = sample_groups(summed.sums, paths, limit)
+    counting = whole.frame.filter(COUNTS)
+    chosen = counting.filter(pl.col("group_id").is_in(sample.turns["group_id"].implode()))
+    assert sample.turns.equals(chosen.select(sample.turns.columns))
+    assert (sample.of_groups, sample.of_turns) == (counting["group_id"].n_unique(), len(counting))
+    assert sample.groups == sample.turns["group_id"].n_unique() < sample.of_groups
+    assert sample.groups == 1 or len(chosen) <= limit
+    # However the groups are spread over files, and whatever else these hold.
+    backwards = sample_groups(summed.sums, paths[::-1], limit)
+    key = ["episode_id", "turn"]
+    assert backwards.turns.sort(key).equals(sample.turns.sort(key))
+
+
+def test_a_stream_says_on_which_part_it_checks(
+    run: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = run("calibrate", folder, "--stream", "--json").json()["sample"]
+    monkeypatch.setattr(
+        "stages.calibrate.sample_groups", lambda sums, paths, _: sample_groups(sums, paths, 300)
+    )
+    result = run("calibrate", folder, "--stream", "--json").json()
+    part = result["sample"]
+    assert part["turns"] <= 300 and part["groups"] < part["of_groups"] == sizes["groups"]
+    assert sum(tier["turns"] for tier in result["tiers"]) == sizes["turns"]
+    told = run("calibrate", folder, "--stream", "--check")
+    line = (
+        f"advantages are checked on {part['groups']:,} of {part['of_groups']:,} groups, chosen at "
+        f"random: {part['turns']:,} of {part['of_turns']:,} turns"
+    )
+    assert line in told.out.decode().splitlines()
 
 
 def test_a_ray_job_makes_the_same_sums(run: Cli, folder: Path, tmp_path: Path) -> None:

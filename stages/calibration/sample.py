@@ -1,0 +1,75 @@
+"""Whole groups of turns that files hold, as many as memory takes.
+
+Advantages compare the episodes of a group, so a check of them takes all of a group's turns or none.
+The groups with the smallest hashes of their ids are chosen: a random choice that is the same
+whichever files they lie in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from stages.calibration.fingerprint import text_hashes
+from stages.tables.artifacts import COUNTS, TURNS
+from stages.tables.table_file import read_table, reading, scan_table
+
+LIMIT = 250_000  # turns
+# What checks read of turns; the other columns are null.
+_COLUMNS = [
+    *("episode_id", "task_id", "group_id", "turn", "tier", "reward"),
+    *("outcome", "success", "status", "n_tokens"),
+]
+
+
+class Sample(NamedTuple):
+    """The turns of some groups, and out of how many."""
+
+    turns: pl.DataFrame  # columns of TURNS, those of episodes that count
+    groups: int
+    of_groups: int
+    of_turns: int
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing was left out."""
+        return self.groups == self.of_groups
+
+    def document(self) -> dict[str, int]:
+        """Return its sizes as values of JSON."""
+        return {
+            "groups": self.groups,
+            "of_groups": self.of_groups,
+            "turns": self.turns.height,
+            "of_turns": self.of_turns,
+        }
+
+
+def sample_groups(sums: pl.DataFrame, paths: Sequence[str], limit: int = LIMIT) -> Sample:
+    """Read the turns of whole groups (SUMS, TURNS -> TURNS).
+
+    Args:
+        sums: of all turns in the files.
+        paths: of the files.
+        limit: turns that are read; at least one group is.
+
+    Raises:
+        InputError: a file can't be read.
+    """
+    totals = sums.filter(pl.col("tier").is_null()).group_by("group_id").agg(pl.col("turns").sum())
+    totals = totals[np.argsort(text_hashes(totals["group_id"]), kind="stable")]
+    chosen = totals.filter((pl.col("turns").cum_sum() <= limit) | (pl.int_range(pl.len()) == 0))
+    groups = chosen["group_id"]
+    turns = pl.concat(_turns_of(groups, path) for path in paths)
+    return Sample(turns, len(groups), totals.height, int(totals["turns"].sum()))
+
+
+def _turns_of(groups: pl.Series, path: str) -> pl.DataFrame:
+    """The turns of these groups in one file."""
+    lazy = scan_table(TURNS, path)
+    turns = (read_table(TURNS, path).lazy() if lazy is None else lazy).select(_COLUMNS)
+    wanted = turns.filter(pl.col("group_id").is_in(groups.implode()) & COUNTS)
+    return reading(path, lambda: wanted.collect(engine="streaming"))
