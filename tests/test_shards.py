@@ -87,7 +87,8 @@ def test_a_stream_says_what_the_turns_say(run: Cli, folder: Path) -> None:
     assert whole["landmark"] == 3 and streamed["landmark"] is None
     assert all(tier.pop("r_landmark") is not None for tier in whole["tiers"])
     assert all(tier.pop("r_landmark") is None for tier in streamed["tiers"])
-    assert all(streamed[key] == whole[key] for key in whole.keys() - {"landmark"})
+    of_order = {"landmark", "critic"}  # of turns, which sums do not hold
+    assert all(streamed[key] == whole[key] for key in whole.keys() - of_order)
     sizes = streamed.pop("sample")
     assert sizes["groups"] == sizes["of_groups"] and sizes["turns"] == sizes["of_turns"]
     run("calibrate", folder / "?.parquet", "--partial", "-o", "sums", "--quiet")
