@@ -57,7 +57,7 @@ def score_apart(reader: TraceReader, tiers: Tiers, jobs: int) -> Scored:
     scored = Scored()
     reader.begin()
     with TemporaryDirectory(prefix="irc-cli-") as folder, _workers(jobs) as pool:
-        with _ignoring("SIGINT"):  # workers, too: Ctrl-C ends this process, which ends them
+        with _deaf_to_ctrl_c():
             parts = {
                 path: pool.submit(_score, reader.alone(path), source, tiers, f"{folder}/{number}")
                 for number, (source, path) in enumerate(reader.sources.items())
@@ -89,7 +89,7 @@ def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
     # A forked child would inherit polars' locks without the threads that hold them.
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs or cores(), spawn, _end_with_parent)
-    with _ignoring("SIGPIPE"):  # a job for a worker that was killed would end this process
+    with _ignoring_broken_pipes():
         try:
             yield pool
         except BaseException:
@@ -101,16 +101,38 @@ def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 @contextmanager
-def _ignoring(name: str) -> Iterator[None]:
-    """Ignore a signal, where the system has it; so do processes that are started."""
-    if not hasattr(signal, name):
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Start processes that never hear of Ctrl-C: it ends this one, which ends them.
+
+    Processes inherit what this thread blocks. Other threads may still hear it meanwhile, so that it
+    is kept for afterwards: half a start would end in a traceback of the other half.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(getattr(signal, name), signal.SIG_IGN)
+    heard: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.signal(getattr(signal, name), before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if heard and callable(handler):
+        handler(heard[0], None)
+
+
+@contextmanager
+def _ignoring_broken_pipes() -> Iterator[None]:
+    """Let a pipe to a worker that was killed be an error, which would end this process."""
+    if not hasattr(signal, "SIGPIPE"):
+        yield
+        return
+    before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 def _end_with_parent() -> None:
