@@ -127,16 +127,16 @@ def test_rollouts_of_fresh_tasks_go_on_and_are_replayed(run: Cli) -> None:
     assert [row["task_id"] for row in rows[::2]] == [t.task_id for t in WORLD.fresh_tasks(7, 6)]
     assert run(*FRESH, "-o", "r.jsonl", "--resume").code == 0
     assert Path("r.jsonl").read_bytes() == whole
-    found = run("eval", "r.jsonl", "--replay", "--env", "airline-mini", "--json")
-    assert found.code == 0
-    assert found.json()["replay"]["results_differ"] == 0
-    assert found.json()["replay"]["outcomes_equal"] == 12
+    result = run("eval", "r.jsonl", "--replay", "--env", "airline-mini", "--json")
+    assert result.code == 0
+    assert result.json()["replay"]["results_differ"] == 0
+    assert result.json()["replay"]["outcomes_equal"] == 12
 
 
 def test_a_fresh_task_is_played_by_its_id(run: Cli) -> None:
     task = WORLD.fresh_tasks(7, 5)[4]
-    one = ("--tasks", task.task_id, "--group-size", "1", "-o", "r.jsonl", "--quiet")
-    assert run(*ROLLOUT, *one).code == 0
+    only = ("--tasks", task.task_id, "--group-size", "1", "-o", "r.jsonl", "--quiet")
+    assert run(*ROLLOUT, *only).code == 0
     row = orjson.loads(Path("r.jsonl").read_bytes())
     assert (row["task_id"], row["gold_actions"]) == (task.task_id, list(task.gold_actions))
 
@@ -157,6 +157,6 @@ def test_a_fresh_task_is_played_by_its_id(run: Cli) -> None:
     ],
 )
 def test_what_fresh_tasks_can_not_be(run: Cli, args: tuple[str, ...], error: str) -> None:
-    found = run(*ROLLOUT, "--fresh", *args, "-o", "r.jsonl")
-    assert (found.code, found.err) == (2, f"error: {error}\n")
+    result = run(*ROLLOUT, "--fresh", *args, "-o", "r.jsonl")
+    assert (result.code, result.err) == (2, f"error: {error}\n")
     assert not list(Path().iterdir())

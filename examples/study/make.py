@@ -1,10 +1,10 @@
-"""Make the study: every arm from the same seed policy, at the best of several learning rates.
+"""Make the study: every arm from the same seed policy, at a rate that other seeds have chosen.
 
 Run as `python -m examples.study.make` (`make study`). What is done is skipped and what was cut off
 goes on, so that a study may take its hours in pieces: `--budget` minutes end it with the figures
-known so far. All arms run with all seeds at the middle learning rate; the other rates are tried
-with the first seed, and an arm that does better on dev with one of them runs its seeds with that.
-Controls stay at the middle rate, and are held against their arm there.
+known so far. First each arm tries all learning rates with the seeds that choose them, on dev. Then
+the arms of the named comparisons run their own seeds at their rates, on test, all arms with one
+seed after another; then the other arms.
 """
 
 from __future__ import annotations
@@ -12,51 +12,57 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from statistics import mean
 
 import yaml
 
-from examples.study.report import middle, write_report
-from examples.study.runs import Study, TimeBudget, TrainingRun, align, measure, played, references
+from examples.study.report import write_report
+from examples.study.runs import Study, TimeBudget, TrainingRun, measure, played, references
 
 HERE = Path(__file__).parent
 
 
 def make(study: Study, out: Path, docs: Path, budget: TimeBudget, jobs: int) -> None:
-    """Run what the budget allows, widest first, and write what is known."""
+    """Run what the budget allows, and write what is known."""
     out.mkdir(parents=True, exist_ok=True)
     limits = (out, budget, jobs)
-    arms, seeds = study["arms"], study["seeds"]
-    usual = middle(study)
-    naive = TrainingRun(study["align"], usual, seeds[0])
-    measure(study, [naive], "test", *limits)
-    wrong = align(naive, out)
-    first = study["compared"]
-    for some in (first, [arm for arm in arms if arm not in first]):
-        measure(
-            study,
-            [TrainingRun(arm, usual, seed) for seed in seeds for arm in some],
-            "test",
-            *limits,
-        )
-    tries = [arm for arm, told in arms.items() if not told.get("control")]
-    rates = sorted(study["learning_rates"], key=lambda lr: lr != usual)
-    tried = [TrainingRun(arm, lr, seeds[0]) for lr in rates for arm in tries]
-    measure(study, tried, "dev", *limits)
-    chosen = [TrainingRun(arm, best(study, arm, out), seeds[0]) for arm in arms]
-    runs = [run._replace(seed=seed) for seed in seeds for run in chosen]
-    measure(study, runs, "test", *limits)
-    write_report(study, chosen, references(study, out, budget), wrong, out, docs)
+    tries = [arm for arm, told in study["arms"].items() if "rate_of" not in told]
+    measure(study, rate_runs(study, tries), "dev", *limits)
+    rates = {arm: best_rate(study, arm, out) for arm in study["arms"]}
+    if None not in rates.values():
+        measure(study, test_runs(study, rates), "test", *limits)
+    write_report(study, rates, references(study, out, budget), out, docs)
 
 
-def best(study: Study, arm: str, out: Path) -> float:
-    """Return the learning rate of an arm that does best on dev; the middle, until all are known."""
-    if study["arms"][arm].get("control"):
-        return middle(study)
-    runs = [TrainingRun(arm, lr, study["seeds"][0]) for lr in study["learning_rates"]]
-    known = [
-        (result["pass_rate"], run.lr) for run in runs if (result := played(study, run, "dev", out))
-    ]
-    return max(known)[1] if len(known) == len(runs) else middle(study)
+def rate_runs(study: Study, arms: list[str]) -> list[TrainingRun]:
+    """Return the runs that choose the arms' rates: every rate with every seed for it."""
+    rates, seeds = study["learning_rates"], study["rate_seeds"]
+    return [TrainingRun(arm, lr, seed) for seed in seeds for lr in rates for arm in arms]
+
+
+def best_rate(study: Study, arm: str, out: Path) -> float | None:
+    """Return the rate with which an arm does best on dev; None, until all are known."""
+    arm = study["arms"][arm].get("rate_of", arm)
+    by_rate: dict[float, list[float]] = {}
+    for run in rate_runs(study, [arm]):
+        told = played(study, run, "dev", out)
+        if told is None:
+            return None
+        by_rate.setdefault(run.lr, []).append(told["pass_rate"])
+    return max(by_rate, key=lambda lr: mean(by_rate[lr]))
+
+
+def test_runs(study: Study, rates: dict[str, float | None]) -> list[TrainingRun]:
+    """Return the runs of all arms: those that are compared first, a seed of each in turn."""
+    compared = {arm for pair in study["comparisons"] for arm in pair}
+    runs = []
+    for group in (compared, study["arms"].keys() - compared):
+        for number, seed in enumerate(study["seeds"]):
+            for arm, told in study["arms"].items():
+                lr = rates[arm]
+                if arm in group and lr is not None and number < told.get("seeds", number + 1):
+                    runs.append(TrainingRun(arm, lr, seed))
+    return runs
 
 
 def main() -> None:
@@ -70,7 +76,7 @@ def main() -> None:
     given = parser.parse_args()
     study = yaml.safe_load(given.arms.read_bytes())
     make(study, given.out, given.docs, TimeBudget(given.budget), given.jobs)
-    sys.stderr.write(f"the table and the raw figures lie in {given.docs}\n")
+    sys.stderr.write(f"the tables and the raw figures lie in {given.docs}\n")
 
 
 if __name__ == "__main__":

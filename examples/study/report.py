@@ -1,4 +1,4 @@
-"""What the study found: a table, the raw figures of each run, and a picture."""
+"""What the study found: tables, the raw figures of each run, and a picture."""
 
 from __future__ import annotations
 
@@ -6,116 +6,190 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
+from scipy import stats
 
-from examples.study.runs import Study, TrainingRun, played
+from examples.study.runs import Study, TrainingRun, learning_curve, played
 from stages.plots import arms_figure, write_figure
 
-SHOWN = ("turns_per_episode", "write_accuracy")
+LEVEL = 0.95  # of all intervals
+HEAD = (
+    "| arm | rate | seeds | test pass rate | gain | area | turns | gold writes | forbidden |",
+    "| --- " * 9 + "|",
+)
+COMPARISONS = (
+    "| comparison | seeds | difference at the end | p | difference in area | p |",
+    "| --- " * 6 + "|",
+)
+Results = Sequence[Mapping[str, Any]]
+Rates = Mapping[str, float | None]
+
+
+class MeanDifference(NamedTuple):
+    """How much higher one mean is than another."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+    def __str__(self) -> str:
+        low, high = 100 * self.low, 100 * self.high
+        return f"{100 * self.mean:+.1f} ({low:+.1f} to {high:+.1f}) | {p_value(self.p)}"
 
 
 def write_report(
-    study: Study,
-    chosen: Sequence[TrainingRun],
-    references: Mapping[str, Mapping[str, Any]],
-    wrong: Sequence[str],
-    out: Path,
-    docs: Path,
+    study: Study, rates: Rates, references: Mapping[str, Mapping[str, Any]], out: Path, docs: Path
 ) -> None:
     """Write `table.md`, `runs.jsonl` and the figure `arms` from what is known.
 
     Args:
         study: arms.yaml.
-        chosen: the run of the first seed of each arm, at the arm's learning rate.
+        rates: the learning rate of each arm; None: not chosen yet.
         references: what the test split says of policies that were not trained here.
-        wrong: the tiers whose naive rewards calibration does not bear out.
         out: folder of the runs.
         docs: folder to write to.
     """
     docs.mkdir(parents=True, exist_ok=True)
     start = references.get("seed policy", {}).get("pass_rate")
-    head = [
-        "| arm | rate | test pass rate | gain | by seed | turns | gold writes | forbidden |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    lines = [*head, *(_line(name, "", [known], None) for name, known in references.items())]
-    tries = [run for run in chosen if not study["arms"][run.arm].get("control")]
-    lines += _lines(study, tries, out, start)
-    lines += ["", "All arms at the middle learning rate:", "", *head]
-    lines += _lines(study, [run._replace(lr=middle(study)) for run in chosen], out, start)
-    lines += ["", "The first seed on dev, by learning rate:", "", *_rates(study, tries, out)]
-    if wrong:
-        names = ", ".join(wrong)
-        lines += ["", f"Naive rewards that calibration does not bear out at first: {names}."]
+    lines = [*COMPARISONS, *_comparisons(study, rates, out), "", *HEAD]
+    lines += [_line(name, None, [known], [], None) for name, known in references.items()]
+    for arm, lr in rates.items():
+        runs = tested(study, arm, lr, out)
+        if runs:
+            results = [played(study, run, "test", out) or {} for run in runs]
+            lines.append(_line(arm, lr, results, [area(run, out) for run in runs], start))
+    lines += ["", "Mean pass rate on dev of the seeds that choose the rate:", ""]
+    lines += _dev_rates(study, out)
     (docs / "table.md").write_text("\n".join(lines) + "\n")
-    raw = (
-        orjson.dumps(run._asdict() | {"split": split} | _figures(told)) + b"\n"
-        for arm in study["arms"]
-        for lr in study["learning_rates"]
-        for seed in study["seeds"]
-        for split in ("dev", "test")
-        if (told := played(study, run := TrainingRun(arm, lr, seed), split, out))
-    )
-    (docs / "runs.jsonl").write_bytes(b"".join(raw))
-    by_arm = {run.arm: [told["pass_rate"] for told in _tested(study, run, out)] for run in chosen}
-    if by_arm := {arm: rates for arm, rates in by_arm.items() if rates}:
+    (docs / "runs.jsonl").write_bytes(b"".join(_raw(study, rates, out)))
+    by_arm = {arm: _ends(study, arm, lr, out) for arm, lr in rates.items()}
+    if by_arm := {arm: ends for arm, ends in by_arm.items() if ends}:
         write_figure(arms_figure(by_arm, start), str(docs / "arms"), force=True)
 
 
-def middle(study: Study) -> float:
-    """Return the learning rate at which all arms run."""
-    rates = sorted(study["learning_rates"])
-    return float(rates[len(rates) // 2])
+def welch(higher: Sequence[float], lower: Sequence[float]) -> MeanDifference:
+    """Compare two means of independent runs.
+
+    Args:
+        higher: a figure of each run of one arm, at least two.
+        lower: ... and of the other arm.
+
+    Returns:
+        The difference of the means, its t interval and the two-sided p, without the assumption of
+        equal variances.
+
+    Source: Welch (1947), Biometrika 34(1-2), 28-35.
+    """
+    test = stats.ttest_ind(higher, lower, equal_var=False)
+    interval = test.confidence_interval(LEVEL)
+    difference = mean(higher) - mean(lower)
+    return MeanDifference(difference, float(interval.low), float(interval.high), float(test.pvalue))
 
 
-def _tested(study: Study, run: TrainingRun, out: Path) -> list[dict[str, Any]]:
-    """Return what test says of all seeds of a run."""
-    seeds = (run._replace(seed=seed) for seed in study["seeds"])
-    return [told for seeded in seeds if (told := played(study, seeded, "test", out))]
+def half_interval(figures: Sequence[float]) -> float:
+    """Return how far the t interval of the runs' mean reaches to either side."""
+    error = stdev(figures) / sqrt(len(figures))
+    return float(stats.t.ppf((1 + LEVEL) / 2, len(figures) - 1) * error)
 
 
-def _lines(study: Study, runs: Sequence[TrainingRun], out: Path, start: float | None) -> list[str]:
-    return [
-        _line(run.arm, f"{run.lr:g}", results, start)
-        for run in runs
-        if (results := _tested(study, run, out))
-    ]
+def area(run: TrainingRun, out: Path) -> float:
+    """Return the area under a run's learning curve: its mean from the second iteration on."""
+    return mean(learning_curve(run, out)[1:])
 
 
-def _rates(study: Study, runs: Sequence[TrainingRun], out: Path) -> list[str]:
+def tested(study: Study, arm: str, lr: float | None, out: Path) -> list[TrainingRun]:
+    """Return the runs of an arm whose test is known."""
+    runs = [TrainingRun(arm, lr, seed) for seed in study["seeds"] if lr is not None]
+    return [run for run in runs if played(study, run, "test", out)]
+
+
+def p_value(p: float) -> str:
+    """Return p as a table shows it."""
+    return "< .001" if p < 0.001 else f"{p:.3f}"
+
+
+def _comparisons(study: Study, rates: Rates, out: Path) -> list[str]:
+    """Return a line for each comparison that was named beforehand, and no other."""
+    lines = []
+    for pair in study["comparisons"]:
+        runs = [tested(study, arm, rates[arm], out) for arm in pair]
+        seeds = " and ".join(str(len(of_arm)) for of_arm in runs)
+        cells = "- | - | - | -"
+        if min(map(len, runs)) > 1:
+            ends = welch(*(_ends(study, arm, rates[arm], out) for arm in pair))
+            areas = welch(*([area(run, out) for run in of_arm] for of_arm in runs))
+            cells = f"{ends} | {areas}"
+        lines.append(f"| {pair[0]} against {pair[1]} | {seeds} | {cells} |")
+    return lines
+
+
+def _ends(study: Study, arm: str, lr: float | None, out: Path) -> list[float]:
+    """Return the test pass rate of each run of an arm."""
+    told = (played(study, run, "test", out) for run in tested(study, arm, lr, out))
+    return [result["pass_rate"] for result in told if result]
+
+
+def _line(
+    name: str, lr: float | None, known: Results, areas: Sequence[float], start: float | None
+) -> str:
+    rates = [result["pass_rate"] for result in known]
+    end = _mean(rates) if len(rates) > 1 else _single(rates[0], known[0]["episodes"])
+    gain = "" if start is None else f"{100 * (mean(rates) - start):+.1f}"
+    rate, seeds = ("", "") if lr is None else (f"{lr:g}", str(len(rates)))
+    turns, writes = (
+        mean(result[key] for result in known) for key in ("turns_per_episode", "write_accuracy")
+    )
+    forbidden = mean(result["pressure"]["forbidden_share"] for result in known)
+    under = _mean(areas) if areas else ""
+    shown = f"{turns:.1f} | {writes:.0%} | {forbidden:.0%}"
+    return f"| {name} | {rate} | {seeds} | {end} | {gain} | {under} | {shown} |"
+
+
+def _mean(figures: Sequence[float]) -> str:
+    if len(figures) == 1:
+        return f"{figures[0]:.1%}"
+    return f"{mean(figures):.1%} +- {100 * half_interval(figures):.1f}"
+
+
+def _single(rate: float, episodes: int) -> str:
+    """Return one run's rate with the interval of its sampling alone."""
+    half = stats.norm.ppf((1 + LEVEL) / 2) * sqrt(rate * (1 - rate) / episodes)
+    return f"{rate:.1%} +- {100 * half:.1f}"
+
+
+def _dev_rates(study: Study, out: Path) -> list[str]:
     rates = sorted(study["learning_rates"])
     lines = [
         f"| arm | {' | '.join(f'{lr:g}' for lr in rates)} |",
         "| --- " * (len(rates) + 1) + "|",
     ]
-    for run in runs:
-        told = [played(study, run._replace(lr=lr), "dev", out) for lr in rates]
-        cells = [f"{result['pass_rate']:.1%}" if result else "-" for result in told]
-        lines.append(f"| {run.arm} | {' | '.join(cells)} |")
+    for arm in (arm for arm, told in study["arms"].items() if "rate_of" not in told):
+        cells = []
+        for lr in rates:
+            runs = (TrainingRun(arm, lr, seed) for seed in study["rate_seeds"])
+            known = [told["pass_rate"] for run in runs if (told := played(study, run, "dev", out))]
+            cells.append(f"{mean(known):.1%}" if known else "-")
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     return lines
 
 
-def _figures(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out where files lay on the machine that measured."""
-    return {key: value for key, value in told.items() if key != "made_by"}
-
-
-def _line(name: str, lr: str, known: Sequence[Mapping[str, Any]], start: float | None) -> str:
-    rates = [result["pass_rate"] for result in known]
-    rate = f"{mean(rates):.1%} +- {100 * standard_error(known):.1f}"
-    gain = "" if start is None else f"{100 * (mean(rates) - start):+.1f}"
-    seeds = ", ".join(f"{100 * rate:.1f}" for rate in rates) if len(rates) > 1 else ""
-    turns, writes = (mean(result[key] for result in known) for key in SHOWN)
-    forbidden = mean(result["pressure"]["forbidden_share"] for result in known)
-    shown = f"{turns:.1f} | {writes:.0%} | {forbidden:.0%}"
-    return f"| {name} | {lr} | {rate} | {gain} | {seeds} | {shown} |"
-
-
-def standard_error(known: Sequence[Mapping[str, Any]]) -> float:
-    """Return the standard error of the mean pass rate: over seeds, or of one run's sampling."""
-    rates = [result["pass_rate"] for result in known]
-    if len(rates) > 1:
-        return float(stdev(rates) / sqrt(len(rates)))
-    return float(sqrt(rates[0] * (1 - rates[0]) / known[0]["episodes"]))
+def _raw(study: Study, rates: Rates, out: Path) -> list[bytes]:
+    """Return a line for each run that was measured, without where files lay on the machine."""
+    splits = (("dev", study["rate_seeds"]), ("test", study["seeds"]))
+    runs = (
+        (split, TrainingRun(arm, lr, seed))
+        for arm in rates
+        for split, seeds in splits
+        for lr in study["learning_rates"]
+        for seed in seeds
+    )
+    lines = []
+    for split, run in runs:
+        if told := played(study, run, split, out):
+            figures = {key: value for key, value in told.items() if key != "made_by"}
+            curve = {"learning_curve": learning_curve(run, out)}
+            lines.append(orjson.dumps(run._asdict() | {"split": split} | curve | figures) + b"\n")
+    return lines

@@ -12,16 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
-import yaml
 
 from stages.policy_registry import SEED_POLICY
-from stages.tiers.file import load_tiers
 
 Study = dict[str, Any]  # arms.yaml
-TIERS = Path(__file__).parents[2] / "data/tiers"
-NAIVE = "extended"  # tiers whose own rewards are the naive ones: the default of `irc-cli score`
-ALIGNED = "aligned.yaml"  # tiers: the naive rewards that calibration bears out
 LOOP = "loop"
+CLI, PLACEBO = "irc_cli", "examples.study.placebo"  # programs
 
 
 class TrainingRun(NamedTuple):
@@ -56,7 +52,8 @@ def measure(
 
     def finish(run: TrainingRun) -> None:
         if trained(study, run, out) is None:
-            call(loop_command(study, run, out), budget)
+            placebo = study["arms"][run.arm]["rewards"] == "placebo"
+            call(loop_command(study, run, out), budget, PLACEBO if placebo else CLI)
         policy, result = trained(study, run, out), result_of(study, run, split, out)
         if policy and not result.exists():
             call(eval_command(study, str(policy), split, result, run.seed), budget)
@@ -70,13 +67,21 @@ def loop_command(study: Study, run: TrainingRun, out: Path) -> list[str]:
     arm = study["arms"][run.arm]
     stages = {name: dict(options) for name, options in study["set"].items()}
     stages["train"] |= {"lr": run.lr, "advantage": arm["advantage"]} | arm.get("train", {})
-    stages["score"] = {"tiers": str(out / ALIGNED)} if arm.get("aligned") else arm.get("score", {})
-    options = study["loop"] | {"reward-mode": arm["rewards"], "seed": run.seed}
-    args = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    stages |= {stage: arm[stage] for stage in ("score", "calibrate") if stage in arm}
+    options = study["loop"] | arm.get("loop", {}) | {"seed": run.seed}
+    if arm["rewards"] != "placebo":
+        options |= {"reward-mode": arm["rewards"]}
+    args = [part for name, value in options.items() for part in _option(name, value)]
     for stage, given in stages.items():
         for name, value in given.items():
             args += ["--set", f"{stage}.{name}={orjson.dumps(value).decode()}"]
     return ["loop", *args, "--out", str(run.folder(out) / LOOP), "--quiet"]
+
+
+def _option(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, bool):
+        return (f"--{name}",) if value else ()
+    return f"--{name}", str(value)
 
 
 def eval_command(
@@ -91,47 +96,34 @@ def eval_command(
 
 def trained(study: Study, run: TrainingRun, out: Path) -> Path | None:
     """Return the policy of a run's last iteration; None: it has not come so far."""
-    folder, wanted = run.folder(out) / LOOP, study["loop"]["iterations"]
-    done = folder / "loop.jsonl"
-    if not done.exists() or len(done.read_bytes().splitlines()) < wanted:
+    wanted = iterations(study, run.arm)
+    if len(learning_curve(run, out)) < wanted:
         return None
-    return folder / f"iter-{wanted - 1:02d}" / "policy"
+    return run.folder(out) / LOOP / f"iter-{wanted - 1:02d}" / "policy"
+
+
+def iterations(study: Study, arm: str) -> int:
+    """Return how many iterations the runs of an arm take."""
+    return int((study["loop"] | study["arms"][arm].get("loop", {}))["iterations"])
+
+
+def learning_curve(run: TrainingRun, out: Path) -> list[float]:
+    """Return the pass rate on the fresh tasks of each iteration, before it learns from them."""
+    done = run.folder(out) / LOOP / "loop.jsonl"
+    lines = done.read_bytes().splitlines() if done.exists() else []
+    return [float(orjson.loads(line)["played_pass_rate"]) for line in lines]
 
 
 def result_of(study: Study, run: TrainingRun, split: str, out: Path) -> Path:
     """Return where it stands how a run's last policy plays a split; there may be more of both."""
-    iterations, episodes = study["loop"]["iterations"], study["eval"]["group-size"]
-    return run.folder(out) / f"{split}-{iterations}x{episodes}.json"
+    episodes = study["eval"]["group-size"]
+    return run.folder(out) / f"{split}-{iterations(study, run.arm)}x{episodes}.json"
 
 
 def played(study: Study, run: TrainingRun, split: str, out: Path) -> dict[str, Any] | None:
     """Return what a split says of a run; None: it was not asked yet."""
     path = result_of(study, run, split, out)
     return dict(orjson.loads(path.read_bytes())) if path.exists() else None
-
-
-def align(naive: TrainingRun, out: Path) -> list[str]:
-    """Write the naive tiers without rewards that the start does not bear out; return their tiers.
-
-    That is: a tier has a naive reward, but calibration gives it none, or one of another sign.
-
-    Args:
-        naive: a run under the naive rewards, whose first iteration the seed policy played.
-        out: folder of the study.
-    """
-    turns = naive.folder(out) / LOOP / "iter-00" / "turns.parquet"
-    if not turns.exists():  # the budget was spent before
-        return []
-    calibrated = orjson.loads(call(["calibrate", str(turns), "--json"], TimeBudget(None)))
-    values = {row["tier"]: row["value"] for row in calibrated["tiers"]}
-    tiers = yaml.safe_load((TIERS / f"{NAIVE}.yaml").read_bytes())
-    naively = {tier: reward.base for tier, reward in load_tiers(NAIVE).rewards.items()}
-    wrong = [
-        tier for tier, reward in naively.items() if reward and reward * values.get(tier, 0.0) <= 0
-    ]
-    tiers["rewards"] |= dict.fromkeys(wrong, 0.0)
-    (out / ALIGNED).write_text(yaml.safe_dump(tiers, sort_keys=False))
-    return wrong
 
 
 def references(study: Study, out: Path, budget: TimeBudget) -> dict[str, dict[str, Any]]:
@@ -150,13 +142,13 @@ def references(study: Study, out: Path, budget: TimeBudget) -> dict[str, dict[st
     return results
 
 
-def call(args: list[str], budget: TimeBudget) -> bytes:
-    """Run a command of irc-cli; one that the budget cuts off leaves what it can go on from."""
+def call(args: list[str], budget: TimeBudget, program: str = CLI) -> bytes:
+    """Run a command; one that the budget cuts off leaves what it can go on from."""
     if budget.seconds == 0:
         return b""
     try:
         ended = subprocess.run(
-            [sys.executable, "-m", "irc_cli", *args],
+            [sys.executable, "-m", program, *args],
             stdout=subprocess.PIPE,
             timeout=budget.seconds,
             check=True,
