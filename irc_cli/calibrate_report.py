@@ -98,7 +98,8 @@ def print_test(test: Elsewhere, *, stderr: bool) -> None:
     r = _with_interval(test.reward_outcome_correlation, test.ci_low, test.ci_high)
     farmable = ", ".join(f"{n} x {tier}" for tier, n in test.farmability.farmable().items())
     out.print(
-        f"mean reward by these values and outcome correlate by {r}; farmable: {farmable or 'no'}"
+        f"{test.followed} by this calibration and outcome correlate by {r}; "
+        f"farmable: {farmable or 'no'}",
     )
 
 

@@ -12,8 +12,9 @@ from stages.calibrate import calibrate_summed
 from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatistics, chosen_r
 from stages.calibration.shards import Turns, as_turns
 from stages.calibration.sums import sum_turns
-from stages.check import Farming, check_rewards, paid_repeats
+from stages.check import Farming, check_rewards
 from stages.core.advantages import AdvantageConfig
+from stages.credit import paid_repeats
 from stages.tables.turn_arrays import TurnArrays, turn_advantages, turn_arrays, turn_rewards
 
 
@@ -37,7 +38,8 @@ class Elsewhere(NamedTuple):
     pass_rate: float
     correlation: str  # within | pooled
     tiers: list[TierElsewhere]
-    reward_outcome_correlation: float | None  # of the mean reward by these values, or the forecast
+    followed: str  # what is correlated with the outcome: mean reward | last forecast
+    reward_outcome_correlation: float | None
     ci_low: float | None
     ci_high: float | None
     farmability: Farming
@@ -105,6 +107,7 @@ def carry_over(
         pass_rate=there.pass_rate,
         correlation=there.correlation,
         tiers=[_tested(t.tier, t.value, by_name.get(t.tier), there) for t in calibration.tiers],
+        followed=check.followed,
         reward_outcome_correlation=check.reward_outcome_correlation,
         ci_low=check.ci_low,
         ci_high=check.ci_high,

@@ -8,7 +8,6 @@ Source: docs/method.md, "Direction, farming, convergence".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from stages.core.advantages import AdvantageConfig, Advantages
 from stages.core.correlation import Floats
 from stages.core.farmability import farmability, repeat_rewards, return_spread
 from stages.core.length_bias import length_bias
-from stages.core.payment import Values
+from stages.credit import both_credits, paid_repeats
 from stages.errors import InputError
 from stages.tables.artifacts import ADVANTAGES
 from stages.tables.table import conformed
@@ -296,30 +295,6 @@ def given_advantages(turns: TurnArrays, given: pl.DataFrame, where: str) -> Adva
     )
 
 
-class Credit(NamedTuple):
-    """A set of rewards, [N], and the advantages that an estimator makes of them."""
-
-    reward: Floats
-    estimator: AdvantageConfig
-    advantages: Advantages
-
-
-def both_credits(
-    turns: TurnArrays, values: Values, estimator: AdvantageConfig
-) -> tuple[Credit, Credit]:
-    """Return the rewards as scored and the calibrated ones, with their advantages.
-
-    Rewards as scored are no forecasts: where the estimator is `potential`, theirs is `rloo`.
-    """
-    forecasts = estimator.estimator == "potential"
-    plain = replace(estimator, estimator="rloo") if forecasts else estimator
-    scored, valued = turns.frame["reward"].to_numpy(), turn_rewards(turns, values, estimator)
-    return (
-        Credit(scored, plain, turn_advantages(turns, scored, plain)),
-        Credit(valued, estimator, turn_advantages(turns, valued, estimator)),
-    )
-
-
 class BothChecks(NamedTuple):
     """The rewards as scored, the calibrated ones, and those of the two that a check looks at."""
 
@@ -371,15 +346,6 @@ def check_both(
     )
     side = sides[chosen]
     return BothChecks(before, after, (before, after)[chosen], side.reward, side.advantages)
-
-
-def paid_repeats(turns: TurnArrays, values: Values, estimator: AdvantageConfig) -> Floats:
-    """Return what one more turn of each tier earns in all; [C].
-
-    What a turn adds to a forecast, the episode's last turn gives back.
-    """
-    paid = values if values.pay == "turn" and estimator.estimator != "potential" else {}
-    return np.array([paid.get(tier, 0.0) for tier in turns.tiers])
 
 
 def objections(calibration: Calibration, chosen: CheckResult, config: CalibrateConfig) -> list[str]:

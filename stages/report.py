@@ -14,10 +14,12 @@ import polars as pl
 
 from stages.calibration.estimate import CalibrateConfig, Calibration, TierStatistics, chosen_r
 from stages.calibration.sums import lay_out, sum_turns
-from stages.check import BothChecks, Changes, CheckResult, Credit, both_credits, objections
+from stages.check import BothChecks, Changes, CheckResult, objections
 from stages.core.advantages import AdvantageConfig, Advantages
 from stages.core.correlation import Floats
+from stages.core.critic import gains
 from stages.core.direction import DEAD
+from stages.credit import Credit, both_credits
 from stages.reporting import siblings, why
 from stages.reporting.conversations import Conversations
 from stages.reporting.groups import group_panel
@@ -72,6 +74,7 @@ def report(known: ReportInputs, next_step: str, most: int) -> dict[str, Any]:
         "verdict": _verdict(known, next_step),
         "tiers": [_tier(tier, result, counts) for tier in _ranked(result)],
         "direction": {"before": _check(before), "after": _check(after)},
+        "critic": _critic(known),
         "changes": _changes(known.changes),
         "tasks": task_rows(episodes, set(shown), _leverages(known)),
         "panel": group_panel(known.arrays, rewards, {n: a.advantage for n, a in made.items()}),
@@ -139,6 +142,7 @@ def _summary(known: ReportInputs, episodes: pl.DataFrame) -> dict[str, Any]:
         "estimator": known.estimator.estimator,
         "gamma": known.estimator.gamma,
         "outcome_weight": known.estimator.outcome_weight,
+        "gae_lambda": known.estimator.gae_lambda,
         "eta": known.config.eta,
     }
 
@@ -179,6 +183,23 @@ def _check(check: CheckResult) -> dict[str, Any]:
     farming = check.farmability._asdict() | {"farmable": check.farmability.farmable()}
     bias = check.length_bias._asdict()
     return check._asdict() | {"direction": rows, "farmability": farming, "length_bias": bias}
+
+
+def _critic(known: ReportInputs) -> list[dict[str, Any]] | None:
+    """Return what turns of each tier add to the forecast; None: nothing is paid by it."""
+    critic = known.calibration.critic
+    if known.estimator.estimator != "potential" or critic is None:
+        return None
+    return [
+        {
+            "tier": row.tier,
+            "first": row.first[0],
+            "first_error": row.first[1],
+            "again": row.again[0],
+            "again_error": row.again[1],
+        }
+        for row in gains(critic)
+    ]
 
 
 def _changes(changes: Changes | None) -> dict[str, Any] | None:

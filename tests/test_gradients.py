@@ -18,14 +18,12 @@ from examples.study.gradients import (
     compared,
     gradients,
     measured,
-    potential,
     reinforce,
     table,
     weights_of,
 )
 from stages.tables.artifacts import TURNS
 from stages.tables.table_file import read_table
-from stages.tables.turn_arrays import turn_arrays
 from stages.train import accumulate
 from stages.training.config import TrainConfig
 from stages.training.inputs import read_rollouts
@@ -53,20 +51,6 @@ def test_reinforce_holds_an_outcome_against_the_others_of_its_group() -> None:
     assert found["e0", 0] == found["e0", 2] == 1.0
     assert found["e1", 1] == -0.5 and found["e3", 0] == 0.5 and found["e5", 0] == -1.0
     assert len(found) == MIXED.height
-
-
-def test_potentials_of_an_episode_add_up_to_where_it_began() -> None:
-    arrays = turn_arrays(MIXED)
-    reward = potential(arrays)
-    totals = np.bincount(arrays.layout.episode, reward)
-    assert np.allclose(totals[:3], totals[0]) and np.allclose(totals[3:], totals[3])
-    assert totals[0] - totals[3] == pytest.approx(
-        2 / 3 - 1 / 3
-    )  # less what each group usually gets
-    tier = np.array(arrays.tiers)[arrays.tier]
-    first = MIXED["turn"].to_numpy() == 0
-    lasts = np.isin(np.arange(len(tier)), arrays.layout.last)
-    assert reward[first & (tier == "error") & ~lasts].max() < 0
 
 
 @pytest.mark.parametrize("name", STUDY["estimators"])

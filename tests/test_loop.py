@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import polars as pl
 import pytest
 import yaml
 
@@ -165,6 +166,23 @@ def test_online_gates_are_logged_and_drawn(run: Cli) -> None:
     last = orjson.loads(Path("out/loop.jsonl").read_bytes().splitlines()[-1])
     assert {event["event"] for event in last["gates"]} <= {"opened", "closed", "turned"}
     assert bool(last["gates"]) == Path("out/plots/gates.png").exists()
+
+
+def test_a_loop_learns_from_the_critic_of_its_window(run: Cli) -> None:
+    pytest.importorskip("accelerate", reason="needs irc-cli[train]")
+    options = (*SMALL, "--set", "train.advantage=potential", "--set", "train.gae-lambda=0.8")
+    assert run("loop", "--iterations", "2", "-o", "out", "--quiet", *options).code == 0
+    last = Path("out/iter-01")
+    assert not list(last.glob("round-*")), "no value moves a critic"
+    judged = pl.read_parquet(last / "advantages.parquet")
+    turns = [pl.read_parquet(f"out/iter-0{i}/turns.parquet").height for i in (0, 1)]
+    assert judged.height == sum(turns)
+    assert judged["forecast_before"].null_count() == 0
+    recorded = yaml.safe_load((last / "calibration.yaml").read_text())
+    assert recorded["settings"]["advantage"]["gae_lambda"] == 0.8
+    assert len(recorded["critic"]["folds"]) == 5
+    made = orjson.loads((last / "policy/trainer/train.json").read_bytes())["settings"]["advantage"]
+    assert (made["estimator"], made["gae_lambda"]) == ("potential", 0.8)
 
 
 def test_a_setting_names_its_stage(run: Cli) -> None:

@@ -39,7 +39,13 @@ from stages.policy_registry import SEED_POLICY
 from stages.tables.artifacts import TURNS
 from stages.tables.files import whole_file
 from stages.tables.table_file import read_table
-from stages.tables.turn_arrays import TurnArrays, tier_rewards, turn_advantages, turn_arrays
+from stages.tables.turn_arrays import (
+    fitted_critic,
+    tier_rewards,
+    turn_advantages,
+    turn_arrays,
+    turn_rewards,
+)
 from stages.training.batches import Pack
 from stages.training.inputs import read_rollouts
 from stages.training.model import learner, load_model
@@ -97,18 +103,19 @@ def example_of(sequence: TokenSequence) -> Example:
 def weights_of(turns: pl.DataFrame, told: Mapping[str, Any]) -> Weights:
     """Return the advantages that an estimator of gradients.yaml gives to the turns of a batch."""
     arrays = turn_arrays(turns)
-    values = calibrated(turns, told) if told["rewards"] == "calibrated" else Values({})
-    reward = tier_rewards(arrays, values)
-    if told["rewards"] == "naive":
-        reward = arrays.frame["reward"].to_numpy()
-    elif told["rewards"] == "potential":
-        reward = potential(arrays)
+    values = calibrated(turns, told) if told.get("rewards") == "calibrated" else Values({})
     config = AdvantageConfig(
         told["advantage"],
         told.get("gamma", AdvantageConfig.gamma),
         told.get("lambda", AdvantageConfig.outcome_weight),
         told.get("normalise", AdvantageConfig.normalise),
+        gae_lambda=told.get("gae-lambda", AdvantageConfig.gae_lambda),
     )
+    if told["advantage"] == "potential":
+        values = Values(values, critic=fitted_critic(arrays))
+    reward = turn_rewards(arrays, values, config)
+    if told.get("rewards") == "naive":
+        reward = arrays.frame["reward"].to_numpy()
     advantage = turn_advantages(arrays, reward, config).advantage
     if told.get("only-valued"):
         advantage = advantage * (tier_rewards(arrays, Values(values, "turn")) != 0)
@@ -124,40 +131,6 @@ def calibrated(turns: pl.DataFrame, told: Mapping[str, Any]) -> Values:
     settings = CalibrateConfig(measure, correlation, resamples=RESAMPLES, pay=pay)
     sums = lay_out(sum_turns(turns.lazy(), measure, "a batch").sums, measure)
     return calibrate(sums, 0, settings, np.random.default_rng(0)).values()
-
-
-def potential(arrays: TurnArrays, ridge: float = 3.0, most: int = 4) -> Floats:
-    """Return what each turn adds to the outcome that its episode's tiers so far foretell; [N].
-
-    That is potential-based shaping (Ng, Harada and Russell, 1999): r[k] = V[k+1] - V[k], and
-    -V[K-1] at the last turn, after which the outcome itself counts. V is the group's mean outcome,
-    and what a ridge regression adds to it by which tiers were there so far, how often, and the
-    turn. Under GTPO without normalisation, gamma is then the lambda of GAE (arXiv 1506.02438).
-
-    Args:
-        arrays: turns of a batch.
-        ridge: in turns.
-        most: times that a tier counts.
-    """
-    tier, episode = np.eye(len(arrays.tiers))[arrays.tier], arrays.layout.episode
-    n = len(tier)
-    first = np.flatnonzero(np.diff(episode, prepend=-1))
-    sums = tier.cumsum(axis=0)
-    after = sums - (sums - tier)[first][episode]  # [N, C] of each tier in the episode so far
-    turn = np.arange(n) - first[episode]
-
-    def features(counts: Floats, turn: npt.NDArray[np.intp]) -> Floats:
-        parts = (counts > 0, counts.clip(max=most) / most, turn[:, None] / 10, np.ones((n, 1)))
-        return np.hstack(parts)
-
-    before, later = features(after - tier, turn), features(after, turn + 1)
-    group, outcome = arrays.layout.group, arrays.outcome
-    usual = (np.bincount(group, outcome) / np.bincount(group))[group][episode]
-    x, excess = np.vstack([before, later]), np.tile(outcome[episode] - usual, 2)
-    fitted = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ excess)
-    worth = later @ fitted + usual
-    worth[arrays.layout.last] = 0
-    return worth - before @ fitted - usual
 
 
 def reinforce(turns: pl.DataFrame) -> Weights:

@@ -33,6 +33,8 @@ def render_markdown(document: dict[str, Any]) -> str:
         "",
         *_tiers(document),
     ]
+    if document["critic"]:
+        lines += ["", *_critic(document["critic"])]
     if document["changes"]:
         lines += ["", *_changes(document["changes"])]
     return "\n".join(lines) + "\n"
@@ -76,6 +78,18 @@ def _pushed(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
     return f"{signed(row['mean_advantage'])} {VERDICTS[row['verdict']][0]} {row['verdict']}"
+
+
+def _critic(rows: list[dict[str, Any]]) -> list[str]:
+    """What turns of each tier add to the forecast."""
+    cells = [
+        (
+            plain(row["tier"]),
+            *(f"{signed(row[of])} +- {row[f'{of}_error']:.3f}" for of in ("first", "again")),
+        )
+        for row in rows[:MOST_TIERS]
+    ]
+    return table(("tier", "first turn adds to the forecast", "each repeat adds"), cells)
 
 
 def _changes(changes: dict[str, Any]) -> list[str]:

@@ -14,7 +14,14 @@ from stages.core.critic import Critic, Weights, fold_of
 from stages.core.farmability import first_turns
 from stages.core.layout import Layout, turn_layout
 from stages.core.payment import Values, pay_of
-from stages.core.potential import CriticArrays, Forecasts, fit_critic, forecasts, shaping_rewards
+from stages.core.potential import (
+    RIDGE,
+    CriticArrays,
+    Forecasts,
+    fit_critic,
+    forecasts,
+    shaping_rewards,
+)
 from stages.tables.artifacts import ADVANTAGES, COUNTS
 
 
@@ -68,9 +75,10 @@ def _first_turns(turns: TurnArrays) -> Bools:
     return first_turns(turns.tier, turns.layout.episode, len(turns.tiers))
 
 
-def fitted_critic(turns: TurnArrays) -> Critic:
+def fitted_critic(turns: TurnArrays, ridge: float = RIDGE) -> Critic:
     """Fit a critic to the turns, without each fold of the tasks and with all."""
-    made = fit_critic(turns.tier, turns.outcome, turns.layout, _folds(turns), len(turns.tiers))
+    fold, n_tiers = _folds(turns), len(turns.tiers)
+    made = fit_critic(turns.tier, turns.outcome, turns.layout, fold, n_tiers, ridge)
     rows = (
         Weights(
             float(turn),

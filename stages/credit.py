@@ -1,0 +1,46 @@
+"""The rewards as scored and the calibrated ones, each with the advantages of an estimator."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from stages.core.advantages import AdvantageConfig, Advantages
+from stages.core.correlation import Floats
+from stages.core.payment import Values
+from stages.tables.turn_arrays import TurnArrays, turn_advantages, turn_rewards
+
+
+class Credit(NamedTuple):
+    """A set of rewards, [N], and the advantages that an estimator makes of them."""
+
+    reward: Floats
+    estimator: AdvantageConfig
+    advantages: Advantages
+
+
+def both_credits(
+    turns: TurnArrays, values: Values, estimator: AdvantageConfig
+) -> tuple[Credit, Credit]:
+    """Return the rewards as scored and the calibrated ones, with their advantages.
+
+    Rewards as scored are no forecasts: where the estimator is `potential`, theirs is `rloo`.
+    """
+    forecasts = estimator.estimator == "potential"
+    plain = replace(estimator, estimator="rloo") if forecasts else estimator
+    scored, valued = turns.frame["reward"].to_numpy(), turn_rewards(turns, values, estimator)
+    return (
+        Credit(scored, plain, turn_advantages(turns, scored, plain)),
+        Credit(valued, estimator, turn_advantages(turns, valued, estimator)),
+    )
+
+
+def paid_repeats(turns: TurnArrays, values: Values, estimator: AdvantageConfig) -> Floats:
+    """Return what one more turn of each tier earns in all; [C].
+
+    What a turn adds to a forecast, the episode's last turn gives back.
+    """
+    paid = values if values.pay == "turn" and estimator.estimator != "potential" else {}
+    return np.array([paid.get(tier, 0.0) for tier in turns.tiers])
