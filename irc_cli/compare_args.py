@@ -29,6 +29,7 @@ from stages.settings import Setting
 from stages.tables.files import together
 from stages.tables.yamlfile import nearest
 from stages.traces.calls import UnreadableCallError
+from stages.traces.copies import Copies
 from stages.traces.notes import GIVE_GOLD, READ_AS_PYTHON, note_left_out
 from stages.traces.pasted import unwrapped
 
@@ -141,7 +142,7 @@ def _compare_traces(
     from stages.tables.table_file import write_table
 
     options.check_outputs([out], as_json=printing.as_json, force=printing.force)
-    reader = source.reader(traces, quiet=printing.quiet)
+    reader = source.reader(traces, quiet=printing.quiet, copies=Copies())
     reader.check_sidecar(out, force=printing.force)
     comparison = Comparison(tool_rules=asked.tool_rules)
     for episode, domain in reader:

@@ -31,6 +31,7 @@ from stages.policy_registry import POLICIES
 from stages.replay import Replay, Replayer
 from stages.settings import Setting
 from stages.tables.files import together, whole_file
+from stages.traces.copies import Copies
 from stages.traces.identity import Identities
 from stages.traces.notes import note_left_out
 
@@ -110,7 +111,7 @@ def command(
     settings |= {**source.settings, "tokenizer": play.policy.tokenizer}
     other = None
     if asked.against:  # first: a mistake shows before all is played
-        reader = source.reader(list(asked.against), quiet=printing.quiet, **named)
+        reader = source.reader(list(asked.against), quiet=printing.quiet, copies=Copies(), **named)
         other = MeasuredTraces(reader.paths, reader, _measure(reader))
     replayer = None
     with ExitStack() as stack:
@@ -125,7 +126,7 @@ def command(
             replayer = Replayer(open_env(asked.env))
         # Our own rollouts need no --map: that is for the traces of --against.
         of_records = ReadingOptions(source.domain, source.skip_bad) if asked.policy else source
-        reader = of_records.reader(traces, quiet=printing.quiet, **named)
+        reader = of_records.reader(traces, quiet=printing.quiet, copies=Copies(), **named)
         reader.check_sidecar(out, force=printing.force)
         this = MeasuredTraces(traces, reader, _measure(reader, replayer))
     measures = document(

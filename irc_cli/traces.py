@@ -19,6 +19,7 @@ from stages.tables.files import digest, refuse_existing, whole_file
 from stages.tables.inputs import keep
 from stages.tiers.domains import SHIPPED, Domain, load_domain
 from stages.tiers.toolsets import Toolsets
+from stages.traces.copies import Copies
 from stages.traces.episode import Episode
 from stages.traces.folders import trace_files
 from stages.traces.formats import ReadOptions
@@ -138,6 +139,7 @@ class TraceReader:
     domains: dict[str, dict[str, int]] = field(default_factory=dict)  # episodes by path and domain
     envs: set[str | None] = field(default_factory=set)  # that were played; None: unknown
     bad: list[bytes] = field(default_factory=list)  # a JSON line for each bad line
+    copies: Copies | None = None  # that would count twice; None: whoever counts them looks
     _taken: dict[str, str] = field(default_factory=dict)  # path by episode id
 
     def __post_init__(self) -> None:
@@ -165,6 +167,8 @@ class TraceReader:
     def end(self) -> None:
         """Check that what the user says of records fitted some, once all traces are read."""
         self.of_records.check(self.paths)
+        if self.copies:
+            self.copies.check()
 
     def read(self, source: str, path: str) -> Iterator[tuple[Episode, Domain]]:
         """Yield a trace's episodes as another process could, with the tools that each agent had."""
@@ -193,6 +197,8 @@ class TraceReader:
         """
         if len(self.paths) > 1:  # a single trace's reader has seen to it
             _refuse_copy(episode, path, self._taken)
+        if self.copies:
+            self.copies.add(path, episode)
         self.identities.place(path, episode, self.tools.name if self.tools else None)
 
     def alone(self, path: str) -> TraceReader:

@@ -11,7 +11,7 @@ import orjson
 
 from stages.core.statuses import STATUSES
 from stages.tables.near import WITHOUT_TURN, messages_seen
-from stages.traces.episode import Episode
+from stages.traces.episode import SUCCESS, Episode
 from stages.traces.fields import (
     BadItemError,
     Names,
@@ -188,9 +188,14 @@ def stated_outcome(item: dict[str, Any]) -> float | None:
     """The outcome in [0, 1] that a record states; None where it states none.
 
     Raises:
-        BadItemError: it is no such number.
+        BadItemError: it is no such number, or `outcome` and `success` contradict each other.
     """
-    values = (outcome_of(item.get(key), key) for key in OUTCOMES)
+    values = [outcome_of(item.get(key), key) for key in OUTCOMES]
+    outcome, _, success = values
+    stated = isinstance(item.get("success"), bool)
+    if stated and outcome is not None and (outcome >= SUCCESS) != (success == 1):
+        what = f"'success' is {item['success']!r}, but 'outcome' is {item['outcome']!r}"
+        raise BadItemError(what, "mend the record, or name one by --map outcome=FIELD")
     return next((value for value in values if value is not None), None)
 
 
