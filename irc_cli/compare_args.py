@@ -27,6 +27,7 @@ from stages.core.arguments import (
 from stages.errors import InputError, few
 from stages.settings import Setting
 from stages.tables.files import together
+from stages.tables.pipes import content
 from stages.tables.yamlfile import nearest
 from stages.traces.calls import UnreadableCallError
 from stages.traces.copies import Copies
@@ -249,7 +250,7 @@ def _value(option: str, given: str) -> Parsed:
             text = sys.stdin.read()
         elif given.startswith("@"):
             where = given[1:]
-            text = Path(where).read_text(encoding="utf-8")
+            text = content(where).decode()
     except OSError as error:
         raise InputError(where, str(error.strerror).lower(), "check the path") from None
     except UnicodeDecodeError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,6 +12,7 @@ from stages.errors import InputError
 from stages.messages.message import Message
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 from stages.tables.artifacts import OF_ROLLOUT
+from stages.tables.pipes import content
 
 
 class ReplayPolicy:
@@ -70,7 +70,7 @@ class ReplayPolicy:
 def _read(path: str, notes: Counter[str]) -> dict[str, tuple[str, list[Message]]]:
     """Status and assistant messages, by task/trial as in an episode's id."""
     try:
-        lines = Path(path).read_bytes().splitlines()
+        lines = content(path).splitlines()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(path, reason, "give a rollouts file") from None

@@ -27,6 +27,7 @@ from stages.serving.address import shown
 from stages.serving.endpoint import Endpoint, EndpointError
 from stages.serving.weight_transfer import ROUTE as TRANSFER
 from stages.serving.weight_transfer import can_send, send_weights, takes_nccl
+from stages.tables.pipes import content
 
 LOADING_S = 1800.0  # in which a server loads weights, or starts
 MOST_WORKERS = 2**16  # of a server
@@ -187,7 +188,7 @@ def _root(base_url: str) -> str:
 
 def _listed(path: str) -> list[str]:
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = content(path).decode().splitlines()
     except FileNotFoundError:
         todo = "give http://HOST:PORT/v1, or a file with such lines"
         raise InputError("--base-url", f"'{shown(path)}' is no URL, and no file", todo) from None

@@ -16,6 +16,7 @@ from typing import IO
 
 from stages.errors import InputError
 from stages.tables.inputs import refuse_input
+from stages.tables.pipes import opened
 
 # Complete files by the name that they get when `together` ends; None: they get it at once.
 _held_back: ContextVar[dict[Path, Path] | None] = ContextVar("held_back", default=None)
@@ -254,8 +255,8 @@ def digest(path: str) -> str:
     if path == "-":
         return hashlib.sha256(standard_input()).hexdigest()
     head(path)
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # of BytesIO, too
 
 
 def head(path: str) -> bytes:
@@ -266,7 +267,7 @@ def head(path: str) -> bytes:
     """
     with reachable(path):
         try:
-            with Path(path).open("rb") as file:
+            with opened(path) as file:
                 return file.read(4)
         except FileNotFoundError:
             raise InputError(path, "no such file", "check the path") from None

@@ -10,7 +10,6 @@ import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
@@ -20,6 +19,7 @@ from polars.io.plugins import register_io_source
 from stages.errors import InputError
 from stages.tables.files import head, standard_input, together, whole_file
 from stages.tables.paths import remote, unreadable
+from stages.tables.pipes import content, is_pipe
 from stages.tables.state import Input, MadeBy, check_types, parsed
 from stages.tables.table import Table
 
@@ -115,7 +115,7 @@ def read_table(table: Table, path: str) -> pl.DataFrame:
     """
     where = "standard input" if path == "-" else path
     if _is_parquet(path):
-        frame = reading(path, lambda: pl.read_parquet(path, glob=False))
+        frame = reading(path, lambda: pl.read_parquet(_parquet(path), glob=False))
     else:
         frame = _json_lines(table, _content(path), where)
     return table.conform(frame, where)
@@ -128,7 +128,7 @@ def read_columns(path: str) -> pl.DataFrame:
         InputError: the file is missing or of another kind.
     """
     if _is_parquet(path):
-        return reading(path, lambda: pl.read_parquet(path, glob=False))
+        return reading(path, lambda: pl.read_parquet(_parquet(path), glob=False))
     try:
         return pl.read_ndjson(_content(path), infer_schema_length=None)
     except pl.exceptions.PolarsError:
@@ -139,7 +139,7 @@ def scan_table(table: Table, path: str) -> pl.LazyFrame | None:
     """Return a lazy scan of a Parquet table, its columns checked; None for any other file."""
     if not _is_parquet(path):
         return None
-    lazy = pl.scan_parquet(path, glob=False)
+    lazy = pl.scan_parquet(_parquet(path), glob=False)
     table.check_columns(reading(path, lazy.collect_schema), path)
     return lazy
 
@@ -148,7 +148,7 @@ def made_by(path: str) -> dict[str, Any]:
     """Return what an artifact records of its making; empty where it records nothing."""
     if not _is_parquet(path):
         return {}
-    recorded = reading(path, lambda: pl.read_parquet_metadata(path)).get(_METADATA_KEY)
+    recorded = reading(path, lambda: pl.read_parquet_metadata(_parquet(path))).get(_METADATA_KEY)
     if not recorded:
         return {}
     document: dict[str, Any] = parsed(recorded, MadeBy, f"{path}: its record", "make it again")
@@ -171,8 +171,13 @@ def _is_parquet(path: str) -> bool:
     return path != "-" and (remote(path) or head(path) == PARQUET_MAGIC)
 
 
+def _parquet(path: str) -> str | io.BytesIO:
+    """Return what polars reads a table from: it would open a pipe again."""
+    return io.BytesIO(content(path)) if is_pipe(path) else path
+
+
 def _content(path: str) -> bytes:
-    return standard_input() if path == "-" else Path(path).read_bytes()
+    return standard_input() if path == "-" else content(path)
 
 
 def reading(path: str, read: Callable[[], _T]) -> _T:

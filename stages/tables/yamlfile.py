@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 from stages.errors import InputError, few
+from stages.tables.pipes import content
 
 MOST_VALUES = 1_000_000  # of a document with aliases, those that they stand for included
 DEEPEST = 100  # values in values
@@ -134,7 +134,7 @@ def read_yaml(path: str) -> Node:
         InputError: it can't be read, or is not good YAML.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = content(path).decode()
     except FileNotFoundError:
         raise InputError(path, "no such file", "check the path") from None
     except UnicodeDecodeError:

@@ -24,7 +24,7 @@ from stages.traces.definitions import tool_definitions
 from stages.traces.envelopes import text_of
 from stages.traces.fields import BadItemError, name_in, object_of
 from stages.traces.formats import ReadOptions, Whole
-from stages.traces.stream import FETCH_AGAIN, BrokenJsonError, parse
+from stages.traces.stream import FETCH_AGAIN, MOST_RATIO, MOST_UNZIPPED, BrokenJsonError, parse
 
 NAME = "inspect"
 MAGIC = b"PK\x03\x04"  # of a zip file
@@ -146,6 +146,9 @@ def _data(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> byte
     zipfile reads them from Python 3.14 on, and where a package such as inspect_ai has patched it;
     each of these has errors of its own.
     """
+    if member.file_size > max(MOST_UNZIPPED, MOST_RATIO * member.compress_size):
+        what = f"its member '{member.filename}' unzips to {MOST_RATIO} times its size and more"
+        raise InputError(str(path), what, "write the log as .json, if memory holds it")
     if member.compress_type == ZSTD:
         import polars as pl
 

@@ -11,7 +11,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
@@ -19,6 +18,7 @@ import orjson
 
 from stages.errors import InputError
 from stages.tables.files import standard_input
+from stages.tables.pipes import opened
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 GZIP = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BUFFER = 1 << 17  # bytes
+MOST_UNZIPPED = 1 << 27  # bytes that gzip may give at once, however small it is
+MOST_RATIO = 100  # ... and beyond, times its own size; JSON of real traces has up to some 30
 NOT_STANDARD = "JSON outside the standard"
 FETCH_AGAIN = "copy or download the file again"
 
@@ -53,8 +55,9 @@ class Stream:
         self.digest = digest or hashlib.sha256()
         with readable(self.where):
             # Closed by `close`, which every way out of the readers comes past.
-            file = _standard_input(keep) if path == "-" else Path(path).open("rb")  # noqa: SIM115
-            self._stored = io.BufferedReader(_Hashing(file, self.digest), BUFFER)
+            file = _standard_input(keep) if path == "-" else opened(path)
+            self._hashing = _Hashing(file, self.digest)
+            self._stored = io.BufferedReader(self._hashing, BUFFER)
         self._content: io.BufferedReader[Any] | gzip.GzipFile = self._stored
         try:
             with readable(self.where):
@@ -73,16 +76,43 @@ class Stream:
         """All that is left; closes the file."""
         try:
             with readable(self.where):
-                return self._content.read()
+                return self._all()
         finally:
             self.close()
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """(number from 1, line) of every line that is not blank."""
         with readable(self.where):
-            for number, line in enumerate(self._content, 1):
+            for number, line in enumerate(self._each_line(), 1):
                 if not line.isspace():
                     yield number, line
+
+    def _all(self) -> bytes:
+        if self._content is self._stored:
+            return self._content.read()
+        data = bytearray()
+        while block := self._content.read(BUFFER):
+            data += block
+            self._check_unzipped(len(data))
+        return bytes(data)
+
+    def _each_line(self) -> Iterator[bytes]:
+        if self._content is self._stored:
+            yield from self._content
+        while line := self._content.readline(MOST_UNZIPPED):
+            while len(line) % MOST_UNZIPPED == 0 and not line.endswith(b"\n"):
+                self._check_unzipped(len(line))
+                more = self._content.readline(MOST_UNZIPPED)
+                if not more:
+                    break
+                line += more
+            yield line
+
+    def _check_unzipped(self, size: int) -> None:
+        """Raise InputError where a little gzip unzips to more than memory may hold."""
+        if size >= MOST_UNZIPPED and size > MOST_RATIO * self._hashing.count:
+            what = f"unzips to more than {size / 2**20:,.0f} MiB, {MOST_RATIO} times its size"
+            raise InputError(self.where, what, "gunzip it first, if memory holds it")
 
     def close(self) -> None:
         """Let go of the file; a second time does nothing."""
@@ -179,6 +209,7 @@ class _Hashing(io.RawIOBase):
 
     def __init__(self, file: BinaryIO, digest: _Hash) -> None:
         self._file, self._digest = file, digest
+        self.count = 0  # bytes read
 
     def readable(self) -> bool:
         return True
@@ -187,6 +218,7 @@ class _Hashing(io.RawIOBase):
         data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         self._digest.update(data)
+        self.count += len(data)
         return len(data)
 
     def readall(self) -> bytes:
