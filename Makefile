@@ -8,10 +8,11 @@ EXTRAS := .venv-extras
 VLLM := .venv-vllm
 VERL := .venv-verl
 RAY := .venv-ray
+VERIFIERS := .venv-verifiers
 OUT ?= out/demo
 SEED ?= 0
 
-.PHONY: demo study gradients validate test test-extras test-vllm test-fleet test-verl test-ray lint bench seed-policy clean
+.PHONY: demo study gradients validate test test-extras test-vllm test-fleet test-verl test-verifiers test-ray lint bench seed-policy clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -61,12 +62,12 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_tool_parser.py tests/test_renderer.py tests/test_template*.py tests/test_tiny_model.py tests/test_transformers_policy.py \
 	  tests/test_train.py tests/test_train_command.py tests/test_train_resume.py \
 	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
-	  tests/test_exports_trl.py tests/test_readme.py tests/test_gradients.py \
+	  tests/test_exports_trl.py tests/test_trl_turns.py tests/test_readme.py tests/test_gradients.py \
 	  tests/test_report_page.py tests/test_api_logs.py tests/test_observability.py tests/test_otel.py \
 	  tests/test_inspect_log.py tests/test_atif.py tests/test_export_atif.py tests/test_dumps.py tests/test_model_code.py
 
 # Environments that hold what their file lists, and no more: dependencies are not followed.
-$(VLLM)/.ready $(VERL)/.ready $(RAY)/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt
+$(VLLM)/.ready $(VERL)/.ready $(RAY)/.ready $(VERIFIERS)/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --no-deps --requirement constraints-$*.txt
 	$(@D)/bin/python -m pip install --quiet --no-deps --editable .
@@ -89,6 +90,10 @@ test-fleet: $(VLLM)/.ready
 test-verl: $(VERL)/.ready
 	$(VERL)/bin/pytest -W default --durations=3 tests/verl
 
+# Our environments in verifiers' own evaluation command, in an environment of its own.
+test-verifiers: $(VERIFIERS)/.ready
+	$(VERIFIERS)/bin/pytest -W default tests/test_verifiers_env.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -105,4 +110,4 @@ validate: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.validate
 
 clean:
-	rm -rf $(VENV) $(EXTRAS) $(VLLM) $(VERL) $(RAY) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXTRAS) $(VLLM) $(VERL) $(RAY) $(VERIFIERS) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The environment package, and a server to try it with."""
