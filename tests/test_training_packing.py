@@ -11,9 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.training.batches import Pack, passes, steps
-from stages.training.packing import packed_attention, packs
-from tests.learning import some_examples
+from stages.training.batches import Pack, passes, shared_prefix, steps
+from stages.training.config import TrainConfig
+from stages.training.model import learner
+from stages.training.packing import LEAST_SHARED, packed_attention, packs
+from stages.training.sequences import Example
+from tests.learning import example, small_model, some_examples, trainer_of
 
 lengths = st.lists(st.integers(1, 60), max_size=40)
 budgets = st.integers(0, 100)
@@ -89,6 +92,80 @@ def test_a_pack_is_its_sequences_in_a_row() -> None:
     assert pack.at.tolist() == [*one.at.tolist(), *(two.at + size).tolist()]
     rest = [0.7] * len(two.at)
     assert pack.temperature.tolist() == pytest.approx([1.0] * len(one.at) + rest)
+
+
+def beginning_alike(count: int = 3, alike: int = LEAST_SHARED + 6) -> list[Example]:
+    """Sequences that begin with the same tokens, of which the policy wrote none."""
+    rng = np.random.default_rng(0)
+    made = [example(rng, [(alike + 1, 4 + n), (3, 5)], episode=str(n)) for n in range(count)]
+    start = made[0].sequence.token_ids[:alike]
+    for one in made:
+        one.sequence.token_ids[:alike] = start
+    return made
+
+
+def test_what_sequences_begin_with_stands_in_a_pack_once() -> None:
+    examples = beginning_alike()
+    alike, sizes = LEAST_SHARED + 6, [len(one.sequence) for one in examples]
+    pack = Pack.of(examples, torch.device("cpu"))
+    assert pack.shared and pack.lengths == [alike, *(size - alike for size in sizes)]
+    ids = [token for one in examples for token in one.sequence.token_ids[alike:]]
+    assert pack.token_ids.tolist() == [*examples[0].sequence.token_ids[:alike], *ids]
+    assert pack.positions.tolist() == [
+        *range(alike),
+        *(at for size in sizes for at in range(alike, size)),
+    ]
+    learnt = [one.sequence.token_ids[one.at].tolist() for one in examples]
+    assert pack.token_ids[pack.at].tolist() == [token for ids in learnt for token in ids]
+
+
+@pytest.mark.parametrize("alike", [LEAST_SHARED - 1, 0])
+def test_a_short_beginning_is_not_shared(alike: int) -> None:
+    assert not Pack.of(beginning_alike(alike=alike), torch.device("cpu")).shared
+
+
+def test_a_token_of_the_policy_is_never_shared() -> None:
+    examples = [example(np.random.default_rng(0), [(70, 90)]) for _ in range(2)]
+    assert shared_prefix(examples) == 69  # the last of the prompt predicts it
+    assert shared_prefix(examples[:1]) == 0
+
+
+def test_gradients_are_those_of_sequences_apart() -> None:
+    examples, model = beginning_alike(), small_model()
+
+    def gradients(packs: list[list[Example]]) -> torch.Tensor:
+        made = learner(model)
+        made.zero_grad()
+        for pack in packs:
+            values = made(*Pack.of(pack, torch.device("cpu")))
+            weight = torch.cat([torch.from_numpy(one.advantage) for one in pack])
+            (values.logprobs * weight).sum().backward()
+        return torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
+
+    together, apart = gradients([examples]), gradients([[one] for one in examples])
+    assert torch.allclose(together, apart, rtol=1e-4, atol=1e-5)
+
+
+def test_passes_count_what_is_shared_once() -> None:
+    examples = beginning_alike(count=6)
+    whole = sum(len(one.sequence) for one in examples) - 5 * (LEAST_SHARED + 6)
+    trainer = trainer_of(small_model())
+    assert len([*trainer.passes(examples, TrainConfig(pack_tokens=whole))]) == 1
+    assert len([*trainer.passes(examples, TrainConfig(pack_tokens=whole - 1))]) == 2
+
+
+def test_attention_goes_on_from_what_is_shared() -> None:
+    torch.manual_seed(0)
+    queries, keys, values = (torch.randn(1, heads, 9, 8) for heads in (4, 2, 2))
+    mixed, _ = packed_attention(
+        None, queries, keys, values, None, scaling=0.3, lengths=[3, 2, 4], shared=True
+    )
+    sees = torch.ones(9, 9).tril().bool()
+    sees[5:, 3:5] = False  # the third sequence does not see the second
+    for head in range(4):
+        scores = queries[0, head] @ keys[0, head // 2].T * 0.3
+        wanted = scores.masked_fill(~sees, -torch.inf).softmax(-1) @ values[0, head // 2]
+        assert torch.allclose(mixed[0, :, head], wanted, atol=1e-6)
 
 
 def test_attention_stays_within_a_sequence() -> None:

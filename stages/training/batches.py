@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stages.training.packing import packs
+from stages.training.packing import packs, shared_tokens
 from stages.training.sequences import Example
 
 MOST_PACKED = 16_384  # tokens of a pass that nobody set
@@ -21,9 +21,10 @@ class Pack(NamedTuple):
 
     token_ids: torch.Tensor  # [T]
     positions: torch.Tensor  # [T]
-    lengths: list[int]  # of the sequences
+    lengths: list[int]  # of the sequences, or of what they share and of the rest of each
     at: torch.Tensor  # [M]
     temperature: torch.Tensor  # [M]
+    shared: bool  # whether what stands first is what all sequences begin with
 
     @classmethod
     def of(cls, examples: List[Example], device: torch.device) -> Pack:
@@ -36,19 +37,41 @@ class Pack(NamedTuple):
         Returns:
             The pack; its M tokens are those of the policy, in the order of the examples.
         """
-        lengths = [len(example.sequence) for example in examples]
-        starts = np.cumsum([0, *lengths[:-1]])
-        at = [example.at + start for example, start in zip(examples, starts, strict=True)]
+        first = shared_prefix(examples)
+        ids = [example.sequence.token_ids[first:] for example in examples]
+        lengths = [len(rest) for rest in ids]
+        moved = np.cumsum([0, *lengths[:-1]])  # of each sequence's tokens, for those before it
+        at = [example.at + start for example, start in zip(examples, moved, strict=True)]
         temperature = [
             np.full(len(example.at), example.temperature, np.float32) for example in examples
         ]
+        positions = [np.arange(first, first + length) for length in lengths]
+        if first:
+            ids.insert(0, examples[0].sequence.token_ids[:first])
+            positions.insert(0, np.arange(first))
+            lengths.insert(0, first)
         return cls(
-            _tensor([example.sequence.token_ids for example in examples], device),
-            _tensor([np.arange(length) for length in lengths], device),
+            _tensor(ids, device),
+            _tensor(positions, device),
             lengths,
             _tensor(at, device),
             _tensor(temperature, device),
+            bool(first),
         )
+
+
+def shared_prefix(examples: List[Example]) -> int:
+    """Return how many tokens a pack of these examples holds once for all of them.
+
+    Args:
+        examples: of a pack, or of all packs of a step.
+
+    Returns:
+        Fewer than stand before any token of the policy: each is predicted by a token of its own.
+    """
+    learnt = [int(example.at[0]) for example in examples if len(example.at)]
+    most = min(learnt, default=1) - 1
+    return shared_tokens([example.sequence.token_ids for example in examples], most)
 
 
 def _tensor(parts: List[npt.NDArray[np.generic]], device: torch.device) -> torch.Tensor:

@@ -135,6 +135,7 @@ class TokenLogprobs(nn.Module):
         lengths: Sequence[int],
         at: torch.Tensor,
         temperature: torch.Tensor,
+        shared: bool = False,
         entropy_gradient: bool = False,
         top_p: torch.Tensor | None = None,
         nuclei: Nuclei | None = None,
@@ -147,6 +148,7 @@ class TokenLogprobs(nn.Module):
             lengths: of its sequences; they add up to T.
             at: which tokens, none the first of its sequence, [M].
             temperature: that divides the logits of each of them, [M].
+            shared: whether the first sequence is what all others begin with.
             entropy_gradient: whether the entropy is to be learnt from, too.
             top_p: of each of them, [M]: their nuclei are found, and returned.
             nuclei: of each of them, from an earlier pass; with neither, all words count.
@@ -157,7 +159,9 @@ class TokenLogprobs(nn.Module):
         Source: docs/method.md, "The nucleus".
         """
         # A sequence alone needs neither, and not every model takes them.
-        apart = {"position_ids": positions[None], "lengths": lengths} if self.packed else {}
+        apart: dict[str, Any] = {}
+        if self.packed:
+            apart = {"position_ids": positions[None], "lengths": lengths, "shared": shared}
         body, head = self.bare.get_decoder(), self.bare.get_output_embeddings()
         output = body(input_ids=token_ids[None], use_cache=False, **apart)
         hidden = output.last_hidden_state[0]  # [T, width]

@@ -18,6 +18,7 @@ from stages.training.logprobs import TokenLogprobs
 from stages.training.packing import PACKED
 
 TRIAL = 8  # tokens of the sequences that a model is tried on
+ALIKE = 4  # tokens that these begin with
 
 
 def load_model(folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -159,9 +160,10 @@ def learner(
 
 
 def _trials(model: Any) -> list[torch.Tensor]:
-    """Return two short sequences of a model's tokens."""
+    """Return two short sequences of a model's tokens, which begin with the same."""
     ids = torch.arange(2 * TRIAL) * 7 % model.config.get_text_config().vocab_size
-    return list(ids.split(TRIAL))
+    one, other = ids.split(TRIAL)
+    return [one, torch.cat((one[:ALIKE], other[ALIKE:]))]
 
 
 @torch.no_grad()
@@ -181,6 +183,9 @@ def _check_learner(made: TokenLogprobs, expected: list[torch.Tensor]) -> None:
     packs = [trials] if made.packed else [[trial] for trial in trials]
     try:
         given = [made(*_pack(pack)).logprobs for pack in packs]
+        if made.packed:
+            given.append(made(*_sharing_pack(trials), shared=True).logprobs)
+            expected = [*expected, *(own[ALIKE:] for own in expected)]
         close = torch.allclose(torch.cat(given), torch.cat(expected), rtol=1e-4, atol=1e-4)
     except (AttributeError, TypeError):  # it has other parts, or its parts take other arguments
         close = False
@@ -196,6 +201,16 @@ def _pack(sequences: list[torch.Tensor]) -> tuple[Any, ...]:
     at = torch.nonzero(positions)[:, 0]
     lengths = [len(ids) for ids in sequences]
     return torch.cat(sequences), positions, lengths, at, torch.ones(len(at))
+
+
+def _sharing_pack(sequences: list[torch.Tensor]) -> tuple[Any, ...]:
+    """Return the arguments of TokenLogprobs for what follows after a start that is shared."""
+    rests = [torch.arange(ALIKE, len(ids)) for ids in sequences]
+    positions = torch.cat([torch.arange(ALIKE), *rests])
+    ids = torch.cat([sequences[0][:ALIKE], *(ids[ALIKE:] for ids in sequences)])
+    lengths = [ALIKE, *(len(rest) for rest in rests)]
+    at = torch.nonzero(positions > ALIKE)[:, 0]
+    return ids, positions, lengths, at, torch.ones(len(at))
 
 
 def trained(model: Any) -> dict[str, torch.Tensor]:

@@ -1,19 +1,25 @@
 """Many sequences in one pass without padding: they stand in a row, and none sees another.
 
 Positions begin anew with each sequence, and attention runs on each by itself, so that a pass over
-a pack gives what passes over its sequences give.
+a pack gives what passes over its sequences give. What all sequences of a pack begin with, such as
+an agent's instructions and tools, stands there once: each of them goes on from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 PACKED = "irc_packed"  # name of our attention in transformers
+LEAST_SHARED = 64  # tokens: fewer cost more, in copies of keys and values, than they save
 
 
 def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -40,6 +46,26 @@ def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return packed
 
 
+def shared_tokens(token_ids: Sequence[npt.NDArray[np.int64]], most: int) -> int:
+    """Return how many tokens at the start of a pack are to stand there once.
+
+    Args:
+        token_ids: of the sequences.
+        most: that may be shared.
+
+    Returns:
+        0 where it is not worth its copies of keys and values.
+    """
+    if len(token_ids) < 2:
+        return 0
+    first, *others = token_ids
+    for ids in others:
+        most = min(most, len(first), len(ids))
+        differ = np.flatnonzero(first[:most] != ids[:most])
+        most = int(differ[0]) if len(differ) else most
+    return most if most >= LEAST_SHARED else 0
+
+
 def packed_attention(
     _module: Any,
     queries: torch.Tensor,
@@ -50,6 +76,7 @@ def packed_attention(
     dropout: float = 0.0,
     *,
     lengths: Sequence[int],
+    shared: bool = False,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each sequence of a pack, in transformers' form.
@@ -61,6 +88,7 @@ def packed_attention(
         scaling: of the scores.
         dropout: of the weights.
         lengths: of the sequences, which add up to T.
+        shared: whether the first of them is what all others begin with.
 
     Returns:
         The mixed values [1, T, H, D], and no weights.
@@ -71,11 +99,16 @@ def packed_attention(
     if groups > 1:
         keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
     # split: its gradient is one concatenation; that of slices would be a full tensor each.
-    alone = zip(*(x.split(list(lengths), 2) for x in (queries, keys, values)), strict=True)
-    mixed = [
-        scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
-        for q, k, v in alone
-    ]
+    parts = zip(*(x.split(list(lengths), 2) for x in (queries, keys, values)), strict=True)
+    attend = partial(scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
+    q, k_first, v_first = next(parts)
+    mixed = [attend(q, k_first, v_first, is_causal=True)]
+    for q, k, v in parts:
+        if shared:
+            k, v = torch.cat((k_first, k), 2), torch.cat((v_first, v), 2)
+            mixed.append(attend(q, k, v, attn_mask=causal_lower_right(q.shape[2], k.shape[2])))
+        else:
+            mixed.append(attend(q, k, v, is_causal=True))
     return torch.cat(mixed, 2).transpose(1, 2).contiguous(), None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from stages.errors import InputError
-from stages.training.batches import MOST_PACKED, passes
+from stages.training.batches import MOST_PACKED, passes, shared_prefix
 from stages.training.config import TrainConfig
 from stages.training.logprobs import TokenLogprobs
 from stages.training.sequences import Example
@@ -86,8 +86,9 @@ class Trainer:
         Yields:
             Positions in `examples`, and whether they count: False where it only keeps step.
         """
-        lengths = [len(example.sequence) for example in examples]
-        budget = (config.pack_tokens or MOST_PACKED) if self.packable else 0
+        first = shared_prefix(examples) if self.packable else 0
+        lengths = [len(example.sequence) - first for example in examples]
+        budget = (config.pack_tokens or MOST_PACKED) - first if self.packable else 0
         devices = self.accelerator
         return passes(lengths, budget, devices.process_index, devices.num_processes)
 
