@@ -119,6 +119,13 @@ def test_what_sequences_begin_with_stands_in_a_pack_once() -> None:
     assert pack.token_ids[pack.at].tolist() == [token for ids in learnt for token in ids]
 
 
+def test_what_is_shared_may_be_computed_in_bfloat16() -> None:
+    pack, model = Pack.of(beginning_alike(), torch.device("cpu")), learner(small_model())
+    exact = model(*pack).logprobs
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(model(*pack).logprobs, exact, atol=0.5)
+
+
 @pytest.mark.parametrize("alike", [LEAST_SHARED - 1, 0])
 def test_a_short_beginning_is_not_shared(alike: int) -> None:
     assert not Pack.of(beginning_alike(alike=alike), torch.device("cpu")).shared

@@ -95,6 +95,8 @@ def packed_attention(
 
     Source: scaled dot-product attention, arXiv 1706.03762, section 3.2.1.
     """
+    # As autocast would: rotations leave float32, and a mask of torch's own wants one type.
+    queries, keys = queries.to(values.dtype), keys.to(values.dtype)
     groups = queries.shape[1] // keys.shape[1]
     if groups > 1:
         keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
