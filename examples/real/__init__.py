@@ -1,0 +1,1 @@
+"""A real language model, from demonstrations to reinforcement learning."""

