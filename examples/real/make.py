@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import orjson
 import yaml
 
-from examples.real.model import unpack
 from examples.real.report import STEPS, write_report
 from examples.study.runs import TimeBudget, call
 
@@ -115,6 +114,8 @@ def run(recipe: Recipe, out: Path, budget: TimeBudget) -> None:
     """Do what is not done, until the budget ends."""
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "model").exists():
+        from examples.real.model import unpack  # torch comes with it
+
         shutil.rmtree(out / "model.partial", ignore_errors=True)
         unpack(out / "model")
     for step in steps(recipe, out):
