@@ -28,12 +28,12 @@ def pass_rates(out: Path) -> Iterator[str]:
     yield "| policy | pass rate | 95 % | episodes |"
     yield "| --- | --- | --- | --- |"
     for path in sorted(out.glob("eval-*.json"), key=lambda path: path.stat().st_mtime):
-        found = orjson.loads(path.read_bytes())
+        measured = orjson.loads(path.read_bytes())
         rate, low, high = (
-            f"{100 * found[key]:.1f} %" for key in ("pass_rate", "ci_low", "ci_high")
+            f"{100 * measured[key]:.1f} %" for key in ("pass_rate", "ci_low", "ci_high")
         )
         name = path.stem.removeprefix("eval-")
-        yield f"| {name} | {rate} | {low} to {high} | {found['episodes']:,} |"
+        yield f"| {name} | {rate} | {low} to {high} | {measured['episodes']:,} |"
 
 
 def costs(out: Path) -> Iterator[str]:
