@@ -162,8 +162,8 @@ def learner(
 def _trials(model: Any) -> list[torch.Tensor]:
     """Return two short sequences of a model's tokens, which begin with the same."""
     ids = torch.arange(2 * TRIAL) * 7 % model.config.get_text_config().vocab_size
-    one, other = ids.split(TRIAL)
-    return [one, torch.cat((one[:ALIKE], other[ALIKE:]))]
+    first, second = ids.split(TRIAL)
+    return [first, torch.cat((first[:ALIKE], second[ALIKE:]))]
 
 
 @torch.no_grad()
