@@ -115,5 +115,10 @@ bench: $(READY) $(EXTRAS)/.ready $(VLLM)/.ready
 validate: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.validate
 
+# Mutated inputs to every reader: two minutes; `make fuzz N=1000000 SEED=1` for a night.
+.PHONY: fuzz
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(or $(N),20000) $(SEED)
+
 clean:
 	rm -rf $(VENV) $(EXTRAS) $(VLLM) $(VERL) $(RAY) $(VERIFIERS) $(REAL) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

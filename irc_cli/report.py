@@ -35,7 +35,7 @@ from stages.reporting.conversations import Conversations
 from stages.reporting.recorded import Recorded, read_calibration
 from stages.settings import Setting
 from stages.tables.artifacts import COUNTS
-from stages.tables.files import digest, whole_file
+from stages.tables.files import digest, reachable, whole_file
 from stages.tables.paths import files_of
 from stages.tables.state import check_types
 from stages.tables.table_file import made_by, made_from
@@ -240,8 +240,9 @@ def scored_from(paths: list[str]) -> Origin:
         where = f"{path}: its record"
         settings = check_types(recorded[path]["settings"], ScoredWith, where, "score them again")
     name = settings.get("tiers") or "extended"
-    if name not in SHIPPED and not Path(name).is_file():
-        name = "extended"
+    with reachable(name):
+        if name not in SHIPPED and not Path(name).is_file():
+            name = "extended"
     files = {name: sha256 for path in paths for name, sha256 in made_from(path).items()}
     gold, others = settings.get("gold"), {settings.get("tiers"), settings.get("rewards")}
     digests = {path: sha256 for path, sha256 in files.items() if path not in others}
@@ -253,11 +254,11 @@ def scored_from(paths: list[str]) -> Origin:
 
 def recorded_traces(origin: Origin) -> list[str]:
     """Return the traces of turns, if all that was read is where it was, and unchanged."""
-    unchanged = all(
-        path != "-" and Path(path).is_file() and digest(path) == sha256
-        for path, sha256 in origin.digests.items()
-    )
-    return origin.traces if unchanged else []
+    for path, sha256 in origin.digests.items():
+        with reachable(path):
+            if path == "-" or not Path(path).is_file() or digest(path) != sha256:
+                return []
+    return origin.traces
 
 
 class Asked(NamedTuple):

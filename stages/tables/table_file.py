@@ -184,8 +184,10 @@ def reading(path: str, read: Callable[[], _T]) -> _T:
     """Return what is read from a Parquet file, or raise InputError where polars can't."""
     try:
         return read()
-    except (pl.exceptions.ComputeError, pl.exceptions.ColumnNotFoundError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise unreadable(path, error) from None
+    except pl.exceptions.PanicException:  # polars trusts what the pages of a file say
+        raise unreadable(path, OSError("its pages are damaged")) from None
 
 
 def _json_lines(table: Table, data: bytes, where: str) -> pl.DataFrame:

@@ -36,7 +36,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     request, response = exchange.request, exchange.response
     system = request.get("system")
     history = [{"role": "system", "content": system}] if system else []
-    history += request.get("messages") or []
+    history += request["messages"] if isinstance(request.get("messages"), list) else []
     answers = [Answer([response], response.get("stop_reason"))] if response else []
     if response and not request:
         notes["response without its request"] += 1

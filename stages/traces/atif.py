@@ -267,7 +267,7 @@ def _failures(result: Record) -> list[Record]:
 def _is_graded(failure: Record) -> bool:
     """Whether the reward beside an exception is valid; older results do not say it themselves."""
     valid = object_of(failure, "policy").get("has_valid_reward")
-    return valid if isinstance(valid, bool) else failure.get("exception_type") in GRADED
+    return valid if isinstance(valid, bool) else str(failure.get("exception_type")) in GRADED
 
 
 def _rewards(holder: Record) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from stages.traces import verifiers_v0
 from stages.traces.fields import BadItemError
 from stages.traces.formats import Notes, ReadOptions, Record
+from stages.traces.stream import written
 
 if TYPE_CHECKING:
     from stages.messages.cutter import Cutter
@@ -78,11 +77,7 @@ def _cutter(tokenizer: str) -> Cutter:
 
 def _clean(record: Record, messages: list[Any], prompt: Any, notes: Notes) -> Record:
     """What both have: tasks are told by their prompts, groups by the step besides."""
-    told = (
-        prompt.encode(errors="replace")
-        if isinstance(prompt, str)
-        else orjson.dumps(prompt, default=str)
-    )
+    told = prompt.encode(errors="replace") if isinstance(prompt, str) else written(prompt)
     task = sha256(told).hexdigest()[:12]
     notes["no task id: tasks are told by their prompts"] += 1
     step = record.get("step")

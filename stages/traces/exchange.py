@@ -104,6 +104,8 @@ def clean_records(
     if not history and not answers and exchange.failed is None:
         raise BadItemError("holds neither messages nor a response", "log both, or give 'messages'")
     for trial, answer in enumerate(answers or [Answer(())]):
+        if not (isinstance(history, Sequence) and isinstance(answer.messages, Sequence)):
+            raise BadItemError("has messages that are no list", "give the record as it was logged")
         clean = {**kept, "messages": clean_messages([*history, *answer.messages], notes)}
         if len(answers) > 1:
             clean["trial"] = trial

@@ -42,9 +42,10 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     history = [{**content_of(system), "role": "system"}] if system else []
     history += _contents(request.get("contents"))
     tools = next((place["tools"] for place in places if place.get("tools")), None)
+    candidates = exchange.response.get("candidates")
     answers = [
         Answer([content_of(candidate.get("content"))], _stop(candidate))
-        for candidate in exchange.response.get("candidates") or []
+        for candidate in (candidates if isinstance(candidates, list) else [])
         if isinstance(candidate, Mapping)
     ]
     if answers and not history:
@@ -71,7 +72,7 @@ def content_of(content: Any) -> dict[str, Any]:
     """One content as {role, parts}."""
     if isinstance(content, Mapping):
         role, parts = content.get("role") or "user", content.get("parts") or []
-        parts = [parts] if isinstance(parts, (str, Mapping)) else parts
+        parts = parts if isinstance(parts, list) else [parts]
         return {"role": role, "parts": [_part(part) for part in parts]}
     return {"role": "user", "parts": [{"text": content}] if isinstance(content, str) else []}
 

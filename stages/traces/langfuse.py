@@ -18,19 +18,17 @@ Record = dict[str, Any]
 
 NAME = "langfuse"
 GATHERED = "langfuse_observations"
-KINDS = frozenset(
-    [
-        "GENERATION",
-        "SPAN",
-        "EVENT",
-        "AGENT",
-        "TOOL",
-        "CHAIN",
-        "RETRIEVER",
-        "EVALUATOR",
-        "EMBEDDING",
-        "GUARDRAIL",
-    ]
+KINDS = (  # a tuple: a damaged record may have a list for its kind
+    "GENERATION",
+    "SPAN",
+    "EVENT",
+    "AGENT",
+    "TOOL",
+    "CHAIN",
+    "RETRIEVER",
+    "EVALUATOR",
+    "EMBEDDING",
+    "GUARDRAIL",
 )
 TRACES = ("traceId", "trace_id")
 STARTS = ("startTime", "start_time")

@@ -18,7 +18,7 @@ Run = dict[str, Any]
 
 NAME = "langsmith"
 GATHERED = "langsmith_runs"
-MODEL_RUNS = frozenset({"llm", "chat_model", "prompt_llm"})
+MODEL_RUNS = ("llm", "chat_model", "prompt_llm")  # a tuple: a damaged run may have a list
 SAYING = ("message", "output", "generations", "choices", "content")
 
 
@@ -124,7 +124,8 @@ def said_in(outputs: Any) -> list[Any]:
         message = first.get("message") if isinstance(first, Mapping) else None
         return [message or {"role": "assistant", "content": first.get("text")}]
     if isinstance(choices := outputs.get("choices"), list) and choices:
-        return [{"role": "assistant", **(choices[0].get("message") or {})}]
+        first = choices[0].get("message") if isinstance(choices[0], Mapping) else None
+        return [{"role": "assistant", **(first if isinstance(first, Mapping) else {})}]
     if isinstance(outputs.get("messages"), list):
         return list(outputs["messages"])
     if isinstance(outputs.get("message"), Mapping):

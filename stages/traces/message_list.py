@@ -46,5 +46,5 @@ def _is_message(record: Record) -> bool:
     kind = inner.get("type")
     role = inner.get("role", inner.get("from", kind))
     if not isinstance(role, str) or not any(key in inner for key in SAYING):
-        return kind in ITEM_TYPES and "call_id" in record
+        return isinstance(kind, str) and kind in ITEM_TYPES and "call_id" in record
     return role.lower() in ROLES

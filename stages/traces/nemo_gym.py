@@ -22,6 +22,7 @@ from stages.traces.envelopes import text_of
 from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError, name_in, object_of, sampled_tokens
 from stages.traces.formats import ReadOptions
+from stages.traces.stream import written
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -116,7 +117,7 @@ def _join_key(row: Record) -> bytes:
     if named is None and isinstance(row.get("task_id"), Mapping):
         named = row["task_id"]
     said = named if named is not None else _asked(row.get("responses_create_params"))
-    return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).digest()[:16]
+    return hashlib.sha256(written(said, orjson.OPT_SORT_KEYS)).digest()[:16]
 
 
 def _asked(params: Any) -> list[list[str]]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
-import orjson
-
-from stages.traces.stream import parse
+from stages.traces.stream import parse, written
 
 
 class Spread:
@@ -33,7 +30,7 @@ class Spread:
         """Add a record to a group; within it records go by `place`, then as they came."""
         self._rows += 1
         number = self._number(group)
-        part = (number, place, self._rows, _stored(record))
+        part = (number, place, self._rows, written(record))
         self._database.execute("INSERT INTO part VALUES (?, ?, ?, ?)", part)
 
     def join(self, group: str, into: str) -> None:
@@ -55,11 +52,3 @@ class Spread:
         if group not in self._groups:
             self._groups[group] = self._rows  # of the first record, so that no two are the same
         return self._groups[group]
-
-
-def _stored(record: Any) -> bytes:
-    """A record as JSON; whole numbers of more than 64 bits keep their digits."""
-    try:
-        return orjson.dumps(record, default=str, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError:
-        return json.dumps(record, default=str).encode()

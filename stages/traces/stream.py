@@ -193,6 +193,19 @@ def parse_document(data: bytes, where: str, notes: Counter[str]) -> Any:
     return value
 
 
+def written(value: Any, option: int = 0) -> bytes:
+    """A value as JSON; whole numbers of more than 64 bits keep their digits.
+
+    Args:
+        value: as `parse` returns it.
+        option: of orjson.
+    """
+    try:
+        return orjson.dumps(value, default=str, option=option | orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return json.dumps(value, default=str, sort_keys=True).encode()
+
+
 def without_surrogates(value: Any) -> Any:
     """The same value with each lone surrogate, which no UTF-8 file can hold, as "?"."""
     if isinstance(value, str):
