@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeGuard
 
 from stages.traces.calls import UnreadableCallError, object_in, read_call
 from stages.traces.episode import GoldAction
@@ -58,6 +58,17 @@ def sampled_tokens(token_ids: Any, prompt_ids: Any, logprobs: Any) -> dict[str, 
     if isinstance(logprobs, list) and len(logprobs) == len(token_ids):
         tokens["logprobs"] = logprobs
     return tokens
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of JSON is a number that a float holds."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1e308)
+
+
+def list_in(item: Mapping[str, Any], field: str) -> list[Any]:
+    """The list that a field holds; empty where it holds anything else."""
+    value = item.get(field)
+    return value if isinstance(value, list) else []
 
 
 def object_of(item: dict[str, Any], field: str) -> dict[str, Any]:

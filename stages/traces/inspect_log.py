@@ -22,7 +22,7 @@ from typing import Any
 from stages.errors import InputError
 from stages.traces.definitions import tool_definitions
 from stages.traces.envelopes import text_of
-from stages.traces.fields import BadItemError, name_in, object_of
+from stages.traces.fields import BadItemError, is_number, name_in, object_of
 from stages.traces.formats import ReadOptions, Whole
 from stages.traces.stream import FETCH_AGAIN, MOST_RATIO, MOST_UNZIPPED, BrokenJsonError, parse
 
@@ -319,8 +319,7 @@ def _number(value: Any) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    is_number = isinstance(value, (int, float)) and math.isfinite(value)
-    return float(value) if is_number else None
+    return float(value) if is_number(value) and math.isfinite(value) else None
 
 
 def _of_events(sample: Record, texts: Record) -> tuple[list[Record], dict[str, int]]:

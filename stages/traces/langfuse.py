@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.traces.calls import object_in
 from stages.traces.definitions import tool_definitions
-from stages.traces.fields import BadItemError
+from stages.traces.fields import BadItemError, is_number, list_in
 from stages.traces.formats import ReadOptions
 from stages.traces.histories import ModelCall, ToolRun, conversation
 from stages.traces.langsmith import heard_in, said_in
@@ -49,7 +49,7 @@ def gather(records: Iterable[Record]) -> Iterator[Record]:
         if not _is_observation(record):
             trace = str(record.get("id"))
             parts.add(trace, "", {key: record[key] for key in record if key != "observations"})
-            for part in record.get("observations") or []:
+            for part in list_in(record, "observations"):
                 parts.add(trace, _start(part), part)
         else:
             parts.add(str(_first(record, TRACES)), _start(record), record)
@@ -122,11 +122,11 @@ def _definitions(part: Record) -> list[dict[str, Any]] | None:
 
 
 def _scores(trace: Record) -> dict[str, float]:
-    scores = [score for score in trace.get("scores") or [] if isinstance(score, Mapping)]
+    scores = [score for score in list_in(trace, "scores") if isinstance(score, Mapping)]
     return {
         str(score["name"]): float(score["value"])
         for score in scores
-        if isinstance(score.get("value"), (int, float)) and score.get("name")
+        if is_number(score.get("value")) and score.get("name")
     }
 
 

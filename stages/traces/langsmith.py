@@ -9,7 +9,7 @@ from typing import Any
 from stages.traces.calls import object_in
 from stages.traces.definitions import tool_definitions
 from stages.traces.envelopes import bared
-from stages.traces.fields import BadItemError
+from stages.traces.fields import BadItemError, list_in
 from stages.traces.formats import ReadOptions
 from stages.traces.histories import ModelCall, ToolRun, conversation
 from stages.traces.spread import Spread
@@ -73,8 +73,9 @@ def translate(record: Run, options: ReadOptions, notes: Counter[str]) -> Iterato
 
 def _with_children(run: Run) -> Iterator[Run]:
     yield {key: value for key, value in run.items() if key != "child_runs"}
-    for child in run.get("child_runs") or []:
-        yield from _with_children({"trace_id": run.get("trace_id") or run.get("id"), **child})
+    for child in list_in(run, "child_runs"):
+        if isinstance(child, Mapping):
+            yield from _with_children({"trace_id": run.get("trace_id") or run.get("id"), **child})
 
 
 def _decoded(run: Run) -> Run:

@@ -14,7 +14,7 @@ from typing import Any
 
 from stages.traces.clean import was_cut_off
 from stages.traces.definitions import tool_definitions
-from stages.traces.fields import BadItemError
+from stages.traces.fields import BadItemError, is_number
 from stages.traces.formats import ReadOptions
 from stages.traces.histories import ModelCall, ToolRun, conversation
 from stages.traces.otel_messages import finish_reason, messages_of, value_of
@@ -219,7 +219,7 @@ def _scores(parts: list[Span], notes: Counter[str]) -> Iterator[tuple[str, float
 
 def _score(told: Mapping[str, Any]) -> float | None:
     value = told.get("gen_ai.evaluation.score.value")
-    if isinstance(value, (int, float)):
+    if is_number(value):
         return float(value)
     label = str(told.get("gen_ai.evaluation.score.label") or "").lower()
     return 1.0 if label in PASSED else 0.0 if label in NOT_PASSED else None

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.traces.fields import BadItemError, name_in
+from stages.traces.fields import BadItemError, is_number, list_in, name_in
 from stages.traces.formats import ReadOptions
 
 NAME = "verifiers"
@@ -168,7 +168,7 @@ def _to_root(leaf: int, parents: list[int | None]) -> list[int]:
 
 def _links(nodes: list[Record], kind: str) -> set[int]:
     """The nodes that others name as their semantic parents of a kind."""
-    links = (link for node in nodes for link in node.get("semantic_parents") or ())
+    links = (link for node in nodes for link in list_in(node, "semantic_parents"))
     of_kind = (link for link in links if isinstance(link, dict) and link.get("type") == kind)
     return {link["node"] for link in of_kind if type(link.get("node")) is int}
 
@@ -255,7 +255,7 @@ def _value(reward: Any, name: str) -> float | None:
     weight = reward.get("weight") if isinstance(reward, dict) else None
     if score is None:
         return None
-    if not isinstance(score, (int, float)) or not isinstance(weight, (int, float, type(None))):
+    if not is_number(score) or not (weight is None or is_number(weight)):
         raise BadItemError(f"reward '{name:.40}' is {reward!r:.40}, not a number", AS_WRITTEN)
     return float(score) * (1.0 if weight is None else float(weight))
 
