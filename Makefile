@@ -70,7 +70,7 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
 	  tests/test_exports_trl.py tests/test_trl_turns.py tests/test_readme.py tests/test_gradients.py \
 	  tests/test_report_page.py tests/test_api_logs.py tests/test_observability.py tests/test_otel.py \
-	  tests/test_inspect_log.py tests/test_atif.py tests/test_export_atif.py tests/test_dumps.py tests/test_model_code.py
+	  tests/test_inspect_log.py tests/test_atif.py tests/test_export_atif.py tests/test_dumps.py tests/test_kill.py tests/test_model_code.py
 
 # Environments that hold what their file lists, and no more: dependencies are not followed.
 $(VLLM)/.ready $(VERL)/.ready $(RAY)/.ready $(VERIFIERS)/.ready $(REAL)/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt
@@ -119,6 +119,12 @@ validate: $(READY)
 .PHONY: fuzz
 fuzz: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(or $(N),20000) $(SEED)
+
+# Commands killed at random moments, N times each, and what they leave: `make kill N=1000
+# COMMANDS=rollout`.
+.PHONY: kill
+kill: $(EXTRAS)/.ready
+	$(EXTRAS)/bin/python -m tests.kill --kills $(or $(N),10) --seed $(SEED) $(COMMANDS)
 
 clean:
 	rm -rf $(VENV) $(EXTRAS) $(VLLM) $(VERL) $(RAY) $(VERIFIERS) $(REAL) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -169,7 +169,8 @@ def _learn(
     config = policy.config.get_text_config()
     request = _with_pass_size(request, trainer, config, [*lesson.examples, *dev_set])
     lesson, known = _before_training(request, material, trainer, lesson)
-    folder = RunFolder(out, main=trainer.accelerator.is_main_process)
+    main, keep = trainer.accelerator.is_main_process, request.checkpoints.keep
+    folder = RunFolder(out, main=main, keep=keep)
     if moments is not None:
         set_optimizer_state(trainer.bare, trainer.optimizer, moments)
     done = folder.begin(trainer, record, resume=request.checkpoints.resume)
@@ -179,7 +180,7 @@ def _learn(
     if dev_set:
         folder.take_best(trainer, last["dev_loss"])
     folder.finish(trainer, tokenizer, document)
-    if trainer.accelerator.is_main_process:
+    if main:
         _report(document, f"wrote {out}", request.printing)
     trainer.accelerator.end_training()
 
@@ -288,7 +289,7 @@ def _take_steps(
                 folder.log(step.number, log)
                 show(step)
                 if saves and not final:
-                    folder.save(trainer, step.number, log.get("dev_loss"), every.keep)
+                    folder.save(trainer, step.number, log.get("dev_loss"))
     except DivergedError as error:
         where = folder.save_batch(error.batch)
         what = f"{error}; the run stopped before it, and the batch is in '{where}'"

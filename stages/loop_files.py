@@ -16,7 +16,7 @@ import yaml
 from stages.errors import InputError
 from stages.loop import LoopStep
 from stages.serving.address import without_secrets
-from stages.tables.files import digest, whole_file
+from stages.tables.files import digest, is_remains, whole_file
 from stages.tables.state import read_state
 from stages.tables.yamlfile import Node, read_yaml
 
@@ -38,7 +38,7 @@ def check_settings(out: Path, settings: dict[str, Any]) -> None:
             if name != "iterations" and before.get(name) != settings.get(name):
                 what = f"is of a loop with {name} {before.get(name)!r}, not {settings.get(name)!r}"
                 raise InputError(str(path), what, "name another folder, or give the same settings")
-    elif out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and not all(is_remains(file, SETTINGS) for file in out.iterdir()):
         raise InputError(str(out), "holds something else than a loop", "name another folder")
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ import yaml
 from stages import loop as stage
 from stages.errors import InputError
 from stages.loop import LoopConfig, Places
+from stages.loop_files import check_settings
 from stages.tables.files import digest
 from tests.conftest import Cli
 from tests.test_cli import example_of
@@ -148,6 +149,15 @@ def test_other_settings_need_another_folder(finished: Path, run: Cli) -> None:
         "error: out/loop.yaml: is of a loop with rewards 'calibrated', not 'naive'; name another "
         "folder, or give the same settings\n",
     )
+
+
+def test_a_loop_that_was_killed_at_its_start_begins(tmp_path: Path) -> None:
+    (tmp_path / ".loop.yaml.k3_x0abc").touch()
+    check_settings(tmp_path, {"seed": 0})
+    assert (tmp_path / "loop.yaml").read_text() == "seed: 0\n"
+    (tmp_path / "loop.yaml").rename(tmp_path / "mine.yaml")
+    with pytest.raises(InputError, match="holds something else than a loop"):
+        check_settings(tmp_path, {"seed": 0})
 
 
 def test_the_example_of_the_help_runs(run: Cli) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import shutil
 import socket
 import sys
 import time
@@ -24,7 +25,7 @@ from stages.tables.files import whole_folder
 from stages.train import Known, TierCodes, train
 from stages.training import checkpoint
 from stages.training.config import TrainConfig
-from stages.training.folder import RunFolder
+from stages.training.folder import RunFolder, refuse_existing_run
 from tests import slow_train
 from tests.builders import line_of
 from tests.conftest import Cli
@@ -144,12 +145,12 @@ CONFIG = TrainConfig(lr=1e-3, batch_size=2, epochs=2)
 def begun(folder: Path, steps: int) -> None:
     """Leave a checkpoint behind."""
     trainer = trainer_of(small_model(), CONFIG)
-    run = RunFolder(str(folder), main=True)
+    run = RunFolder(str(folder), main=True, keep=2)
     run.begin(trainer, {"settings": 1}, resume=False)
     for step in train(trainer, BATCH, None, TierCodes([], {}), CONFIG):
         run.log(step.number, step.log)
         if step.number == steps:
-            run.save(trainer, steps, None, 2)
+            run.save(trainer, steps, None)
             break
 
 
@@ -178,14 +179,14 @@ def test_metrics_of_steps_that_are_taken_again_are_dropped(tmp_path: Path) -> No
     begun(tmp_path / "out", 2)
     with (tmp_path / "out/metrics.jsonl").open("ab") as file:
         file.write(b'{"step":3}\n{"step":4,"lo')  # torn
-    run = RunFolder(str(tmp_path / "out"), main=True)
+    run = RunFolder(str(tmp_path / "out"), main=True, keep=2)
     assert run.begin(trainer_of(small_model()), {"settings": 1}, resume=True) == 2
     assert [line["step"] for line in metrics(tmp_path / "out")] == [1, 2]
 
 
 def refused(folder: Path, record: dict[str, Any] | None = None, **more: Any) -> str:
     """The line that refuses to go on, without the folder's path."""
-    run = RunFolder(str(folder), main=True)
+    run = RunFolder(str(folder), main=True, keep=2)
     with pytest.raises(InputError) as caught:
         run.begin(trainer_of(small_model(), **more), record or {"settings": 1}, resume=True)
     return line_of(caught).replace(f"{folder}/", "")
@@ -234,11 +235,11 @@ def test_a_folder_that_was_not_completed_leaves_nothing(tmp_path: Path) -> None:
 
 def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     trainer = trainer_of(small_model())
-    run = RunFolder(str(tmp_path / "out"), main=True)
+    run = RunFolder(str(tmp_path / "out"), main=True, keep=2)
     run.begin(trainer, {}, resume=False)
     kept = []
     for step, loss in enumerate([3.0, 1.0, 2.0, 2.0, 0.5], 1):
-        run.save(trainer, step, loss, 2)
+        run.save(trainer, step, loss)
         kept.append([int(path.name[5:]) for path in sorted(run.path.glob("checkpoints/*"))])
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [4, 5]]
     with torch.no_grad():
@@ -247,6 +248,51 @@ def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     assert not trainer.bare.model.norm.weight.any()
     run.take_best(trainer, 0.6)
     assert trainer.bare.model.norm.weight.all()
+
+
+def test_a_checkpoint_is_whole_until_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while old checkpoints are removed, a run goes on, and removes the rest."""
+    out, trainer = tmp_path / "out", trainer_of(small_model())
+    run = RunFolder(str(out), main=True, keep=1)
+    run.begin(trainer, {}, resume=False)
+    run.save(trainer, 1, None)
+
+    def killed(path: Path, **_: Any) -> None:
+        if path.exists():
+            (path / "state.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as dies, pytest.raises(KeyboardInterrupt):
+        dies.setattr(shutil, "rmtree", killed)
+        run.save(trainer, 2, None)
+    again = RunFolder(str(out), main=True, keep=1)
+    assert again.begin(trainer, {}, resume=True) == 2
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-000002"]
+
+
+def test_checkpoints_that_a_killed_run_did_not_drop_are_dropped(tmp_path: Path) -> None:
+    trainer = trainer_of(small_model())
+    careless = RunFolder(str(tmp_path / "out"), main=True, keep=9)
+    careless.begin(trainer, {}, resume=False)
+    for step in range(1, 5):
+        careless.save(trainer, step, None)
+    run = RunFolder(str(tmp_path / "out"), main=True, keep=2)
+    assert run.begin(trainer, {}, resume=True) == 4
+    kept = sorted(path.name for path in run.path.glob("checkpoints/*"))
+    assert kept == ["step-000003", "step-000004"]
+
+
+def test_a_run_that_was_killed_at_its_start_may_be_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".metrics.jsonl.k3_x0abc").touch()
+    refuse_existing_run(str(out), resume=False, force=True)
+    (out / "notes.txt").touch()
+    (out / ".metrics.jsonl.k3_x0abc").unlink()
+    with pytest.raises(InputError, match="holds something else than a training run"):
+        refuse_existing_run(str(out), resume=False, force=True)
 
 
 def test_known_is_not_needed_for_messages(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_adapters_alone_are_trained_and_merge_to_the_same_logits(tmp_path: Path)
     start = token_logprobs(trainer, BATCH, config)
     base = {name: one.clone() for name, one in trainer.bare.named_parameters()}
     known = Known([*start], None)
-    folder = RunFolder(str(tmp_path / "out"), main=True)
+    folder = RunFolder(str(tmp_path / "out"), main=True, keep=2)
     folder.begin(trainer, {}, resume=False)
     assert len(list(train(trainer, BATCH, known, TierCodes([], {}), config))) == 6
     adapted = token_logprobs(trainer, BATCH, config)

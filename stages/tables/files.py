@@ -161,6 +161,20 @@ def whole_folder(path: str) -> Iterator[Path]:
     _complete(temporary, target, path)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if it is there: a killed process leaves no part of it under its name."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def is_remains(path: Path, name: str) -> bool:
+    """Whether a file is what a killed process was writing for a file of this name."""
+    return path.name.startswith(f".{name}.")
+
+
 @contextmanager
 def alone(path: str) -> Iterator[None]:
     """Keep other processes from writing an output too: they fail while this one is in here.

@@ -20,7 +20,7 @@ import polars as pl
 import torch
 
 from stages.errors import InputError
-from stages.tables.files import whole_file, whole_folder
+from stages.tables.files import is_remains, remove_folder, whole_file, whole_folder
 from stages.tables.inputs import refuse_input
 from stages.tables.state import read_state
 from stages.training import checkpoint
@@ -29,7 +29,7 @@ from stages.training.model import read_weights, whole_weights, write_policy, wri
 from stages.training.sequences import Example
 from stages.training.trainer import Trainer
 
-RECORD = "train.json"
+RECORD, METRICS = "train.json", "metrics.jsonl"
 
 
 class _Complete(TypedDict):
@@ -44,13 +44,15 @@ class RunFolder:
     Args:
         out: the folder.
         main: whether this is the main process.
+        keep: how many of the latest checkpoints stay, at least 1.
     """
 
-    def __init__(self, out: str, *, main: bool) -> None:
+    def __init__(self, out: str, *, main: bool, keep: int) -> None:
         self.path = Path(out)
         self.main = main
+        self._keep = keep
         self._checkpoints = self.path / "checkpoints"
-        self._metrics = self.path / "metrics.jsonl"
+        self._metrics = self.path / METRICS
         self._record: dict[str, Any] = {}
         self._board: Any = None
 
@@ -73,10 +75,13 @@ class RunFolder:
         if self.main:
             folder = Path(os.path.realpath(self.path))  # a link stays
             if not resume:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_folder(folder)
             folder.mkdir(exist_ok=True)
+            self._keep_metrics(done)  # first: by them a folder is known as a run's
             (self.path / "trainer").mkdir(exist_ok=True)
-            self._keep_metrics(done)
+            for old in self._checkpoints.glob(".step-*"):  # of a process that was killed
+                shutil.rmtree(old)
+            self._drop_old()
             board = str(self.path / "tensorboard")
             self._board = SummaryWriter(board, purge_step=done + 1 if done else None)
         return done
@@ -95,23 +100,19 @@ class RunFolder:
         for name, value in _flat(values):
             self._board.add_scalar(name, value, step)
 
-    def save(self, trainer: Trainer, step: int, dev_loss: float | None, keep: int) -> None:
+    def save(self, trainer: Trainer, step: int, dev_loss: float | None) -> None:
         """Write a checkpoint and drop old ones but the best; every process takes part.
 
         Args:
             trainer: whose weights and optimizer state are written.
             step: number of optimizer steps taken.
             dev_loss: mean loss of a token of the dev set, in nats; None: there is no dev set.
-            keep: how many of the latest checkpoints stay, at least 1.
         """
         state = checkpoint.state(trainer.bare, trainer.optimizer)
         if self.main:
             folder = self._checkpoints / f"step-{step:06d}"
             checkpoint.save(folder, state, step, dev_loss, self._record)
-            checkpoints = checkpoint.saved(self._checkpoints)
-            for old in checkpoints[:-keep]:
-                if old != checkpoint.best(checkpoints):
-                    shutil.rmtree(old.path)
+            self._drop_old()
 
     def take_best(self, trainer: Trainer, dev_loss: float) -> None:
         """Go back to the best checkpoint, if its loss on the dev set was below this one.
@@ -164,6 +165,12 @@ class RunFolder:
         with whole_file(str(self.path / "trainer" / RECORD), force=True) as file:
             made = self._record | {"result": result}
             file.write(orjson.dumps(made, option=orjson.OPT_INDENT_2))
+
+    def _drop_old(self) -> None:
+        checkpoints = checkpoint.saved(self._checkpoints)
+        for old in checkpoints[: -self._keep]:
+            if old != checkpoint.best(checkpoints):
+                remove_folder(old.path)
 
     def _keep_metrics(self, steps: int) -> None:
         """Drop the lines of steps that a resumed run will take again."""
@@ -231,12 +238,13 @@ def refuse_existing_run(out: str, *, resume: bool, force: bool) -> None:
     if not path.parent.is_dir():
         folder = path.parent if Path(out).is_symlink() else Path(out).parent
         raise InputError(out, f"no directory '{folder}'", "create it first")
-    if not path.exists() or not any(path.iterdir()):
+    held = list(path.iterdir()) if path.exists() else []
+    if not held:
         return
     if not (resume or force):
         todo = "pass --resume to go on with it, or --force to start over"
         raise InputError(out, "exists already", todo)
-    if force and not (path / "metrics.jsonl").exists():
+    if force and not any(file.name == METRICS or is_remains(file, METRICS) for file in held):
         raise InputError(out, "holds something else than a training run", "name another folder")
     refuse_input(out, folder=True)
 
