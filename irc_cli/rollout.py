@@ -289,9 +289,9 @@ def _complete(
 
     try:
         asyncio.run(play())
-    except KeyboardInterrupt:
-        if out not in (None, "-"):
-            kept = sum(journal.done(pair.key) for pair in pairs)
+    except (InputError, KeyboardInterrupt) as end:
+        kept = sum(journal.done(pair.key) for pair in pairs)
+        if out not in (None, "-") and (kept or isinstance(end, KeyboardInterrupt)):
             text = f"{kept:,} of {len(pairs):,} episodes are kept; go on with --resume"
             console.note(f"interrupted: {text}")
         raise

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from stages.core.seeds import derived_seed
 from stages.envs.env import Env, Session, Task, User, UserError
+from stages.errors import InputError
 from stages.messages.message import Message, without_kind
 from stages.policies.policy import (
     Action,
@@ -109,28 +112,50 @@ def plan(tasks: Iterable[Task], group_size: int) -> list[Pair]:
 async def rollout(run: Run, pairs: Iterable[Pair], concurrency: int) -> AsyncGenerator[Played]:
     """Play the pairs, at most `concurrency` at a time; yield each episode as it ends.
 
+    Where an episode fails of our own code, no other begins, and those that are live end first.
+
     Raises:
-        InputError: the environment can't be played like this, such as one without a scripted user.
+        InputError: the environment can't be played like this, such as one without a scripted user;
+            or an episode failed of our own code.
     """
     # Not the loop's own executor: it looks up addresses there, for which blocked users may wait.
     threads = ThreadPoolExecutor(concurrency) if run.new_user else None
     waiting = iter(pairs)
     live: set[asyncio.Task[Played]] = set()
+    failure: BaseException | None = None
     try:
         while True:
-            for pair in islice(waiting, concurrency - len(live)):
-                live.add(asyncio.create_task(play_episode(run, pair, threads)))
+            for pair in islice(waiting, 0 if failure else concurrency - len(live)):
+                live.add(asyncio.create_task(_guarded(run, pair, threads)))
             if not live:
-                return
+                break
             ended, live = await asyncio.wait(live, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
-                yield task.result()
+                failure = failure or task.exception()
+                if not task.exception():
+                    yield task.result()
     finally:
         for task in live:
             task.cancel()
         await asyncio.gather(*live, return_exceptions=True)
         if threads:
             threads.shutdown(wait=False, cancel_futures=True)
+    if failure:
+        raise failure
+
+
+async def _guarded(run: Run, pair: Pair, threads: Executor | None) -> Played:
+    """Play one episode; a mistake of our own code is one line, which names the episode."""
+    try:
+        return await play_episode(run, pair, threads)
+    except InputError:
+        raise
+    except Exception as error:
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+        place = f"{Path(frame.f_code.co_filename).name}:{line}"
+        told = f"{type(error).__name__}: {error}"
+        what = f"irc-cli failed at {place}, {' '.join(told.split()):.200}"
+        raise InputError(f"episode '{run.episode_id(pair)}'", what, "report it") from error
 
 
 async def play_episode(run: Run, pair: Pair, threads: Executor | None = None) -> Played:

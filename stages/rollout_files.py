@@ -22,9 +22,9 @@ from typing import Any, TypedDict
 import orjson
 import polars as pl
 
+from stages.core.limits import LARGEST
 from stages.errors import InputError
 from stages.rollout import Played
-from stages.serving.answers import LARGEST
 from stages.tables.artifacts import TOKENS, RolloutRow
 from stages.tables.files import refuse_existing, whole_file
 from stages.tables.paths import RunFiles

@@ -22,7 +22,7 @@ from stages.serving.endpoint import Endpoint, EndpointError
 from tests.conftest import Cli
 from tests.mock_openai import Body, MockServer, Reply, fails, says
 
-USER, PASSWORD, KEY = "ann", "correct horse", "sk-battery-staple"
+USER, PASSWORD, KEY = "ann", "correct horse", "sk-battery-staple-7"
 ROLLOUT = (
     *("rollout", "--env", "airline-mini", "--max-tasks", "1", "--group-size", "1"),
     *("--policy", "openai", "--model", "tiny", "--retries", "0"),
@@ -69,6 +69,7 @@ def test_no_secret_is_shown(password: str, key: str) -> None:
     assert "5ecret" not in shown(url)
     assert "5ecret" not in shown(f"ann:{password}@host/v1")
     assert "5ecret" not in without_secrets(f"--set rollout.base-url={url} x")
+    assert "5ecret" not in without_secrets(f"--base-url ann:{password}@host/v1 x")
 
 
 def test_secrets_at_any_depth() -> None:
@@ -142,7 +143,6 @@ def test_secrets_are_sent_and_stand_nowhere(
 ECHOES: dict[str, Reply] = {
     "an error": fails(401, f"no key {KEY} of {USER}:{PASSWORD}; sk-environment"),
     "a redirect": Reply(status=307, headers={"location": f"http://u:{KEY}@a/v1?k={KEY}"}),
-    "an answer": says(f"Your key is {KEY}."),
     "a finish_reason": says("Sorry.", finish_reason=PASSWORD),
 }
 
@@ -156,6 +156,24 @@ def test_a_server_that_repeats_secrets(
     with MockServer(lambda body, number: ECHOES[echo]) as server:
         found = run(*ROLLOUT, "--base-url", secret_url(server), "-o", "r.jsonl")
     assert "1 error" in found.out.decode()
+    assert_no_secret(traces(found.err, found.out))
+
+
+@needs_openai
+@pytest.mark.parametrize(
+    ("key", "kept"), [("sk-environment-12", False), ("not-needed", True), ("EMPTY-KEY", True)]
+)
+def test_an_answer_that_repeats_a_key(
+    run: Cli, monkeypatch: pytest.MonkeyPatch, key: str, kept: bool
+) -> None:
+    """Is none of the policy's faults. What local servers are given as a key is a word."""
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with MockServer(lambda body, number: says(f"That is {key}, {KEY}.")) as server:
+        found = run(*ROLLOUT, "--base-url", secret_url(server), "-o", "r.jsonl", "--json")
+    assert found.json()["status"]["error"] == 0
+    said = orjson.loads(Path("r.jsonl").read_bytes())["messages"]
+    told = [message["content"] for message in said if message["role"] == "assistant"]
+    assert set(told) == {f"That is {key if kept else '***'}, ***."}
     assert_no_secret(traces(found.err, found.out))
 
 
@@ -177,14 +195,18 @@ def test_errors_of_an_address_show_no_secret(run: Cli, load: tuple[str, ...]) ->
 
 def test_a_loop_records_no_secret(tmp_path: Path) -> None:
     url = f"http://ann:{PASSWORD}@host/v1?key={KEY}".replace(" ", "%20")
-    settings = {"iterations": 2, "options": {"rollout": {"base-url": [url], "retries": 1}}}
+    restart = f"restart --key {KEY}"
+    given = {"base-url": [url, f"ann:{KEY}@host/v1"], "restart-command": restart, "retries": 1}
+    settings = {"iterations": 2, "options": {"rollout": given}}
     check_settings(tmp_path / "out", settings)
     check_settings(tmp_path / "out", settings)  # is the same loop
-    step = LoopStep("rollout", ("rollout", "--base-url", url), (), ())
+    args = ("rollout", "--base-url", url, "--restart-command", restart, "--out", "r.jsonl")
+    step = LoopStep("rollout", args, (), ())
     records = Records(tmp_path / "out")
     records.add(step)
     assert records.done(step)
-    assert "http://***@host/v1?***" in step.command
+    told = "irc-cli rollout --base-url 'http://***@host/v1?***' --restart-command '***'"
+    assert step.command == f"{told} --out r.jsonl"
     for path in (tmp_path / "out").iterdir():
         assert_no_secret(path.read_text())
 

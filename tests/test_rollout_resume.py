@@ -123,6 +123,35 @@ def test_an_interrupted_run_is_completed(
     assert artifacts() == undisturbed
 
 
+class Mistaken(Adder):
+    """Fails in one episode as our own code may, while others are live."""
+
+    async def act(self, episode_id: str, *rest: Any) -> Action:
+        if episode_id.endswith("/t1/2"):
+            raise ZeroDivisionError("a line\nand another")
+        return await super().act(episode_id, *rest)
+
+
+def test_a_mistake_of_our_own_loses_no_other_episode(
+    run: Cli, monkeypatch: pytest.MonkeyPatch, undisturbed: list[bytes]
+) -> None:
+    use(monkeypatch, Mistaken(pause_s=0.001))
+    found = run(*ROLLOUT, "--concurrency", "3", "-o", "r.jsonl")
+    assert RunFiles("r.jsonl").partial.read_bytes().count(b"\n") - 1 == 8  # all that had begun
+    episode = found.err.partition("episode '")[2].partition("'")[0]
+    assert episode.endswith("/t1/2")
+    assert found.code == 2
+    line = found.err.partition("test_rollout_resume.py:")[2].partition(",")[0]
+    what = f"irc-cli failed at test_rollout_resume.py:{line}, ZeroDivisionError: a line and another"
+    assert found.err == (
+        "interrupted: 8 of 24 episodes are kept; go on with --resume\n"
+        f"error: episode '{episode}': {what}; report it\n"
+    )
+    use(monkeypatch, Adder())
+    assert run(*ROLLOUT, "--resume", "-o", "r.jsonl").code == 0
+    assert artifacts() == undisturbed
+
+
 def test_two_runs_do_not_write_one_file(
     run: Cli, monkeypatch: pytest.MonkeyPatch, undisturbed: list[bytes]
 ) -> None:

@@ -339,6 +339,25 @@ def test_a_tied_output_layer_is_not_replaced_on_a_cpu(run: Cli, weights: Path, t
     assert bool(server.requests) == bool(server.controls) == (not tied)
 
 
+NO_BOOL = "damaged: expected 'bool', got 'str' - at "
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("{", "damaged: no JSON (unexpected end of data)"),
+        ("[1]", "damaged: expected 'object', got 'array'"),
+        ('{"tie_word_embeddings": "no"}', f"{NO_BOOL}'$.tie_word_embeddings'"),
+    ],
+)
+def test_a_model_whose_config_is_none(run: Cli, weights: Path, text: str, what: str) -> None:
+    (weights / "config.json").write_text(text)
+    with MockServer(sorry, CPU) as server:
+        found = run(*ROLLOUT, *LOADS, "--base-url", server.base_url)
+    line = f"error: {weights.resolve()}/config.json: {what}; give a folder that transformers loads"
+    assert (found.code, found.err) == (2, f"{line}\n")
+
+
 RESTART = """
 import sys, urllib.request
 url, folder = sys.argv[1:]
@@ -370,6 +389,8 @@ def test_a_server_is_started_anew_where_it_can_not_load(run: Cli, weights: Path)
     [
         ("false", "ended with 1 for URL; see what it printed"),
         ("./nothing", "'./nothing': no such file or directory; check it"),
+        ("restart 'my server", "can't be read: no closing quotation; close it"),
+        (" ", "names no program; give one, or leave it out"),
     ],
 )
 def test_a_restart_that_fails(run: Cli, weights: Path, command: str, line: str) -> None:

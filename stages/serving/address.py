@@ -15,6 +15,8 @@ from urllib.parse import quote, unquote, urlsplit
 from stages.errors import InputError
 
 HIDDEN = "***"  # in the place of a secret
+PRIVATE = "restart-command"  # an option whose value may hold anything
+ADDRESS = re.compile(r"\S*://\S*|[^\s:@]+:\S+@\S+")  # in a text; some forget the scheme
 SECRET_NAME = re.compile(r"auth|cred|key|pass|secret|sig|token", re.IGNORECASE)  # of a parameter
 
 
@@ -34,13 +36,21 @@ def shown(url: str) -> str:
 
 
 def without_secrets(value: Any) -> Any:
-    """Return a text with its URLs as they may be shown; of a list or a mapping, all its texts."""
+    """Return a text with its addresses as they may be shown; of a list or mapping, all its texts.
+
+    A list may be a command line, a mapping the options of one: of PRIVATE nothing is shown.
+    """
     if isinstance(value, str):
-        return re.sub(r"\S*://\S*", lambda url: shown(url[0]), value)
+        return ADDRESS.sub(lambda url: shown(url[0]), value)
     if isinstance(value, dict):
-        return {key: without_secrets(part) for key, part in value.items()}
+        return {
+            key: HIDDEN if key == PRIVATE else without_secrets(part) for key, part in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [without_secrets(part) for part in value]
+        return [
+            HIDDEN if before == f"--{PRIVATE}" else without_secrets(part)
+            for before, part in zip(("", *value), value, strict=False)
+        ]
     return value
 
 

@@ -10,6 +10,8 @@ import json
 import math
 from typing import Any
 
+from stages.core.limits import LARGEST, LEAST_LOGPROB, LOGPROB_SLACK
+
 Answer = dict[str, Any]  # as JSON
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
@@ -17,9 +19,6 @@ KINDS = {CHAT: "chat completion", COMPLETIONS: "completion"}
 # How servers say that a message ended: by the model, by a call, by a limit; None: they don't say.
 ENDS = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", None})
 CUTS = frozenset({"length", "max_tokens", "model_length"})
-LARGEST = 2**31 - 1  # id of a token, and count, that a table holds
-LEAST_LOGPROB = -3.4e38  # of 32 bits
-SLACK = 1e-3  # above 0 that rounding may put a logprob
 
 
 class AnswerError(ValueError):
@@ -177,7 +176,7 @@ def _whole(value: Any) -> bool:
 
 
 def _possible(logprob: Any) -> bool:
-    return type(logprob) in (int, float) and LEAST_LOGPROB <= logprob <= SLACK
+    return type(logprob) in (int, float) and LEAST_LOGPROB <= logprob <= LOGPROB_SLACK
 
 
 def _told(value: Any) -> str:

@@ -18,9 +18,7 @@ import shlex
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import orjson
+from typing import Any, TypedDict
 
 from stages.errors import InputError
 from stages.serving.address import shown
@@ -28,6 +26,7 @@ from stages.serving.endpoint import Endpoint, EndpointError
 from stages.serving.weight_transfer import ROUTE as TRANSFER
 from stages.serving.weight_transfer import can_send, send_weights, takes_nccl
 from stages.tables.pipes import content
+from stages.tables.state import read_state
 
 LOADING_S = 1800.0  # in which a server loads weights, or starts
 MOST_WORKERS = 2**16  # of a server
@@ -67,21 +66,31 @@ async def load_weights(
         left out.
 
     Raises:
-        InputError: a server can't load weights, or not these; or none is there.
+        InputError: a server can't load weights, or not these; or none is there; or the command is
+            none.
     """
     path, sending = str(Path(folder).resolve()), asyncio.Lock()
-    loaded = await asyncio.gather(
-        *(_load(url, path, restart_command, sending) for url in base_urls)
-    )
+    restart = _words(restart_command) if restart_command else []
+    loaded = await asyncio.gather(*(_load(url, path, restart, sending) for url in base_urls))
     ready = tuple(url for url, done in zip(base_urls, loaded, strict=True) if done)
     if not ready:
         raise InputError("--base-url", "no server answers", "start them, or give other addresses")
     return ready
 
 
-async def _load(
-    base_url: str, folder: str, restart_command: str | None, sending: asyncio.Lock
-) -> bool:
+def _words(command: str) -> list[str]:
+    """Return the program and the arguments of a command, as a shell reads them."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        what = f"can't be read: {str(error).lower()}"
+        raise InputError("--restart-command", what, "close it") from None
+    if not words:
+        raise InputError("--restart-command", "names no program", "give one, or leave it out")
+    return words
+
+
+async def _load(base_url: str, folder: str, restart: list[str], sending: asyncio.Lock) -> bool:
     """Have one server load weights; return False if it is not there."""
     server = Endpoint(base_url, LOADING_S, 0, "--load-weights")
     root, name = _root(server.url), shown(base_url)
@@ -94,8 +103,8 @@ async def _load(
         if RELOAD in routes and not stale:
             sends = TRANSFER in routes and takes_nccl(info) and can_send()
             await _replace(server, base_url, folder, sending if sends else None)
-        elif restart_command:
-            await _restart(server, base_url, folder, restart_command)
+        elif restart:
+            await _restart(server, base_url, folder, restart)
         elif stale:
             what = "would keep the old output layer, tied to the embeddings, on its CPU"
             raise InputError(name, what, "give --restart-command")
@@ -103,7 +112,7 @@ async def _load(
             what = "can't load weights while it runs"
             todo = "start vLLM with VLLM_SERVER_DEV_MODE=1, or give --restart-command"
             raise InputError(name, what, todo)
-        return up or bool(restart_command)
+        return up or bool(restart)
     finally:
         await server.close()
 
@@ -125,10 +134,19 @@ def on_cpu(server_info: Any) -> bool:
         return False
 
 
+class _ModelConfig(TypedDict, total=False):
+    """What is read of a model's config.json."""
+
+    tie_word_embeddings: bool
+
+
 def _tied(folder: str) -> bool:
     """Whether a model's output layer is its embeddings; transformers' own default is that it is."""
-    config = Path(folder, "config.json")
-    return not config.exists() or orjson.loads(config.read_bytes()).get("tie_word_embeddings", True)
+    path = Path(folder, "config.json")
+    if not path.exists():
+        return True
+    config = read_state(path, _ModelConfig, "give a folder that transformers loads")
+    return bool(config.get("tie_word_embeddings", True))
 
 
 async def _replace(
@@ -163,8 +181,8 @@ async def _replace(
         raise InputError(name, "still uses what it computed with the old weights", todo)
 
 
-async def _restart(server: Endpoint, base_url: str, folder: str, command: str) -> None:
-    args = [*shlex.split(command), base_url, folder]
+async def _restart(server: Endpoint, base_url: str, folder: str, restart: list[str]) -> None:
+    args = [*restart, base_url, folder]
     try:
         # Standard output is for our results.
         process = await asyncio.create_subprocess_exec(*args, stdout=asyncio.subprocess.DEVNULL)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping
 from typing import Any, TypeGuard
 
+from stages.core.limits import LARGEST
 from stages.traces.calls import UnreadableCallError, object_in, read_call
 from stages.traces.episode import GoldAction
 
@@ -13,7 +14,6 @@ ROUNDING = 1e-6  # outcomes this far outside [0, 1] are rounding noise, not anot
 PLAIN_ACTION = frozenset({"name", "kwargs"})
 POLICY = ("policy", "model", "model_name", "model_id", "llm")  # fields that name what acted
 OF_AGENT = ("agent", "agent_info", "metadata", "info")  # objects that may hold them
-LARGEST = 2**31 - 1  # whole number that a column of a table holds
 
 
 class BadItemError(Exception):

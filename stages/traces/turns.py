@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stages.core.arguments import parse_arguments
+from stages.core.limits import LARGEST
 from stages.messages.tool_parsers.signs import has_signs, may_hold_calls
 from stages.messages.tool_parsers.unread import unread_call
 from stages.traces import react
 from stages.traces.calls import UnreadableCallError, Written, object_in, read_call, says_failed
 from stages.traces.envelopes import text_of
 from stages.traces.episode import Call, Turn
-from stages.traces.fields import LARGEST, BadItemError
+from stages.traces.fields import BadItemError
 from stages.traces.forms import Event, Result, Spoken, read_message
 
 if TYPE_CHECKING:

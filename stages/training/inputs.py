@@ -12,6 +12,7 @@ import polars as pl
 
 from stages.calibration.file import check_critic, read_previous
 from stages.core.advantages import AdvantageConfig
+from stages.core.limits import LOGPROB_SLACK
 from stages.core.payment import Values
 from stages.core.statuses import LEFT_OUT
 from stages.errors import InputError, few
@@ -31,7 +32,6 @@ from stages.traces.notes import left_out, why_left_out, why_none
 from stages.traces.stream import Stream
 
 ESTIMATOR = "--advantage, --gamma, --lambda, --gae-lambda, --normalise and --last-turn-reward"
-SLACK = 1e-3  # above 0 that rounding may put a logprob
 REQUIRED = ("episode_id", "group_id", "status", "messages", "sampling", "tokens_recorded")
 
 
@@ -94,7 +94,7 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
 def _check_logprobs(tokens: pl.DataFrame, path: str) -> None:
     """Raise InputError where a recorded logprob can't be one."""
     logprob = pl.element()
-    possible = (logprob.is_finite() & (logprob <= SLACK)).fill_null(False)
+    possible = (logprob.is_finite() & (logprob <= LOGPROB_SLACK)).fill_null(False)
     fine = pl.col("logprobs").list.eval(possible).list.all()  # null where none are recorded
     for row in tokens.filter(~fine).head(1).iter_rows(named=True):
         what = f"turn {row['turn']} of episode '{row['episode_id']}' has a logprob that is none"
