@@ -33,8 +33,9 @@ from tests.killed import WORKLOADS, live, prepare
 CLOCK = {"memory_gb", "seconds", "tokens_per_s", "turn_seconds"}
 # files of which even the names hold the time,
 OF_THE_CLOCK = re.compile(r"(^|/)tensorboard/")
-# and what a killed process was still writing, under a name that is nobody's.
-REMAINS = re.compile(r"(^|/)\.[^/]+\.[a-z0-9_]{8}$")
+# and what a killed process was still writing, under a name that is nobody's, and marks of outputs
+# that all had their names.
+REMAINS = re.compile(r"(^|/)\.[^/]+\.([a-z0-9_]{8}|appearing)$")
 
 MOST_KILLS = 5  # of one run
 LIMIT_S = 600.0  # in which a run ends that nobody kills

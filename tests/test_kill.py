@@ -22,18 +22,17 @@ needs_training = pytest.mark.skipif(find_spec("accelerate") is None, reason="nee
     [pytest.param(name, marks=needs_training if name in TRAINS else ()) for name in WORKLOADS],
 )
 def test_killed_at_random_moments(command: str, tmp_path: Path) -> None:
-    [verdict] = verdicts([command], 4, 0, tmp_path)
-    assert (verdict.kills, verdict.difference) == (4, "")
+    [verdict] = verdicts([command], 3, 0, tmp_path)
+    assert (verdict.kills, verdict.difference) == (3, "")
     assert verdict.equal == verdict.runs > 0
 
 
-@pytest.mark.parametrize("command", ["calibrate", "export", "score"])
-def test_killed_before_each_change(command: str, tmp_path: Path) -> None:
-    """Files are made, and get their names: no two of these moments leave the same."""
-    killer = Killer(command, tmp_path / command, 0, get_context("forkserver"))
+def test_killed_before_each_change(tmp_path: Path) -> None:
+    """Files are made, marked, and get their names: each of these moments leaves something else."""
+    killer = Killer("calibrate", tmp_path, 0, get_context("forkserver"))
     verdict = killer.kill_before_each_change()
     assert verdict.difference == ""
-    assert verdict.equal == verdict.runs == verdict.kills > 1
+    assert verdict.equal == verdict.runs == verdict.kills > 6
 
 
 def test_only_the_clock_may_differ(tmp_path: Path) -> None:

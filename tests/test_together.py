@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from stages.errors import InputError
-from stages.tables.files import together, whole_file, whole_folder
+from stages.tables.files import half_written, together, whole_file, whole_folder
 from tests.conftest import Cli
 
 OUTPUTS = {"advantages.parquet", "calibration.yaml"}
@@ -192,3 +192,15 @@ def test_an_old_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
             assert [file.name for file in path.glob("*")] == ["old"] * (text == "new")
     assert [file.name for file in path.iterdir()] == ["new"]
     assert [file.name for file in tmp_path.iterdir()] == ["job"]
+
+
+def test_a_mark_without_that_of_the_first_output_counts_no_more(tmp_path: Path) -> None:
+    """A process was killed while it removed the marks of files that all had their names."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path in (first, second):
+        path.touch()
+        (tmp_path / f".{path.name}.appearing").write_text(str(tmp_path / ".first.appearing"))
+    assert half_written(str(first)) and half_written(str(second))
+    (tmp_path / ".first.appearing").unlink()
+    assert not half_written(str(first)) and not half_written(str(second))
+    assert {path.name for path in tmp_path.iterdir()} == {"first", "second"}

@@ -42,8 +42,8 @@ def together() -> Iterator[None]:
     try:
         yield
         marks = [_mark(target) for target in files] if len(files) > 1 else []
-        for mark in marks:
-            mark.touch()
+        for mark in reversed(marks):  # none counts without the first one's
+            mark.write_text(str(marks[0]))
         for target in reversed(list(files)):
             _appear(files[target], target)
             del files[target]
@@ -57,7 +57,15 @@ def together() -> Iterator[None]:
 
 def half_written(path: str) -> bool:
     """Whether an output is what a killed process left of several that were to appear together."""
-    return _mark(Path(os.path.realpath(path))).exists()
+    mark = _mark(Path(os.path.realpath(path)))
+    try:
+        first = Path(mark.read_text())
+    except OSError:
+        return False
+    if not first.exists():  # all had their names, and the process was killed after that
+        mark.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _mark(target: Path) -> Path:
