@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any, NamedTuple
 
 import orjson
@@ -122,7 +123,10 @@ def run(recipe: Recipe, out: Path, budget: TimeBudget) -> None:
         if step.done.exists():
             continue
         began = time.monotonic()
-        call([*step.args, "--quiet", *resuming(step)], budget)
+        try:
+            call([*step.args, "--quiet", *resuming(step)], budget)
+        except CalledProcessError as error:  # the command has said why
+            raise SystemExit(error.returncode) from None
         took = time.monotonic() - began
         if not step.done.exists():
             sys.stderr.write(f"the budget ended within: {step.name}\n")
