@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
@@ -13,6 +13,7 @@ from weakref import finalize
 
 import orjson
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from stages.tables.artifacts import TURNS
 from stages.tiers.classify import Classifier
@@ -70,8 +71,9 @@ class Scored:
 
     def lazy(self) -> pl.LazyFrame:
         """Return the turns with the names that tasks and tiers have at the end (TURNS)."""
-        parts = [pl.scan_ipc(self._chunks)] if self._chunks else []
-        frame = pl.concat([*parts, self._last().lazy()])
+        frame = self._last().lazy()
+        if self._chunks:
+            frame = register_io_source(lambda *_: self._parts(), schema=TURNS.columns)
         if self._retiered:
             names, rewards = self._retiered
             paid = {tier: rewards[name].of(0.0) for tier, name in names.items()}
@@ -129,6 +131,12 @@ class Scored:
         self._chunks.append(self._folder / f"{len(self._chunks)}.arrow")
         self._last().write_ipc(self._chunks[-1], compression="lz4")
         self.columns = _empty()
+
+    def _parts(self) -> Iterator[pl.DataFrame]:
+        """Yield what lies on disk, and the last turns; one part is in memory at a time."""
+        for chunk in self._chunks:
+            yield pl.read_ipc(chunk.read_bytes())  # a scan would map all of them
+        yield self._last()
 
     def _last(self) -> pl.DataFrame:
         # Lists of lists enter polars one Python list at a time; as JSON they are read at once.
