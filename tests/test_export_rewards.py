@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from irc_cli.traces import TraceReader
 from stages.errors import InputError
 from stages.exports.areal import areal
 from stages.exports.credits import Earned, check_sum, earned
@@ -209,6 +210,21 @@ def test_turns_of_other_traces_are_refused(run: Cli, turns: Path) -> None:
         f"error: {turns}: has 0 turns of episode 'a:1:0', which has 1; rerun irc-cli score on "
         "these traces\n"
     )
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_export_appears_together_with_its_bad_lines(
+    run: Cli, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise InputError("a.jsonl.bad.jsonl", "can't be written", "free space")
+
+    talk = {"task_id": "1", "outcome": 1, "messages": [said("x")]}
+    Path("a.jsonl").write_bytes(orjson.dumps(talk))
+    assert run("score", "a.jsonl", "-o", "t.parquet").code == 0
+    monkeypatch.setattr(TraceReader, "write_bad", full)
+    assert run("export", name, "a.jsonl", "--turns", "t.parquet", "-o", "o.jsonl").code == 2
+    assert not Path("o.jsonl").exists()
 
 
 # --- sequences: AReaL and SkyRL -------------------------------------------------------------------

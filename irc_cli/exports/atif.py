@@ -8,16 +8,14 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from irc_cli import console, options
-from irc_cli.exports import writing
-from irc_cli.notes import check_notes
+from irc_cli import options
+from irc_cli.exports.conversions import Conversion
 from irc_cli.traces import Paths, TraceOptions
-from stages.errors import InputError, few
+from stages.errors import InputError
 from stages.exports.atif import result, trajectory, trial_names
 from stages.exports.credits import check_credits, credits_of
-from stages.exports.messages import message_rows, settle
 from stages.tables.artifacts import TURNS
-from stages.tables.files import half_written, reachable, together, whole_folder
+from stages.tables.files import half_written, reachable, whole_folder
 from stages.tables.inputs import refuse_input
 from stages.tables.inspected import inspected_advantages
 from stages.tables.table_file import read_table
@@ -74,34 +72,21 @@ def command(
     if scored is not None and turns and advantages:
         weighed = inspected_advantages(advantages, turn_arrays(scored), turns)
     credits = {} if scored is None else credits_of(scored, weighed)
-    reader = source.reader(traces, quiet=printing.quiet)
-    reader.check_sidecar(out, force=printing.force)
-    episodes = [episode for episode, _ in reader]
-    if not episodes:
-        raise InputError(few(traces), "no episode", "give traces with episodes")
+    conversion = Conversion("export atif", traces, source, out, printing)
+    episodes = conversion.episodes
     if turns:
         counted = {e.episode_id: len(e.turns) for e in episodes if e.counts and e.turns}
         check_credits(credits, counted, turns)
-    rows = message_rows(episodes, reader.notes)
-    settle(rows, [episode.source for episode in episodes], reader.renamed())
     trials = [
-        (row, trajectory(row, episode.turns, credits, reader.notes))
-        for row, episode in zip(rows, episodes, strict=True)
+        (row, trajectory(row, episode.turns, credits, conversion.notes))
+        for row, episode in zip(conversion.rows(), episodes, strict=True)
     ]
-    check_notes(reader.notes, strict=printing.strict)
-    settings = {"domain": source.domain, **source.settings}
-    inputs = reader.digests | writing.digests([source.gold, turns, advantages])
-    made_by = console.made_by("export atif", settings, seed, inputs)
-    with together():
+    with conversion.writing(seed, [turns, advantages]) as made_by:
         if out:
             _write(trials, out, made_by)
-        reader.write_bad(out, force=printing.force)
     steps = sum(len(document["steps"]) for _, document in trials)
     document = {"trials": len(trials), "steps": steps, "turns_with_tier": len(credits)}
-    line = f"{len(trials):,} trials, {steps:,} steps"
-    writing.report(
-        document, reader.notes, line, out, as_json=printing.as_json, quiet=printing.quiet
-    )
+    conversion.report(document, f"{len(trials):,} trials, {steps:,} steps")
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:

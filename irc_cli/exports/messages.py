@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from irc_cli import console, options
+from irc_cli import options
 from irc_cli.exports import writing
-from irc_cli.notes import check_notes
+from irc_cli.exports.conversions import Conversion
 from irc_cli.traces import Paths, TraceOptions
-from stages.errors import InputError, few
-from stages.exports.messages import message_rows, settle
-from stages.tables.files import together
 
 
 @options.expanded()
@@ -26,23 +23,10 @@ def command(
     Example: irc-cli export messages log.eval -o episodes.jsonl
     """
     writing.check_lines(out, as_json=printing.as_json, force=printing.force)
-    reader = source.reader(traces, quiet=printing.quiet)
-    reader.check_sidecar(out, force=printing.force)
-    episodes = [episode for episode, _ in reader]
-    if not episodes:
-        raise InputError(few(traces), "no episode", "give traces with episodes")
-    rows = message_rows(episodes, reader.notes)
-    settle(rows, [episode.source for episode in episodes], reader.renamed())
-    check_notes(reader.notes, strict=printing.strict)
-    settings = {"domain": source.domain, **source.settings}
-    inputs = reader.digests | writing.digests([source.gold])
-    made_by = console.made_by("export messages", settings, seed, inputs)
-    with together():
+    conversion = Conversion("export messages", traces, source, out, printing)
+    rows = conversion.rows()
+    with conversion.writing(seed) as made_by:
         writing.write_lines(rows, out, made_by, force=printing.force)
-        reader.write_bad(out, force=printing.force)
-    turns = sum(len(episode.turns) for episode in episodes)
-    line = f"{len(rows):,} episodes, {turns:,} turns"
+    turns = sum(len(episode.turns) for episode in conversion.episodes)
     document = {"episodes": len(rows), "turns": turns}
-    writing.report(
-        document, reader.notes, line, out, as_json=printing.as_json, quiet=printing.quiet
-    )
+    conversion.report(document, f"{len(rows):,} episodes, {turns:,} turns")

@@ -9,11 +9,11 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from irc_cli import console, options
 from irc_cli.exports import writing
+from irc_cli.exports.conversions import Conversion
 from irc_cli.notes import check_notes
 from irc_cli.traces import TraceOptions
-from stages.errors import InputError, few
+from stages.errors import InputError
 from stages.exports.credits import Earned, check_credits, earned
-from stages.exports.messages import message_rows, settle
 from stages.exports.sequences import Paid, paid_sequences
 from stages.settings import Setting
 from stages.tables.artifacts import TURNS
@@ -90,36 +90,24 @@ def write_episodes(
     """
     writing.check_lines(out, as_json=printing.as_json, force=printing.force)
     gains = files.earned()
-    reader = source.reader(traces, quiet=printing.quiet)
-    reader.check_sidecar(out, force=printing.force)
-    episodes = [episode for episode, _ in reader]
-    if not episodes:
-        raise InputError(few(traces), "no episode", "give traces with episodes")
+    conversion = Conversion(command, traces, source, out, printing)
     n_turns = {
         e.episode_id: len(e.turns)
-        for e in episodes
+        for e in conversion.episodes
         if e.counts and e.turns and e.outcome is not None
     }
     known = ((name, turn) for name, gain in gains.items() for turn in range(len(gain.raw)))
     check_credits(known, n_turns, files.turns)
-    rows = message_rows(episodes, reader.notes)
-    settle(rows, [episode.source for episode in episodes], reader.renamed())
+    notes = conversion.notes
     lines = [
-        made(row, gains[row["episode_id"]] if row["episode_id"] in n_turns else None, reader.notes)
-        for row in rows
+        made(row, gains[row["episode_id"]] if row["episode_id"] in n_turns else None, notes)
+        for row in conversion.rows()
     ]
-    check_notes(reader.notes, strict=printing.strict)
-    settings = {"domain": source.domain, **source.settings}
-    inputs = reader.digests | writing.digests([source.gold, *files.paths])
-    made_by = console.made_by(command, settings, seed, inputs)
-    writing.write_lines(lines, out, made_by, force=printing.force)
-    reader.write_bad(out, force=printing.force)
+    with conversion.writing(seed, files.paths) as made_by:
+        writing.write_lines(lines, out, made_by, force=printing.force)
     turns = sum(n_turns.values())
-    document = {"episodes": len(rows), "turns_with_reward": turns}
-    line = f"{len(rows):,} episodes, {turns:,} turns with a reward"
-    writing.report(
-        document, reader.notes, line, out, as_json=printing.as_json, quiet=printing.quiet
-    )
+    document = {"episodes": len(lines), "turns_with_reward": turns}
+    conversion.report(document, f"{len(lines):,} episodes, {turns:,} turns with a reward")
 
 
 class Group(NamedTuple):

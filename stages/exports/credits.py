@@ -86,6 +86,23 @@ def earned(turns: pl.DataFrame, advantages: pl.DataFrame | None) -> dict[str, Ea
     return {episode: Earned(*values) for episode, *values in parts}
 
 
+def check_told(turns: int, gains: Earned, episode: str, what: str) -> None:
+    """Raise InputError unless a format tells the turns of an episode apart as we do.
+
+    Args:
+        turns: that can be told in what is written.
+        gains: what the turns earned.
+        episode: name of the episode in the error.
+        what: is written, such as "a trace".
+
+    Raises:
+        InputError: there are more or fewer.
+    """
+    if turns != len(gains.shaped):
+        differ = f"has {len(gains.shaped):,} turns, of which {what} can tell {turns:,}"
+        raise InputError(f"episode '{episode}'", differ, "export its messages")
+
+
 def check_sum(paid: Sequence[float], claimed: float, episode: str) -> None:
     """Raise InputError unless the rewards that are written add up to what is claimed.
 

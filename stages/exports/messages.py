@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -95,6 +96,17 @@ def openai_messages(row: Row, where: str) -> list[Message]:
         what = f"episode '{row['episode_id']}' has messages in another form than OpenAI's"
         raise InputError(where, what, "export its messages")
     return messages
+
+
+def arguments_text(recorded: Any) -> str:
+    """Return a call's arguments as JSON text: as they were written, where they are text.
+
+    Args:
+        recorded: of a message in OpenAI's form; None: there are none.
+    """
+    if isinstance(recorded, str):
+        return recorded
+    return json.dumps({} if recorded is None else recorded, ensure_ascii=False)
 
 
 def _within_domain(episode: Episode) -> str:

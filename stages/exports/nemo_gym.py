@@ -9,16 +9,14 @@ back.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stages.core.statuses import LEFT_OUT
-from stages.errors import InputError
-from stages.exports.credits import Earned, check_sum
+from stages.exports.credits import Earned, check_sum, check_told
 from stages.exports.links import Links
-from stages.exports.messages import openai_messages
+from stages.exports.messages import arguments_text, openai_messages
 from stages.traces.nemo_gym import messages_of
 
 OURS = "irc_cli"  # the key under which the rewards stand as they were earned
@@ -70,9 +68,7 @@ def rollout(row: Row, gains: Earned | None, notes: Counter[str]) -> Row:
 def _steps(episode: str, items: list[Row], gains: Earned) -> Row:
     """The rewards of the steps, and the raw ones beside them."""
     turns = sum(message.get("role") == "assistant" for message in messages_of(items))
-    if turns != len(gains.shaped):
-        what = f"has {len(gains.shaped):,} turns, of which a rollout can tell {turns:,}"
-        raise InputError(f"episode '{episode}'", what, "export its messages")
+    check_told(turns, gains, episode, "a rollout")
     check_sum(gains.shaped, gains.total, episode)
     earned = {"tiers": gains.tiers, "raw_rewards": gains.raw, "total": gains.total}
     return {"step_rewards": gains.shaped, OURS: earned}
@@ -117,10 +113,10 @@ def _written(message: Row, links: Links) -> Iterator[Row]:
         yield {"type": "message", "role": "assistant", "content": [part]}
     for call, call_id in zip(calls, links.ids(calls, message), strict=True):
         function = call["function"]
-        arguments = function["arguments"]
-        if not isinstance(arguments, str):
-            arguments = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
-        called = {"name": function["name"], "arguments": arguments}
+        called = {
+            "name": function["name"],
+            "arguments": arguments_text(function["arguments"]),
+        }
         yield {"type": "function_call", "call_id": call_id, **called}
 
 

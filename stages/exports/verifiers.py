@@ -15,10 +15,9 @@ from collections import Counter
 from itertools import accumulate, pairwise
 from typing import Any
 
-from stages.errors import InputError
-from stages.exports.credits import Earned, check_sum
+from stages.exports.credits import Earned, check_sum, check_told
 from stages.exports.links import Links
-from stages.exports.messages import openai_messages
+from stages.exports.messages import arguments_text, openai_messages
 from stages.traces.verifiers import TRUNCATED
 
 OURS = "irc_cli"  # the key of `info` under which the rewards stand as they were earned
@@ -87,9 +86,7 @@ def _task(row: Row) -> Row:
 def _info(episode: str, nodes: list[Row], gains: Earned) -> Row:
     """The scores of the states after each turn, and the rewards as they were earned."""
     turns = sum(node["sampled"] for node in nodes)
-    if turns != len(gains.shaped):
-        what = f"has {len(gains.shaped):,} turns, of which a trace can tell {turns:,}"
-        raise InputError(f"episode '{episode}'", what, "export its messages")
+    check_told(turns, gains, episode, "a trace")
     scores = list(accumulate(gains.shaped))
     check_sum([b - a for a, b in pairwise([0.0, *scores])], gains.total, episode)
     earned = {"tiers": gains.tiers, "rewards": gains.shaped, "raw_rewards": gains.raw}
@@ -154,9 +151,7 @@ def _add_tokens(nodes: list[Row], messages: list[Row], notes: Counter[str]) -> N
 
 def _tool_call(call: Row, call_id: str) -> Row:
     function = call["function"]
-    arguments = function["arguments"]
-    if not isinstance(arguments, str):
-        arguments = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
+    arguments = arguments_text(function["arguments"])
     return {"id": call_id, "name": function["name"], "arguments": arguments}
 
 
