@@ -19,6 +19,7 @@ from stages.core import direction as directions
 from stages.core.advantages import AdvantageConfig, Advantages
 from stages.core.correlation import Floats
 from stages.core.farmability import farmability, repeat_rewards, return_spread
+from stages.core.layout import without_last
 from stages.core.length_bias import length_bias
 from stages.credit import both_credits, paid_repeats
 from stages.errors import InputError
@@ -26,7 +27,7 @@ from stages.tables.artifacts import ADVANTAGES
 from stages.tables.table import conformed
 from stages.tables.turn_arrays import (
     TurnArrays,
-    _first_turns,
+    first_of_tier,
     turn_advantages,
     turn_rewards,
 )
@@ -157,7 +158,7 @@ def check_rewards(
         by_episode, turns.outcome, turns.task[turns.layout.last], config.resamples, rng
     )
     if repeats is None:
-        repeats = repeat_rewards(reward, turns.tier, _first_turns(turns), len(turns.tiers))
+        repeats = repeat_rewards(reward, turns.tier, first_of_tier(turns), len(turns.tiers))
     return CheckResult(
         direction=rows,
         followed=followed,
@@ -196,7 +197,7 @@ def _length_bias(
     if estimator.estimator in ("grpo", "potential"):
         reward = np.zeros_like(reward)
     elif not estimator.last_turn_reward:
-        reward = _without_last(turns, reward)
+        reward = without_last(reward, turns.layout)
     bias = length_bias(
         advantages.advantage,
         reward,
@@ -208,12 +209,6 @@ def _length_bias(
         rescale=estimator.estimator not in ("rloo", "potential"),
     )
     return Lengthening(*map(_finite, bias))
-
-
-def _without_last(turns: TurnArrays, reward: Floats) -> Floats:
-    reward = reward.copy()
-    reward[turns.layout.last] = 0.0
-    return reward
 
 
 def _farming(
@@ -229,7 +224,7 @@ def _farming(
     if estimator.estimator == "potential":
         reward = np.zeros_like(reward)  # what rewards sum to, without what rounding leaves
     elif not estimator.last_turn_reward:
-        reward = _without_last(turns, reward)
+        reward = without_last(reward, turns.layout)
     success = turns.outcome >= SUCCESS
     measured = farmability(reward, success, episode, turns.task[last], repeats, resamples, rng)
     gamma = estimator.gamma if estimator.estimator in ("gtpo", "hybrid") else 1.0

@@ -24,7 +24,7 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from stages.core.layout import Codes, Floats, Layout, suffix_sums
+from stages.core.layout import Codes, Floats, Layout, suffix_sums, without_last
 from stages.core.leave_one_out import gae_parts, rloo_parts
 from stages.settings import Setting, check_settings
 
@@ -139,7 +139,7 @@ def _leave_one_out(
 ) -> Advantages:
     """The estimators that normalise nothing."""
     if config.estimator == "rloo":
-        counted = reward if config.last_turn_reward else _without_last(reward, layout)
+        counted = reward if config.last_turn_reward else without_last(reward, layout)
         made = rloo_parts(counted, outcome, layout)
     else:
         made = gae_parts(reward, outcome, layout, config.gae_lambda)
@@ -183,16 +183,9 @@ def normalised(x: Floats, code: Codes, eps: float) -> Normalised:
 
 def _returns(reward: Floats, outcome: Floats, layout: Layout, config: AdvantageConfig) -> Floats:
     """R[i,k] of gtpo: the outcome counts as a reward of the last turn."""
-    reward = reward.astype(np.float64) if config.last_turn_reward else _without_last(reward, layout)
+    reward = reward.astype(np.float64) if config.last_turn_reward else without_last(reward, layout)
     reward[layout.last] += outcome  # of a copy
     return suffix_sums(reward, config.gamma, layout)
-
-
-def _without_last(reward: Floats, layout: Layout) -> Floats:
-    """Return a copy of the rewards in which the last turn of each episode earns nothing."""
-    reward = reward.astype(np.float64)
-    reward[layout.last] = 0
-    return reward
 
 
 def _normalised_rewards(reward: Floats, layout: Layout, config: AdvantageConfig) -> Normalised:

@@ -11,7 +11,7 @@ import numpy as np
 
 from stages.core.correlation import Bools
 from stages.core.direction import Correlated, clustered_correlation
-from stages.core.layout import Floats, Ints, as_codes
+from stages.core.layout import Floats, Ints, as_codes, episode_tiers
 
 ROOM = 10  # turns by which any failure could be longer, however short episodes have been
 
@@ -40,9 +40,7 @@ def first_turns(tier: Ints, episode: Ints, n_tiers: int) -> Bools:
     Raises:
         ValueError: the shapes differ, or a tier is out of range.
     """
-    if tier.shape != episode.shape:
-        raise ValueError(f"{tier.shape} tiers of {episode.shape} turns")
-    code = episode.astype(np.int64) * n_tiers + as_codes(tier, n_tiers, "tier")
+    code = episode_tiers(tier, episode, n_tiers)
     turns = np.arange(code.size)
     first = np.empty(int(code.max(initial=-1)) + 1, np.int64)
     first[code[::-1]] = turns[::-1]  # of several positions the last one stays: the earliest turn

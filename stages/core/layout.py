@@ -112,6 +112,40 @@ def as_codes(code: Ints, n_codes: int, name: str) -> Codes:
     return code.astype(np.intp, copy=False)
 
 
+def episode_tiers(tier: Ints, episode: Ints, n_tiers: int) -> npt.NDArray[np.int64]:
+    """One code for each pair of an episode and a tier.
+
+    Args:
+        tier: tier of each turn, 0..n_tiers-1, shape [N].
+        episode: episode of each turn, small and >= 0, shape [N].
+        n_tiers: number of tiers.
+
+    Returns:
+        Codes, shape [N].
+
+    Raises:
+        ValueError: the shapes differ, or a tier is out of range.
+    """
+    if tier.shape != episode.shape:
+        raise ValueError(f"{tier.shape} tiers of {episode.shape} turns")
+    return episode.astype(np.int64) * n_tiers + as_codes(tier, n_tiers, "tier")
+
+
+def without_last(reward: Floats, layout: Layout) -> Floats:
+    """Rewards of which the last turn of each episode has none.
+
+    Args:
+        reward: of each turn, shape [N].
+        layout: of these N turns.
+
+    Returns:
+        A copy, shape [N].
+    """
+    reward = reward.astype(np.float64)
+    reward[layout.last] = 0
+    return reward
+
+
 def suffix_sums(x: Floats, gamma: float, layout: Layout) -> Floats:
     """Replace each x[k] by the sum over l >= k of gamma^(l-k) x[l] in its episode; return x.
 

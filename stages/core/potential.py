@@ -18,7 +18,16 @@ import numpy as np
 
 from stages.core.correlation import Bools
 from stages.core.critic import FOLDS, MOST_REPEATS, MOST_TURNS
-from stages.core.layout import Codes, Floats, Ints, Layout, as_codes, first_turns_of, turn_numbers
+from stages.core.layout import (
+    Codes,
+    Floats,
+    Ints,
+    Layout,
+    as_codes,
+    episode_tiers,
+    first_turns_of,
+    turn_numbers,
+)
 
 RIDGE = 3.0  # in turns; from 1 to 10 the held-out error hardly changes
 # By how much presence, repeats and turns can vary: the ridge weighs their weights alike.
@@ -51,9 +60,7 @@ def earlier_turns(tier: Ints, episode: Ints, n_tiers: int) -> Codes:
     Raises:
         ValueError: the shapes differ, or a tier is out of range.
     """
-    if tier.shape != episode.shape:
-        raise ValueError(f"{tier.shape} tiers of {episode.shape} turns")
-    code = episode.astype(np.int64) * n_tiers + as_codes(tier, n_tiers, "tier")
+    code = episode_tiers(tier, episode, n_tiers)
     order = np.argsort(code, kind="stable")
     place = np.arange(code.size)
     begins = np.diff(code[order], prepend=-1) != 0

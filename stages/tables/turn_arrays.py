@@ -67,11 +67,12 @@ def tier_rewards(turns: TurnArrays, rewards: Mapping[str, float]) -> Floats:
     by_tier = np.array([rewards.get(tier, 0.0) for tier in turns.tiers])
     reward = by_tier[turns.tier]
     if pay_of(rewards) == "once":
-        reward[~_first_turns(turns)] = 0.0
+        reward[~first_of_tier(turns)] = 0.0
     return reward
 
 
-def _first_turns(turns: TurnArrays) -> Bools:
+def first_of_tier(turns: TurnArrays) -> Bools:
+    """Return which turns are the first of their tier in their episode; [N]."""
     return first_turns(turns.tier, turns.layout.episode, len(turns.tiers))
 
 
