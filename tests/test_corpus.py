@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +13,7 @@ KEPT = sorted(CORPUS.glob("*-*"))
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
-def test_a_past_failure(path: object) -> None:
-    from pathlib import Path
-
-    assert isinstance(path, Path)
+def test_a_past_failure(path: Path) -> None:
     target = targets()[path.name.rpartition("-")[0]]
     assert failure(target, path.read_bytes()) is None
 

@@ -222,6 +222,15 @@ def test_spans_of_the_agents_sdk(models: list[Json], error: Any) -> None:
         assert (episode.task_id, episode.group_id, episode.policy) == ("7", "g", "gpt-x")
 
 
+@pytest.mark.parametrize("heard", [5, 1.5, True, {"role": "user"}])
+def test_input_of_the_agents_sdk_that_is_no_messages(heard: Any) -> None:
+    said = [{"role": "assistant", "content": "hello"}]
+    data = {"type": "generation", "input": heard, "output": said}
+    with pytest.raises(BadItemError) as caught:
+        clean(agents_sdk, TRACE, agent_span("a", "1", data))
+    assert caught.value.what == f"'input' is {heard!r}, neither text nor a list"
+
+
 def test_a_trace_without_text_is_refused() -> None:
     data = {"type": "response", "response_id": "resp_1", "usage": {}}
     with pytest.raises(BadItemError) as caught:

@@ -90,6 +90,9 @@ def _model_call(data: Mapping[str, Any]) -> ModelCall | None:
     heard = object_in(data.get("input"))
     if isinstance(heard, str):
         heard = [{"role": "user", "content": heard}]
+    if not isinstance(heard, list | None):
+        what = f"'input' is {heard!r:.40}, neither text nor a list"
+        raise BadItemError(what, "give the file as it was written")
     system = response.get("instructions") if isinstance(response, Mapping) else None
     before = [{"role": "system", "content": system}] if system else []
     return ModelCall([*before, *(heard or [])], said)
