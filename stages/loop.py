@@ -233,15 +233,15 @@ def _policy_args(
 def _advantage_options(config: LoopConfig) -> list[str]:
     """Return the estimator's options, which calibrate judges by and train trains with."""
     given = config.options.get("train", {})
-    return _as_args({name: given[name] for name in ADVANTAGE_OPTIONS if name in given})
+    return as_args({name: given[name] for name in ADVANTAGE_OPTIONS if name in given})
 
 
 def _options(config: LoopConfig, stage: str, without: tuple[str, ...] = ()) -> list[str]:
     given = config.options.get(stage, {})
-    return _as_args({name: given[name] for name in given if name not in without})
+    return as_args({name: given[name] for name in given if name not in without})
 
 
-def _as_args(options: Mapping[str, Any]) -> list[str]:
+def as_args(options: Mapping[str, Any]) -> list[str]:
     """Return options as a command line has them: true and false are flags, lists are repeated."""
     args: list[str] = []
     for name, value in options.items():

@@ -13,6 +13,7 @@ from examples.real import make
 from examples.real.report import write_report
 from examples.study.runs import TimeBudget
 from irc_cli.app import app
+from stages.loop import as_args
 
 RECIPE = yaml.safe_load((Path(make.__file__).parent / "recipe.yaml").read_bytes())
 
@@ -30,9 +31,9 @@ def test_every_step_is_a_command_with_these_options(tmp_path: Path) -> None:
 
 
 def test_stages_of_the_loop_have_these_options() -> None:
-    parsed(["rollout", *make.ENV, *make.options(RECIPE["rollout"])])
+    parsed(["rollout", *make.ENV, *as_args(RECIPE["rollout"])])
     for arm in RECIPE["arms"].values():
-        parsed(["train", *make.options({"model": "m"} | RECIPE["train"] | arm["train"])])
+        parsed(["train", *as_args({"model": "m"} | RECIPE["train"] | arm["train"])])
 
 
 def test_both_arms_start_from_the_same_policy_with_the_same_episodes(tmp_path: Path) -> None:

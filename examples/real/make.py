@@ -19,7 +19,8 @@ import orjson
 import yaml
 
 from examples.real.report import STEPS, write_report
-from examples.study.runs import TimeBudget, call
+from examples.study.runs import TimeBudget, as_settings, call
+from stages.loop import as_args
 
 HERE = Path(__file__).parent
 TRAINED = "trainer/train.json"  # what `irc-cli train` writes last
@@ -35,14 +36,6 @@ class RealStep(NamedTuple):
     done: Path
 
 
-def options(given: Mapping[str, Any]) -> list[str]:
-    """Return options as a command line has them; true is a flag."""
-    args: list[str] = []
-    for name, value in given.items():
-        args += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return args
-
-
 def demonstrations(recipe: Recipe, out: Path) -> Iterator[RealStep]:
     """Play the expert, and learn from it."""
     told = recipe["demonstrations"]
@@ -53,10 +46,10 @@ def demonstrations(recipe: Recipe, out: Path) -> Iterator[RealStep]:
         path = out / f"{name}.jsonl"
         played = {"policy": "expert", "noise": noise, "split": "train", "fresh": True}
         played |= {"sample-tasks": count, "group-size": 1, "seed": seed, "out": path}
-        yield RealStep(name, ["rollout", *ENV, *options(played)], path)
+        yield RealStep(name, ["rollout", *ENV, *as_args(played)], path)
     files = {"model": out / "model", "sft": out / "expert.jsonl", "dev": out / "held-out.jsonl"}
     learnt = files | recipe["sft"] | {"save-every": 10, "out": out / "sft"}
-    yield RealStep("sft", ["train", *options(learnt)], out / "sft" / TRAINED)
+    yield RealStep("sft", ["train", *as_args(learnt)], out / "sft" / TRAINED)
 
 
 def training(recipe: Recipe, arm: str, seed: int, out: Path) -> RealStep:
@@ -64,10 +57,7 @@ def training(recipe: Recipe, arm: str, seed: int, out: Path) -> RealStep:
     told, folder = recipe["arms"][arm], run_folder(arm, seed, out)
     stages = {"rollout": recipe["rollout"], "train": recipe["train"] | told["train"]}
     given = {"model": out / "sft", "reward-mode": told["reward-mode"], "seed": seed, "out": folder}
-    args = options(recipe["loop"] | given)
-    for stage, chosen in stages.items():
-        for name, value in chosen.items():
-            args += ["--set", f"{stage}.{name}={orjson.dumps(value).decode()}"]
+    args = [*as_args(recipe["loop"] | given), *as_settings(stages)]
     policy = policy_of(recipe, arm, seed, out)
     return RealStep(f"{arm}, seed {seed}", ["loop", *args], policy / TRAINED)
 
@@ -77,7 +67,7 @@ def evaluation(recipe: Recipe, name: str, policy: Path | None, out: Path) -> Rea
     path = out / f"eval-{name}.json"
     played = recipe["rollout"] | {"model": policy} if policy else {"policy": "refuse"}
     kept = {"keep-rollouts": path.with_suffix(".rollouts.jsonl"), "out": path}
-    return RealStep(name, ["eval", *ENV, *options(played | recipe["eval"] | kept)], path)
+    return RealStep(name, ["eval", *ENV, *as_args(played | recipe["eval"] | kept)], path)
 
 
 def run_folder(arm: str, seed: int, out: Path) -> Path:

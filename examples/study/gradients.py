@@ -35,6 +35,7 @@ from stages.calibration.estimate import CalibrateConfig
 from stages.calibration.sums import lay_out, sum_turns
 from stages.core.advantages import AdvantageConfig
 from stages.core.payment import Values
+from stages.loop import as_args
 from stages.policy_registry import SEED_POLICY
 from stages.tables.artifacts import TURNS
 from stages.tables.files import whole_file
@@ -78,8 +79,7 @@ def play(study: Mapping[str, Any], model: str, folder: Path) -> PlayedBatches:
     rollouts = folder / "rollouts.jsonl"
     if not rollouts.exists():
         options = study["rollout"] | {"env": "airline-mini", "split": "train", "model": model}
-        args = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        call(["rollout", *args, "--out", str(rollouts), "--resume"], TimeBudget(None))
+        call(["rollout", *as_args(options), "--out", str(rollouts), "--resume"], TimeBudget(None))
     turns = {}
     for tiers in {TIERS} | {told.get("tiers", TIERS) for told in study["estimators"].values()}:
         path = folder / f"turns-{tiers}.parquet"

@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
+from stages.loop import as_args
 from stages.policy_registry import SEED_POLICY
 
 Study = dict[str, Any]  # arms.yaml
@@ -71,25 +72,25 @@ def loop_command(study: Study, run: TrainingRun, out: Path) -> list[str]:
     options = study["loop"] | arm.get("loop", {}) | {"seed": run.seed}
     if arm["rewards"] != "placebo":
         options |= {"reward-mode": arm["rewards"]}
-    args = [part for name, value in options.items() for part in _option(name, value)]
-    for stage, given in stages.items():
-        for name, value in given.items():
-            args += ["--set", f"{stage}.{name}={orjson.dumps(value).decode()}"]
+    args = [*as_args(options), *as_settings(stages)]
     return ["loop", *args, "--out", str(run.folder(out) / LOOP), "--quiet"]
 
 
-def _option(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, bool):
-        return (f"--{name}",) if value else ()
-    return f"--{name}", str(value)
+def as_settings(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return options of stages as a loop's command line has them."""
+    return [
+        part
+        for stage, given in stages.items()
+        for name, value in given.items()
+        for part in ("--set", f"{stage}.{name}={orjson.dumps(value).decode()}")
+    ]
 
 
 def eval_command(
     study: Study, model: str, split: str, result: Path, seed: int, policy: str = "transformers"
 ) -> list[str]:
     """Return the command line that plays a split; policies of rules pay no heed to the model."""
-    options = study["set"]["rollout"] | study["eval"]
-    args = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    args = as_args(study["set"]["rollout"] | study["eval"])
     args += ["--env", "airline-mini", "--policy", policy, "--model", model]
     return ["eval", *args, "--split", split, "--seed", str(seed), "--out", str(result), "--quiet"]
 
