@@ -30,7 +30,7 @@ def both_credits(
     """
     forecasts = estimator.estimator == "potential"
     plain = replace(estimator, estimator="rloo") if forecasts else estimator
-    scored, valued = turns.frame["reward"].to_numpy(), turn_rewards(turns, values, estimator)
+    scored, valued = (turn_rewards(turns, paid, estimator) for paid in (None, values))
     return (
         Credit(scored, plain, turn_advantages(turns, scored, plain)),
         Credit(valued, estimator, turn_advantages(turns, valued, estimator)),

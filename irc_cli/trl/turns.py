@@ -92,9 +92,7 @@ class TurnAdvantages:
         if self._online:
             result = calibrate_online(self._online, frame, {}, CalibrateConfig(), GateConfig())
             self._online, self.values = result.state, result.calibration.values()
-        reward = arrays.frame["reward"].to_numpy()
-        if self.values is not None:
-            reward = turn_rewards(arrays, self.values, self._advantage)
+        reward = turn_rewards(arrays, self.values, self._advantage)
         advantage = turn_advantages(arrays, reward, self._advantage).advantage
         places = arrays.frame.select("trial", "turn").iter_rows()
         for (number, turn), value in zip(places, advantage, strict=True):

@@ -111,12 +111,16 @@ def _folds(turns: TurnArrays) -> Ints:
     return tasks.replace_strict(names, folds).to_numpy().astype(np.int64)
 
 
-def turn_rewards(turns: TurnArrays, values: Values, config: AdvantageConfig) -> Floats:
+def turn_rewards(turns: TurnArrays, values: Values | None, config: AdvantageConfig) -> Floats:
     """Return what each turn earns under an estimator: by its tier, or by a critic's forecast; [N].
 
+    Without values it is what the turn was scored with.
+
     Raises:
-        ValueError: the estimator takes a critic, and there is none.
+        ValueError: the estimator takes a critic, and the values come without.
     """
+    if values is None:
+        return turns.frame["reward"].to_numpy()
     if config.estimator != "potential":
         return tier_rewards(turns, values)
     if values.critic is None:

@@ -226,9 +226,7 @@ def played_advantages(
         raise InputError(turns, what, f"rerun irc-cli score {played.path}")
     if advantages:
         return inspected_advantages(advantages, arrays, turns, values)
-    reward = arrays.frame["reward"].to_numpy()
-    if values is not None:
-        reward = turn_rewards(arrays, values, config)
+    reward = turn_rewards(arrays, values, config)
     return advantage_frame(arrays, reward, turn_advantages(arrays, reward, config), config)
 
 
