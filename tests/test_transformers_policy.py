@@ -17,6 +17,7 @@ import transformers
 
 from stages.errors import InputError
 from stages.messages.message import Message
+from stages.policies import batch_decoder
 from stages.policies.batch_decoder import BatchDecoder, MessageRequest, sample
 from stages.policies.nucleus import nucleus
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
@@ -65,6 +66,7 @@ async def episode(
         actions.append(await policy.act(str(number), messages, [], sampling, 10 * number + turn))
         user = {"role": "user", "content": draw.choice(WORDS)}
         messages = [*messages, actions[-1].message, user]
+    policy.forget(str(number))
     return actions
 
 
@@ -139,6 +141,24 @@ def test_an_episode_is_the_same_whoever_shares_the_batch(
     again = play(model, how, SAMPLING)
     for number in again.keys() & played.keys():
         assert again[number] == played[number]
+
+
+def test_rows_are_written_in_blocks_that_close_ranks(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_decoder, "BLOCK", 2)
+    moves = []
+    copy = batch_decoder._Cache.copy
+
+    def counted(cache: Any, source: int, target: int, columns: int) -> None:
+        moves.append((source, target))
+        copy(cache, source, target, columns)
+
+    monkeypatch.setattr(batch_decoder._Cache, "copy", counted)
+    alone = {n: play(model, Play((n,), rows=2), SAMPLING)[n] for n in range(7)}
+    assert not moves
+    assert play(model, Play(tuple(range(7)), rows=7), SAMPLING) == alone
+    assert moves
 
 
 def test_other_rows_change_only_the_last_bits(model: Any, played: dict[int, list[Action]]) -> None:

@@ -27,6 +27,7 @@ from stages.policies.policy import Sampling
 # Shapes of a pass over prompts, as (tokens, rows); a prompt takes the longest that it fills.
 PROMPT_SHAPES = ((512, 1), (64, 4), (16, 8))
 PATIENCE = 4  # steps that a pass over prompts waits to be full
+BLOCK = 32  # rows that are written together; a pass of so many costs little more than of one
 GROUPED = "irc_grouped"  # name of our attention in transformers
 COLUMN_STEP = 64  # a pass sees a multiple of this
 
@@ -64,7 +65,7 @@ class BatchDecoder:
 
     Args:
         model: a causal language model of transformers with full attention in every layer.
-        rows: how many requests are decoded at once.
+        rows: how many requests are decoded at once; beyond one block, rounded up to whole blocks.
         context: most tokens of an episode.
         stops: ids that end a message.
     """
@@ -73,6 +74,8 @@ class BatchDecoder:
         self._model = model.eval()
         self._context = context
         self._stops = frozenset(stops)
+        # Blocks of one shape, so that it does not matter in which of them an episode stands.
+        rows = rows if rows < BLOCK else -(-rows // BLOCK) * BLOCK
         self._cache = _Cache(rows)
         self._rows = [_Row(place) for place in range(rows)]
         self._waiting: list[MessageRequest] = []
@@ -151,16 +154,31 @@ class BatchDecoder:
         return self._sample([batch[place] for place in done], logits[done]) if done else []
 
     def _write(self) -> list[MessageRequest]:
-        """Sample a token for each row whose prompt is read."""
-        writing = [row if _writes(row) else None for row in self._rows]
-        batch = [row for row in writing if row]
-        if not batch:
-            return []
-        columns = max(len(row.cached) for row in batch) + 1
-        columns = -(-columns // COLUMN_STEP) * COLUMN_STEP
-        # All rows, though some idle: so the cache is read in place.
-        logits = self._forward(writing, range(len(writing)), 1, columns)
-        return self._sample(batch, logits[[row.place for row in batch]])
+        """Sample a token for each row whose prompt is read, block by block."""
+        self._close_ranks()
+        finished = []
+        for first in range(0, len(self._rows), BLOCK):
+            places = range(first, min(first + BLOCK, len(self._rows)))
+            writing = [row if _writes(row) else None for row in self._rows[first : places.stop]]
+            batch = [row for row in writing if row]
+            if not batch:
+                continue
+            columns = max(len(row.cached) for row in batch) + 1
+            columns = -(-columns // COLUMN_STEP) * COLUMN_STEP
+            # The whole block, though some idle: so the cache is read in place.
+            logits = self._forward(writing, places, 1, columns)
+            finished += self._sample(batch, logits[[row.place - first for row in batch]])
+        return finished
+
+    def _close_ranks(self) -> None:
+        """Move the last episodes to rows that others left, if that empties a block."""
+        held = [row for row in self._rows if row.episode_id is not None]
+        end = -(-len(held) // BLOCK) * BLOCK
+        free = [row for row in self._rows[:end] if row.episode_id is None]
+        for row, empty in zip([row for row in held if row.place >= end], free, strict=False):
+            self._cache.copy(row.place, empty.place, len(row.cached))
+            row.place, empty.place = empty.place, row.place
+            self._rows[row.place], self._rows[empty.place] = row, empty
 
     def _forward(
         self, rows: Sequence[_Row | None], places: Sequence[int], length: int, width: int
@@ -311,7 +329,8 @@ class _Cache:
         """
         if width > self._capacity:
             self._grow(max(width, 2 * self._capacity))
-        self._all = places == range(self._rows)  # then nothing need be gathered
+        # Neighbours need not be gathered.
+        self._slice = slice(places.start, places.stop) if isinstance(places, range) else None
         self._places = torch.tensor(places, device=columns.device)
         self._columns, self._width = columns, width  # -1 is the last column, which none sees
 
@@ -331,7 +350,12 @@ class _Cache:
     def _put(self, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         held[self._places[:, None], :, self._columns] = new.transpose(1, 2)
         seen = held[:, :, : self._width]
-        return seen if self._all else seen[self._places]
+        return seen[self._places] if self._slice is None else seen[self._slice]
+
+    def copy(self, source: int, target: int, columns: int) -> None:
+        """Copy what a row holds in its first columns to another row."""
+        for held in (tensor for layer in self._layers for tensor in layer):
+            held[target, :, :columns] = held[source, :, :columns]
 
     def _empty(self, like: torch.Tensor) -> torch.Tensor:
         _, heads, _, size = like.shape
