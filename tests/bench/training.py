@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.tiny import PIECES
 SEQUENCES, SHORTEST, LONGEST = 32, 100, 1200  # tokens
 TURN, ANSWER = 60, 35  # tokens of a turn, and of them the policy's
 MICRO_BATCH = 8
+Step = Callable[[], float]  # an optimizer step; returns the norm of its gradient
 LR = 1e-5
 TOKENS, VOCABULARY, WIDTH = 16_000, 150_000, 64
 
@@ -85,8 +87,8 @@ def micro_batches(batch: list[Example], padding: int) -> list[dict[str, Any]]:
     return found
 
 
-def trl_trainer(model: Any, tokenizer: Any, folder: str) -> Any:
-    """Return TRL's trainer, set up for one step of several micro-batches."""
+def trl_trainer(model: Any, tokenizer: Any, folder: str, *, bf16: bool) -> Any:
+    """Return TRL's trainer, set up for one step of several micro-batches, where the model is."""
     from datasets import Dataset
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
@@ -96,8 +98,8 @@ def trl_trainer(model: Any, tokenizer: Any, folder: str) -> Any:
 
     config = GRPOConfig(
         output_dir=folder,
-        use_cpu=True,
-        bf16=False,
+        use_cpu=model.device.type == "cpu",
+        bf16=bf16,
         per_device_train_batch_size=MICRO_BATCH,
         gradient_accumulation_steps=SEQUENCES // MICRO_BATCH,
         gradient_checkpointing=False,
@@ -115,6 +117,44 @@ def trl_trainer(model: Any, tokenizer: Any, folder: str) -> Any:
     )
 
 
+def our_step(model: Any, batch: list[Example], config: TrainConfig, *, bf16: bool) -> Step:
+    """Return an optimizer step of ours, which trains the model."""
+    trainer = Trainer.of(learner(model), config, packable=True, bf16=bf16)
+    known = Known([None] * len(batch), None)
+
+    def step() -> float:
+        [taken] = train(trainer, batch, known, TierCodes(["all"], {}), config)
+        return float(taken.log["grad_norm"])
+
+    return step
+
+
+def trl_step(
+    model: Any, tokenizer: Any, batch: list[Example], config: TrainConfig, *, bf16: bool
+) -> Step:
+    """Return an optimizer step of TRL's, which trains the model."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.01, fused=True)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trl_trainer(model, tokenizer, folder, bf16=bf16)
+    trainer.current_gradient_accumulation_steps = SEQUENCES // MICRO_BATCH
+    padded = [
+        {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        for inputs in micro_batches(batch, tokenizer.pad_token_id)
+    ]
+
+    def step() -> float:
+        for inputs in padded:
+            with trainer.compute_loss_context_manager():
+                loss = trainer.compute_loss(trainer.model, inputs)
+            loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(norm)
+
+    return step
+
+
 def speed() -> Row:
     """Time one optimizer step; the gradients must agree."""
     torch.set_num_threads(1)
@@ -122,31 +162,16 @@ def speed() -> Row:
     model = tiny_model(len(tokenizer), 0, Size()).train()
     batch = examples(len(tokenizer))
     config = TrainConfig(lr=LR, batch_size=SEQUENCES)
-    trainer = Trainer.of(learner(deepcopy(model)), config, packable=True, bf16=False)
-    known = Known([None] * len(batch), None)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.01, fused=True)
+    ours = our_step(deepcopy(model), batch, config, bf16=False)
+    theirs = trl_step(model, tokenizer, batch, config, bf16=False)
+    np.testing.assert_allclose(ours(), theirs(), rtol=1e-3)
+    name = f"RL step on {tokens(batch):,} tokens of {SEQUENCES} sequences"
+    return row(name, "TRL's GRPO loss", ours, theirs, 1 / 1.5, runs=3)
 
-    with tempfile.TemporaryDirectory() as folder:
-        peer = trl_trainer(model, tokenizer, folder)
-        peer.current_gradient_accumulation_steps = SEQUENCES // MICRO_BATCH
-        padded = micro_batches(batch, tokenizer.pad_token_id)
 
-        def ours() -> Any:
-            [step] = train(trainer, batch, known, TierCodes(["all"], {}), config)
-            return step.log["grad_norm"]
-
-        def theirs() -> Any:
-            for inputs in padded:
-                peer.compute_loss(peer.model, inputs).backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            return norm.item()
-
-        np.testing.assert_allclose(ours(), theirs(), rtol=1e-3)
-        tokens = sum(len(one.sequence) for one in batch)
-        name = f"RL step on {tokens:,} tokens of {SEQUENCES} sequences"
-        return row(name, "TRL's GRPO loss", ours, theirs, 1 / 1.5, runs=3)
+def tokens(batch: list[Example]) -> int:
+    """Count the tokens of all sequences."""
+    return sum(len(example.sequence) for example in batch)
 
 
 def memory() -> Row:
