@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stages.core.arguments import parse_arguments
 from stages.traces import (
@@ -22,9 +23,10 @@ from stages.traces import (
     responses,
     sharegpt,
 )
-from stages.traces.clean import clean_messages
+from stages.traces.clean import Writer, clean_messages
 from stages.traces.episode import GoldAction
 from stages.traces.fields import BadItemError
+from stages.traces.histories import History, ModelCall, conversation
 from stages.traces.turns import read_turns, text_of
 from tests import trace_writers
 from tests.builders import SHARED
@@ -463,6 +465,53 @@ def test_clean_messages_say_the_same(talk: Talk) -> None:
         cleaned = clean_messages(messages, Counter())
         assert spoken(cleaned) == spoken(messages)
         assert clean_messages(cleaned, Counter()) == cleaned
+
+
+ENTRY = {"id": "c", "type": "function", "function": FUNCTION}
+MESSAGES = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool", "developer"])},
+    optional={
+        "content": st.none() | st.sampled_from(["x", "", '{"a": 1}']),
+        "tool_calls": st.none() | st.lists(st.sampled_from([ENTRY, FUNCTION, {}]), max_size=2),
+        "tool_call_id": st.none() | st.sampled_from(["c", ""]),
+        "name": st.none() | st.just("f"),
+        "n_tokens": st.none() | st.just(3),
+        "refusal": st.none() | st.just("no"),
+        "error": st.booleans(),
+    },
+)
+
+
+def cleaned(messages: list[Any]) -> Any:
+    notes = Counter[str]()
+    try:
+        return clean_messages(messages, notes), notes
+    except BadItemError as bad:
+        return bad.what
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(MESSAGES, max_size=4))
+def test_plain_messages_are_copied_as_a_closer_look_reads_them(messages: list[Json]) -> None:
+    copied = cleaned(messages)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, "_copy_plain", lambda self, message: False)
+        assert cleaned(messages) == copied
+
+
+@settings(max_examples=40, deadline=None)
+@given(talks())
+def test_what_histories_share_is_cleaned_once(talk: Talk) -> None:
+    """Merging calls gives the same as where each history is cleaned as a whole."""
+    for form in trace_writers.FORMS.values():
+        recorded = form(talk)
+        calls = [ModelCall(recorded[:n], recorded[n : n + 1]) for n in range(len(recorded))]
+        notes, slow_notes = Counter[str](), Counter[str]()
+        merged = conversation(calls, [], notes)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(History, "begins", lambda self, heard: not self.messages)
+            assert conversation(calls, [], slow_notes) == merged
+        assert notes == slow_notes
 
 
 @pytest.mark.parametrize("record", [{"messages": [USER], "outcome": 1, "tools": [DEFINITION]}, {}])

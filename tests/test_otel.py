@@ -334,23 +334,25 @@ def test_no_other_format_takes_spans(record: Json) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("123"), st.integers())))
 def test_what_is_spread_comes_together(parts: list[tuple[str, str, int]]) -> None:
-    spread = Spread()
-    for group, place, value in parts:
-        spread.add(group, place, value)
     joined = {"a": "b"} if any(group == "a" for group, _, _ in parts) else {}
-    for group, into in joined.items():
-        spread.join(group, into)
     in_order = sorted(parts, key=lambda part: part[1])
     right = {
         group: [value for name, _, value in in_order if joined.get(name, name) == group]
         for group in {joined.get(name, name) for name, _, _ in parts}
     }
-    if not joined:  # what joins comes last of its place
+    with Spread() as spread:
+        for group, place, value in parts:
+            spread.add(group, place, value)
+        for group, into in joined.items():
+            spread.join(group, into)
         assert dict(spread.groups()) == right
-    else:
-        assert {k: sorted(v) for k, v in spread.groups()} == {
-            k: sorted(v) for k, v in right.items()
-        }
+
+
+def test_what_is_put_is_alone_in_the_place_of_its_group() -> None:
+    with Spread() as spread:
+        for group, value in (("a", 1), ("b", 2), ("a", 3)):
+            spread.put(group, value)
+        assert list(spread.groups()) == [("a", [3]), ("b", [2])]
 
 
 def test_spans_that_the_sdk_exports() -> None:

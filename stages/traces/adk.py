@@ -22,7 +22,7 @@ def accepts(record: Record) -> bool:
     if any(_maps(record.get(key)) for key in ("eval_cases", "eval_case_results")):
         return True
     events = _maps(record.get("events"))
-    return any("author" in event and isinstance(event.get("content"), Mapping) for event in events)
+    return any("author" in event and isinstance(event.get("content"), dict) for event in events)
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
@@ -73,7 +73,7 @@ def _said(session: Mapping[str, Any]) -> list[Any]:
     messages = []
     for event in _maps(session.get("events")):
         content = event.get("content")
-        if event.get("partial") or not isinstance(content, Mapping) or not content.get("parts"):
+        if event.get("partial") or not isinstance(content, dict) or not content.get("parts"):
             continue
         role = "user" if event.get("author") == "user" else content.get("role") or "model"
         messages.append({**content_of(content), "role": role})
@@ -106,7 +106,7 @@ def _uses(invocation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _maps(value: Any) -> list[Mapping[str, Any]]:
-    return [part for part in value if isinstance(part, Mapping)] if isinstance(value, list) else []
+    return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
 
 
 def _first(place: Mapping[str, Any], *keys: str) -> Any:

@@ -30,14 +30,14 @@ def accepts(record: Record) -> bool:
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
     """The trace and the spans of each trace, in the order in which they began."""
-    spans = Spread()
-    for record in records:
-        for part in object_in(record.get("data")) or [record]:  # as the SDK posts them
-            is_trace = part.get("object") == "trace"
-            trace = str(part.get("id") if is_trace else part.get("trace_id"))
-            spans.add(trace, "" if is_trace else str(part.get("started_at")), part)
-    for trace, parts in spans.groups():
-        yield {GATHERED: parts, "id": trace}
+    with Spread() as spans:
+        for record in records:
+            for part in object_in(record.get("data")) or [record]:  # as the SDK posts them
+                is_trace = part.get("object") == "trace"
+                trace = str(part.get("id") if is_trace else part.get("trace_id"))
+                spans.add(trace, "" if is_trace else str(part.get("started_at")), part)
+        for trace, parts in spans.groups():
+            yield {GATHERED: parts, "id": trace}
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
@@ -48,7 +48,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     """
     parts: list[Record] = record[GATHERED]
     trace: Record = next((part for part in parts if part.get("object") == "trace"), {})
-    spans = [part for part in parts if isinstance(part.get("span_data"), Mapping)]
+    spans = [part for part in parts if isinstance(part.get("span_data"), dict)]
     if not spans:
         notes["trace without spans"] += 1
         return
@@ -71,7 +71,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
         "stop": str(failed) if failed else None,
     }
     metadata = trace.get("metadata")
-    if isinstance(metadata, Mapping):
+    if isinstance(metadata, dict):
         stated = ("task_id", "trial", "outcome", "reward", "success", "domain", "gold_actions")
         clean |= {key: metadata[key] for key in stated if key in metadata}
     yield {key: value for key, value in clean.items() if value is not None}
@@ -81,9 +81,9 @@ def _model_call(data: Mapping[str, Any]) -> ModelCall | None:
     """What a model heard and said; None where the span does not hold what it said."""
     response = object_in(data.get("response"))
     said = object_in(data.get("output"))
-    if said is None and isinstance(response, Mapping):
+    if said is None and isinstance(response, dict):
         said = response.get("output")
-    if isinstance(said, Mapping):
+    if isinstance(said, dict):
         said = [said]
     if not isinstance(said, list) or not said:
         return None
@@ -93,7 +93,7 @@ def _model_call(data: Mapping[str, Any]) -> ModelCall | None:
     if not isinstance(heard, list | None):
         what = f"'input' is {heard!r:.40}, neither text nor a list"
         raise BadItemError(what, "give the file as it was written")
-    system = response.get("instructions") if isinstance(response, Mapping) else None
+    system = response.get("instructions") if isinstance(response, dict) else None
     before = [{"role": "system", "content": system}] if system else []
     return ModelCall([*before, *(heard or [])], said)
 
@@ -101,18 +101,18 @@ def _model_call(data: Mapping[str, Any]) -> ModelCall | None:
 def _tool_run(span: Record) -> ToolRun:
     data, error = span["span_data"], span.get("error")
     result = data.get("output")
-    if result is None and isinstance(error, Mapping):
+    if result is None and isinstance(error, dict):
         result = error.get("message")
     return ToolRun(None, data.get("name"), data.get("input"), result, bool(error))
 
 
 def _definitions(span: Record) -> list[dict[str, Any]] | None:
     response = object_in(span["span_data"].get("response"))
-    return tool_definitions(response.get("tools")) if isinstance(response, Mapping) else None
+    return tool_definitions(response.get("tools")) if isinstance(response, dict) else None
 
 
 def _model(span: Record) -> str | None:
     data = span["span_data"]
     response = object_in(data.get("response"))
-    inner = response.get("model") if isinstance(response, Mapping) else None
+    inner = response.get("model") if isinstance(response, dict) else None
     return next((name for name in (data.get("model"), inner) if isinstance(name, str)), None)

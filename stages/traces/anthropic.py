@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of, is_foreign
+from stages.traces.exchange import (
+    Answer,
+    Exchange,
+    Logged,
+    Record,
+    clean_records,
+    exchange_of,
+    is_foreign,
+)
 from stages.traces.formats import ReadOptions
 from stages.traces.threads import latest
 
@@ -23,7 +31,7 @@ def accepts(record: Record) -> bool:
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
     """The records of a log without those that a later one repeats."""
-    return latest(records, translate, lambda record: bool(_exchange(record).response))
+    return latest(records, _logged, lambda logged: bool(logged.exchange.response))
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
@@ -32,6 +40,10 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     Raises:
         BadItemError: there are no messages, or a call or a result in them can't be read.
     """
+    yield from clean_records(record, _logged(record, notes), notes)
+
+
+def _logged(record: Record, notes: Counter[str]) -> Logged:
     exchange = _exchange(record)
     request, response = exchange.request, exchange.response
     system = request.get("system")
@@ -40,13 +52,13 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     answers = [Answer([response], response.get("stop_reason"))] if response else []
     if response and not request:
         notes["response without its request"] += 1
-    yield from clean_records(record, exchange, history, answers, request.get("tools"), notes)
+    return Logged(exchange, history, answers, request.get("tools"))
 
 
 def _exchange(record: Record) -> Exchange:
     exchange = exchange_of(record, ("messages",), ("content", "message"))
     response = exchange.response
-    if isinstance(response.get("message"), Mapping):  # of a batch: {type: succeeded, message}
+    if isinstance(response.get("message"), dict):  # of a batch: {type: succeeded, message}
         response = dict(response["message"])
     return exchange._replace(response=response if _is_response(response) else {})
 
@@ -65,4 +77,4 @@ def _is_request(request: Record) -> bool:
 
 
 def _has_schema(tool: Any) -> bool:
-    return isinstance(tool, Mapping) and "input_schema" in tool
+    return isinstance(tool, dict) and "input_schema" in tool

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from stages.traces import anthropic, chat, responses
-from stages.traces.exchange import Record, clean_records, exchange_of
+from stages.traces.exchange import Logged, Record, clean_records, exchange_of
 from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
 from stages.traces.spread import Spread
@@ -25,14 +25,14 @@ def accepts(record: Record) -> bool:
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
     """Each result with the request of its `custom_id`, from lines of both kinds in any order."""
-    lines = Spread()
-    for record in records:
-        lines.add(str(record.get("custom_id")), "", record)
-    for _, parts in lines.groups():
-        requests = [part for part in parts if not any(key in part for key in RESULTS)]
-        results = [part for part in parts if any(key in part for key in RESULTS)]
-        for result in results or requests[:1]:
-            yield {**(requests[0] if requests else {}), **result}
+    with Spread() as lines:
+        for record in records:
+            lines.add(str(record.get("custom_id")), "", record)
+        for _, parts in lines.groups():
+            requests = [part for part in parts if not any(key in part for key in RESULTS)]
+            results = [part for part in parts if any(key in part for key in RESULTS)]
+            for result in results or requests[:1]:
+                yield {**(requests[0] if requests else {}), **result}
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
@@ -54,4 +54,5 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     if exchange.failed is None:
         raise BadItemError("holds no answer of a known API", "give the batch's output as it came")
     history = exchange.request.get("messages") or []
-    yield from clean_records(record, exchange, history, [], exchange.request.get("tools"), notes)
+    logged = Logged(exchange, history, [], exchange.request.get("tools"))
+    yield from clean_records(record, logged, notes)

@@ -37,6 +37,8 @@ FAILURES = frozenset(
 )
 SUCCESSES = frozenset({"success", "ok"})
 NOT_FAILED = frozenset({"", "false", "none", "null", "0"})
+TELLING = frozenset([*FLAGS, *ERRORS, "status", "state", "success", "ok"])
+WRAPPING = frozenset([*WRAPPERS, "method"])
 
 
 class UnreadableCallError(Exception):
@@ -73,6 +75,21 @@ def read_call(entry: Any) -> Written:
     return Written(name, _arguments(parts, name), _id(parts))
 
 
+def plain_call(entry: Any) -> tuple[str, Any, str | None] | None:
+    """A call in OpenAI's own form, as (name, arguments, id); None: it needs a closer look."""
+    if type(entry) is not dict:
+        return None
+    function, call_id = entry.get("function"), entry.get("id")
+    if len(entry) != 1 + ("id" in entry) + ("type" in entry):
+        return None
+    if type(function) is not dict or len(function) != 2 or "arguments" not in function:
+        return None
+    name = function.get("name")
+    if type(name) is not str:
+        return None
+    return name, function["arguments"], call_id if type(call_id) is str and call_id else None
+
+
 def _bare(part: Mapping[str, Any], key: str) -> bool:
     value = part.get(key)
     return isinstance(value, str) and not value.lstrip().startswith("{")
@@ -80,6 +97,8 @@ def _bare(part: Mapping[str, Any], key: str) -> bool:
 
 def _unwrapped(entry: Any) -> list[Mapping[str, Any]]:
     """Return the objects that a call is made of, from the outermost to the innermost."""
+    if type(entry) is dict and WRAPPING.isdisjoint(entry):
+        return [entry]
     parts: list[Mapping[str, Any]] = []
     value: Any = object_in(entry)
     while isinstance(value, Mapping) and len(parts) < 4:
@@ -123,8 +142,10 @@ def _id(parts: list[Mapping[str, Any]]) -> str | None:
 
 def stated_id(part: Mapping[str, Any]) -> str | None:
     """Return the id that a call or a result states; None where it states none."""
-    ids = (part.get(key) for key in IDS)
-    return next((value for value in ids if isinstance(value, str) and value), None)
+    for key in IDS:
+        if isinstance(value := part.get(key), str) and value:
+            return value
+    return None
 
 
 def object_in(value: Any) -> Any:
@@ -141,7 +162,7 @@ def looks_like_call(value: Any, depth: int = 4) -> bool:
     """Whether a value holds what may be a call or a result: a name beside arguments, or an id."""
     if isinstance(value, list):
         return depth > 0 and any(looks_like_call(item, depth - 1) for item in value)
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return False
     if any(value.get(key) for key in ("tool_calls", *WRAPPERS[1:], *RESULT_WRAPPERS)):
         return True
@@ -156,7 +177,7 @@ def looks_like_call(value: Any, depth: int = 4) -> bool:
 def is_definition(value: Mapping[str, Any]) -> bool:
     """Whether an object defines a tool: its `parameters` are a schema, not values."""
     schema = value.get("parameters")
-    return "description" in value or (isinstance(schema, Mapping) and "properties" in schema)
+    return "description" in value or (isinstance(schema, dict) and "properties" in schema)
 
 
 def flag_of(result: Mapping[str, Any]) -> bool | None:
@@ -166,6 +187,8 @@ def flag_of(result: Mapping[str, Any]) -> bool | None:
         result: the message or block of the result. `error` may be a flag, or text or an object
             that tells the error; `status` of the Responses API tells nothing ("completed").
     """
+    if TELLING.isdisjoint(result):
+        return _typed_error(result) or None
     for key in FLAGS:
         if (value := result.get(key)) is not None:
             return says_failed(value)
@@ -191,8 +214,8 @@ def says_failed(value: Any) -> bool:
 
 def _typed_error(result: Mapping[str, Any]) -> bool:
     """Return whether the type of an answer is an error: AI SDK's, Anthropic's server tools'."""
-    answers = [result.get(key) for key in ("content", "output")]
-    types = [answer.get("type") for answer in answers if isinstance(answer, Mapping)]
+    answers = (result.get("content"), result.get("output"))
+    types = [answer.get("type") for answer in answers if isinstance(answer, dict)]
     return any(
         isinstance(kind, str) and (kind.startswith("error") or kind.endswith(("_error", "-denied")))
         for kind in types

@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of, is_foreign
+from stages.traces.exchange import (
+    Answer,
+    Exchange,
+    Logged,
+    Record,
+    clean_records,
+    exchange_of,
+    is_foreign,
+)
 from stages.traces.formats import ReadOptions
 from stages.traces.threads import latest
 
@@ -20,7 +28,7 @@ def accepts(record: Record) -> bool:
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
     """The records of a log without those that a later one repeats."""
-    return latest(records, translate, lambda record: True)
+    return latest(records, _logged, lambda _: True)
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
@@ -29,6 +37,10 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     Raises:
         BadItemError: there are no messages, or a call or a result in them can't be read.
     """
+    yield from clean_records(record, _logged(record, notes), notes)
+
+
+def _logged(record: Record, notes: Counter[str]) -> Logged:
     exchange = _exchange(record)
     request = exchange.request
     answers = [
@@ -39,13 +51,13 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     if not history:
         notes["response without its request"] += 1
     tools = request.get("tools") or request.get("functions")
-    yield from clean_records(record, exchange, history, answers, tools, notes)
+    return Logged(exchange, history, answers, tools)
 
 
 def _exchange(record: Record) -> Exchange:
     exchange = exchange_of(record, ("messages",), ("choices",))
     alone = record.get("response")  # a log may keep the message alone
-    if exchange.response or not isinstance(alone, Mapping) or alone.get("role") != "assistant":
+    if exchange.response or not isinstance(alone, dict) or alone.get("role") != "assistant":
         return exchange
     if "stop_reason" in alone or alone.get("type") == "message":  # Anthropic's
         return exchange
@@ -56,4 +68,4 @@ def _choices(response: Record) -> list[Mapping[str, Any]]:
     choices = response.get("choices")
     if not isinstance(choices, list):
         return []
-    return [c for c in choices if isinstance(c, Mapping) and isinstance(c.get("message"), Mapping)]
+    return [c for c in choices if isinstance(c, dict) and isinstance(c.get("message"), dict)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
+from stages.traces.calls import Written, plain_call
 from stages.traces.envelopes import bared, opened_message, text_of
 from stages.traces.fields import BadItemError
 from stages.traces.forms import Heard, Result, Spoken, read_message
@@ -14,7 +16,21 @@ from stages.traces.turns import RECORD
 from stages.traces.vocabulary import ROLES
 
 Message = dict[str, Any]
-THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
+# Keys of OpenAI's messages, of which the last three say nothing of turns.
+PLAIN = frozenset(
+    [
+        "role",
+        "content",
+        "tool_calls",
+        "tool_call_id",
+        "name",
+        "n_tokens",
+        "refusal",
+        "annotations",
+        "audio",
+    ]
+)
+THOUGHTS = ("reasoning_content", "reasoning")
 CUT_OFF = frozenset(
     ["length", "max_tokens", "max_output_tokens", "model_context_window_exceeded", "max_length"]
 )
@@ -35,19 +51,9 @@ def clean_messages(messages: Sequence[Any], notes: Counter[str]) -> list[Message
     Raises:
         BadItemError: a call or a result can't be read.
     """
-    heard, _ = clean_call(messages, (), notes)
-    return heard
-
-
-def clean_call(
-    heard: Sequence[Any], said: Sequence[Any], notes: Counter[str]
-) -> tuple[list[Message], list[Message]]:
-    """The same of what a model heard and of what it said to it, each on its own."""
-    writer = _Writer(notes)
-    writer.read(heard)
-    several = len(writer.messages)
-    writer.read(said)
-    return writer.messages[:several], writer.messages[several:]
+    writer = Writer(notes)
+    writer.read(messages)
+    return writer.messages
 
 
 def was_cut_off(reason: Any) -> bool:
@@ -55,39 +61,85 @@ def was_cut_off(reason: Any) -> bool:
     return isinstance(reason, str) and reason.lower() in CUT_OFF
 
 
-class _Writer:
-    """The clean messages so far."""
+class Writer:
+    """The clean messages so far, and what was passed over."""
 
-    def __init__(self, notes: Counter[str]) -> None:
+    def __init__(self, notes: Counter[str] | None = None) -> None:
         self.messages: list[Message] = []
-        self._notes = notes
+        self.notes = Counter() if notes is None else notes
         self._open: list[tuple[str, str]] = []  # (id, name) of calls whose form has no ids
         self._given = 0  # ids that we gave
         self._last: str | None = None  # what the policy just said: a "message" or a "call" item
         self._thoughts = ""  # of a reasoning item, for the message after it
 
-    def read(self, messages: Sequence[Any]) -> None:
+    def copy(self) -> Writer:
+        """Another that goes on from here; it shares the messages so far."""
+        writer = Writer(self.notes.copy())
+        writer.messages, writer._open = self.messages.copy(), self._open.copy()
+        writer._given, writer._last, writer._thoughts = self._given, self._last, self._thoughts
+        return writer
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether what comes next adds nothing to the last message."""
+        return self._last is None and not self._thoughts
+
+    def read(self, messages: Sequence[Any], first: int = 1) -> None:
         """Write down what messages say that belong together.
+
+        Args:
+            messages: in any known form.
+            first: the number of the first of them, in errors.
 
         Raises:
             BadItemError: a call or a result can't be read.
         """
         self._last = None
-        for place, message in enumerate(messages, 1):
+        for place, message in enumerate(messages, first):
+            if type(message) is dict and self._copy_plain(message):
+                continue
             lost: list[str] = []
             self.take(message, lost)
             if lost:
                 raise BadItemError(f"message {place} has {lost[0]}", RECORD)
 
+    def _copy_plain(self, message: Message) -> bool:
+        """Write down a message in OpenAI's own form; False: it needs a closer look.
+
+        Most messages of most logs are such.
+        """
+        role, content, name = map(message.get, ("role", "content", "name"))
+        if not PLAIN.issuperset(message) or type(content) not in (str, NoneType):
+            return False
+        entries, call_id = message.get("tool_calls"), message.get("tool_call_id")
+        if role == "assistant" and (not entries or type(entries) is list):
+            calls = [plain_call(entry) for entry in entries or ()]
+            if None in calls:
+                return False
+            written = [Written(*call) for call in calls if call]
+            self._speak(Spoken(content, written, message.get("n_tokens")))
+        elif content is None:
+            return False
+        elif role == "tool" and type(call_id) is str and call_id and type(name) in (str, NoneType):
+            self._answer(Result(content, call_id, name))
+        elif role == "user" and not entries:
+            self._hear(Heard(content))
+        elif role == "system":
+            self.messages.append({"role": "system", "content": content})
+        else:
+            return False
+        return True
+
     def take(self, message: Any, lost: list[str]) -> None:
         """Write down what one message says; `lost` gets a line for what can't be read."""
         opened = opened_message(message)
-        if opened is not None and (system := _system_text(opened)) is not None:
-            self.messages.append({"role": "system", "content": system})
-            return
-        events = read_message(message, lost, self._notes)
         if opened is not None:
-            self._thoughts += _thoughts(opened)
+            inner = bared(opened)
+            if (system := _system_text(inner)) is not None:
+                self.messages.append({"role": "system", "content": system})
+                return
+            self._thoughts += _thoughts(inner)
+        events = read_message(message, lost, self.notes)
         for event in events:
             if isinstance(event, Spoken):
                 self._speak(event)
@@ -102,7 +154,7 @@ class _Writer:
             content = text_of(content)
         calls = [self._call(name, given, id) for name, given, id in event.calls]
         if event.legacy:
-            self._notes["legacy function_call"] += 1
+            self.notes["legacy function_call"] += 1
         if not event.has_ids:
             self._open = [(call["id"], call["function"]["name"]) for call in calls]
         elif calls:
@@ -165,9 +217,8 @@ class _Writer:
         self._last = None
 
 
-def _system_text(message: Mapping[str, Any]) -> str | None:
+def _system_text(inner: Mapping[str, Any]) -> str | None:
     """What a system message says; None where it is another."""
-    inner = bared(message)
     role = inner.get("role", inner.get("from", inner.get("type")))
     if not isinstance(role, str) or ROLES.get(role.lower()) != "system":
         return None
@@ -175,20 +226,22 @@ def _system_text(message: Mapping[str, Any]) -> str | None:
     return text_of(next((inner[key] for key in keys if inner.get(key) is not None), None))
 
 
-def _thoughts(message: Mapping[str, Any]) -> str:
+def _thoughts(inner: Mapping[str, Any]) -> str:
     """What the model thought before it spoke, where a message holds it as text."""
-    inner = bared(message)
-    beside = (inner.get(key) for key in THOUGHTS[:2])
-    if stated := next((text for text in beside if isinstance(text, str) and text), None):
-        return stated
-    blocks = [inner.get(key) for key in ("content", "parts", "summary")]
+    for key in THOUGHTS:
+        if isinstance(text := inner.get(key), str) and text:
+            return text
+    blocks = [inner[key] for key in ("content", "parts", "summary") if key in inner]
     parts = [part for block in blocks if isinstance(block, list) for part in block]
     is_item = inner.get("type") == "reasoning"
-    return "".join(_thought(part, is_item) for part in parts if isinstance(part, Mapping))
+    thoughts = [
+        _thought(part)
+        for part in parts
+        if isinstance(part, dict) and (is_item or part.get("type") in ("thinking", "reasoning"))
+    ]
+    return "".join(thoughts)
 
 
-def _thought(part: Mapping[str, Any], is_item: bool) -> str:
-    if not is_item and part.get("type") not in ("thinking", "reasoning"):
-        return ""
+def _thought(part: Mapping[str, Any]) -> str:
     texts = (part.get(key) for key in ("thinking", "text", "content", "value", "reasoning"))
     return next((text for text in texts if isinstance(text, str)), "")

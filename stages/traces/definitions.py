@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from stages.traces.calls import object_in
@@ -23,7 +23,7 @@ def tool_definitions(tools: Any) -> list[dict[str, Any]] | None:
         name; None where `tools` defines none. A vendor's hosted tools have no schema.
     """
     tools = object_in(tools)
-    if isinstance(tools, Mapping):
+    if isinstance(tools, dict):
         tools = [tools]
     if not isinstance(tools, list):
         return None
@@ -31,7 +31,7 @@ def tool_definitions(tools: Any) -> list[dict[str, Any]] | None:
 
 
 def _definitions(tool: Any) -> Iterator[dict[str, Any]]:
-    if not isinstance(tool, Mapping):
+    if not isinstance(tool, dict):
         return
     for key in SEVERAL:
         if isinstance(tool.get(key), list):
@@ -46,11 +46,11 @@ def _definitions(tool: Any) -> Iterator[dict[str, Any]]:
     if isinstance(inner.get("description"), str):
         function["description"] = inner["description"]
     schemas = (object_in(inner.get(key)) for key in SCHEMAS)
-    schema = next((schema for schema in schemas if isinstance(schema, Mapping)), None)
+    schema = next((schema for schema in schemas if isinstance(schema, dict)), None)
     if schema is not None:
         function["parameters"] = schema["json"] if _is_map(schema.get("json")) else schema
     yield {"type": "function", "function": function}
 
 
 def _is_map(value: Any) -> bool:
-    return isinstance(value, Mapping)
+    return isinstance(value, dict)

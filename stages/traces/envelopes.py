@@ -17,7 +17,7 @@ def text_of(content: Any) -> str:
     if content is None:
         return ""
     if isinstance(content, list):
-        parts = [_text_of_block(part) if isinstance(part, Mapping) else part for part in content]
+        parts = [_text_of_block(part) if isinstance(part, dict) else part for part in content]
         if all(part is None or isinstance(part, str) for part in parts):
             return "".join(part or "" for part in parts)
     return json.dumps(content, ensure_ascii=False, default=str)
@@ -34,10 +34,12 @@ def _text_of_block(block: Mapping[str, Any]) -> Any:
 
 def opened_message(message: Any) -> Mapping[str, Any] | None:
     """Return a message as an object; JSON text and the SDKs' own objects are read as theirs."""
+    if type(message) is dict:
+        return message
     if hasattr(message, "model_dump"):
         message = message.model_dump()
     value = object_in(message)
-    return value if isinstance(value, Mapping) else None
+    return dict(value) if isinstance(value, Mapping) else None
 
 
 def inner_messages(message: Mapping[str, Any]) -> list[Any] | None:
@@ -52,7 +54,7 @@ def inner_messages(message: Mapping[str, Any]) -> list[Any] | None:
     is_result = kind_of(message) in RESULT_TYPES
     if not is_result and isinstance(message.get("output"), list):
         return list(message["output"])  # a response of the Responses API
-    if isinstance(message.get("message"), Mapping) and "content" not in message:
+    if isinstance(message.get("message"), dict) and "content" not in message:
         return [message["message"]]
     return None
 
@@ -62,14 +64,14 @@ def bared(message: Mapping[str, Any]) -> Mapping[str, Any]:
     path = message.get("id")
     if "lc" in message and isinstance(path, list) and path:
         return {**mapping(message.get("kwargs")), "type": str(path[-1])}
-    if isinstance(message.get("data"), Mapping) and isinstance(message.get("type"), str):
+    if isinstance(message.get("data"), dict) and isinstance(message.get("type"), str):
         return {**message["data"], "type": message["type"]}
     return message
 
 
 def bare_answer(content: Any) -> Any:
     """Return what a tool answered, without the envelope that Gemini and the AI SDK put it in."""
-    if isinstance(content, Mapping):
+    if isinstance(content, dict):
         if set(content) in ({"result"}, {"output"}):
             return next(iter(content.values()))
         if set(content) == {"type", "value"}:
@@ -81,7 +83,7 @@ def bare_answer(content: Any) -> Any:
 
 def mapping(value: Any) -> Mapping[str, Any]:
     """Return a value that is an object; an empty one in place of any other."""
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def kind_of(block: Mapping[str, Any]) -> str:

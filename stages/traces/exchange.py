@@ -52,6 +52,15 @@ class Answer(NamedTuple):
     stop: Any = None
 
 
+class Logged(NamedTuple):
+    """What an exchange says, in whatever form its vendor has."""
+
+    exchange: Exchange
+    history: Sequence[Any]  # the request's messages, the system prompt first
+    answers: Sequence[Answer]  # the response's, each with the reason why the model stopped
+    tools: Any  # the request's definitions
+
+
 def exchange_of(record: Record, asks: Sequence[str], answers: Sequence[str]) -> Exchange:
     """The request and the response that a record of a log holds.
 
@@ -72,27 +81,18 @@ def is_foreign(record: Record) -> bool:
     return not FOREIGN.isdisjoint(record)
 
 
-def clean_records(
-    record: Record,
-    exchange: Exchange,
-    history: Sequence[Any],
-    answers: Sequence[Answer],
-    tools: Any,
-    notes: Counter[str],
-) -> Iterator[Record]:
+def clean_records(record: Record, logged: Logged, notes: Counter[str]) -> Iterator[Record]:
     """One clean record for each answer to a request; one for the history where there is none.
 
     Args:
         record: what holds the exchange; fields of ours in it are kept.
-        exchange: the request and the response.
-        history: the request's messages, the system prompt first.
-        answers: the response's, each with the reason why the model stopped.
-        tools: the request's definitions, in any form.
+        logged: what it says.
         notes: counts what was passed over.
 
     Raises:
         BadItemError: there are no messages, or a call or a result in them can't be read.
     """
+    exchange, history, answers, tools = logged
     kept = {key: record[key] for key in KEPT if record.get(key) is not None}
     if kept.get("status") not in STATUSES:  # a vendor's own word
         kept.pop("status", None)
@@ -121,10 +121,10 @@ def _under(record: Record, keys: Sequence[str], signs: Sequence[str]) -> Record:
     for key in keys:
         value = object_in(record.get(key))
         for _ in range(3):
-            if not isinstance(value, Mapping) or _has(value, signs):
+            if not isinstance(value, dict) or _has(value, signs):
                 break
             value = next((object_in(value[name]) for name in ENVELOPES if value.get(name)), None)
-        if isinstance(value, Mapping) and _has(value, signs):
+        if isinstance(value, dict) and _has(value, signs):
             return dict(value)
     return {}
 
@@ -139,7 +139,7 @@ def _failure(record: Record) -> str | None:
         if record.get(key):
             return f"{record[key]!s:.80}"
     for place in (record.get("response"), record.get("result")):
-        if not isinstance(place, Mapping):
+        if not isinstance(place, dict):
             continue
         code = place.get("status_code")
         if isinstance(code, int) and code >= FAILED_STATUS:

@@ -11,7 +11,7 @@ from stages.traces.calls import UnreadableCallError, object_in, read_call
 from stages.traces.episode import GoldAction
 
 ROUNDING = 1e-6  # outcomes this far outside [0, 1] are rounding noise, not another scale
-PLAIN_ACTION = frozenset({"name", "kwargs"})
+PLAIN_ACTIONS = {frozenset({"name", key}): key for key in ("kwargs", "arguments")}
 POLICY = ("policy", "model", "model_name", "model_id", "llm")  # fields that name what acted
 OF_AGENT = ("agent", "agent_info", "metadata", "info")  # objects that may hold them
 
@@ -104,8 +104,9 @@ def gold_of(actions: Any, field: str) -> tuple[GoldAction, ...] | None:
 
 def gold_action(action: Any, field: str) -> GoldAction:
     """One gold action; see `gold_of`."""
-    if type(action) is dict and action.keys() == PLAIN_ACTION:  # tau-bench's: most of all
-        name, arguments = action["name"], action["kwargs"]
+    key = PLAIN_ACTIONS.get(frozenset(action)) if type(action) is dict else None
+    if key:  # tau-bench's and ours: most of all
+        name, arguments = action["name"], action[key]
         if type(name) is str and arguments is not None:
             return GoldAction(name, arguments)
     try:

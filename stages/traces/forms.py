@@ -41,9 +41,13 @@ from stages.traces.vocabulary import (
     RESULT_TYPES,
     ROLES,
     SILENT_TYPES,
+    STOP_KEYS,
     STOPS_FOR_CALLS,
     TEXT_KEYS,
 )
+
+BESIDE = frozenset([*CALL_KEYS, "additional_kwargs", "invalid_tool_calls"])
+WRAPPED = frozenset(RESULT_WRAPPERS)
 
 
 class Spoken(NamedTuple):
@@ -174,6 +178,8 @@ class _Message:
 
     def _structured(self) -> list[Written]:
         """Read the calls beside the content."""
+        if BESIDE.isdisjoint(self.message):
+            return []
         places = [self.message, mapping(self.message.get("additional_kwargs"))]
         given = (place[key] for place in places for key in CALL_KEYS if place.get(key))
         calls = self._calls(next(given, None))
@@ -187,7 +193,7 @@ class _Message:
         entries = object_in(entries)
         if not entries or (isinstance(entries, str) and entries.strip().lower() in NO_CALLS):
             return []
-        if isinstance(entries, Mapping):
+        if isinstance(entries, dict):
             whole = any(key in entries for key in (*WRAPPERS, "name", "tool_name", "toolName"))
             entries = [entries] if whole else list(entries.values())
         if not isinstance(entries, list):
@@ -215,14 +221,13 @@ class _Message:
 
     def _stops_for_call(self) -> bool:
         places = (self.message, mapping(self.message.get("response_metadata")))
-        keys = ("finish_reason", "stop_reason", "stopReason")
-        reasons = {str(place.get(key)).lower() for place in places for key in keys}
-        return not reasons.isdisjoint(STOPS_FOR_CALLS)
+        reasons = [place[key] for place in places for key in STOP_KEYS if key in place]
+        return any(str(reason).lower() in STOPS_FOR_CALLS for reason in reasons)
 
     def _content(self) -> tuple[Any, list[Any]]:
         """Return the content, or the text in it, and its blocks."""
         content = _first(self.message, ("content", "value", "parts", "text", "message"))
-        blocks = [content] if isinstance(content, Mapping) else content
+        blocks = [content] if isinstance(content, dict) else content
         parts = self.message.get("parts")
         if not isinstance(blocks, list):  # the AI SDK has the text in both
             return content, parts if isinstance(parts, list) else []
@@ -255,7 +260,7 @@ class _Message:
 
     def _blocks(self, blocks: list[Any]) -> Iterator[Written | Result]:
         for block in blocks:
-            if not isinstance(block, Mapping):
+            if not isinstance(block, dict):
                 if looks_like_call(block):
                     self._lost.append("a call in content that can't be read")
                 continue
@@ -269,12 +274,13 @@ class _Message:
 
     def _result_block(self, block: Any) -> Result | None:
         """Return the result that a block holds; None where it holds none."""
-        if not isinstance(block, Mapping):
+        if not isinstance(block, dict):
             return None
         kind = kind_of(block)
-        wrapped = next((block[key] for key in RESULT_WRAPPERS if block.get(key)), None)
-        if isinstance(wrapped, Mapping):
-            return self._result(wrapped, _first(wrapped, RESULT_KEYS))
+        if not WRAPPED.isdisjoint(block):
+            wrapped = next((block[key] for key in RESULT_WRAPPERS if block.get(key)), None)
+            if isinstance(wrapped, dict):
+                return self._result(wrapped, _first(wrapped, RESULT_KEYS))
         if kind in RESULT_TYPES or kind.endswith("_tool_result"):
             return self._result(block, _first(block, RESULT_KEYS))
         return None
@@ -330,15 +336,16 @@ def _is_hosted(kind: str) -> bool:
 
 
 def _first(message: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    return next((message[key] for key in keys if message.get(key) is not None), None)
+    for key in keys:  # most messages have the first of them
+        if (value := message.get(key)) is not None:
+            return value
+    return None
 
 
 def _tokens(message: Mapping[str, Any]) -> Any:
-    usages = ((message.get("usage"), "completion_tokens"), (message.get("usage"), "output_tokens"))
     if "n_tokens" in message:
         return message["n_tokens"]
-    counts = (mapping(usage).get(key) for usage, key in usages)
-    return next((count for count in counts if count is not None), None)
+    return _first(mapping(message.get("usage")), ("completion_tokens", "output_tokens"))
 
 
 def _same(call: Written, other: Written) -> bool:
@@ -349,10 +356,10 @@ def _same(call: Written, other: Written) -> bool:
 
 def _speaks_not(block: Any) -> bool:
     """Whether a block is anything but text for the reader."""
-    if not isinstance(block, Mapping):
+    if not isinstance(block, dict):
         return True
-    says = any(key in block for key in TEXT_KEYS)
-    return kind_of(block) not in ("", "text", "output_text", "input_text") or not says
+    is_text = kind_of(block) in ("", "text", "output_text", "input_text")
+    return not is_text or not any(key in block for key in TEXT_KEYS)
 
 
 def _is_call_block(block: Mapping[str, Any]) -> bool:

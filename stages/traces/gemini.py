@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of, is_foreign
+from stages.traces.exchange import (
+    Answer,
+    Exchange,
+    Logged,
+    Record,
+    clean_records,
+    exchange_of,
+    is_foreign,
+)
 from stages.traces.formats import ReadOptions
 from stages.traces.threads import latest
 
@@ -25,7 +33,7 @@ def accepts(record: Record) -> bool:
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
     """The records of a log without those that a later one repeats."""
-    return latest(records, translate, lambda record: bool(_exchange(record).response))
+    return latest(records, _logged, lambda logged: bool(logged.exchange.response))
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
@@ -34,6 +42,10 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     Raises:
         BadItemError: there are no messages, or a call or a result in them can't be read.
     """
+    yield from clean_records(record, _logged(record, notes), notes)
+
+
+def _logged(record: Record, notes: Counter[str]) -> Logged:
     exchange = _exchange(record)
     request = exchange.request
     config = request.get("config") if isinstance(request.get("config"), dict) else {}
@@ -46,11 +58,11 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     answers = [
         Answer([content_of(candidate.get("content"))], _stop(candidate))
         for candidate in (candidates if isinstance(candidates, list) else [])
-        if isinstance(candidate, Mapping)
+        if isinstance(candidate, dict)
     ]
     if answers and not history:
         notes["response without its request"] += 1
-    yield from clean_records(record, exchange, history, answers, tools, notes)
+    return Logged(exchange, history, answers, tools)
 
 
 def _exchange(record: Record) -> Exchange:
@@ -70,7 +82,7 @@ def _contents(contents: Any) -> list[Any]:
 
 def content_of(content: Any) -> dict[str, Any]:
     """One content as {role, parts}."""
-    if isinstance(content, Mapping):
+    if isinstance(content, dict):
         role, parts = content.get("role") or "user", content.get("parts") or []
         parts = parts if isinstance(parts, list) else [parts]
         return {"role": role, "parts": [_part(part) for part in parts]}
@@ -81,6 +93,6 @@ def _part(part: Any) -> Any:
     """A part as the reader takes it: text that only was thought is none that was said."""
     if isinstance(part, str):
         return {"text": part}
-    if isinstance(part, Mapping) and part.get("thought") is True:
+    if isinstance(part, dict) and part.get("thought") is True:
         return {"type": "thinking", "thinking": part.get("text") or ""}
     return part

@@ -6,14 +6,16 @@ each is the whole conversation so far. Tool runs beside them tell which calls fa
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import orjson
+
 from stages.core.arguments import parse_arguments
-from stages.traces.clean import Message, clean_call
+from stages.traces.clean import Message, Writer
 from stages.traces.envelopes import text_of
+from stages.traces.stream import written
 
 SEVERAL_HISTORIES = "several histories in one trace: read one after another"
 
@@ -59,7 +61,7 @@ def conversation(
     return merged.messages
 
 
-def signature(message: Message) -> Hashable:
+def signature(message: Message) -> tuple[Hashable, ...]:
     """What a clean message says, without what two recordings of it may differ in."""
     role, content = message["role"], (message.get("content") or "").strip()
     if role == "tool":
@@ -71,10 +73,54 @@ def signature(message: Message) -> Hashable:
     return role, content, tuple(calls)
 
 
+class History:
+    """The clean messages of what a model had heard at a call; at the first, nothing.
+
+    Attributes:
+        signatures: of each message.
+    """
+
+    def __init__(
+        self,
+        heard: Sequence[Any] = (),
+        writer: Writer | None = None,
+        signatures: Sequence[tuple[Hashable, ...]] = (),
+    ) -> None:
+        self._heard, self._writer, self.signatures = list(heard), writer or Writer(), signatures
+
+    @property
+    def messages(self) -> list[Message]:
+        """All of them."""
+        return self._writer.messages
+
+    def begins(self, heard: list[Any]) -> bool:
+        """Whether messages as recorded go on from this history."""
+        return self._writer.is_at_rest and heard[: len(self._heard)] == self._heard
+
+    def then(self, heard: list[Any]) -> History:
+        """The history of another call; what this one holds of it is not cleaned again.
+
+        Raises:
+            BadItemError: a call or a result can't be read.
+        """
+        known = self if self.begins(heard) else History()
+        writer, several = known._writer.copy(), len(known._heard)
+        writer.read(heard[several:], several + 1)
+        new = writer.messages[len(known.messages) :]
+        return History(heard, writer, [*known.signatures, *map(signature, new)])
+
+    def answered(self, said: Sequence[Any]) -> tuple[list[Message], Counter[str]]:
+        """What a model answered to this, and the notes on both."""
+        writer = self._writer.copy()
+        writer.read(said)
+        return writer.messages[len(self.messages) :], writer.notes
+
+
 class _Merged:
     """A conversation that grows call by call."""
 
     def __init__(self) -> None:
+        self._history = History()
         self.messages: list[Message] = []
         self.notes = Counter[str]()
         self._known = Counter[Hashable]()
@@ -82,16 +128,15 @@ class _Merged:
 
     def add(self, call: ModelCall) -> None:
         """Add what a call heard and said, as far as it is new."""
-        notes = Counter[str]()
-        heard, said = clean_call(call.heard, call.said, notes)
+        history = self._history = self._history.then(list(call.heard))
+        said, notes = history.answered(call.said)
         self.notes |= notes  # each history repeats what was noted of the one before it
-        signatures = [signature(message) for message in heard]
-        whole = (tuple(signatures), tuple(signature(message) for message in said))
+        whole = (tuple(history.signatures), tuple(signature(message) for message in said))
         if whole in self._calls:
             return
         self._calls.add(whole)
         left, new = self._known.copy(), list[Message]()
-        for message, name in zip(heard, signatures, strict=True):
+        for message, name in zip(history.messages, history.signatures, strict=True):
             if left[name]:
                 left[name] -= 1
             else:
@@ -139,6 +184,6 @@ def _places(run: ToolRun, messages: list[Message], told: set[str]) -> Iterator[t
                 yield index, call["id"]
 
 
-def _canonical(arguments: Any) -> str:
+def _canonical(arguments: Any) -> bytes:
     value = parse_arguments(arguments).value if isinstance(arguments, str) else arguments
-    return json.dumps(value, sort_keys=True, default=str)
+    return written(value, orjson.OPT_SORT_KEYS)

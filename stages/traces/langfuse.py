@@ -39,22 +39,22 @@ def accepts(record: Record) -> bool:
     if GATHERED in record or _is_observation(record):
         return True
     inner = record.get("observations")
-    return isinstance(inner, list) and all(isinstance(part, Mapping) for part in inner)
+    return isinstance(inner, list) and all(isinstance(part, dict) for part in inner)
 
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
     """The observations of each trace, in the order in which they began, and the trace itself."""
-    parts = Spread()
-    for record in records:
-        if not _is_observation(record):
-            trace = str(record.get("id"))
-            parts.add(trace, "", {key: record[key] for key in record if key != "observations"})
-            for part in list_in(record, "observations"):
-                parts.add(trace, _start(part), part)
-        else:
-            parts.add(str(_first(record, TRACES)), _start(record), record)
-    for trace, several in parts.groups():
-        yield {GATHERED: several, "id": trace}
+    with Spread() as parts:
+        for record in records:
+            if not _is_observation(record):
+                trace = str(record.get("id"))
+                parts.add(trace, "", {key: record[key] for key in record if key != "observations"})
+                for part in list_in(record, "observations"):
+                    parts.add(trace, _start(part), part)
+            else:
+                parts.add(str(_first(record, TRACES)), _start(record), record)
+        for trace, several in parts.groups():
+            yield {GATHERED: several, "id": trace}
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
@@ -118,11 +118,11 @@ def _tool_run(part: Record) -> ToolRun:
 
 def _definitions(part: Record) -> list[dict[str, Any]] | None:
     given = object_in(part.get("input"))
-    return tool_definitions(given.get("tools")) if isinstance(given, Mapping) else None
+    return tool_definitions(given.get("tools")) if isinstance(given, dict) else None
 
 
 def _scores(trace: Record) -> dict[str, float]:
-    scores = [score for score in list_in(trace, "scores") if isinstance(score, Mapping)]
+    scores = [score for score in list_in(trace, "scores") if isinstance(score, dict)]
     return {
         str(score["name"]): float(score["value"])
         for score in scores

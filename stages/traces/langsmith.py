@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stages.traces.calls import object_in
@@ -29,14 +29,14 @@ def accepts(record: Run) -> bool:
 
 def gather(records: Iterable[Run]) -> Iterator[Run]:
     """The runs of each trace, in the order in which they began, from lines in any order."""
-    runs = Spread()
-    for record in records:
-        for run in _with_children(record):
-            key = str(run.get("trace_id") or run.get("parent_run_id") or run.get("id"))
-            place = str(run.get("dotted_order") or run.get("start_time") or "")
-            runs.add(key, place, run)
-    for _, parts in runs.groups():
-        yield {GATHERED: parts}
+    with Spread() as runs:
+        for record in records:
+            for run in _with_children(record):
+                key = str(run.get("trace_id") or run.get("parent_run_id") or run.get("id"))
+                place = str(run.get("dotted_order") or run.get("start_time") or "")
+                runs.add(key, place, run)
+        for _, parts in runs.groups():
+            yield {GATHERED: parts}
 
 
 def translate(record: Run, options: ReadOptions, notes: Counter[str]) -> Iterator[Run]:
@@ -74,7 +74,7 @@ def translate(record: Run, options: ReadOptions, notes: Counter[str]) -> Iterato
 def _with_children(run: Run) -> Iterator[Run]:
     yield {key: value for key, value in run.items() if key != "child_runs"}
     for child in list_in(run, "child_runs"):
-        if isinstance(child, Mapping):
+        if isinstance(child, dict):
             yield from _with_children({"trace_id": run.get("trace_id") or run.get("id"), **child})
 
 
@@ -103,14 +103,14 @@ def heard_in(inputs: Any) -> list[Any]:
     """The messages of a run's inputs, where frameworks keep them."""
     if isinstance(inputs, list):
         inner = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], list) else inputs
-        return [message for message in inner if isinstance(message, (Mapping, list))]
-    if not isinstance(inputs, Mapping):
+        return [message for message in inner if isinstance(message, (dict, list))]
+    if not isinstance(inputs, dict):
         return []
     system = inputs.get("system") or inputs.get("instructions")
     before = [{"role": "system", "content": system}] if system else []
     for key in ("messages", "input", "chat_history", "kwargs"):
         value = object_in(inputs.get(key))
-        if isinstance(value, (list, Mapping)) and (inner := heard_in(value)):
+        if isinstance(value, (list, dict)) and (inner := heard_in(value)):
             return [*before, *inner]
     text = next((inputs[key] for key in ("input", "question", "query") if inputs.get(key)), None)
     return [*before, {"role": "user", "content": text}] if isinstance(text, str) else []
@@ -118,23 +118,23 @@ def heard_in(inputs: Any) -> list[Any]:
 
 def said_in(outputs: Any) -> list[Any]:
     """The messages of a run's outputs, in LangChain's form or in a vendor's."""
-    if not isinstance(outputs, Mapping):
+    if not isinstance(outputs, dict):
         return []
     if isinstance(generations := outputs.get("generations"), list) and generations:
         first = generations[0][0] if isinstance(generations[0], list) else generations[0]
-        message = first.get("message") if isinstance(first, Mapping) else None
+        message = first.get("message") if isinstance(first, dict) else None
         return [message or {"role": "assistant", "content": first.get("text")}]
     if isinstance(choices := outputs.get("choices"), list) and choices:
-        first = choices[0].get("message") if isinstance(choices[0], Mapping) else None
-        return [{"role": "assistant", **(first if isinstance(first, Mapping) else {})}]
+        first = choices[0].get("message") if isinstance(choices[0], dict) else None
+        return [{"role": "assistant", **(first if isinstance(first, dict) else {})}]
     if isinstance(outputs.get("messages"), list):
         return list(outputs["messages"])
-    if isinstance(outputs.get("message"), Mapping):
+    if isinstance(outputs.get("message"), dict):
         return [{"role": "assistant", **outputs["message"]}]
     value = outputs.get("output")
     if isinstance(value, list):
         return value
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return said_in(value) or [value]
     if isinstance(value, str):
         return [{"role": "assistant", "content": value}]
@@ -146,11 +146,11 @@ def said_in(outputs: Any) -> list[Any]:
 def _tool_run(run: Run) -> ToolRun:
     inputs, outputs = run.get("inputs"), run.get("outputs")
     arguments = inputs
-    if isinstance(inputs, Mapping) and set(inputs) == {"input"}:  # as text
+    if isinstance(inputs, dict) and set(inputs) == {"input"}:  # as text
         arguments = inputs["input"]
-    result = outputs.get("output", outputs) if isinstance(outputs, Mapping) else outputs
+    result = outputs.get("output", outputs) if isinstance(outputs, dict) else outputs
     call_id, failed = _call_id(run), bool(run.get("error"))
-    message = bared(result) if isinstance(result, Mapping) else {}
+    message = bared(result) if isinstance(result, dict) else {}
     if "tool_call_id" in message:
         call_id, result = message["tool_call_id"], message.get("content")
         failed = failed or message.get("status") == "error"
@@ -167,12 +167,12 @@ def _call_id(run: Run) -> str | None:
 def _extra(run: Run, *keys: str) -> Any:
     value: Any = run.get("extra")
     for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
+        value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def _definitions(run: Run) -> list[dict[str, Any]] | None:
-    inputs = run.get("inputs") if isinstance(run.get("inputs"), Mapping) else {}
+    inputs = run.get("inputs") if isinstance(run.get("inputs"), dict) else {}
     places = (_extra(run, "invocation_params", "tools"), (inputs or {}).get("tools"))
     return next((tools for place in places if (tools := tool_definitions(place))), None)
 
@@ -187,9 +187,9 @@ def _model(run: Run) -> str | None:
 def _scores(root: Run) -> dict[str, float]:
     """The mean of each kind of feedback on the root run."""
     stats = root.get("feedback_stats")
-    if not isinstance(stats, Mapping):
+    if not isinstance(stats, dict):
         return {}
     means = {
-        key: stat.get("avg") if isinstance(stat, Mapping) else stat for key, stat in stats.items()
+        key: stat.get("avg") if isinstance(stat, dict) else stat for key, stat in stats.items()
     }
     return {key: float(mean) for key, mean in means.items() if isinstance(mean, (int, float))}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stages.traces.envelopes import bared
-from stages.traces.exchange import Answer, Exchange, Record, clean_records
+from stages.traces.exchange import Answer, Exchange, Logged, Record, clean_records
 from stages.traces.formats import ReadOptions
 from stages.traces.vocabulary import ITEM_TYPES, ROLES
 
@@ -36,7 +36,8 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
         BadItemError: a call or a result can't be read.
     """
     messages = record.get(GATHERED, [record])
-    yield from clean_records({}, Exchange({}, {}), messages, [Answer(())], None, notes)
+    logged = Logged(Exchange({}, {}), messages, [Answer(())], None)
+    yield from clean_records({}, logged, notes)
 
 
 def _is_message(record: Record) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ def _object(line: bytes) -> Record:
 def _join_key(row: Record) -> bytes:
     """What a task is known by: its id, else a digest of what the model was asked."""
     named = row.get("_ng_task_id")
-    if named is None and isinstance(row.get("task_id"), Mapping):
+    if named is None and isinstance(row.get("task_id"), dict):
         named = row["task_id"]
     said = named if named is not None else _asked(row.get("responses_create_params"))
     return hashlib.sha256(written(said, orjson.OPT_SORT_KEYS)).digest()[:16]
@@ -122,12 +122,12 @@ def _join_key(row: Record) -> bytes:
 
 def _asked(params: Any) -> list[list[str]]:
     """Role, or type, and text of all that was asked, in whatever form the items are."""
-    params = params if isinstance(params, Mapping) else {}
+    params = params if isinstance(params, dict) else {}
     given = params.get("input")
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given or []
     asked = [["instructions", str(params.get("instructions") or "")]]
     for item in items if isinstance(items, list) else ():
-        if isinstance(item, Mapping):
+        if isinstance(item, dict):
             kind = item.get("role") or item.get("type")
             told = item.get("content") or item.get("arguments") or item.get("output")
             asked.append([str(kind), text_of(told)])
@@ -290,7 +290,7 @@ def _task_name(row: Record) -> str:
     named = row.get("_ng_task_id")
     if named is None:
         named = next((row[key] for key in TASK_NAMES if row.get(key) is not None), None)
-    if isinstance(named, Mapping):
+    if isinstance(named, dict):
         return f"{named.get('taskset')}/{named.get('task_id')}"
     if named is not None:
         return str(named)

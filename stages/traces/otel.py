@@ -45,22 +45,23 @@ def gather(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
     A conversation is what its spans call so (`gen_ai.conversation.id`), else a trace.
     """
-    spans, conversations = Spread(), dict[str, set[str]]()
-    for record in records:
-        for span in spans_in(record):
-            if not _tells(span):
-                continue
-            named = conversations.setdefault(span["trace"], set())
-            if isinstance(name := span["attributes"].get(CONVERSATION), str):
-                named.add(name)
-            spans.add(span["trace"], span["start"], span)
-    if not conversations:
-        yield {GATHERED: []}  # for `translate` to refuse
-    for trace, named in conversations.items():
-        if len(named) == 1:
-            spans.join(trace, f"conversation {next(iter(named))}")
-    for name, parts in spans.groups():
-        yield {GATHERED: parts, "id": name.removeprefix("conversation ")}
+    conversations = dict[str, set[str]]()
+    with Spread() as spans:
+        for record in records:
+            for span in spans_in(record):
+                if not _tells(span):
+                    continue
+                named = conversations.setdefault(span["trace"], set())
+                if isinstance(name := span["attributes"].get(CONVERSATION), str):
+                    named.add(name)
+                spans.add(span["trace"], span["start"], span)
+        if not conversations:
+            yield {GATHERED: []}  # for `translate` to refuse
+        for trace, named in conversations.items():
+            if len(named) == 1:
+                spans.join(trace, f"conversation {next(iter(named))}")
+        for name, parts in spans.groups():
+            yield {GATHERED: parts, "id": name.removeprefix("conversation ")}
 
 
 def translate(
@@ -77,7 +78,8 @@ def translate(
     spans = _with_events([part for part in parts if part["name"] != EVALUATION])
     rewards = dict(_scores(parts, notes))
     models = [span for span in spans if _is_model(span)]
-    speaking = _speaking(models) or _speaking(_outermost(spans, AGENT))
+    answered = _speaking(models)
+    speaking = answered or _speaking(_outermost(spans, AGENT))
     if not speaking:
         if not models and not rewards and not any(_operation(span) in AGENT for span in spans):
             notes["trace without a model's call"] += 1
@@ -86,7 +88,7 @@ def translate(
         raise BadItemError(what, CAPTURE)
     calls = [ModelCall(heard, said) for _, heard, said in speaking]
     stop = finish_reason(speaking[-1][0], speaking[-1][2])
-    failed = _failure(spans)
+    failed = _failure(spans, models, {id(span) for span, _, _ in answered})
     clean = {
         "messages": conversation(calls, [_tool_run(s) for s in spans if _is_tool(s)], notes),
         "tools": next((d for s in spans if (d := _definitions(s))), None),
@@ -188,14 +190,13 @@ def _model(span: Span) -> str | None:
     return next((name for name in names if isinstance(name, str)), None)
 
 
-def _failure(spans: list[Span]) -> str | None:
+def _failure(spans: list[Span], models: list[Span], answered: set[int]) -> str | None:
     """Why the conversation crashed: an agent failed, or the last call of a model had no answer."""
     for span in _outermost(spans, AGENT):
         if span["error"]:
             return str(span["error"])
-    models = [span for span in spans if _is_model(span) and (span["error"] or messages_of(span)[1])]
-    last = models[-1] if models else None
-    return str(last["error"]) if last and last["error"] and not messages_of(last)[1] else None
+    last = next((span for span in reversed(models) if span["error"] or id(span) in answered), None)
+    return str(last["error"]) if last and last["error"] and id(last) not in answered else None
 
 
 def _scores(parts: list[Span], notes: Counter[str]) -> Iterator[tuple[str, float]]:

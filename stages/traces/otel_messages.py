@@ -46,7 +46,7 @@ def messages_of(span: Mapping[str, Any]) -> tuple[Messages, Messages]:
 
 def finish_reason(span: Mapping[str, Any], said: Messages) -> Any:
     """Why the model stopped, by its message or else by its span."""
-    if said and isinstance(said[0], Mapping) and said[0].get("finish_reason"):
+    if said and isinstance(said[0], dict) and said[0].get("finish_reason"):
         return said[0]["finish_reason"]
     reasons = value_of(span["attributes"].get("gen_ai.response.finish_reasons"))
     return reasons[0] if isinstance(reasons, list) and reasons else None
@@ -67,7 +67,7 @@ def _of_events(attributes: Any, events: Iterable[Mapping[str, Any]]) -> tuple[Me
 
 def _of_event_attribute(attributes: Mapping[str, Any], events: Any) -> tuple[Messages, Messages]:
     """Pydantic AI and Logfire: the events as JSON text in one attribute."""
-    held = [event for event in _list(attributes.get("events")) if isinstance(event, Mapping)]
+    held = [event for event in _list(attributes.get("events")) if isinstance(event, dict)]
     return _by_role((str(event.get("event.name")), event) for event in held)
 
 
@@ -88,10 +88,10 @@ def _by_role(events: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Messages,
 
 
 def _message(role: str, body: Any) -> dict[str, Any]:
-    if not isinstance(body, Mapping):
+    if not isinstance(body, dict):
         return {"role": role, "content": body}
     content = object_in(body.get("content"))
-    if isinstance(content, Mapping) and "parts" in content:  # ADK: a content of Gemini's
+    if isinstance(content, dict) and "parts" in content:  # ADK: a content of Gemini's
         return {"role": role, "parts": content["parts"]}
     stated = {key: value for key, value in body.items() if value is not None}
     known = ("content", "tool_calls", "id", "name", "tool_call_id")
@@ -106,7 +106,7 @@ def _body(event: Mapping[str, Any]) -> Mapping[str, Any]:
     attributes: Mapping[str, Any] = event["attributes"]
     for body in (event.get("body"), attributes.get("gen_ai.event.content")):
         body = object_in(body)
-        if isinstance(body, Mapping):
+        if isinstance(body, dict):
             return body
     return attributes
 
@@ -148,14 +148,14 @@ def _system(attributes: Mapping[str, Any]) -> Messages:
 
 def _counted(said: Messages, attributes: Mapping[str, Any]) -> Messages:
     tokens = attributes.get("gen_ai.usage.output_tokens")
-    if not isinstance(tokens, int) or not said or not isinstance(said[0], Mapping):
+    if not isinstance(tokens, int) or not said or not isinstance(said[0], dict):
         return said
     return [{"role": "assistant", **said[0], "n_tokens": tokens}]
 
 
 def _list(value: Any) -> Messages:
     value = value_of(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return [value]
     if isinstance(value, str) and value:
         return [{"role": "user", "content": value}]

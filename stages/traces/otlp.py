@@ -20,6 +20,8 @@ STARTS = ("startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime"
 TIMES = ("timeUnixNano", "time_unix_nano", "observedTimeUnixNano", "timestamp")
 NESTED = ("gen_ai", "llm", "openinference", "tool")  # what Phoenix writes as objects
 INT64 = re.compile(r"-?\d{1,19}")
+KINDS = ("string", "int", "double", "bool", "array", "kvlist", "bytes")
+TYPED = frozenset(f"{kind}{ending}" for kind in KINDS for ending in ("Value", "_value"))
 LEVELS = ("STATUS_CODE_ERROR", "ERROR", "2")
 
 
@@ -28,9 +30,9 @@ def has_spans(record: dict[str, Any]) -> bool:
     if any(isinstance(record.get(key), list) for key in RESOURCES[:-1]):
         return True
     if isinstance(record.get("batches"), list):
-        return any(isinstance(part, Mapping) and "resource" in part for part in record["batches"])
-    if isinstance(record.get("attributes"), (Mapping, list, str)):
-        place = record["context"] if isinstance(record.get("context"), Mapping) else record
+        return any(isinstance(part, dict) and "resource" in part for part in record["batches"])
+    if isinstance(record.get("attributes"), (dict, list, str)):
+        place = record["context"] if isinstance(record.get("context"), dict) else record
         return any(place.get(key) for key in TRACES)
     return False
 
@@ -52,8 +54,8 @@ def spans_in(record: Mapping[str, Any]) -> Iterator[Span]:
 
 
 def _span(span: Mapping[str, Any]) -> Span:
-    context = span["context"] if isinstance(span.get("context"), Mapping) else span
-    status = span["status"] if isinstance(span.get("status"), Mapping) else {}
+    context = span["context"] if isinstance(span.get("context"), dict) else span
+    status = span["status"] if isinstance(span.get("status"), dict) else {}
     attributes = attributes_of(span.get("attributes"))
     is_log = not any(key in span for key in STARTS)
     code = str(status.get("code", status.get("status_code", span.get("status_code", ""))))
@@ -83,7 +85,7 @@ def _event(event: Mapping[str, Any]) -> Span:
 def attributes_of(attributes: Any) -> dict[str, Any]:
     """Attributes as plain values by name, from OTLP's typed list, an object, or JSON of either."""
     attributes = object_in(attributes)
-    if isinstance(attributes, Mapping):
+    if isinstance(attributes, dict):
         return dict(_flat(attributes))
     pairs = (pair for pair in _list(attributes) if "key" in pair)
     return {str(pair["key"]): plain(pair.get("value")) for pair in pairs}
@@ -97,7 +99,7 @@ def plain(value: Any) -> Any:
     if kind in ("arrayValue", "array_value"):
         return [plain(item) for item in _any_list(inner, "values")]
     if kind in ("kvlistValue", "kvlist_value"):
-        pairs = [pair for pair in _any_list(inner, "values") if isinstance(pair, Mapping)]
+        pairs = [pair for pair in _any_list(inner, "values") if isinstance(pair, dict)]
         return {str(pair.get("key")): plain(pair.get("value")) for pair in pairs}
     if kind in ("intValue", "int_value") and isinstance(inner, str):  # int64 is text in JSON
         return int(inner) if INT64.fullmatch(inner) else inner
@@ -105,12 +107,7 @@ def plain(value: Any) -> Any:
 
 
 def _is_typed(value: Any) -> bool:
-    if not isinstance(value, Mapping) or len(value) != 1:
-        return False
-    kind = str(next(iter(value)))
-    return kind.endswith(("Value", "_value")) and kind.partition("V")[0].partition("_")[0] in (
-        *("string", "int", "double", "bool", "array", "kvlist", "bytes"),
-    )
+    return isinstance(value, dict) and len(value) == 1 and not TYPED.isdisjoint(value)
 
 
 def _flat(attributes: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -118,22 +115,22 @@ def _flat(attributes: Mapping[str, Any], above: str = "") -> Iterator[tuple[str,
     for key, value in attributes.items():
         name = f"{above}{key}"
         is_nested = "." not in key and name.partition(".")[0] in NESTED
-        if is_nested and isinstance(value, list) and all(isinstance(v, Mapping) for v in value):
+        if is_nested and isinstance(value, list) and all(isinstance(v, dict) for v in value):
             value = {str(number): item for number, item in enumerate(value)}
-        if is_nested and isinstance(value, Mapping):
+        if is_nested and isinstance(value, dict):
             yield from _flat(value, f"{name}.")
         else:
             yield name, value
 
 
 def _any_list(value: Any, key: str) -> list[Any]:
-    inner = value.get(key) if isinstance(value, Mapping) else None
+    inner = value.get(key) if isinstance(value, dict) else None
     return inner if isinstance(inner, list) else []
 
 
 def _list(value: Any) -> list[Mapping[str, Any]]:
     value = object_in(value)
-    return [part for part in value if isinstance(part, Mapping)] if isinstance(value, list) else []
+    return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
 
 
 def _first(place: Mapping[str, Any], keys: tuple[str, ...]) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from stages.traces.calls import UnreadableCallError, Written
@@ -35,7 +35,7 @@ def is_react(messages: Sequence[Any]) -> bool:
     """Whether a conversation is of these strategies; one with calls of its own kind is not."""
     signs = False
     for message in messages:
-        if not isinstance(message, Mapping):
+        if not isinstance(message, dict):
             continue
         if message.get("tool_calls"):
             return False

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from stages.traces.exchange import Answer, Exchange, Record, clean_records, exchange_of, is_foreign
+from stages.traces.exchange import (
+    Answer,
+    Exchange,
+    Logged,
+    Record,
+    clean_records,
+    exchange_of,
+    is_foreign,
+)
 from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
 from stages.traces.threads import latest
@@ -32,7 +40,7 @@ def accepts(record: Record) -> bool:
 def gather(records: Iterable[Record]) -> Iterator[Record]:
     """The records of a log without those that a later one repeats."""
     records = (record for record in records if not _is_part(record))
-    return latest(records, translate, lambda record: bool(_exchange(record).response))
+    return latest(records, _logged, lambda logged: bool(logged.exchange.response))
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
@@ -41,6 +49,10 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     Raises:
         BadItemError: the history is on OpenAI's servers, or a call or a result can't be read.
     """
+    yield from clean_records(record, _logged(record, notes), notes)
+
+
+def _logged(record: Record, notes: Counter[str]) -> Logged:
     exchange = _exchange(record)
     request, response = exchange.request, exchange.response
     history = _history(request, response)
@@ -55,7 +67,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     if response.get("status") in ("failed", "cancelled"):
         exchange = exchange._replace(failed=str(response.get("error") or response["status"]))
     tools = request.get("tools") or response.get("tools")
-    yield from clean_records(record, exchange, history, answers, tools, notes)
+    return Logged(exchange, history, answers, tools)
 
 
 def _is_part(record: Record) -> bool:
@@ -78,7 +90,7 @@ def _exchange(record: Record) -> Exchange:
 def _whole(record: Record) -> Record:
     """The record as its own response: its output may be the items, or a response that has them."""
     output = record["output"]
-    if isinstance(output, Mapping) and isinstance(output.get("output"), list):
+    if isinstance(output, dict) and isinstance(output.get("output"), list):
         return dict(output)
     return record
 
@@ -100,7 +112,7 @@ def _heard(request: Record) -> list[Any]:
 
 def _are_items(value: Any) -> bool:
     """Whether a value is a list of items, some of them of a type that chat messages lack."""
-    kinds = [item.get("type") for item in value if isinstance(item, Mapping)] if _is(value) else []
+    kinds = [item.get("type") for item in value if isinstance(item, dict)] if _is(value) else []
     return any(kind in ("message", "function_call", "function_call_output") for kind in kinds)
 
 
@@ -110,4 +122,4 @@ def _is(value: Any) -> bool:
 
 def _stop(response: Record) -> Any:
     details = response.get("incomplete_details")
-    return details.get("reason") if isinstance(details, Mapping) else response.get("status")
+    return details.get("reason") if isinstance(details, dict) else response.get("status")

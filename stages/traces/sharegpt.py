@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from stages.traces.calls import object_in
-from stages.traces.exchange import Answer, Exchange, Record, clean_records
+from stages.traces.exchange import Answer, Exchange, Logged, Record, clean_records
 from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
 from stages.traces.toolace import toolace_messages
@@ -54,14 +54,15 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     if isinstance(system, str) and system:
         messages = [{"role": "system", "content": system.removeprefix("SYSTEM: ")}, *messages]
     tools = record.get("tools")
-    yield from clean_records(record, Exchange({}, {}), messages, [Answer(())], tools, notes)
+    logged = Logged(Exchange({}, {}), messages, [Answer(())], tools)
+    yield from clean_records(record, logged, notes)
 
 
 def _spoken(record: Record) -> list[Any] | None:
     for key in SPOKEN_KEYS:
         said = object_in(record.get(key))
         first = said[0] if isinstance(said, list) and said else None
-        if isinstance(first, Mapping) and any(form <= first.keys() for form in FORMS):
+        if isinstance(first, dict) and any(form <= first.keys() for form in FORMS):
             return list(said)
     return None
 
@@ -78,7 +79,7 @@ def _is_glaive(record: Record) -> bool:
 def _with_ids(calls: list[Any]) -> list[Any]:
     """The same calls, each with an id, which xLAM has none of."""
     return [
-        {"id": f"call_{place}", **call} if isinstance(call, Mapping) else call
+        {"id": f"call_{place}", **call} if isinstance(call, dict) else call
         for place, call in enumerate(calls, 1)
     ]
 
@@ -103,6 +104,6 @@ def _glaive_call(text: str) -> Any:
     if quoted is None:
         return object_in(text)
     head = object_in(f"{text[: quoted.start()]}{quoted[1]}null{quoted[3]}")
-    if not isinstance(head, Mapping):
+    if not isinstance(head, dict):
         return text
     return {**head, "arguments": quoted[2].replace("\\'", "'")}

@@ -2,53 +2,56 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
-from contextlib import closing
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import Any, Self
 
 from stages.traces.stream import parse, written
 
+IN_MEMORY = 1 << 24  # bytes; what is more goes to the disk
+
 
 class Spread:
-    """Records by group, in a temporary database: memory holds one group at a time.
+    """Records by group, in a temporary file: memory holds one group, and where the others are.
 
-    SQLite keeps a small cache and puts the rest in a file that has no name, which the system
-    removes whatever happens.
+    The file has no name, so that the system removes it whatever happens. `with` closes it.
     """
 
     def __init__(self) -> None:
-        import sqlite3  # most traces do without, and so do some builds of Python
+        self._groups: dict[str, array[int]] = {}  # where their records begin; in order of the first
+        self._file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by `__exit__`
+        self._end = 0
 
-        self._groups: dict[str, int] = {}  # number by key, in order of first appearance
-        self._database = sqlite3.connect("")
-        self._database.execute("PRAGMA journal_mode = OFF")  # nobody needs it back
-        self._database.execute("CREATE TABLE part (number INT, place TEXT, row INT, data BLOB)")
-        self._database.execute("CREATE INDEX of_group ON part (number)")
-        self._rows = 0
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def add(self, group: str, place: str, record: Any) -> None:
         """Add a record to a group; within it records go by `place`, then as they came."""
-        self._rows += 1
-        number = self._number(group)
-        part = (number, place, self._rows, written(record))
-        self._database.execute("INSERT INTO part VALUES (?, ?, ?, ?)", part)
+        self._groups.setdefault(group, array("q")).append(self._end)
+        self._end += self._file.write(written([place, record]) + b"\n")
+
+    def put(self, group: str, record: Any) -> None:
+        """Let a record be the only one of a group, which keeps its place among the groups."""
+        del self._groups.setdefault(group, array("q"))[:]
+        self.add(group, "", record)
 
     def join(self, group: str, into: str) -> None:
         """Put the records of one group into another, which may be new."""
-        self._rows += 1
-        number = self._number(into)
-        change = (number, self._groups.pop(group))
-        self._database.execute("UPDATE part SET number = ? WHERE number = ?", change)
+        moved = self._groups.pop(group)
+        held = self._groups.setdefault(into, array("q"))
+        self._groups[into] = array("q", sorted([*held, *moved]))
 
     def groups(self) -> Iterator[tuple[str, list[Any]]]:
-        """(key, records in order) of every group; afterwards the database is gone."""
-        rows = "SELECT data FROM part WHERE number = ? ORDER BY place, row"
-        with closing(self._database):
-            for name, number in self._groups.items():
-                parts = self._database.execute(rows, (number,))
-                yield name, [parse(data)[0] for (data,) in parts]
+        """(key, records in order) of every group."""
+        for name, begins in self._groups.items():
+            parts = sorted(map(self._read, begins), key=lambda part: part[0])
+            yield name, [record for _, record in parts]
 
-    def _number(self, group: str) -> int:
-        if group not in self._groups:
-            self._groups[group] = self._rows  # of the first record, so that no two are the same
-        return self._groups[group]
+    def _read(self, begin: int) -> list[Any]:
+        self._file.seek(begin)
+        part: list[Any] = parse(self._file.readline())[0]
+        return part

@@ -228,11 +228,10 @@ class _Hashing(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        self._digest.update(data)
-        self.count += len(data)
-        return len(data)
+        count: int = self._file.readinto(buffer)  # type: ignore[attr-defined] # of all our files
+        self._digest.update(buffer[:count])
+        self.count += count
+        return count
 
     def readall(self) -> bytes:
         data = self._file.read()

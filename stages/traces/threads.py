@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from stages.traces.exchange import Answer, Logged, Record
 from stages.traces.fields import BadItemError
-from stages.traces.formats import ReadOptions
-from stages.traces.histories import signature
+from stages.traces.histories import History
 from stages.traces.spread import Spread
 
-Record = dict[str, Any]
-Translate = Callable[[Record, ReadOptions, Counter[str]], Iterator[Record]]
+RECENT = 32  # histories of which the next record may be the next call
+Read = Callable[[Record, Counter[str]], Logged]
 
 
 def latest(
-    records: Iterable[Record], translate: Translate, holds_answer: Callable[[Record], bool]
+    records: Iterable[Record], read: Read, holds_answer: Callable[[Logged], bool]
 ) -> Iterator[Record]:
     """The records of a log that no later record goes on from.
 
@@ -26,17 +26,22 @@ def latest(
 
     Args:
         records: of one log, in order of time.
-        translate: the format's own.
-        holds_answer: whether a record has a response; one without is a whole conversation.
+        read: what a record says.
+        holds_answer: whether that holds a response; one without is a whole conversation.
     """
-    waiting, threads = Spread(), _Threads()
-    for record in records:
-        if holds_answer(record):
-            waiting.add(threads.of(record, translate), "", record)
-        else:
-            yield record
-    for _, several in waiting.groups():
-        yield several[-1]
+    threads = _Threads()
+    with Spread() as waiting:
+        for record in records:
+            try:
+                logged = read(record, Counter())
+            except BadItemError:  # which its reader will say
+                logged = None
+            if logged is None or holds_answer(logged):
+                waiting.put(threads.of(logged), record)
+            else:
+                yield record
+        for _, (last,) in waiting.groups():
+            yield last
 
 
 class _Threads:
@@ -44,23 +49,32 @@ class _Threads:
 
     def __init__(self) -> None:
         self._ends: dict[int, list[str]] = {}  # by all messages so far: the conversations
+        self._recent = deque[History](maxlen=RECENT)
         self._several = 0
 
-    def of(self, record: Record, translate: Translate) -> str:
+    def of(self, logged: Logged | None) -> str:
         """The conversation that a record goes on with, or a new one."""
         self._several += 1
         new = str(self._several)
+        if logged is None or len(logged.answers) > 1:
+            return new
         try:
-            clean = list(translate(record, ReadOptions(), Counter()))
-        except BadItemError:  # which its reader will say
+            chain = self._chain([*logged.history], logged.answers)
+        except (BadItemError, TypeError):  # of which its reader will say more
             return new
-        if len(clean) != 1:
-            return new
-        said = [message for message in clean[0]["messages"] if message["role"] != "system"]
-        chain = [0]
-        for message in said:
-            chain.append(hash((chain[-1], signature(message))))
         earlier = (self._ends[link] for link in reversed(chain[1:-1]) if self._ends.get(link))
         thread = next((threads.pop(0) for threads in earlier), new)
         self._ends.setdefault(chain[-1], []).append(thread)
         return thread
+
+    def _chain(self, heard: list[Any], answers: Sequence[Answer]) -> list[int]:
+        """A number for each beginning of the messages of a call, but those of the system."""
+        known = next((known for known in self._recent if known.begins(heard)), History())
+        history = known.then(heard)
+        self._recent.appendleft(history)
+        whole = history.then([*heard, *(said for answer in answers for said in answer.messages)])
+        chain = [0]
+        for role, *told in whole.signatures:
+            if role != "system":
+                chain.append(hash((chain[-1], role, *told)))
+        return chain

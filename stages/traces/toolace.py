@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stages.traces.calls import object_in
@@ -20,8 +20,8 @@ def toolace_messages(messages: Sequence[Any]) -> Iterator[Any]:
     """
     waiting = 0
     for message in messages:
-        text = message.get("value") if isinstance(message, Mapping) else None
-        speaker = message.get("from") if isinstance(message, Mapping) else None
+        text = message.get("value") if isinstance(message, dict) else None
+        speaker = message.get("from") if isinstance(message, dict) else None
         if speaker in ("assistant", "gpt") and isinstance(text, str) and (calls := _calls(text)):
             waiting = len(calls)
             yield {"from": "function_call", "value": calls}
@@ -37,7 +37,7 @@ def toolace_messages(messages: Sequence[Any]) -> Iterator[Any]:
 
 
 def _named(result: Any) -> dict[str, Any]:
-    if isinstance(result, Mapping) and isinstance(result.get("name"), str):
+    if isinstance(result, dict) and isinstance(result.get("name"), str):
         return {"name": result["name"], "value": result}
     return {"value": result}
 

@@ -12,7 +12,14 @@ from stages.core.limits import LARGEST
 from stages.messages.tool_parsers.signs import has_signs, may_hold_calls
 from stages.messages.tool_parsers.unread import unread_call
 from stages.traces import react
-from stages.traces.calls import UnreadableCallError, Written, object_in, read_call, says_failed
+from stages.traces.calls import (
+    UnreadableCallError,
+    Written,
+    object_in,
+    plain_call,
+    read_call,
+    says_failed,
+)
 from stages.traces.envelopes import text_of
 from stages.traces.episode import Call, Turn
 from stages.traces.fields import BadItemError
@@ -98,21 +105,6 @@ def read_turns(
     if conversation.notes:
         notes.update(conversation.notes)
     return conversation.turns, conversation.user_calls
-
-
-def _plain_call(entry: Any) -> tuple[str, Any, str | None] | None:
-    """A call in OpenAI's own form, as (name, arguments, id); None: it needs a closer look."""
-    if type(entry) is not dict:
-        return None
-    function, call_id = entry.get("function"), entry.get("id")
-    if len(entry) != 1 + ("id" in entry) + ("type" in entry):
-        return None
-    if type(function) is not dict or len(function) != 2 or "arguments" not in function:
-        return None
-    name = function.get("name")
-    if type(name) is not str:
-        return None
-    return name, function["arguments"], call_id if type(call_id) is str and call_id else None
 
 
 class _Conversation:
@@ -319,7 +311,7 @@ class _Conversation:
         """Calls of `tool_calls`."""
         calls = []
         for entry in entries:
-            written = _plain_call(entry)
+            written = plain_call(entry)
             if written is None:
                 try:
                     written = read_call(entry)

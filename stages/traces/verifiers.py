@@ -21,7 +21,7 @@ from stages.traces.formats import ReadOptions
 
 NAME = "verifiers"
 DECIMALS = 4  # that records keep of a logprob: RECORD_FLOAT_DECIMALS
-LOOKED_AT = 32  # logprobs of a turn that tell whether they are rounded
+LOOKED_AT = 8  # logprobs of each turn that tell whether they are rounded
 TRUNCATED = frozenset(
     ["max_turns", "max_input_tokens", "max_output_tokens", "max_total_tokens", "compaction_failed"]
 )
@@ -373,13 +373,13 @@ def _add_tokens(clean: Record, nodes: list[Record], notes: Counter[str]) -> None
 def _span(node: Record) -> tuple[list[int], list[int]] | None:
     """(what was given, what was sampled) of a node's token ids; None: they take turns."""
     token_ids, mask = node.get("token_ids") or [], node.get("mask") or []
-    sampled = sum(mask)
-    if mask and (len(mask) != len(token_ids) or not all(mask[len(mask) - sampled :])):
+    start = list.count(mask, False) if mask else len(token_ids)
+    if mask and (len(mask) != len(token_ids) or not all(mask[start:])):
         return None
-    start = len(token_ids) - sampled
     return token_ids[:start], token_ids[start:]
 
 
 def _are_rounded(logprobs: list[float]) -> bool:
     """Whether logprobs have no more digits than a record keeps; the first ones tell."""
-    return all(round(value, DECIMALS) == value for value in logprobs[:LOOKED_AT])
+    first = logprobs[:LOOKED_AT]
+    return [round(value, DECIMALS) for value in first] == first

@@ -154,6 +154,7 @@ KEYS = frozenset(
     ]
 )
 CODE_PARTS = ("executableCode", "executable_code", "codeExecutionResult", "code_execution_result")
+STOP_KEYS = ("finish_reason", "stop_reason", "stopReason")
 STOPS_FOR_CALLS = frozenset({"tool_calls", "tool_use", "function_call", "tool_call"})
 TEXT_KEYS = ("text", "value", "content")  # of a block of text
 RESULT_KEYS = ("content", "output", "result", "response", "value", "text", "parts")

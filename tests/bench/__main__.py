@@ -11,7 +11,16 @@ from irc_cli import console
 from tests.bench.timing import Row
 
 WIDTH = 160  # columns
-BENCHES = ("arguments", "scoring", "sums", "advantages", "startup", "bootstrap", "report")
+BENCHES = (
+    "arguments",
+    "reading",
+    "scoring",
+    "sums",
+    "advantages",
+    "startup",
+    "bootstrap",
+    "report",
+)
 
 
 def cells(row: Row) -> tuple[str, ...]:
