@@ -70,7 +70,8 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_training_*.py tests/test_plan.py tests/test_induction.py tests/test_seed_policy.py tests/test_loop.py \
 	  tests/test_exports_trl.py tests/test_trl_turns.py tests/test_readme.py tests/test_gradients.py \
 	  tests/test_report_page.py tests/test_api_logs.py tests/test_observability.py tests/test_otel.py \
-	  tests/test_inspect_log.py tests/test_atif.py tests/test_export_atif.py tests/test_dumps.py tests/test_kill.py tests/test_model_code.py
+	  tests/test_inspect_log.py tests/test_atif.py tests/test_export_atif.py tests/test_dumps.py tests/test_kill.py tests/test_model_code.py \
+	  tests/test_model_folder.py tests/test_corpus.py
 
 # Environments that hold what their file lists, and no more: dependencies are not followed.
 $(VLLM)/.ready $(VERL)/.ready $(RAY)/.ready $(VERIFIERS)/.ready $(REAL)/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt
@@ -115,10 +116,11 @@ bench: $(READY) $(EXTRAS)/.ready $(VLLM)/.ready
 validate: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.validate
 
-# Mutated inputs to every reader: two minutes; `make fuzz N=1000000 SEED=1` for a night.
+# Mutated inputs to every reader: two minutes; `make fuzz N=1000000 SEED=1` for a night. What fails
+# is kept in tests/corpus. KINDS names some of the readers.
 .PHONY: fuzz
-fuzz: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(or $(N),20000) $(SEED)
+fuzz: $(EXTRAS)/.ready
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m tests.fuzz $(or $(N),20000) $(SEED) $(KINDS)
 
 # Commands killed at random moments, N times each, and what they leave: `make kill N=1000
 # COMMANDS=rollout`.

@@ -1,11 +1,13 @@
-"""Fuzzing: `python -m tests.fuzz [N] [SEED]` reads N mutated inputs; nothing but one line may come.
+"""Fuzzing: `python -m tests.fuzz [N] [SEED] [KIND ...]` reads N mutated inputs.
 
-An input that ends in a traceback or takes longer than TIMEOUT_S is kept in tests/corpus, which
-`test_corpus.py` reads again.
+Nothing but one line may come of each. An input that ends in a traceback, ends this process or takes
+longer than TIMEOUT_S is kept in tests/corpus, which `test_corpus.py` reads again. Model folders
+need torch.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import signal
 import sys
@@ -15,8 +17,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -42,14 +45,15 @@ from stages.tiers.domains import load_domain
 from stages.tiers.file import load_tiers
 from stages.tiers.toolsets import Toolsets
 from stages.traces import open_trace
+from tests import model_folders
 from tests.test_detect import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tests" / "corpus"
-INPUTS, SEED = 20_000, 0
+INPUTS = 20_000
 TIMEOUT_S = 10.0
 ODD: list[Any] = [
-    None, True, False, 0, -1, 1.5, 10**30, 10**400, 1e308, "", "x",
+    None, True, False, 0, -1, 1.5, 2**31, 10**30, 10**400, 1e308, "", "x",
     "\x1b[0m", "\u202e", "\ud800", [], {},
     [None], [[]], {"": None}, "9" * 5000, "[" * 300, "{", '{"a": 1}', "../..", "a" * 10_000,
     "2024-13-45T99:99:99Z", {"type": 3}, {"role": "x"}, -(2**63), 2**64, ["x"] * 100,
@@ -61,6 +65,7 @@ class Target(NamedTuple):
 
     read: Callable[[bytes, Path], Any]
     seeds: list[bytes]
+    share: int = 2  # of the inputs, against the others'
 
 
 def traces(data: bytes, folder: Path) -> None:
@@ -128,6 +133,7 @@ def refused(read: Callable[[Any], Any], given: Any) -> None:
         read(given)
 
 
+@cache
 def targets() -> dict[str, Target]:
     """Return all that is fuzzed, by name."""
     records = [orjson.dumps(record) + b"\n" for of in EXAMPLES.values() for record in of]
@@ -157,7 +163,17 @@ def targets() -> dict[str, Target]:
         "tool-calls": Target(tool_calls, texts),
         "arguments": Target(arguments, [b'{"a": [1, {"b": "2.0"}]}', b"{'a': (1, None)}"]),
         "answers": Target(answers, [orjson.dumps(answer)]),
+        **models(),
     }
+
+
+def models() -> dict[str, Target]:
+    """Return model folders, where torch is installed."""
+    if not find_spec("torch"):
+        return {}
+    model = model_folders.whole()
+    read = partial(model_folders.read, model)
+    return {"models": Target(read, model_folders.seeds(model), share=1)}  # slow
 
 
 def turns_of(lines: list[bytes]) -> pl.DataFrame:
@@ -192,15 +208,18 @@ def as_bytes(value: Any) -> bytes:
 
 
 def with_value_changed(value: Any, rng: random.Random) -> Any:
-    """Return a value in which one, at a place of its own, is another, gone or twice."""
+    """Return a value in which one, at a place of its own, is another, gone,
+    twice or under another name."""
     changed = deepcopy(value)
     places = list(holders(changed))
     if not places:
         return rng.choice(ODD)
     holder, key = rng.choice(places)
-    kind = rng.randrange(5)
+    kind = rng.randrange(6)
     if kind == 0:
         del holder[key]
+    elif kind == 5 and isinstance(holder, dict):
+        holder[f"{key}x"] = holder.pop(key)
     elif kind == 1:
         other, of = rng.choice(places)
         holder[key] = deepcopy(other[of]) if of in other or isinstance(other, list) else None
@@ -238,12 +257,16 @@ def with_bytes_changed(seed: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+class Hang(BaseException):
+    """Reading takes too long; nobody takes it for an error of the input."""
+
+
 @contextmanager
 def in_time() -> Iterator[None]:
-    """Raise TimeoutError where reading takes too long."""
+    """Raise Hang where reading takes too long."""
 
     def late(*_: object) -> None:
-        raise TimeoutError(f"longer than {TIMEOUT_S:g} s")
+        raise Hang(f"longer than {TIMEOUT_S:g} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, TIMEOUT_S)
@@ -274,23 +297,28 @@ def failure(target: Target, data: bytes) -> str | None:
     return None
 
 
-def main(inputs: int, seed: int) -> int:
-    """Read mutated inputs; return 1 if any fails."""
+def main(inputs: int, seed: int, only: list[str]) -> int:
+    """Read mutated inputs of all kinds, or of some; return 1 if any fails."""
     rng, known, failures = random.Random(seed), targets(), Counter[str]()
     counts, began = Counter[str](), time.monotonic()
-    names = list(known)
+    names = [name for name in only or known for _ in range(known[name].share)]
+    if "models" not in known:
+        sys.stdout.write("no model folders: torch is missing\n")
     for number in range(inputs):
         name = names[number % len(names)]
         data = mutated(rng.choice(known[name].seeds), rng)
         counts[name] += 1
+        path = CORPUS / f"{name}-{sha256(data).hexdigest()[:8]}"
+        keep = path.exists()
+        path.write_bytes(data)  # before it is read, which may end this process
         if told := failure(known[name], data):
-            line = f"{name}: {told}"
-            failures[line] += 1
+            failures[line := f"{name}: {told}"] += 1
             if failures[line] == 1:
-                CORPUS.mkdir(exist_ok=True)
-                kept = f"{name}-{sha256(data).hexdigest()[:8]}"
-                (CORPUS / kept).write_bytes(data)
-                sys.stdout.write(f"{kept}: {line}\n")
+                keep = True
+                sys.stdout.write(f"{path.name}: {line}\n")
+                sys.stdout.flush()
+        if not keep:
+            path.unlink()
     seconds = time.monotonic() - began
     told = f"{failures.total():,} failures of {len(failures)} kinds"
     sys.stdout.write(f"seed {seed}: {inputs:,} inputs in {seconds:.0f} s, {told}\n")
@@ -299,5 +327,9 @@ def main(inputs: int, seed: int) -> int:
 
 
 if __name__ == "__main__":
-    given = [int(text) for text in sys.argv[1:]]
-    sys.exit(main(*given, *(INPUTS, SEED)[len(given) :]))
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("inputs", nargs="?", type=int, default=INPUTS)
+    parser.add_argument("seed", nargs="?", type=int, default=0)
+    parser.add_argument("kinds", nargs="*", help="by default all of them")
+    given = parser.parse_args()
+    sys.exit(main(given.inputs, given.seed, given.kinds))

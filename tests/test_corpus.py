@@ -14,7 +14,9 @@ KEPT = sorted(CORPUS.glob("*-*"))
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
 def test_a_past_failure(path: Path) -> None:
-    target = targets()[path.name.rpartition("-")[0]]
+    target = targets().get(path.name.rpartition("-")[0])
+    if target is None:
+        pytest.skip("model folders need torch")
     assert failure(target, path.read_bytes()) is None
 
 
@@ -41,4 +43,4 @@ def test_a_hang_and_a_traceback_are_failures(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(fuzz, "TIMEOUT_S", 0.05)
     slow = fuzz.Target(lambda *_: time.sleep(5), [])
     broken = fuzz.Target(lambda *_: dict[str, int]()["x"], [])
-    assert "TimeoutError" in str(failure(slow, b"")) and "KeyError" in str(failure(broken, b""))
+    assert "Hang" in str(failure(slow, b"")) and "KeyError" in str(failure(broken, b""))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import orjson
+
 from stages.errors import InputError
-from stages.messages.model_code import refuse_code
+from stages.messages.loading import loading
+
+LARGEST = 1 << 24  # token ids; the largest vocabularies have a million
 
 
-def load_tokenizer(name: str) -> Any:
-    """Return the tokenizer that --tokenizer names.
+def load_tokenizer(name: str, todo: str = "give a folder that holds a tokenizer") -> Any:
+    """Return the tokenizer of a folder, such as --tokenizer names.
+
+    Args:
+        name: of the folder, or of a model of the hub.
+        todo: what to do where there is none.
 
     Raises:
         InputError: transformers is not installed, has no such tokenizer, or the folder names code.
@@ -17,11 +26,21 @@ def load_tokenizer(name: str) -> Any:
     try:
         from transformers import AutoTokenizer
     except ModuleNotFoundError as error:
-        what, todo = f"needs the package '{error.name}'", "pip install 'irc-cli[transformers]'"
-        raise InputError("--tokenizer", what, todo) from None
-    refuse_code(name)
+        what, install = f"needs the package '{error.name}'", "pip install 'irc-cli[transformers]'"
+        raise InputError("--tokenizer", what, install) from None
+    with loading(name, todo):
+        _check_ids(Path(name, "tokenizer.json"))
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer.encode("a", add_special_tokens=False)  # odd types are looked at only now
+    return tokenizer
+
+
+def _check_ids(path: Path) -> None:
+    """Raise InputError on a vocabulary that takes minutes: tokenizers counts up to its last id."""
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        what = str(error).strip().splitlines()[0]
-        raise InputError(name, what, "give a folder that holds a tokenizer") from error
+        vocabulary = orjson.loads(path.read_bytes())["model"]["vocab"].values()
+        last = max(vocabulary)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return  # there is no such file, or whoever loads it says what is wrong
+    if last > LARGEST:
+        raise InputError(str(path), f"damaged: token id {last:,}", "take a whole checkpoint")

@@ -11,14 +11,12 @@ from threading import Thread
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 from stages.errors import InputError
 from stages.messages.message import Message, Told
-from stages.messages.model_code import refuse_code
 from stages.messages.renderer import Renderer
 from stages.policies.batch_decoder import BatchDecoder, MessageRequest
+from stages.policies.model_folder import load_causal_model
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 from stages.policies.threads import limit_threads
 
@@ -94,21 +92,8 @@ class TransformersPolicy:
         Raises:
             InputError: there is no such model, or it is of an unsupported kind.
         """
-        refuse_code(folder)
-        logging.disable_progress_bar()  # of the weights: what is printed is the command's to say
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                trust_remote_code=False,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                use_safetensors=True,
-            )
-        except (OSError, ValueError) as error:
-            what = str(error).strip().splitlines()[0]
-            raise InputError(str(folder), what, "give a folder that holds a model") from error
+        model, tokenizer = load_causal_model(folder, dtype=dtype, attn_implementation="sdpa")
         if device == "cpu":
             limit_threads(model)
         return cls(model.to(device), tokenizer, rows, context)
@@ -201,6 +186,10 @@ def _stops(model: Any, tokenizer: Any, end: int) -> list[int]:
     """Return the ids that end a message: the template's, the tokenizer's, the model's own."""
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends] if ends else []
+    if not all(isinstance(end, int) for end in ends):
+        where = f"model '{model.config.name_or_path}'"
+        what = "'eos_token_id' of its generation_config.json is no token id"
+        raise InputError(where, what, "give the id of the token that ends a message")
     return [
         end,
         *(token_id for token_id in (tokenizer.eos_token_id, *ends) if token_id is not None),

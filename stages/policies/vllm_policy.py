@@ -12,18 +12,20 @@ from typing import Any
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from stages.errors import InputError
+from stages.messages.loading import loading
 from stages.messages.message import Message, Told
-from stages.messages.model_code import refuse_code
 from stages.messages.renderer import Renderer
+from stages.messages.tokenizer import load_tokenizer
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
+
+TODO = "give a folder that holds a model"
 
 
 class VLLMPolicy:
@@ -67,10 +69,9 @@ class VLLMPolicy:
         Raises:
             InputError: there is no such model, or vLLM doesn't take it.
         """
-        refuse_code(folder)
-        try:
+        tokenizer = load_tokenizer(str(folder), TODO)
+        with loading(folder, TODO):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             auto = dtype == "auto"
             settings = AsyncEngineArgs(
                 model=str(folder),
@@ -89,9 +90,6 @@ class VLLMPolicy:
                 **engine,
             )
             started = AsyncLLM.from_engine_args(settings)
-        except (OSError, ValueError) as error:
-            what = str(error).strip().splitlines()[0]
-            raise InputError(str(folder), what, "give a folder that holds a model") from error
         return cls(started, tokenizer)
 
     def told(self, tools: list[dict[str, Any]]) -> Told:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import PreTrainedTokenizerBase
 
 from stages.errors import InputError
 from stages.messages.model_code import refuse_code
+from stages.policies.model_folder import load_causal_model
 from stages.policies.threads import limit_threads
 from stages.training.logprobs import TokenLogprobs
 from stages.training.packing import PACKED
@@ -38,25 +38,7 @@ def load_model(folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
         raise InputError(folder, "no such folder", todo)
     refuse_code(folder)
     refuse_pickle(folder)
-    logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # told below, in one line
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        what = str(error).strip().splitlines()[0]
-        raise InputError(folder, what, "give a folder that holds a model") from error
-    model, info = loaded
-    # transformers would go on with random weights.
-    if absent := sorted(info["missing_keys"]) + [name for name, *_ in info["mismatched_keys"]]:
-        what = f"its weights lack '{absent[0]}' of the shape that config.json says"
-        raise InputError(folder, what, "take a whole checkpoint")
+    model, tokenizer = load_causal_model(folder, dtype=torch.float32)
     check_model(folder, model, tokenizer)
     return model, tokenizer
 

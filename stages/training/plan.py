@@ -39,14 +39,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from stages.errors import InputError
-from stages.messages.model_code import refuse_code
+from stages.messages.loading import loading
 from stages.training.logprobs import CHUNK, TokenLogprobs
 from stages.training.model import learner, packable
 from stages.training.model import trained as trained_weights
 
 # Of a device, for what is not counted: the context of CUDA, buffers of NCCL, gaps between tensors.
 RESERVE = 0.1  # an allowance of ours, measured nowhere
+CONFIG = "give a folder that holds the config.json"
 TRACED = (64, 128)  # tokens; what is kept grows by the same for each further one
 ONE_EXPERT = "irc_one_expert"  # name of a stand-in for the experts
 LORA_RANK = 16  # that is suggested
@@ -129,13 +129,9 @@ def read_config(name: str) -> Any:
     Raises:
         InputError: there is none, or no causal language model of such a kind.
     """
-    refuse_code(name)
-    try:
+    with loading(name, CONFIG):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config()
         bare(config)
-    except (OSError, ValueError, KeyError) as error:
-        what = str(error).strip().splitlines()[0]
-        raise InputError(name, what, "give a folder that holds the config.json") from error
     return config
 
 
@@ -169,7 +165,9 @@ def describe(config: Any, setup: Setup) -> Architecture:
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     kinds = [_kind(layer) for layer in base.get_decoder().layers]
     first = {kind: place for place, kind in reversed(list(enumerate(kinds)))}
-    few, many = (trace(config, setup, max(first.values()) + 1, tokens) for tokens in TRACED)
+    deepest = max(first.values()) + 1
+    with loading(config.name_or_path, CONFIG):
+        few, many = (trace(config, setup, deepest, tokens) for tokens in TRACED)
     step = TRACED[1] - TRACED[0]
     layers = []
     for kind, count in Counter(kinds).items():
