@@ -105,6 +105,13 @@ def test_endings_read_back(writer: str, more: Json, outcome: float | None, statu
         assert again.rewards == more["rewards"]
 
 
+@pytest.mark.parametrize("writer", list(WRITERS))
+def test_gold_actions_read_back(writer: str) -> None:
+    episode = episode_of(said("x"), gold_actions=[{"name": "look", "arguments": {"at": 1}}])
+    again = back(writer, WRITERS[writer][0](row_of(episode, Counter()), None, Counter()))
+    assert again.gold == episode.gold and again.gold
+
+
 @given(st.lists(REWARD, min_size=1, max_size=12))
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_differences_of_the_scores_are_the_rewards(rewards: list[float]) -> None:

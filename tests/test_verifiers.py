@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stages.errors import InputError
 from stages.tables.artifacts import TOKENS
 from stages.traces import Episode, messages, open_trace, verifiers, verifiers_v0
+from stages.traces.episode import GoldAction
 from stages.traces.fields import BadItemError
 from stages.traces.formats import ReadOptions
 from stages.training.inputs import Rollouts, check_precision
@@ -98,6 +99,48 @@ def test_an_episode_becomes_a_clean_record() -> None:
     ]
     assert clean["messages"][3]["n_tokens"] == 4
     assert not notes
+
+
+GOLD = [{"name": "look", "arguments": {"at": 1}}]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"task": {"data": {"gold_actions": GOLD}, "key": "k"}},
+        {"task": {"data": {"evaluation_criteria": {"actions": GOLD}}, "key": "k"}},
+        {"task": {"data": {"info": {"gold_actions": GOLD}}, "key": "k"}},
+        {"info": {"gold_actions": GOLD}},
+    ],
+)
+def test_gold_actions_come_with_the_task(place: Json) -> None:
+    [read] = episodes(episode(trace(asked(), rewards={"solved": {"score": 1.0}}, **place)))
+    assert read.gold == (GoldAction("look", {"at": 1}),)
+
+
+@pytest.mark.parametrize("gold", [[{"verb": "look"}], ["look"], "look", None, {"look": 1}])
+def test_what_is_no_gold_action_is_passed_over(gold: Any) -> None:
+    task = {"data": {"gold_actions": gold}, "key": "k"}
+    [read] = episodes(episode(trace(asked(), rewards={"solved": {"score": 1.0}}, task=task)))
+    assert read.gold is None
+
+
+def test_a_task_that_expects_no_call_says_so() -> None:
+    task = {"data": {"gold_actions": []}, "key": "k"}
+    [read] = episodes(episode(trace(asked(), rewards={"solved": {"score": 1.0}}, task=task)))
+    assert read.gold == ()
+
+
+def test_text_is_only_text_where_our_environment_played() -> None:
+    nodes = [
+        node(None, "user", "hi"),
+        turn(0, '<tool_call>{"name": "x", "arguments": {}}</tool_call>'),
+    ]
+    ours = {"irc_cli": {"outcome": 1.0}}
+    [read] = episodes(episode(trace(nodes, rewards={"outcome": {"score": 1.0}}, info=ours)))
+    assert not read.turns[0].calls
+    [read] = episodes(episode(trace(nodes, rewards={"outcome": {"score": 1.0}})))
+    assert [call.name for call in read.turns[0].calls] == ["x"]
 
 
 def test_what_the_policy_was_given_is_no_turn() -> None:

@@ -64,6 +64,11 @@ def test_tiers_are_metrics_and_turn_rewards_are_sums(tmp_path: Path) -> None:
     assert [len(episode.turns) for episode in episodes] == [
         len(trace["info"]["turn_rewards"]) for trace in traces
     ]
+    for episode, trace in zip(episodes, traces, strict=True):
+        assert all(call.result is not None for turn in episode.turns for call in turn.calls)
+        assert [a.name for a in episode.gold or ()] == [
+            action["name"] for action in trace["task"]["data"]["gold_actions"]
+        ]
 
 
 def test_a_calibration_sets_the_rewards(tmp_path: Path) -> None:

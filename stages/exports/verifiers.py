@@ -79,6 +79,8 @@ def traced(row: Row, gains: Earned | None, notes: Counter[str]) -> Row:
 
 def _task(row: Row) -> Row:
     data = {"name": row["task_id"]}
+    if "gold_actions" in row:
+        data["gold_actions"] = row["gold_actions"]
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     return {"type": TASK, "data": data, "key": row["task_id"], "hash": digest}
 

@@ -102,6 +102,27 @@ def gold_of(actions: Any, field: str) -> tuple[GoldAction, ...] | None:
     return tuple([gold_action(action, field) for action in actions])
 
 
+def gold_in(*places: Any) -> tuple[GoldAction, ...] | None:
+    """The gold actions of a task in the first place that lists some; None: none does.
+
+    Args:
+        places: objects that tell of the task, with `gold_actions`, or `evaluation_criteria` with
+            `actions` as tau2-bench has them. Any other format may mean something else by these, so
+            that what is no action is passed over.
+    """
+    for place in places:
+        if not isinstance(place, dict):
+            continue
+        criteria = place.get("evaluation_criteria")
+        for holder, field in ((place, "gold_actions"), (criteria, "actions")):
+            if isinstance(holder, dict) and isinstance(holder.get(field), list):
+                try:
+                    return gold_of(holder[field], field)
+                except BadItemError:
+                    continue
+    return None
+
+
 def gold_action(action: Any, field: str) -> GoldAction:
     """One gold action; see `gold_of`."""
     key = PLAIN_ACTIONS.get(frozenset(action)) if type(action) is dict else None

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.traces.fields import BadItemError, is_number, list_in, name_in
+from stages.traces.fields import BadItemError, gold_in, is_number, list_in, name_in
 from stages.traces.formats import ReadOptions
 
 NAME = "verifiers"
@@ -187,6 +187,8 @@ def _shared(trace: Record, episode: Record) -> Record:
         "group_id": group.get("id") if isinstance(group, dict) else episode.get("group_id"),
         "model": _model(trace),
         "env": name_in(env, "name", "id") if isinstance(env, dict) else episode.get("env_name"),
+        "gold_actions": _gold(task, trace),
+        "tokens_recorded": False if _is_ours(trace) else None,  # so that text is only text
     }
     return {key: value for key, value in shared.items() if value is not None}
 
@@ -200,6 +202,18 @@ def _task_id(task: Record) -> str:
     if given is not None:
         return str(given)
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _gold(task: Record, trace: Record) -> Any:
+    """The gold actions that an environment left with the task, as ours does, or in `info`."""
+    data = task["data"] if isinstance(task.get("data"), dict) else task
+    return gold_in(data, data.get("info"), trace.get("info"))
+
+
+def _is_ours(trace: Record) -> bool:
+    """Whether our environment package played it, which executes no call in text."""
+    ours = (trace.get("info") or {}).get("irc_cli")
+    return isinstance(ours, dict) and "outcome" in ours
 
 
 def _agent(trace: Record) -> str:

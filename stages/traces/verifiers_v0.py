@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.tables.inputs import keep
 from stages.traces.calls import object_in
-from stages.traces.fields import BadItemError, name_in
+from stages.traces.fields import BadItemError, gold_in, name_in
 from stages.traces.formats import ReadOptions
 from stages.traces.verifiers import in_steps
 
@@ -76,6 +76,8 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
         "stop": name_in(record, "stop_condition"),
         **_ending(record, written),
     }
+    if (gold := gold_in(info)) is not None:
+        clean["gold_actions"] = gold
     tools = record.get("oai_tools") or (info.get("oai_tools") if isinstance(info, dict) else None)
     if isinstance(tools := object_in(tools), list):
         clean["tools"] = tools

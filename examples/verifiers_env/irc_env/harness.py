@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import takewhile
 from typing import Any
 
 import verifiers.v1 as vf
@@ -13,6 +14,7 @@ from stages.core.seeds import derived_seed
 from stages.envs.env import Session
 from stages.envs.llm_user import Budget, LlmUsers
 from stages.envs.registry import open_env
+from stages.messages.message import Message
 from stages.rollout import seen_tools
 
 
@@ -22,6 +24,19 @@ class IrcHarnessConfig(vf.HarnessConfig):
     user_model: str | None = None  # plays the user; None: the scripted one, which tau2 lacks
     user_base_url: str | None = None
     max_turns: int = 30
+
+
+def add_ending(trace: vf.Trace, messages: list[Message]) -> None:
+    """Add what followed the model's last answer, which verifiers never saw: no request held it."""
+    if not trace.nodes:
+        return
+    kinds = {"tool": vf.ToolMessage, "user": vf.UserMessage}
+    ending = takewhile(lambda message: message["role"] in kinds, reversed(messages))
+    for message in reversed(list(ending)):
+        kind = kinds[message["role"]]
+        told = {key: message[key] for key in kind.model_fields if message.get(key) is not None}
+        node = vf.MessageNode(parent=len(trace.nodes) - 1, message=kind(**told))
+        trace.nodes.append(node)
 
 
 class IrcHarness(vf.Harness[IrcHarnessConfig]):
@@ -54,6 +69,7 @@ class IrcHarness(vf.Harness[IrcHarnessConfig]):
             except APIStatusError as error:
                 if trace.stop_condition is None:  # else a limit of verifiers refused the turn
                     return vf.ProgramResult(1, "", str(error))
+        add_ending(trace, session.messages)
         outcome = session.outcome()
         trace.info[OURS] = {
             "outcome": outcome.outcome,
