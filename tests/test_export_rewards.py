@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from irc_cli.traces import TraceReader
 from stages.errors import InputError
 from stages.exports.areal import areal
+from stages.exports.atif import trajectory
 from stages.exports.credits import Earned, check_sum, earned
 from stages.exports.messages import row_of
 from stages.exports.nemo_gym import rollout
 from stages.exports.sequences import paid_sequences
+from stages.exports.sequences import tokens_of as tokens_in
 from stages.exports.skyrl import skyrl
 from stages.exports.verifiers import traced
 from stages.tables.artifacts import ADVANTAGES, TOKENS, TURNS
@@ -408,6 +410,71 @@ def test_sequences_of_other_turns_are_refused(
     ended = run("export", "skyrl", *played)
     line = "error: r.jsonl: 3 of 3 episodes have no recorded tokens; play them with an engine that "
     assert (ended.code, ended.err) == (2, line + "tells what it sampled\n")
+
+
+def with_tokens(*, prompts: bool = True) -> Episode:
+    """An episode of two turns; the prompt of the second goes on where the first ended."""
+    asked = {"role": "user", "content": "a"}
+    first = said("b") | {"token_ids": [3, 4], "logprobs": [-0.5, -0.25]}
+    second = said("d") | {"token_ids": [6], "logprobs": [-1.5], "appended": True}
+    if prompts:
+        first, second = first | {"prompt_ids": [1, 2]}, second | {"prompt_ids": [5]}
+    return episode_of(asked, first, {"role": "user", "content": "c"}, second)
+
+
+@pytest.mark.parametrize("name", ["verifiers", "atif"])
+@pytest.mark.parametrize("export", ["areal", "skyrl"])
+def test_traces_of_other_formats_bring_their_tokens(run: Cli, name: str, export: str) -> None:
+    row = row_of(with_tokens(), Counter())
+    made = (
+        traced(row, None, Counter()) if name == "verifiers" else trajectory(row, (), {}, Counter())
+    )
+    Path("t.jsonl").write_bytes(orjson.dumps(made) + b"\n")
+    assert run("score", "t.jsonl", "-o", "t.parquet", "--quiet").code == 0
+    ended = run("export", export, "t.jsonl", "--turns", "t.parquet", "-o", "o.jsonl", "--json")
+    assert (ended.code, ended.json()["rows"]) == (0, 1)
+    [row] = lines("o.jsonl")
+    ids = row["input_ids"] if export == "areal" else row["prompt_token_ids"] + row["response_ids"]
+    assert ids == [1, 2, 3, 4, 5, 6]
+    mask = row["loss_mask"] if export == "areal" else [0, 0, *row["loss_masks"]]
+    assert mask == [0, 0, 1, 1, 0, 1]
+
+
+def test_a_prompt_that_begins_with_all_before_goes_on() -> None:
+    whole = with_tokens()
+    *_, second = whole.messages
+    second |= {"prompt_ids": [1, 2, 3, 4, 5], "appended": False}
+    assert tokens_in([whole], "t").equals(tokens_in([with_tokens()], "t"))
+    second["prompt_ids"] = [9, 5]
+    assert tokens_in([whole], "t")["appended"].to_list() == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (
+            {"token_ids": None},
+            "1 of 1 episodes have no recorded tokens; play them with an engine that tells what it "
+            "sampled",
+        ),
+        (
+            {"token_ids": ["x", "y"]},
+            "turn 0 of episode 'e' has token ids that are none; give the file as it was written",
+        ),
+        (
+            {"token_ids": [1], "logprobs": [0.5]},
+            "turn 0 of episode 'e' has a logprob that is none; find out what the engine recorded: "
+            "want finite and <= 0",
+        ),
+    ],
+)
+def test_traces_without_tokens_are_refused(run: Cli, change: Json, what: str) -> None:
+    messages = [{"role": "user", "content": "a"}, said("b") | {"prompt_ids": [1]} | change]
+    record = {"episode_id": "e", "task_id": "e", "outcome": 1, "messages": messages}
+    Path("t.jsonl").write_bytes(orjson.dumps(record) + b"\n")
+    assert run("score", "t.jsonl", "-o", "t.parquet", "--quiet").code == 0
+    ended = run("export", "areal", "t.jsonl", "--turns", "t.parquet", "-o", "o.jsonl")
+    assert (ended.code, ended.err) == (2, f"error: t.jsonl: {what}\n")
 
 
 def test_rewards_are_those_of_the_turns_without_advantages(run: Cli) -> None:

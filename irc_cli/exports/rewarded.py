@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, TypeAlias
+
+import polars as pl
 
 from irc_cli import console, options
 from irc_cli.exports import writing
 from irc_cli.exports.conversions import Conversion
 from irc_cli.notes import check_notes
-from irc_cli.traces import TraceOptions
+from irc_cli.traces import TraceOptions, TraceReader
 from stages.errors import InputError
 from stages.exports.credits import Earned, check_credits, earned
-from stages.exports.sequences import Paid, paid_sequences
+from stages.exports.sequences import Paid, paid_sequences, tokens_of
 from stages.settings import Setting
 from stages.tables.artifacts import TURNS
 from stages.tables.inspected import inspected_advantages
 from stages.tables.paths import RunFiles
 from stages.tables.table_file import read_table
 from stages.tables.turn_arrays import turn_arrays
-from stages.traces.notes import left_out
-from stages.training.inputs import check_tokens, read_rollouts
+from stages.traces.notes import left_out, note_left_out
+from stages.training.inputs import (
+    check_logprobs,
+    check_tokens,
+    is_rollouts,
+    read_rollouts,
+    without_tokens,
+)
 
 Row: TypeAlias = dict[str, Any]
 Made: TypeAlias = Callable[[Row, Earned | None, Counter[str]], Row]
@@ -118,6 +126,9 @@ class Group(NamedTuple):
     truncated: bool
 
 
+Read: TypeAlias = tuple[dict[str, Group], pl.DataFrame, dict[str, str]]
+
+
 def write_sequences(
     command: str,
     made: Callable[[Paid, Group], Row],
@@ -132,7 +143,8 @@ def write_sequences(
     Args:
         command: name of the command, such as "export areal".
         made: makes the line of a sequence.
-        rollouts: path of the rollouts, with their tokens beside them.
+        rollouts: path of the rollouts, with their tokens beside them, or of any trace that holds
+            tokens.
         files: what their turns earned.
         out: path of the JSON lines; None: nothing is written.
         printing: what is shown, and what may be replaced.
@@ -143,28 +155,54 @@ def write_sequences(
             together.
     """
     writing.check_lines(out, as_json=printing.as_json, force=printing.force)
-    notes = Counter[str]()
-    played = read_rollouts(rollouts, notes)
-    check_tokens(played)
-    gains = files.earned()
-    groups, places = dict[str, Group](), Counter[str]()
-    for row in played.episodes:
-        name, cut = row["group_id"], row["status"] == "truncated"
-        groups[row["episode_id"]] = Group(name, places[name], cut)
-        places[name] += 1
+    notes, gains = Counter[str](), files.earned()
+    read = _played if is_rollouts(rollouts) else _traced
+    groups, tokens, sources = read(rollouts, notes, quiet=printing.quiet)
     without = groups.keys() - gains.keys()
     notes += left_out({"no reward in the turns": len(without)})
     wanted = {episode: gains[episode] for episode in groups if episode in gains}
     if not wanted:
         what = f"has no turns of the episodes of {rollouts}"
         raise InputError(files.turns, what, f"rerun irc-cli score {rollouts}")
-    paid = paid_sequences(played.tokens, wanted, rollouts)
+    paid = paid_sequences(tokens, wanted, rollouts)
     rows = [made(part, groups[part.tokens.episode_id]) for part in paid]
     if unknown := sum(part.logprobs is None for part in paid):
         notes["sequences whose logprobs are unknown"] = unknown
     check_notes(notes, strict=printing.strict)
-    inputs = writing.digests([rollouts, *files.paths, RunFiles(rollouts).sidecars[0]])
+    inputs = writing.digests([rollouts, *files.paths]) | sources
     writing.write_lines(rows, out, console.made_by(command, {}, seed, inputs), force=printing.force)
     document = {"rows": len(rows), "episodes": len(wanted)}
     line = f"{len(rows):,} sequences of {len(wanted):,} episodes"
     writing.report(document, notes, line, out, as_json=printing.as_json, quiet=printing.quiet)
+
+
+def _played(path: str, notes: Counter[str], *, quiet: bool) -> Read:
+    """Episodes and tokens of rollouts, and the digest of the file that holds the tokens."""
+    played = read_rollouts(path, notes)
+    check_tokens(played)
+    named = ((row["episode_id"], row["group_id"], row["status"]) for row in played.episodes)
+    return _groups(named), played.tokens, writing.digests([RunFiles(path).sidecars[0]])
+
+
+def _traced(path: str, notes: Counter[str], *, quiet: bool) -> Read:
+    """Episodes and tokens of a trace of any format, and its digest."""
+    reader = TraceReader([path], quiet=quiet)
+    episodes = [episode for episode, _ in reader]
+    notes += reader.notes
+    for episode in episodes:
+        note_left_out(episode, notes)
+    counted = [episode for episode in episodes if episode.counts]
+    tokens = tokens_of(counted, path)
+    check_logprobs(tokens, path)
+    if missing := len(counted) - tokens["episode_id"].n_unique():
+        raise InputError(path, *without_tokens(missing, len(counted)))
+    return _groups((e.episode_id, e.group, e.status) for e in counted), tokens, reader.digests
+
+
+def _groups(named: Iterable[tuple[str, str, str]]) -> dict[str, Group]:
+    """Where each episode stands, from (its id, its group, its status)."""
+    groups, places = dict[str, Group](), Counter[str]()
+    for episode, name, status in named:
+        groups[episode] = Group(name, places[name], status == "truncated")
+        places[name] += 1
+    return groups

@@ -6,14 +6,17 @@ too, and what a turn earns is paid at its last token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from stages.errors import InputError
 from stages.exports.credits import Earned, check_sum
+from stages.tables.artifacts import TOKENS
+from stages.traces.episode import Episode
+from stages.traces.fields import list_in
 from stages.training.sequences import TokenSequence, sequences
 
 
@@ -33,6 +36,51 @@ class Paid(NamedTuple):
         """Of the tokens that the policy wrote, 0 elsewhere, [L]; None: some are unknown."""
         known = np.where(self.tokens.written, self.tokens.logprobs, 0)
         return None if np.isnan(known).any() else known.tolist()
+
+
+def tokens_of(episodes: Iterable[Episode], where: str) -> pl.DataFrame:
+    """Return the tokens of the turns whose trace holds them (Episode -> TOKENS).
+
+    A prompt that begins with all tokens before it goes on where they ended.
+
+    Raises:
+        InputError: token ids are none.
+    """
+    rows = [row for episode in episodes for row in _tokens_of(episode)]
+    for row in rows:
+        if not (_are_ids(row["prompt_ids"]) and _are_ids(row["token_ids"])):
+            what = (
+                f"turn {row['turn']} of episode '{row['episode_id']}' has token ids that are none"
+            )
+            raise InputError(where, what, "give the file as it was written")
+    return pl.DataFrame(rows, schema=TOKENS.columns)
+
+
+def _are_ids(tokens: list[Any]) -> bool:
+    return all(type(token) is int and 0 <= token < 2**31 for token in tokens)
+
+
+def _tokens_of(episode: Episode) -> Iterator[dict[str, Any]]:
+    before: list[int] = []  # all tokens of the sequence so far
+    spoken = (m for m in episode.messages if isinstance(m, dict) and m.get("role") == "assistant")
+    turns = (message for message in spoken if message.get("sampled") is not False)
+    for turn, message in enumerate(turns):
+        prompt, written = list_in(message, "prompt_ids"), list_in(message, "token_ids")
+        if not written or "prompt_ids" not in message:
+            before = []
+            continue
+        appended = bool(message.get("appended"))
+        if not appended and before and prompt[: len(before)] == before:
+            prompt, appended = prompt[len(before) :], True
+        before = [*(before if appended else ()), *prompt, *written]
+        yield {
+            "episode_id": episode.episode_id,
+            "turn": turn,
+            "appended": appended,
+            "prompt_ids": prompt,
+            "token_ids": written,
+            "logprobs": message.get("logprobs"),
+        }
 
 
 def paid_sequences(tokens: pl.DataFrame, gains: Mapping[str, Earned], where: str) -> list[Paid]:

@@ -81,7 +81,7 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
     tokens, _, meta = files.sidecars
     about = _meta(Path(meta))
     token_table = read_table(TOKENS, tokens) if Path(tokens).exists() else TOKENS.empty()
-    _check_logprobs(token_table, tokens)
+    check_logprobs(token_table, tokens)
     weights = {
         file["sha256"] for file in about.get("inputs", []) if file["path"].endswith(".safetensors")
     }
@@ -91,7 +91,16 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
     )
 
 
-def _check_logprobs(tokens: pl.DataFrame, path: str) -> None:
+def is_rollouts(path: str) -> bool:
+    """Return whether a file begins with an episode that `irc-cli rollout` played."""
+    try:
+        _, first = next(_objects(path), (0, {}))
+    except InputError:
+        return False
+    return all(name in first for name in REQUIRED)
+
+
+def check_logprobs(tokens: pl.DataFrame, path: str) -> None:
     """Raise InputError where a recorded logprob can't be one."""
     logprob = pl.element()
     possible = (logprob.is_finite() & (logprob <= LOGPROB_SLACK)).fill_null(False)
@@ -111,9 +120,13 @@ def check_tokens(rollouts: Rollouts) -> None:
         InputError: some have no tokens.
     """
     if missing := sum(not row["tokens_recorded"] for row in rollouts.episodes):
-        what = f"{missing:,} of {len(rollouts.episodes):,} episodes have no recorded tokens"
-        todo = "play them with an engine that tells what it sampled"
-        raise InputError(rollouts.path, what, todo)
+        raise InputError(rollouts.path, *without_tokens(missing, len(rollouts.episodes)))
+
+
+def without_tokens(missing: int, several: int) -> tuple[str, str]:
+    """Return what is wrong with episodes without tokens, and what to do."""
+    what = f"{missing:,} of {several:,} episodes have no recorded tokens"
+    return what, "play them with an engine that tells what it sampled"
 
 
 def check_precision(rollouts: Rollouts, *, weighted: bool) -> None:
