@@ -290,6 +290,24 @@ def test_contents_of_gemini(record: Json) -> None:
     assert episode.tools == [DEFINITION]
 
 
+BARE = {"contents": [CONTENTS[0], {"role": "model", "parts": [{"functionCall": {"name": "look"}}]}]}
+CUT = {"candidates": [{"finishReason": "MAX_TOKENS"}]}
+ROLELESS = {"candidates": [{"content": {"parts": [{"text": "Wet."}]}}]}
+
+
+@pytest.mark.parametrize(
+    ("record", "right"),
+    [
+        (BARE, [("", [("look", {}, None, None)])]),
+        ({"request": {"contents": CONTENTS[:1]}, "response": CUT}, [("", [])]),
+        ({"request": {"contents": CONTENTS[:1]}, "response": ROLELESS}, [("Wet.", [])]),
+    ],
+)
+def test_what_gemini_leaves_out(record: Json, right: list[Any]) -> None:
+    [episode] = episodes(gemini, record)
+    assert told(episode) == right
+
+
 def test_sessions_of_the_agent_development_kit() -> None:
     events: list[Json] = [
         {"author": "a" if place else "user", "content": c} for place, c in enumerate(CONTENTS)
@@ -406,6 +424,12 @@ def test_xlam_calls_are_one_turn() -> None:
     assert [call[1] for call in told(episode)[0][1]] == [{"city": "Paris"}, {"city": "Rome"}]
 
 
+def test_the_first_sharegpt_data_set() -> None:
+    items = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
+    [episode] = episodes(sharegpt, {"id": "x", "items": items})
+    assert told(episode) == [("hello", [])]
+
+
 # --- lists of messages ----------------------------------------------------------------------------
 
 LANGCHAIN = [
@@ -517,6 +541,28 @@ def test_what_histories_share_is_cleaned_once(talk: Talk) -> None:
 @pytest.mark.parametrize("record", [{"messages": [USER], "outcome": 1, "tools": [DEFINITION]}, {}])
 def test_plain_messages_are_of_none_of_them(record: Json) -> None:
     assert not takers(record)
+
+
+def test_a_tool_whose_input_is_plain_text() -> None:
+    call = {"id": "c", "type": "custom", "custom": {"name": "run", "input": "ls"}}
+    asked = {"role": "assistant", "content": None, "tool_calls": [call]}
+    response = {"object": "chat.completion", "choices": [{"index": 0, "message": asked}]}
+    [episode] = episodes(chat, {"request": {"messages": [USER]}, "response": response})
+    [turn] = episode.turns
+    assert [(made.name, made.arguments) for made in turn.calls] == [("run", "ls")]
+
+
+@pytest.mark.parametrize("kind", ["custom_tool_call", "mcp_call"])
+def test_calls_alone_are_items(kind: str) -> None:
+    item = {"type": kind, "id": "i", "call_id": "c", "name": "run", "input": "ls"}
+    [episode] = episodes(responses, {"input": "hi", "output": [item], "model": "m"})
+    assert [call.name for turn in episode.turns for call in turn.calls] == ["run"]
+
+
+def test_a_hosted_call_is_refused_as_one() -> None:
+    item = {"type": "web_search_call", "id": "w", "action": {"type": "search"}}
+    with pytest.raises(BadItemError, match="message 2 has a call of the kind 'web_search_call'"):
+        episodes(responses, {"input": "hi", "output": [item], "model": "m"})
 
 
 def test_a_broken_call_is_refused_with_its_place() -> None:

@@ -76,6 +76,13 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
             "info": {},
         },
         {"id": 0, "prompt": "hi", "completion": "hello", "reward": 0.0, "task": "default"},
+        {
+            "prompt": TALK[:1],
+            "completion": TALK[1:],
+            "reward": 1.0,
+            "is_completed": True,
+            "metrics": {},
+        },
     ],
     "atif": [
         {
@@ -150,6 +157,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "responses": [
         {"input": "hi", "instructions": "Help.", "output": [ITEM], "model": "m"},
         {"object": "response", "output": [ITEM]},
+        {"input": "hi", "output": [{"type": "mcp_call", "name": "f", "arguments": "{}"}]},
         {"type": "response.completed", "response": {"object": "response", "output": [ITEM]}},
         {"input": [{"type": "message", "role": "user", "content": "hi"}, ITEM], "model": "m"},
     ],
@@ -176,6 +184,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "sharegpt": [
         {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]},
         {"conversations": TALK, "system": "Help.", "tools": "[]"},
+        {"id": "x", "items": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]},
         {"query": "hi", "answers": "[]", "tools": "[]", "id": 0},
         {"system": "SYSTEM: Help.", "chat": "USER: hi\n\n\nASSISTANT: hello <|endoftext|>"},
     ],

@@ -326,6 +326,27 @@ def test_nested_attributes_as_phoenix_exports_them() -> None:
     assert (episode.policy, episode.opening) == ("gpt-4", "Weather in Paris?")
 
 
+def test_spans_of_the_ai_sdk() -> None:
+    heard: list[Json] = [{"role": "user", "content": [{"type": "text", "text": "Weather?"}]}]
+    call = {"type": "tool-call", "toolCallId": "c1", "toolName": "get_weather"}
+    asked = {"role": "assistant", "content": [call | {"input": {"city": "Paris"}}]}
+    result = {"type": "tool-result", "toolCallId": "c1", "toolName": "get_weather"}
+    told_it = result | {"output": {"type": "text", "value": "rain"}}
+    answered = [*heard, asked, {"role": "tool", "content": [told_it]}]
+    outer = {"ai.operationId": "ai.generateText", "ai.prompt": "{}", "ai.response.text": "Wet."}
+    first = {
+        "ai.operationId": "ai.generateText.doGenerate",
+        "gen_ai.request.model": "gpt-4",
+        "ai.prompt.messages": json.dumps(heard),
+        "ai.response.toolCalls": json.dumps([call | {"input": '{"city": "Paris"}'}]),
+        "ai.response.finishReason": "tool-calls",
+    }
+    second = {"ai.prompt.messages": json.dumps(answered), "ai.response.text": "Wet."}
+    spans = [span("root", 1, outer), span("a", 2, first), span("b", 3, second)]
+    [episode] = episodes(otel, otlp(*spans))
+    assert told(episode) == TALK and episode.policy == "gpt-4"
+
+
 @pytest.mark.parametrize("record", [otlp(*trace()), logs(), span("a", 1, {"gen_ai.system": "x"})])
 def test_no_other_format_takes_spans(record: Json) -> None:
     assert takers(record) == ["opentelemetry"]

@@ -355,6 +355,18 @@ def old(record: Json, **shared: Any) -> Json:
     return clean
 
 
+def test_a_result_of_the_last_version_has_no_task() -> None:
+    record = result(prompt=None, is_completed=True, metrics={})
+    record["tool_defs"] = [{"name": "look", "description": "Look.", "parameters": {}}]
+    del record["task"], record["example_id"]
+    assert verifiers_v0.accepts(record)
+    clean = old(record)
+    assert [message["role"] for message in clean["messages"]] == ["assistant"]
+    assert [tool["function"]["name"] for tool in clean["tools"]] == ["look"]
+    broken = old(record | {"error": {"error": "InfraError", "error_chain_str": "x"}})
+    assert (broken["status"], broken["stop"]) == ("error", "InfraError")
+
+
 def test_an_old_result_becomes_a_clean_record() -> None:
     tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
     call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}

@@ -38,7 +38,7 @@ FAILURES = frozenset(
 SUCCESSES = frozenset({"success", "ok"})
 NOT_FAILED = frozenset({"", "false", "none", "null", "0"})
 TELLING = frozenset([*FLAGS, *ERRORS, "status", "state", "success", "ok"])
-WRAPPING = frozenset([*WRAPPERS, "method"])
+WRAPPING = frozenset([*WRAPPERS, "method", "custom"])
 
 
 class UnreadableCallError(Exception):
@@ -107,6 +107,8 @@ def _unwrapped(entry: Any) -> list[Mapping[str, Any]]:
         if value.get("method") == "tools/call":  # MCP's request
             inner.append(value.get("params"))
             parts.pop()
+        if value.get("type") == "custom":  # OpenAI's tools whose input is plain text
+            inner.append(value.get("custom"))
         value = next((part for part in inner if isinstance(part, Mapping)), None)
     if not parts:
         raise UnreadableCallError(f"a call that is not an object ({entry!r:.40})")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from stages.traces.calls import ARGUMENTS
 from stages.traces.exchange import (
     Answer,
     Exchange,
@@ -19,6 +20,7 @@ from stages.traces.formats import ReadOptions
 from stages.traces.threads import latest
 
 NAME = "gemini"
+CALLS = ("functionCall", "function_call")
 SYSTEM = ("systemInstruction", "system_instruction")
 
 
@@ -56,7 +58,7 @@ def _logged(record: Record, notes: Counter[str]) -> Logged:
     tools = next((place["tools"] for place in places if place.get("tools")), None)
     candidates = exchange.response.get("candidates")
     answers = [
-        Answer([content_of(candidate.get("content"))], _stop(candidate))
+        Answer([_said(candidate)], _stop(candidate))
         for candidate in (candidates if isinstance(candidates, list) else [])
         if isinstance(candidate, dict)
     ]
@@ -71,6 +73,12 @@ def _exchange(record: Record) -> Exchange:
 
 def _stop(candidate: Mapping[str, Any]) -> Any:
     return candidate.get("finishReason") or candidate.get("finish_reason")
+
+
+def _said(candidate: Mapping[str, Any]) -> dict[str, Any]:
+    """What a candidate says, who may be cut off before the first word, or leave its role out."""
+    content = candidate.get("content")
+    return content_of({"role": "model", **(content if isinstance(content, dict) else {})})
 
 
 def _contents(contents: Any) -> list[Any]:
@@ -95,4 +103,10 @@ def _part(part: Any) -> Any:
         return {"text": part}
     if isinstance(part, dict) and part.get("thought") is True:
         return {"type": "thinking", "thinking": part.get("text") or ""}
+    for key in CALLS:
+        if isinstance(part, dict) and isinstance(call := part.get(key), dict):
+            # A call without arguments may leave them out.
+            return (
+                part if any(k in call for k in ARGUMENTS) else {**part, key: {**call, "args": {}}}
+            )
     return part

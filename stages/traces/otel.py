@@ -27,7 +27,7 @@ CONVERSATION = "gen_ai.conversation.id"
 EVALUATION = "gen_ai.evaluation.result"
 DETAILS = "gen_ai.client.inference.operation.details"
 # Signs of a span that says something of a model, an agent or a tool.
-SIGNS = ("gen_ai.", "llm.", "openinference.", "tool.")
+SIGNS = ("gen_ai.", "llm.", "openinference.", "tool.", "ai.")
 AGENT = frozenset({"invoke_agent", "create_agent", "invoke_workflow", "AGENT", "CHAIN"})
 TOOL = frozenset({"execute_tool", "TOOL"})
 OTHER = frozenset({"embeddings", "retrieval", "EMBEDDING", "RETRIEVER", "RERANKER", "EVALUATOR"})

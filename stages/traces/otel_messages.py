@@ -37,7 +37,7 @@ def messages_of(span: Mapping[str, Any]) -> tuple[Messages, Messages]:
     Of several choices the first is what the conversation goes on with.
     """
     attributes = span["attributes"]
-    for read in (_of_attributes, _of_events, _of_event_attribute, _of_numbers):
+    for read in (_of_attributes, _of_events, _of_event_attribute, _of_numbers, _of_ai_sdk):
         heard, said = read(attributes, span["events"])
         if said:
             return [*_system(attributes), *heard], _counted(said[:1], attributes)
@@ -116,6 +116,17 @@ def _of_numbers(attributes: Mapping[str, Any], events: Any) -> tuple[Messages, M
         if answers := list(_numbered(attributes, said)):
             return list(_numbered(attributes, heard)), answers
     return [], []
+
+
+def _of_ai_sdk(attributes: Mapping[str, Any], events: Any) -> tuple[Messages, Messages]:
+    """Vercel's AI SDK: what a provider heard as JSON text, and its answer in parts."""
+    heard = attributes.get("ai.prompt.messages")
+    text, calls = (attributes.get(f"ai.response.{key}") for key in ("text", "toolCalls"))
+    if heard is None or (text is None and calls is None):
+        return [], []
+    reason = {"finish_reason": attributes.get("ai.response.finishReason")}
+    said = {"role": "assistant", "content": text or "", "tool_calls": value_of(calls)}
+    return _list(heard), [{key: value for key, value in (said | reason).items() if value}]
 
 
 def _numbered(attributes: Mapping[str, Any], pattern: re.Pattern[str]) -> Iterator[dict[str, Any]]:

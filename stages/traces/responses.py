@@ -113,7 +113,13 @@ def _heard(request: Record) -> list[Any]:
 def _are_items(value: Any) -> bool:
     """Whether a value is a list of items, some of them of a type that chat messages lack."""
     kinds = [item.get("type") for item in value if isinstance(item, dict)] if _is(value) else []
-    return any(kind in ("message", "function_call", "function_call_output") for kind in kinds)
+    return any(kind == "message" or _is_call(kind) for kind in kinds)
+
+
+def _is_call(kind: Any) -> bool:
+    """Whether a type is that of a call or its output: function_call, web_search_call and so on."""
+    ends = isinstance(kind, str) and kind.removesuffix("_output").endswith("_call")
+    return ends and not kind.startswith("tool_call")
 
 
 def _is(value: Any) -> bool:

@@ -14,7 +14,7 @@ from stages.traces.formats import ReadOptions
 from stages.traces.toolace import toolace_messages
 
 NAME = "sharegpt"
-SPOKEN_KEYS = ("conversations", "conversation")
+SPOKEN_KEYS = ("conversations", "conversation", "items")
 FORMS = ({"from", "value"}, {"role", "content"})
 # Glaive's whole conversation is one text, whose speakers stand at the beginning of a line.
 SPEAKERS = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.tables.inputs import keep
 from stages.traces.calls import object_in
+from stages.traces.definitions import tool_definitions
 from stages.traces.fields import BadItemError, gold_in, name_in
 from stages.traces.formats import ReadOptions
 from stages.traces.verifiers import in_steps
@@ -29,10 +30,14 @@ Record = dict[str, Any]
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is a rollout of verifiers: TRL's and others' have no `task` and id."""
+    """Whether a record is a rollout of verifiers: TRL's and others' have no `task` and id.
+
+    The last versions wrote neither, but always how the rollout ended.
+    """
+    named = "task" in record and ("example_id" in record or "id" in record)
     return (
-        all(key in record for key in ("prompt", "completion", "reward", "task"))
-        and ("example_id" in record or "id" in record)
+        all(key in record for key in ("prompt", "completion", "reward"))
+        and (named or all(key in record for key in ("is_completed", "metrics")))
         and "messages" not in record
     )
 
@@ -66,7 +71,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     written = _messages(record, "completion", "assistant")
     info = object_in(record.get("info"))
     metadata = options.shared or {}
-    example = record["example_id"] if "example_id" in record else record["id"]
+    example = record.get("example_id", record.get("id"))
     name = name_in(record, "task")
     clean: Record = {
         "task_id": example if name in NO_TASK else f"{name}/{example}",
@@ -78,8 +83,9 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     }
     if (gold := gold_in(info)) is not None:
         clean["gold_actions"] = gold
-    tools = record.get("oai_tools") or (info.get("oai_tools") if isinstance(info, dict) else None)
-    if isinstance(tools := object_in(tools), list):
+    places = (record, info if isinstance(info, dict) else {})
+    told = (place.get(key) for place in places for key in ("oai_tools", "tool_defs"))
+    if tools := tool_definitions(next(filter(None, told), None)):
         clean["tools"] = tools
     yield {key: value for key, value in clean.items() if value is not None}
 
@@ -87,7 +93,9 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
 def _ending(record: Record, written: list[Record]) -> Record:
     """Status and outcome; a rollout that broke off has a reward of 0 that nobody computed."""
     if record.get("error") not in (None, "", False) or not written:
-        return {"status": "error", "stop": name_in(record, "stop_condition") or "error"}
+        error = record.get("error")
+        kind = name_in(error, "error") if isinstance(error, dict) else None
+        return {"status": "error", "stop": kind or name_in(record, "stop_condition") or "error"}
     reward = record["reward"]
     if reward is None:
         return {"status": "masked"}
@@ -110,6 +118,8 @@ def _messages(record: Record, field: str, role: str) -> list[Record]:
         if not isinstance(opened, list):
             return [{"role": role, "content": value}]
         value = opened
+    if value is None:
+        return []
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         what = f"'{field}' is neither text nor a list of messages"
         raise BadItemError(what, "give the file as it was written")

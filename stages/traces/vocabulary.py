@@ -79,7 +79,11 @@ SILENT_TYPES = frozenset(
         "non_standard",
     ]
 )
-ITEM_TYPES = CALL_TYPES | RESULT_TYPES | {"reasoning", "compaction", "item_reference"}
+ITEM_TYPES = (
+    CALL_TYPES
+    | RESULT_TYPES
+    | {"reasoning", "compaction", "item_reference", "mcp_list_tools", "mcp_approval_request"}
+)
 NO_CALLS = frozenset({"", "null", "none", "nan"})  # as a column of text holds no calls
 CALL_KEYS = ("tool_calls", "toolCalls", "function_calls")
 # Of a message, and either read here or known to hold neither calls nor results.
