@@ -21,7 +21,7 @@ from stages.traces.formats import ReadOptions
 
 NAME = "verifiers"
 DECIMALS = 4  # that records keep of a logprob: RECORD_FLOAT_DECIMALS
-LOOKED_AT = 8  # logprobs of each turn that tell whether they are rounded
+LOOKED_AT, TELLING = 32, 4  # logprobs of a turn, and how many but 0 tell whether they are rounded
 TRUNCATED = frozenset(
     ["max_turns", "max_input_tokens", "max_output_tokens", "max_total_tokens", "compaction_failed"]
 )
@@ -358,17 +358,18 @@ def _add_tokens(clean: Record, nodes: list[Record], notes: Counter[str]) -> None
     """
     if not any(node.get("token_ids") for node in nodes):
         return
-    spans = [_span(node) for node in nodes]
-    if None in spans:
-        notes["sampled tokens that are not one span at the end: tokens left out"] += 1
-        return
     prompt: list[int] = []
     added, appended, rounded = [], False, True
-    for message, node, span in zip(clean["messages"], nodes, spans, strict=True):
-        given, written = span or ([], [])
-        prompt += given
+    for message, node in zip(clean["messages"], nodes, strict=True):
         if not node.get("sampled"):
+            prompt += node.get("token_ids") or []
             continue
+        span = _span(node)
+        if span is None:
+            notes["sampled tokens that are not one span at the end: tokens left out"] += 1
+            return
+        given, written = span
+        prompt += given
         row = {"prompt_ids": prompt, "token_ids": written, "appended": appended}
         logprobs = node.get("logprobs") or []
         if len(logprobs) == len(written):
@@ -395,5 +396,5 @@ def _span(node: Record) -> tuple[list[int], list[int]] | None:
 
 def _are_rounded(logprobs: list[float]) -> bool:
     """Whether logprobs have no more digits than a record keeps; the first ones tell."""
-    first = logprobs[:LOOKED_AT]
+    first = [value for value in logprobs[:LOOKED_AT] if value][:TELLING]
     return [round(value, DECIMALS) for value in first] == first
