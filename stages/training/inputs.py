@@ -92,7 +92,14 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
 
 
 def is_rollouts(path: str) -> bool:
-    """Return whether a file begins with an episode that `irc-cli rollout` played."""
+    """Tell rollouts from other traces.
+
+    Args:
+        path: of any file.
+
+    Returns:
+        Whether it begins with an episode that `irc-cli rollout` played.
+    """
     try:
         _, first = next(_objects(path), (0, {}))
     except InputError:
@@ -101,7 +108,15 @@ def is_rollouts(path: str) -> bool:
 
 
 def check_logprobs(tokens: pl.DataFrame, path: str) -> None:
-    """Raise InputError where a recorded logprob can't be one."""
+    """Raise InputError where a recorded logprob can't be one.
+
+    Args:
+        tokens: of some episodes (TOKENS).
+        path: of their file, in errors.
+
+    Raises:
+        InputError: a logprob is not finite, or above 0.
+    """
     logprob = pl.element()
     possible = (logprob.is_finite() & (logprob <= LOGPROB_SLACK)).fill_null(False)
     fine = pl.col("logprobs").list.eval(possible).list.all()  # null where none are recorded
@@ -124,7 +139,15 @@ def check_tokens(rollouts: Rollouts) -> None:
 
 
 def without_tokens(missing: int, several: int) -> tuple[str, str]:
-    """Return what is wrong with episodes without tokens, and what to do."""
+    """Say that episodes have no tokens.
+
+    Args:
+        missing: how many have none.
+        several: how many there are.
+
+    Returns:
+        What is wrong, and what to do.
+    """
     what = f"{missing:,} of {several:,} episodes have no recorded tokens"
     return what, "play them with an engine that tells what it sampled"
 
