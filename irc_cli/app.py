@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
 import signal
@@ -64,6 +65,9 @@ class PlainCommand(TyperCommand):
         for parameter in filter(_is_read, self.params):
             given = ctx.params.get(str(parameter.name)) or ()
             paths += [given] if isinstance(given, str) else given
+        if not gc.isenabled():  # by `main`: the imports are done
+            gc.freeze()  # no collection looks through them again, nor does the end of the process
+            gc.enable()
         with keeping(paths):
             return super().invoke(ctx)
 
@@ -176,6 +180,7 @@ def main_options(
 
 def main() -> None:
     """Run the command line; the entry point of `irc-cli`."""
+    gc.disable()  # imports make hundreds of thousands of objects, and next to no garbage
     # Into a closed pipe (`| head`) end quietly with 141, as other tools do; 1 is a check's "no".
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

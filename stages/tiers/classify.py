@@ -67,6 +67,7 @@ class Classifier:
         self._matcher = Matcher(domain, tiers.arguments, tool_rules=tiers.tool_rules)
         self._table = {tuple(facts): tier for facts, tier in tiers.table().items()}
         self._rank = {tier: i for i, tier in enumerate(tiers.rank)}
+        self._fixed = {t: reward.of(0) for t, reward in tiers.rewards.items() if not reward.share}
         self._kind_notes = KindNotes(domain)
         self._tests_repeats = any("repeat" in rule.when for rule in tiers.rules)
 
@@ -85,12 +86,13 @@ class Classifier:
         turns = self._by_turn(episode.turns, self._judge(episode, notes, failures))
         if episode.gold is None:
             turns = [(tier, None) for tier, _ in turns]
-        rewards = self._tiers.rewards
-        classed = [
-            Classed(tier, match, rewards[tier].of(match.share if match else 0))
-            for tier, match in turns
-        ]
+        classed = [Classed(tier, match, self._reward(tier, match)) for tier, match in turns]
         return classed if self._tiers.pay == "turn" else _paid_once(classed)
+
+    def _reward(self, tier: str, match: Match | None) -> float:
+        if tier in self._fixed:
+            return self._fixed[tier]
+        return self._tiers.rewards[tier].of(match.share if match else 0)
 
     def _by_turn(self, turns: list[Turn], judged: list[Judged]) -> list[tuple[str, Match | None]]:
         """Return tier and match of each turn: of its best-ranked call, of equals the closest."""
@@ -130,36 +132,30 @@ class Classifier:
             matches = matcher.best(sides, gold)
         else:
             matches = matcher.one_to_one(sides, gold, failed)
-        domain = self._domain
-        kinds = [domain.kind(side.name, side.parsed.value) for side in sides]
-        exist = [domain.has(side.name) for side in sides]
-        self._note_calls(sides, kinds, notes)
-        repeats = [False] * len(sides)
-        if self._tests_repeats:
-            repeats = _repeats(sides, kinds, failed, exist)
-        facts = zip(matches, kinds, failed, repeats, exist, strict=True)
+        self._note_calls(sides, notes)
+        repeats = _repeats(sides, failed) if self._tests_repeats else [False] * len(sides)
         return [
-            (self._table[match.kind, kind, _RESULT[fails], repeat, exists], match)
-            for match, kind, fails, repeat, exists in facts
+            (self._table[match.kind, side.kind, _RESULT[fails], repeat, side.exists], match)
+            for match, side, fails, repeat in zip(matches, sides, failed, repeats, strict=True)
         ]
 
-    def _note_calls(self, sides: list[Side], kinds: list[str], notes: Counter[str]) -> None:
+    def _note_calls(self, sides: list[Side], notes: Counter[str]) -> None:
         for problem in filter(None, (side.parsed.problem for side in sides)):
             repr_read = problem == PYTHON_REPR
             what = "read as a Python literal" if repr_read else "unparseable, tiered as errors"
             notes[f"arguments {what}"] += 1
-        self._kind_notes.add("calls", [side.name for side in sides], kinds, notes)
+        names, kinds = [side.name for side in sides], [side.kind for side in sides]
+        self._kind_notes.add("calls", names, kinds, notes)
 
 
-def _repeats(
-    sides: list[Side], kinds: list[str], failed: list[bool], exist: list[bool]
-) -> list[bool]:
+def _repeats(sides: list[Side], failed: list[bool]) -> list[bool]:
     """Return which calls repeat an earlier one with no write in between."""
     repeats, seen = [], set[tuple[str, str]]()
-    for side, kind, fails, exists in zip(sides, kinds, failed, exist, strict=True):
-        call = (side.name, side.key)
+    several = Counter([side.name for side in sides])
+    for side, fails in zip(sides, failed, strict=True):
+        call = (side.name, side.key if several[side.name] > 1 else "")
         repeats.append(call in seen)
-        if not fails and (kind == "write" or (kind == "unknown" and exists)):
+        if not fails and (side.kind == "write" or (side.kind == "unknown" and side.exists)):
             seen.clear()  # the environment may have changed: to look again is no repetition
         seen.add(call)
     return repeats

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from stages.core.arguments import (
     NO_RULES,
     Mode,
@@ -36,10 +38,11 @@ Weights = Mapping[tuple[int, int], float]  # by positions of call and gold actio
 class Side:
     """A call or a gold action, its arguments read; made ready to be compared when first needed."""
 
-    __slots__ = ("_key", "_prepared", "_rules", "compare_args", "name", "parsed")
+    __slots__ = ("_key", "_prepared", "_rules", "compare_args", "exists", "kind", "name", "parsed")
 
-    def __init__(self, name: str, parsed: Parsed, rules: ToolRules) -> None:
+    def __init__(self, name: str, parsed: Parsed, domain: Domain, rules: ToolRules) -> None:
         self.name, self.parsed, self._rules = name, parsed, rules
+        self.kind, self.exists = domain.kind(name, parsed.value), domain.has(name)
         self.compare_args: tuple[str, ...] | None = None
         self._prepared: Prepared | None = None
         self._key: str | None = None
@@ -75,23 +78,25 @@ class Matcher:
     """Compares calls with gold actions by one mode, under the tools' own rules or without."""
 
     def __init__(self, domain: Domain, mode: Mode = "deep", *, tool_rules: bool = False) -> None:
-        self._mode, self._rules = mode, domain.rules if tool_rules else {}
+        self._domain, self._mode = domain, mode
+        self._rules = domain.rules if tool_rules else {}
         # The trials of a task repeat its gold actions, and many of its calls, word for word.
-        self._sides: dict[tuple[str, bool, str], Side] = {}
+        self._sides: dict[tuple[str, str | bytes], Side] = {}
         self._matches: dict[tuple[Side, Side], Match] = {}
 
     def read(self, action: Call | GoldAction) -> Side:
         """Read the arguments of a call or a gold action."""
         arguments = action.arguments
-        is_text = type(arguments) is str
-        key = (action.name, is_text, arguments if is_text else repr(arguments))
+        key = action.name, arguments if type(arguments) is str else _written(arguments)
         side = self._sides.get(key)
         if side is None:
-            rules = self._rules.get(action.name, NO_RULES)
-            side = Side(action.name, parse_arguments(arguments), rules)
+            side = self._side(action.name, parse_arguments(arguments))
             if len(self._sides) < _REMEMBERED:
                 self._sides[key] = side
         return side
+
+    def _side(self, name: str, parsed: Parsed) -> Side:
+        return Side(name, parsed, self._domain, self._rules.get(name, NO_RULES))
 
     def read_gold(self, action: GoldAction) -> Side:
         """Read a gold action, with what its mode needs besides the arguments."""
@@ -101,7 +106,7 @@ class Matcher:
         parsed = side.parsed
         if self._mode == "bfcl" and isinstance(parsed.value, dict):
             parsed = Parsed(bfcl_answer(parsed.value))
-        gold = Side(side.name, parsed, self._rules.get(side.name, NO_RULES))
+        gold = self._side(side.name, parsed)
         gold.compare_args = action.compare_args
         return gold
 
@@ -118,9 +123,9 @@ class Matcher:
         if not call.parsed.readable:
             return NO_MATCH
         if self._mode == "deep":
-            if gold.prepared.key == call.prepared.key:
-                return _FULL_MATCH
             equal_share = share(gold.prepared, call.prepared)
+            if equal_share == 1 and gold.prepared.key == call.prepared.key:
+                return _FULL_MATCH
         else:
             expected, actual = gold.parsed.value, call.parsed.value
             if equal(expected, actual, self._mode, compare_args=gold.compare_args):
@@ -135,10 +140,7 @@ class Matcher:
 
     def best(self, calls: Sequence[Side], gold: Sequence[Side]) -> list[Match]:
         """Return the best gold action of each call; one may be met by many calls."""
-        by_name: dict[str, list[int]] = {}
-        for j, action in enumerate(gold):
-            by_name.setdefault(action.name, []).append(j)
-        matches = []
+        by_name, matches = _places(gold), []
         for call in calls:
             best = NO_MATCH
             for j in by_name.get(call.name, ()):
@@ -157,16 +159,33 @@ class Matcher:
 
         The pairing with the greatest total weight; see the weights above.
         """
+        by_name = _places(gold)
         pairs = {
             (i, j): match
             for i, call in enumerate(calls)
-            for j, action in enumerate(gold)
-            if action.name == call.name and (match := self.match(action, call)).kind != NONE
+            for j in by_name.get(call.name, ())
+            if (match := self.match(gold[j], call)).kind != NONE
         }
         matches = [NO_MATCH] * len(calls)
         for i, j in _assignment(pairs, failed):
             matches[i] = Match(pairs[i, j].kind, pairs[i, j].share, j)
         return matches
+
+
+def _written(arguments: Any) -> bytes:
+    """Return arguments that are no text as bytes that differ where they do: 1, 1.0 and true."""
+    try:
+        return msgspec.msgpack.encode(arguments)
+    except (OverflowError, TypeError, RecursionError):
+        return repr(arguments).encode()
+
+
+def _places(gold: Sequence[Side]) -> dict[str, list[int]]:
+    """Return the positions of the gold actions of each name."""
+    places: dict[str, list[int]] = {}
+    for j, action in enumerate(gold):
+        places.setdefault(action.name, []).append(j)
+    return places
 
 
 def _assignment(

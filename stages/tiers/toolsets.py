@@ -185,9 +185,11 @@ def names_of(episode: Episode) -> Names:
     A call that fails may name a tool that the model made up.
     """
     failed = default_failures().rule
-    calls = (call for turn in episode.turns for call in turn.calls)
-    names = {call.name for call in calls if not failed(call.flagged, call.result)}
-    names |= {action.name for action in episode.gold or () if action.requestor != "user"}
+    names = {action.name for action in episode.gold or () if action.requestor != "user"}
+    for turn in episode.turns:
+        for call in turn.calls:
+            if call.name not in names and not failed(call.flagged, call.result):
+                names.add(call.name)
     if episode.tools:
         names.update(definitions(episode.tools))
     names.discard("")

@@ -230,7 +230,7 @@ class _Opening:
                 except BadItemError as bad:
                     self._bad(bad, f"{stream.where}:{number}", number, line)
 
-    def _document(self, stream: Stream, data: bytes) -> Trace:
+    def _document(self, stream: Stream, data: bytes | bytearray) -> Trace:
         """One JSON document: a list of records, a single record, or an object that holds some."""
         if data.isspace() or not data:
             raise InputError(stream.where, "is empty", "give a trace file")
@@ -291,7 +291,7 @@ class _Opening:
                 except InputError as bad:
                     if self._skip_bad is None:
                         raise
-                    self._skip_bad(number, data, f"{bad.where}: {bad.what}")
+                    self._skip_bad(number, bytes(data), f"{bad.where}: {bad.what}")
                     self._notes[SKIPPED] += 1
                     continue
                 yield from episodes
@@ -404,7 +404,7 @@ def _record(line: bytes, notes: Counter[str]) -> dict[str, Any]:
     return record
 
 
-def _parts(stream: Stream, file: Path) -> Iterator[tuple[str, bytes]]:
+def _parts(stream: Stream, file: Path) -> Iterator[tuple[str, bytes | bytearray]]:
     """The place and text of each record of one of a folder's files."""
     if ".jsonl" in file.suffixes:
         yield from ((f"{stream.where}:{number}", line) for number, line in stream.lines())
@@ -414,7 +414,7 @@ def _parts(stream: Stream, file: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _read_part(
-    data: bytes, where: str, format: Format, read: Read, notes: Counter[str]
+    data: bytes | bytearray, where: str, format: Format, read: Read, notes: Counter[str]
 ) -> list[Episode]:
     """The episodes of a record in one of a folder's files."""
     record = parse_document(data, where, notes)

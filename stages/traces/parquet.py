@@ -13,7 +13,7 @@ MAGIC = b"PAR1"
 
 
 def read_rows(
-    data: bytes, where: str, accepts: Callable[[dict[str, Any]], bool]
+    data: bytes | bytearray, where: str, accepts: Callable[[dict[str, Any]], bool]
 ) -> list[dict[str, Any]]:
     """The rows of a Parquet file of conversations, without the nulls inside nested columns.
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import sys
 import zlib
 from collections import Counter
@@ -72,7 +73,7 @@ class Stream:
             self.close()
             raise
 
-    def read(self) -> bytes:
+    def read(self) -> bytes | bytearray:
         """All that is left; closes the file."""
         try:
             with readable(self.where):
@@ -87,14 +88,17 @@ class Stream:
                 if not line.isspace():
                     yield number, line
 
-    def _all(self) -> bytes:
+    def _all(self) -> bytes | bytearray:
         if self._content is self._stored:
-            return self._content.read()
+            data = bytearray(self._hashing.size)
+            del data[self._stored.readinto(data) :]  # in place, where `read` would copy all twice
+            data += self._stored.read()
+            return data
         data = bytearray()
         while block := self._content.read(BUFFER):
             data += block
             self._check_unzipped(len(data))
-        return bytes(data)
+        return data
 
     def _each_line(self) -> Iterator[bytes]:
         if self._content is self._stored:
@@ -148,7 +152,7 @@ class BrokenJsonError(ValueError):
         self.what, self.offset = what, offset
 
 
-def parse(data: bytes) -> tuple[Any, bool]:
+def parse(data: bytes | bytearray) -> tuple[Any, bool]:
     """A JSON value, and whether it keeps to the standard.
 
     Python's own writer emits NaN and lone surrogates (half an emoji that a model wrote), which
@@ -178,7 +182,7 @@ def parse(data: bytes) -> tuple[Any, bool]:
         raise BrokenJsonError(what, offset) from None
 
 
-def parse_document(data: bytes, where: str, notes: Counter[str]) -> Any:
+def parse_document(data: bytes | bytearray, where: str, notes: Counter[str]) -> Any:
     """The value of a whole file, as `parse` reads it.
 
     Raises:
@@ -223,6 +227,14 @@ class _Hashing(io.RawIOBase):
     def __init__(self, file: BinaryIO, digest: _Hash) -> None:
         self._file, self._digest = file, digest
         self.count = 0  # bytes read
+
+    @property
+    def size(self) -> int:
+        """Bytes of a file; 0 where only its end tells, as of a pipe."""
+        try:
+            return os.fstat(self._file.fileno()).st_size
+        except OSError:
+            return 0
 
     def readable(self) -> bool:
         return True

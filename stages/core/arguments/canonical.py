@@ -250,8 +250,17 @@ def canonical(arguments: object, rules: ToolRules = NO_RULES) -> str:
 class Prepared(NamedTuple):
     """Arguments made ready to be compared with many others."""
 
-    key: str  # the canonical text: equal keys mean `deep`-equal arguments
+    value: object
+    rules: ToolRules  # of the tool
     items: dict[str, str]  # canonical text of each argument, without ignored and empty ones
+
+    @property
+    @at_any_depth
+    def key(self) -> str:
+        """The canonical text: equal keys mean `deep`-equal arguments."""
+        if isinstance(self.value, dict):
+            return _join(self.value, self.items, self.rules)
+        return text_of(self.value, self.rules)
 
 
 @at_any_depth
@@ -268,10 +277,8 @@ def prepare(arguments: object, rules: ToolRules = NO_RULES) -> Prepared:
     Raises:
         InputError: the value is nested too deep.
     """
-    if not isinstance(arguments, dict):
-        return Prepared(text_of(arguments, rules), {})
-    items = item_texts(arguments, rules)
-    return Prepared(_join(arguments, items, rules), items)
+    items = item_texts(arguments, rules) if isinstance(arguments, dict) else {}
+    return Prepared(arguments, rules, items)
 
 
 def share(gold: Prepared, call: Prepared) -> float:
@@ -289,7 +296,7 @@ def share(gold: Prepared, call: Prepared) -> float:
 
     Source: docs/method.md, "Comparison of arguments".
     """
-    if gold.key == call.key:
-        return 1.0
+    if not gold.items:
+        return float(gold.key == call.key)
     # `items()` of a dict of texts is a set of pairs, intersected in C.
-    return len(gold.items.items() & call.items.items()) / len(gold.items) if gold.items else 0.0
+    return len(gold.items.items() & call.items.items()) / len(gold.items)
