@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import json
@@ -1175,3 +1176,13 @@ def test_scipy_is_imported_only_where_it_is_needed(example: Path) -> None:
     )
     loaded = ended.stdout.splitlines()[-1].split()
     assert not [name for name in loaded if name.startswith(("scipy", "torch"))]
+
+
+def test_no_collection_looks_through_what_a_command_imports(run: Cli, example: Path) -> None:
+    gc.disable()  # as `main` does
+    try:
+        assert run("score", example, "--quiet").code == 0
+        assert gc.isenabled() and gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
+        gc.enable()
