@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from stages.calibrate import calibrate_turns
 from stages.calibration.fingerprint import (
     Fingerprint,
+    Smallest,
     joined,
     read_fingerprint,
     refuse_doubles,
@@ -135,6 +137,34 @@ def test_each_episode_twice_in_one_table_is_refused(ending: str) -> None:
         calibrate_turns(twice, FEW)
     line = "turns: each episode is there twice, under two ids; count each episode once"
     assert line_of(caught) == line
+
+
+def test_copies_among_more_episodes_than_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.calibration.fingerprint.LIKES", 50)
+    turns = turn_frame(varied(400))
+    copy = renamed(turns, " copy")
+    for other in (copy, copy.sort(pl.col("episode_id").hash(), "turn")):
+        with pytest.raises(InputError) as caught:
+            refuse_doubles([fingerprint(turns), fingerprint(other)], ["a", "b"])
+        line = "b: 400 episodes are those of 'a' under other ids; count each episode once"
+        assert line_of(caught) == line
+    assert fingerprint(pl.concat([turns, copy])).doubled
+    assert not fingerprint(turns).doubled
+
+
+@given(st.lists(st.integers(1, 2**64 - 1)), st.integers(0, 9), st.randoms(use_true_random=False))
+def test_the_smallest_hashes_depend_on_no_order(
+    hashes: list[int], limit: int, draw: random.Random
+) -> None:
+    kept = []
+    for _ in range(2):
+        draw.shuffle(hashes)
+        smallest = Smallest(limit)
+        for at in range(0, len(hashes), 3):
+            smallest.add(np.array(hashes[at : at + 3], np.uint64))
+        kept.append(sorted(smallest.kept().tolist()))
+    assert kept[0] == kept[1] == sorted(h for h in hashes if h < 2**64 * smallest.share)
+    assert len(kept[0]) <= limit
 
 
 def test_a_policy_that_always_plays_the_same_is_no_copy() -> None:

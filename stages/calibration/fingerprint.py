@@ -5,7 +5,8 @@ sums take where groups are small. Among ten million episodes, two ids share a ha
 probability below 1e-3, so honest shards are not rejected.
 
 Ids are not enough: a copied trace gets ids that start with the name of its own file. So each file
-also has a digest of its episodes' tiers and successes, whatever their ids and order.
+also has a digest of its episodes' tiers and successes, whatever their ids and order. How many of
+them are alike is counted on up to a million, those with the smallest hashes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ Hashes: TypeAlias = npt.NDArray[np.uint64]
 # near s / n (Good 1953, Biometrika 40, 237-264), so n more are all like one of them with a
 # probability near e^-s: 3e-4 for 8.
 TELLING = 8
+LIKES = 1 << 20  # episodes of which is counted how many are alike
 _AT_ONCE = 1 << 17  # bytes that are hashed at once, which the cache holds as numbers
 _TODO = "count each episode once"
 
@@ -37,7 +39,7 @@ class Part(NamedTuple):
 
     episodes: int
     content: int  # sum over the episodes of a 64-bit hash of tiers and success
-    single: int  # episodes like no other of their task
+    single: int  # episodes like no other of their task, of those that are counted
 
 
 class Fingerprint(NamedTuple):
@@ -79,8 +81,8 @@ class Fingerprinter:
     """Takes the fingerprint of the episodes of one file, one block after another."""
 
     def __init__(self) -> None:
-        self._ids: list[Hashes] = []
-        self._likes: list[Hashes] = []  # of task, tiers and success
+        self._ids: Hashes = np.zeros(0, np.uint64)
+        self._likes = Smallest(LIKES)  # of task, tiers and success
         self._content = 0
         self._copies = 0  # ids with "#": `score` writes "id#2" for an id that it meets again
         self._tasks: set[int] = set()
@@ -101,17 +103,18 @@ class Fingerprinter:
         runs = episodes["task_id"].rle().struct.unnest()
         tasks = text_hashes(runs["value"])
         self._tasks.update(tasks.tolist())
-        self._likes.append(_mixed(content ^ np.repeat(tasks, runs["len"].to_numpy())))
+        self._likes.add(_mixed(content ^ np.repeat(tasks, runs["len"].to_numpy())))
         self._content = (self._content + int(content.sum())) % 2**64
-        self._ids.append(text_hashes(episodes["episode_id"]))
+        _append(self._ids, text_hashes(episodes["episode_id"]))
         self._copies += int(episodes["episode_id"].str.contains("#", literal=True).sum())
 
     def taken(self) -> Fingerprint:
         """Return the fingerprint of the episodes so far."""
-        if not self._ids:
+        ids = self._ids
+        if not len(ids):
             return NOTHING
-        ids = np.sort(np.concatenate(self._ids))
-        _, alike = np.unique(np.concatenate(self._likes), return_counts=True)
+        ids.sort()
+        _, alike = np.unique(self._likes.kept(), return_counts=True)
         part = Part(len(ids), self._content, int(np.count_nonzero(alike == 1)))
         return Fingerprint(ids, (part,), self._doubled(len(ids), alike))
 
@@ -124,7 +127,46 @@ class Fingerprinter:
         pairs = np.count_nonzero(alike == 2)
         if pairs < TELLING or (alike % 2).any():
             return False
-        return len(alike) - len(self._tasks) >= TELLING or 2 * self._copies >= episodes
+        several = len(alike) / self._likes.share - len(self._tasks)
+        return several >= TELLING or 2 * self._copies >= episodes
+
+
+class Smallest:
+    """The smallest of many hashes: all below a bound that is halved until few enough are.
+
+    Equal hashes are all kept or none, and which ones are depends on no order.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """Keep at most `limit` hashes."""
+        self._limit, self._halved = limit, 0
+        self._hashes: Hashes = np.zeros(0, np.uint64)
+
+    @property
+    def share(self) -> float:
+        """Share of all hashes that are below the bound."""
+        return float(0.5**self._halved)
+
+    def add(self, hashes: Hashes) -> None:
+        """Add some hashes."""
+        _append(self._hashes, self._below(hashes))
+        while len(self._hashes) > self._limit and self._halved < 64:
+            self._halved += 1
+            self._hashes = self._below(self._hashes)
+
+    def kept(self) -> Hashes:
+        """Return those that are below the bound."""
+        return self._hashes
+
+    def _below(self, hashes: Hashes) -> Hashes:
+        return hashes[hashes >> np.uint64(64 - self._halved) == 0] if self._halved else hashes
+
+
+def _append(array: Hashes, more: Hashes) -> None:
+    """Make an array longer where it is, without a copy of it."""
+    had = len(array)
+    array.resize(had + len(more), refcheck=False)
+    array[had:] = more
 
 
 def refuse_doubles(fingerprints: Sequence[Fingerprint], places: Sequence[str]) -> None:
@@ -152,12 +194,13 @@ def refuse_doubles(fingerprints: Sequence[Fingerprint], places: Sequence[str]) -
 
 
 def _refuse_equal_ids(fingerprints: Sequence[Fingerprint], places: Sequence[str]) -> None:
+    together = _ids(fingerprints)
+    if (together[1:] != together[:-1]).all():
+        return
     sizes = [len(fingerprint.ids) for fingerprint in fingerprints]
-    ids = np.concatenate([NOTHING.ids, *(fingerprint.ids for fingerprint in fingerprints)])
+    ids = np.concatenate([fingerprint.ids for fingerprint in fingerprints])
     order = np.argsort(ids, kind="stable")
     again = np.flatnonzero(ids[order][1:] == ids[order][:-1])
-    if not len(again):
-        return
     file = np.repeat(np.arange(len(sizes)), sizes)[order]
     earlier, later = file[again], file[again + 1]
     number = later[0]
@@ -169,9 +212,17 @@ def _refuse_equal_ids(fingerprints: Sequence[Fingerprint], places: Sequence[str]
 
 def joined(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
     """Return the fingerprint of all episodes together."""
-    ids = np.concatenate([NOTHING.ids, *(fingerprint.ids for fingerprint in fingerprints)])
     parts = (part for fingerprint in fingerprints for part in fingerprint.parts)
-    return Fingerprint(np.sort(ids), tuple(sorted(parts)))
+    return Fingerprint(_ids(fingerprints), tuple(sorted(parts)))
+
+
+def _ids(fingerprints: Sequence[Fingerprint]) -> Hashes:
+    """Return the ids of all episodes, sorted; those of one file are, and need no copy."""
+    if len(fingerprints) == 1:
+        return fingerprints[0].ids
+    ids = np.concatenate([NOTHING.ids, *(fingerprint.ids for fingerprint in fingerprints)])
+    ids.sort()
+    return ids
 
 
 def text_hashes(texts: pl.Series) -> Hashes:
