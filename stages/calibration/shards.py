@@ -136,7 +136,7 @@ def add_up(shards: Iterable[Summed], places: Sequence[str] | None = None) -> Sum
                 what = f"holds the same sums as '{names[1]}'"
                 raise InputError(names[0], what, "count each episode once")
         covered.append(shard.fingerprint)
-        sums = merge([sums, shard.sums])
+        sums = merge([sums, shard.sums]) if sums.height else shard.sums
         excluded += shard.excluded
     told = [(part, _name(at, places)) for at, part in enumerate(covered) if part is not None]
     fingerprints = [part for part, _ in told]

@@ -1,8 +1,9 @@
-"""`irc-cli calibrate --partial` on 10, 30 and 100 million turns: its time, memory and shards.
+"""`irc-cli calibrate` on 10, 30 and 100 million turns: the time, memory and shards of `--partial`,
+and the memory of `--stream`, which also checks the direction on whole groups.
 
 Writes 0.3 GB to the folder for temporary files and deletes them. Ten shards that were summed apart
 are added up, and must equal the sums of one run in every bit. Time is of the CPU, so that a machine
-shared with other work measures the same.
+shared with other work measures the same. `SHARD=1000000` makes all sizes a tenth.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from stages.calibration.shards import add_up, read_sums
 from stages.tables.artifacts import TURNS
 from tests.bench.timing import Row
 
-SHARD, SHARDS = 10_000_000, 10  # turns, and files of so many
+SHARD, SHARDS = int(os.environ.get("SHARD", 10_000_000)), 10  # turns, and files of so many
 TIERS, TASKS = 10, 5_000
 MEMORY_GB = 1.0
 
@@ -67,9 +68,9 @@ def write(path: Path, *parts: str | Path) -> Path:
     return path
 
 
-def calibrate(turns: Path, out: Path) -> tuple[float, float]:
+def calibrate(turns: Path, out: Path, way: str = "--partial") -> tuple[float, float]:
     """Seconds of CPU and peak gigabytes of the command, its start included."""
-    return cost(["calibrate", str(turns), "--partial", "--quiet", "--force", "-o", str(out)])
+    return cost(["calibrate", str(turns), way, "--quiet", "--force", "-o", str(out)])
 
 
 def cost(arguments: list[str]) -> tuple[float, float]:
@@ -84,15 +85,20 @@ def cost(arguments: list[str]) -> tuple[float, float]:
 
 def measured(shards: list[Path], folder: Path) -> list[Row]:
     """One file of 10, 30 and 100 million turns, and the same as ten shards."""
+    base = f"{SHARD // 10**6} M"
     runs = [calibrate(path, folder / f"{path.stem}.sums") for path in shards]
     base_s = statistics.median(seconds for seconds, _ in runs)
-    rows, one = [], folder / "one"
+    rows, one, streamed = [], folder / "one", folder / "calibration.yaml"
+    _, base_gb = calibrate(shards[0], streamed, "--stream")
     for count in (3, len(shards)):
         turns = f"{count * SHARD // 10**6} M turns"
-        seconds, peak_gb = calibrate(write(folder / "turns.parquet", *shards[:count]), one)
+        path = write(folder / "turns.parquet", *shards[:count])
+        seconds, peak_gb = calibrate(path, one)
+        _, streamed_gb = calibrate(path, streamed, "--stream")
         rows += [
-            Row(f"CPU time of {turns}", f"{count} x that of 10 M", seconds, count * base_s, 1.1),
+            Row(f"CPU time of {turns}", f"{count} x that of {base}", seconds, count * base_s, 1.1),
             Row(f"memory of {turns}", "1 GB", peak_gb, MEMORY_GB, 1, "GB"),
+            Row(f"memory of --stream, {turns}", f"that of {base}", streamed_gb, base_gb, 1.2, "GB"),
         ]
     apart = add_up(read_sums(str(folder / f"{path.stem}.sums"), "presence") for path in shards)
     if not apart.sums.equals(read_sums(str(one), "presence").sums):
