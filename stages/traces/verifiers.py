@@ -359,7 +359,7 @@ def _add_tokens(clean: Record, nodes: list[Record], notes: Counter[str]) -> None
     if not any(node.get("token_ids") for node in nodes):
         return
     prompt: list[int] = []
-    added, appended, rounded = [], False, True
+    added, appended, rounded = [], False, None
     for message, node in zip(clean["messages"], nodes, strict=True):
         if not node.get("sampled"):
             prompt += node.get("token_ids") or []
@@ -374,7 +374,7 @@ def _add_tokens(clean: Record, nodes: list[Record], notes: Counter[str]) -> None
         logprobs = node.get("logprobs") or []
         if len(logprobs) == len(written):
             row["logprobs"] = logprobs
-            rounded = rounded and _are_rounded(logprobs)
+            rounded = _are_rounded(logprobs) if rounded is None else rounded
         elif logprobs:
             notes["logprobs that are not one per sampled token: left out"] += 1
         added.append((message, row | {"n_tokens": len(written)}))
@@ -382,7 +382,7 @@ def _add_tokens(clean: Record, nodes: list[Record], notes: Counter[str]) -> None
     for message, row in added:
         message.update(row)
     if any("logprobs" in row for _, row in added):
-        clean["logprobs_rounded"] = rounded
+        clean["logprobs_rounded"] = rounded is not False
 
 
 def _span(node: Record) -> tuple[list[int], list[int]] | None:
@@ -394,7 +394,7 @@ def _span(node: Record) -> tuple[list[int], list[int]] | None:
     return token_ids[:start], token_ids[start:]
 
 
-def _are_rounded(logprobs: list[float]) -> bool:
-    """Whether logprobs have no more digits than a record keeps; the first ones tell."""
+def _are_rounded(logprobs: list[float]) -> bool | None:
+    """Whether logprobs have no more digits than a record keeps, by the first; None: all are 0."""
     first = [value for value in logprobs[:LOOKED_AT] if value][:TELLING]
-    return [round(value, DECIMALS) for value in first] == first
+    return [round(value, DECIMALS) for value in first] == first if first else None

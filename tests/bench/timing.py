@@ -26,14 +26,16 @@ class Row(NamedTuple):
         return self.ours_s / self.peer_s
 
 
-def medians(*calls: Callable[[], object], runs: int = RUNS) -> list[float]:
+def medians(
+    *calls: Callable[[], object], runs: int = RUNS, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Median seconds of each call, the calls run in turn."""
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(runs):
         for call, kept in zip(calls, seconds, strict=True):
-            begin = time.perf_counter()
+            begin = clock()
             call()
-            kept.append(time.perf_counter() - begin)
+            kept.append(clock() - begin)
     return [statistics.median(kept) for kept in seconds]
 
 
@@ -44,7 +46,8 @@ def row(
     theirs: Callable[[], object],
     at_most: float,
     runs: int = RUNS,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Row:
     """Time ours and the peer's in turn."""
-    ours_s, peer_s = medians(ours, theirs, runs=runs)
+    ours_s, peer_s = medians(ours, theirs, runs=runs, clock=clock)
     return Row(name, peer, ours_s, peer_s, at_most)
