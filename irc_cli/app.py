@@ -23,6 +23,13 @@ from stages.tables.inputs import keeping
 
 _READ = re.compile("FILE|DIR|TRACES|TURNS|ROLLOUTS")  # metavars of what is read
 
+# What the system may refuse a command that is right: rights, space, a disk that works.
+REFUSALS = (
+    {errno.EACCES, errno.EPERM, errno.EROFS}
+    | {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    | {errno.EIO, errno.EMFILE, errno.ENFILE}
+)
+
 # Command, module, one line of help. A module is imported when its command is called: `--help`
 # stays instant, and a command pays only for the libraries that it needs.
 COMMANDS = {
@@ -118,12 +125,22 @@ class LazyGroup(TyperGroup):
         except typer.TyperException as error:
             code = _usage(error)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            # What is still buffered has nowhere to go; flushing it at exit would fail again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            code = _fail("standard output: no space left on device; free space or write elsewhere")
+            code = _refused(error)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refused(error: OSError) -> int:
+    """Tell what the system refuses; every other error is ours, and a traceback."""
+    if error.errno not in REFUSALS:
+        raise error
+    reason = (error.strerror or str(error)).lower()
+    if error.filename:
+        return _fail(f"{error.filename}: {reason}; check its permissions and the disk")
+    if error.errno != errno.ENOSPC:
+        raise error
+    # What is still buffered has nowhere to go; flushing it at exit would fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return _fail(f"standard output: {reason}; free space or write elsewhere")
 
 
 def _fail(line: str) -> int:

@@ -17,7 +17,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import NamedTuple, TypeAlias
 
@@ -25,6 +24,7 @@ from irc_cli.console import progress
 from irc_cli.traces import TraceReader
 from stages.errors import InputError
 from stages.score import Scored, ScoredTurns, Scorer
+from stages.tables.files import TEMPORARY, TMPDIR, temporary_folder, writing
 from stages.tables.inputs import keep, keeping, kept
 from stages.tiers.rules import Tiers
 from stages.traces.episode import Episode
@@ -56,7 +56,7 @@ def score_apart(reader: TraceReader, tiers: Tiers, jobs: int) -> Scored:
     """
     scored = Scored()
     reader.begin()
-    with TemporaryDirectory(prefix="irc-cli-") as folder, _workers(jobs) as pool:
+    with temporary_folder() as folder, _workers(jobs) as pool:
         with _deaf_to_ctrl_c():
             parts = {
                 path: pool.submit(_score, reader.alone(path), source, tiers, f"{folder}/{number}")
@@ -162,7 +162,7 @@ def _result(part: Future[None], path: str) -> None:
 def _score(reader: TraceReader, source: str, tiers: Tiers, handed_over: str) -> None:
     """Score one trace; write batches, then the end or what was wrong."""
     [path], scorer, batch = reader.paths, Scorer(tiers), Batch()
-    with keeping([]), Path(handed_over).open("wb") as file:
+    with keeping([]), writing(TEMPORARY, TMPDIR), Path(handed_over).open("wb") as file:
         try:
             for episode, domain in reader.read(source, path):
                 batch.append((_light(episode), scorer.score(episode, domain)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -15,6 +14,7 @@ import orjson
 from irc_cli import options
 from irc_cli.rollout import PlayOptions, roll_out
 from stages.errors import InputError
+from stages.tables.files import temporary_folder
 from stages.tables.paths import RunFiles
 
 
@@ -40,7 +40,7 @@ def played(
         printing: what is printed; the report goes to standard error.
     """
     quietly = options.Writing(quiet=printing.quiet, strict=printing.strict, force=printing.force)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         path = kept or str(Path(folder, "rollouts.jsonl"))
         with redirect_stdout(sys.stderr):  # where the results of `eval` alone belong
             notes = roll_out(env, policy, play, path, quietly)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
@@ -38,7 +37,7 @@ from stages.serving.address import shown, without_secrets
 from stages.serving.server_pool import addresses
 from stages.serving.server_pool import load_weights as load
 from stages.settings import Setting
-from stages.tables.files import alone, digest, refuse_existing
+from stages.tables.files import alone, digest, refuse_existing, temporary_folder
 from stages.tables.paths import RunFiles
 from stages.tally import Tally
 from stages.traces.notes import left_out
@@ -369,7 +368,7 @@ def _files(out: str | None) -> Iterator[RunFiles]:
         with alone(str(out)):
             yield RunFiles(str(out))
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         yield RunFiles(str(Path(folder) / "rollouts.jsonl"))
 
 

@@ -16,6 +16,8 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from stages.tables.artifacts import TURNS
+from stages.tables.files import TEMPORARY, TMPDIR, writing
+from stages.tables.table_file import full_disk
 from stages.tiers.classify import Classifier
 from stages.tiers.domains import Domain, PerDomain
 from stages.tiers.rules import Reward, Tiers
@@ -125,11 +127,13 @@ class Scored:
             self._tasks.add((episode.source, episode.task))
 
     def _move_to_disk(self) -> None:
-        if self._folder is None:
-            self._folder = Path(mkdtemp(prefix="irc-cli-"))
-            finalize(self, rmtree, self._folder, ignore_errors=True)
-        self._chunks.append(self._folder / f"{len(self._chunks)}.arrow")
-        self._last().write_ipc(self._chunks[-1], compression="lz4")
+        with writing(TEMPORARY, TMPDIR):
+            if self._folder is None:
+                self._folder = Path(mkdtemp(prefix="irc-cli-"))
+                finalize(self, rmtree, self._folder, ignore_errors=True)
+            self._chunks.append(self._folder / f"{len(self._chunks)}.arrow")
+            with self._chunks[-1].open("wb") as file, full_disk(file):
+                self._last().write_ipc(file, compression="lz4")
         self.columns = _empty()
 
     def _parts(self) -> Iterator[pl.DataFrame]:

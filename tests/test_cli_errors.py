@@ -13,6 +13,7 @@ import orjson
 import polars as pl
 import pytest
 
+from irc_cli.app import app
 from tests.conftest import Cli, exit_code
 
 LONG = "x" * 256  # longer than the name of a file may be
@@ -628,10 +629,8 @@ def test_nothing_is_half_written_on_a_full_disk(
     monkeypatch.setattr(os, "fdopen", on_full_disk)
     code, out, err = run(*command)
     assert (code, out) == (2, b"")
-    assert err.startswith("error: full/out: can't be written: ")  # polars words it in its own way
-    assert "no space left on device" in err
-    assert err.endswith("; free space or write somewhere else\n")
-    assert err.count("\n") == 1
+    line = "can't be written: no space left on device; free space or write somewhere else"
+    assert err == f"error: full/out: {line}\n"
     left = {path.name: path.read_text() for path in (tmp_path / "full").iterdir()}
     assert left == ({"out": "mine"} if replaces else {})
 
@@ -651,6 +650,52 @@ def test_a_target_that_is_read_only(
     line = "full/out: can't be written: permission denied; free space or write somewhere else"
     assert run(*shlex.split(WRITERS[writer])) == (2, b"", f"error: {line}\n")
     assert not list((tmp_path / "full").iterdir())
+
+
+NO_TMP = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+
+@pytest.mark.parametrize("options", [(), ("--jobs", "2")], ids=["alone", "apart"])
+def test_no_place_for_temporary_files(
+    run: Cli, monkeypatch: pytest.MonkeyPatch, desk: Path, options: tuple[str, ...]
+) -> None:
+    def refuse(**_: object) -> Any:
+        raise NO_TMP
+
+    monkeypatch.setattr("stages.score.CHUNK", 5)
+    monkeypatch.setattr("stages.score.mkdtemp", refuse)
+    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
+    line = (
+        "temporary files: can't be written: no usable temporary directory found in ['/tmp']; "
+        "free space, or name another folder in TMPDIR"
+    )
+    files = (desk / "few.jsonl", desk / "won.jsonl")[: 1 + bool(options)]
+    assert run("score", *files, "-o", "t.parquet", *options) == (2, b"", f"error: {line}\n")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_what_the_system_refuses_is_one_line(
+    run: Cli, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(self: Path, **_: object) -> None:
+        raise OSError(code, os.strerror(code), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    options = ("--env", "airline-mini", "--model", "none", "--tasks-per-step", "4")
+    code_, out, err = run("export", "verl", *options, "-o", "verl")
+    reason = os.strerror(code).lower()
+    line = f"{Path('verl').absolute()}: {reason}; check its permissions and the disk"
+    assert (code_, out, err) == (2, b"", f"error: {line}\n")
+
+
+def test_an_error_of_ours_is_a_traceback(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Path, **_: object) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(Path, "mkdir", broken)
+    options = ("--env", "airline-mini", "--model", "none", "--tasks-per-step", "4")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        app(["export", "verl", *options, "-o", "verl"])
 
 
 def test_an_interrupted_run_writes_nothing(

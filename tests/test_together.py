@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -52,6 +53,30 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path: Path, error: BaseExcept
         write(tmp_path / "new")
         raise error
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"old": "old"}
+
+
+def test_a_disk_that_is_full_for_the_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old").write_text("old")
+
+    def full(self: Path, text: str) -> None:
+        self.touch()
+        if "old" in self.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InputError) as caught, together():
+        write(tmp_path / "old")
+        write(tmp_path / "new")
+    assert str(caught.value) == (
+        f"{tmp_path}/old: can't be written: no space left on device; "
+        "free space or write somewhere else"
+    )
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"old": "old"}
+
+
+def test_a_mark_without_content_is_none(tmp_path: Path) -> None:
+    (tmp_path / ".a.appearing").touch()  # killed before it was written
+    assert not half_written(str(tmp_path / "a")) and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("fails", ["write_calibration", "write_table", "write_figures"])

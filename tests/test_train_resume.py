@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import random
 import shutil
 import socket
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import pytest
 pytest.importorskip("accelerate", reason="needs irc-cli[train]")
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save_file
 
 from stages.errors import InputError
 from stages.tables.files import whole_folder
@@ -26,6 +29,7 @@ from stages.train import Known, TierCodes, train
 from stages.training import checkpoint
 from stages.training.config import TrainConfig
 from stages.training.folder import RunFolder, refuse_existing_run
+from stages.training.model import write_weights
 from tests import slow_train
 from tests.builders import line_of
 from tests.conftest import Cli
@@ -184,6 +188,22 @@ def test_metrics_of_steps_that_are_taken_again_are_dropped(tmp_path: Path) -> No
     assert [line["step"] for line in metrics(tmp_path / "out")] == [1, 2]
 
 
+def test_a_folder_that_takes_nothing_more(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "out"), main=True, keep=2)
+    run.begin(trainer_of(small_model()), {"settings": 1}, resume=False)
+    (tmp_path / "out/metrics.jsonl").unlink()
+    (tmp_path / "out/metrics.jsonl").mkdir()
+    line = "/out: can't be written: is a directory; free space, then pass --resume"
+    with pytest.raises(InputError) as caught:
+        run.log(1, {"loss": 1.0})
+    assert line_of(caught) == f"{tmp_path}{line}"
+
+
+def test_weights_that_find_no_space(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"(?i)error while serializing"):
+        write_weights({"a": torch.zeros(3)}, tmp_path / "none" / "a")
+
+
 def refused(folder: Path, record: dict[str, Any] | None = None, **more: Any) -> str:
     """The line that refuses to go on, without the folder's path."""
     run = RunFolder(str(folder), main=True, keep=2)
@@ -209,9 +229,36 @@ def test_checkpoints_that_can_not_be_resumed(tmp_path: Path) -> None:
     (folder / "optimizer.safetensors").write_bytes(whole[:1000])
     assert refused(out).startswith("checkpoints/step-000002/optimizer.safetensors: ")
     assert refused(out).endswith("; take another checkpoint")
+    for change, line in DAMAGED_MOMENTS:
+        state = load(whole)
+        change(state)
+        save_file(state, folder / "optimizer.safetensors")
+        told = refused(out).removeprefix("checkpoints/step-000002/")
+        assert told == f"optimizer.safetensors: damaged: {line}; take another checkpoint"
     (folder / "optimizer.safetensors").write_bytes(whole)
     (folder / "state.json").write_bytes(orjson.dumps({})[:1])
     assert refused(out) == "checkpoints/step-000002: no whole checkpoint; delete it"
+
+
+NORM = "model.norm.weight"
+DAMAGED_MOMENTS: list[tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = [
+    (
+        lambda state: state[f"{NORM}/exp_avg"].fill_(torch.nan),
+        f"'{NORM}/exp_avg' holds something else than finite numbers",
+    ),
+    (
+        lambda state: state.update({f"{NORM}/step": torch.tensor(3)}),
+        f"'{NORM}/step' holds something else than finite numbers",
+    ),
+    (
+        lambda state: state.pop(f"{NORM}/exp_avg_sq"),
+        f"'{NORM}/exp_avg_sq' is missing, or too much",
+    ),
+    (
+        lambda state: state.update({f"{NORM}/other": torch.zeros(())}),
+        f"'{NORM}/other' is missing, or too much",
+    ),
+]
 
 
 def test_moments_of_other_weights(tmp_path: Path) -> None:
@@ -227,9 +274,13 @@ def test_moments_of_other_weights(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_was_not_completed_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(OSError), whole_folder(str(tmp_path / "step-1")) as folder:
+    with pytest.raises(InputError) as caught, whole_folder(str(tmp_path / "step-1")) as folder:
         (folder / "half").touch()
-        raise OSError
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert line_of(caught) == (
+        f"{tmp_path}/step-1: can't be written: no space left on device; "
+        "free space or write somewhere else"
+    )
     assert not list(tmp_path.iterdir())
 
 

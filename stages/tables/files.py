@@ -18,6 +18,8 @@ from stages.errors import InputError
 from stages.tables.inputs import refuse_input
 from stages.tables.pipes import opened
 
+TEMPORARY, TMPDIR = "temporary files", "free space, or name another folder in TMPDIR"
+
 # Complete files by the name that they get when `together` ends; None: they get it at once.
 _held_back: ContextVar[dict[Path, Path] | None] = ContextVar("held_back", default=None)
 
@@ -41,9 +43,7 @@ def together() -> Iterator[None]:
     token = _held_back.set(files)
     try:
         yield
-        marks = [_mark(target) for target in files] if len(files) > 1 else []
-        for mark in reversed(marks):  # none counts without the first one's
-            mark.write_text(str(marks[0]))
+        marks = _marked(list(files)) if len(files) > 1 else []
         for target in reversed(list(files)):
             _appear(files[target], target)
             del files[target]
@@ -59,13 +59,28 @@ def half_written(path: str) -> bool:
     """Whether an output is what a killed process left of several that were to appear together."""
     mark = _mark(Path(os.path.realpath(path)))
     try:
-        first = Path(mark.read_text())
+        first = mark.read_text()
     except OSError:
         return False
-    if not first.exists():  # all had their names, and the process was killed after that
+    # All had their names, or none, and the process was killed after that, or before.
+    if not (first and Path(first).exists()):
         mark.unlink(missing_ok=True)
         return False
     return True
+
+
+def _marked(targets: list[Path]) -> list[Path]:
+    """Put a mark beside each target; return the marks."""
+    marks = [_mark(target) for target in targets]
+    try:
+        for mark, target in reversed(list(zip(marks, targets, strict=True))):
+            with writing(str(target)):  # none counts without the first one's
+                mark.write_text(str(marks[0]))
+    except InputError:
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+        raise
+    return marks
 
 
 def _mark(target: Path) -> Path:
@@ -154,15 +169,16 @@ def whole_folder(path: str) -> Iterator[Path]:
         path: of the folder; one that is there already is replaced, once the new one is whole.
 
     Raises:
-        InputError: the old folder holds what this command reads.
+        InputError: the old folder holds what this command reads, or the new one can't be written.
     """
     refuse_input(path, folder=True)
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
-        yield temporary
+        with writing(path):
+            temporary.mkdir(parents=True)
+            yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -257,9 +273,30 @@ def reachable(path: str) -> Iterator[None]:
         raise InputError(path, (error.strerror or str(error)).lower(), "check the path") from None
 
 
-def _unwritable(path: str, error: OSError) -> InputError:
+@contextmanager
+def writing(path: str, todo: str = "free space or write somewhere else") -> Iterator[None]:
+    """Turn what the system says of writing, such as that the disk is full, into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(path, error, todo) from None
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder for what nobody keeps.
+
+    Raises:
+        InputError: no place takes one.
+    """
+    with writing(TEMPORARY, TMPDIR):
+        return tempfile.TemporaryDirectory(prefix="irc-cli-")
+
+
+def _unwritable(
+    path: str, error: OSError, todo: str = "free space or write somewhere else"
+) -> InputError:
     reason = (error.strerror or str(error)).lower()
-    return InputError(path, f"can't be written: {reason}", "free space or write somewhere else")
+    return InputError(path, f"can't be written: {reason}", todo)
 
 
 @cache

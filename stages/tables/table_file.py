@@ -10,7 +10,7 @@ import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import orjson
 import polars as pl
@@ -25,6 +25,7 @@ from stages.tables.table import Table
 
 PARQUET_MAGIC = b"PAR1"
 ROW_GROUP = 1000  # rows of a table that is written in blocks
+BUFFERED = 1 << 16  # bytes; a file holds back less
 LARGE_GROUP = 1 << 14  # ... of one that memory does not hold
 _METADATA_KEY = "irc-cli"
 _UNREADABLE = (pl.exceptions.ComputeError, pl.exceptions.SchemaError)  # JSON lines, to polars
@@ -39,16 +40,18 @@ def write_table(
     if path == "-":
         sys.stdout.write(frame.write_ndjson())
         return
-    with whole_file(path, force=force) as file, _full_disk():
+    with whole_file(path, force=force) as file, full_disk(file):
         frame.write_parquet(file, metadata=_metadata(made_by))
 
 
 @contextmanager
-def _full_disk() -> Iterator[None]:
-    """Raise OSError for polars' own word for a full disk."""
+def full_disk(file: IO[bytes]) -> Iterator[None]:
+    """Raise OSError for polars' own words for a full disk, which do not always name it."""
     try:
         yield
     except pl.exceptions.ComputeError as error:
+        file.write(bytes(BUFFERED))  # fails in the system's words
+        file.flush()
         raise OSError(str(error)) from None
 
 
@@ -67,7 +70,7 @@ def _sink(
     frame: pl.LazyFrame, path: str, made_by: dict[str, Any], row_group: int, *, force: bool
 ) -> None:
     """Write Parquet in the memory of a row group."""
-    with whole_file(path, force=force) as file, _full_disk():
+    with whole_file(path, force=force) as file, full_disk(file):
         frame.sink_parquet(
             file, metadata=_metadata(made_by), row_group_size=row_group, maintain_order=True
         )
@@ -199,7 +202,7 @@ def _json_lines(table: Table, data: bytes, where: str) -> pl.DataFrame:
         raise _wrong_kind(table, data, where) or _bad_line(table, data, where) from None
     # polars reads a column that no line has as nulls.
     first = next(line for line in io.BytesIO(data) if line.strip())
-    columns = pl.read_ndjson(first).columns
+    columns = list(parsed(first, dict[str, Any], where, f"rerun {table.made_by}"))
     if table.columns.keys() - columns and (error := _wrong_kind(table, data, where)):
         raise error
     table.check_columns(columns, where)

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from stages.traces import verifiers_v0
-from stages.traces.fields import BadItemError
+from stages.traces.fields import BadItemError, is_number
 from stages.traces.formats import Notes, ReadOptions, Record
 from stages.traces.stream import written
 
@@ -89,5 +89,5 @@ def _numbers(record: Record, others: frozenset[str]) -> dict[str, float]:
     return {
         key: value
         for key, value in record.items()
-        if key not in others and isinstance(value, (int, float)) and math.isfinite(value)
+        if key not in others and is_number(value) and math.isfinite(value)
     }

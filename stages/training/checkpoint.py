@@ -22,6 +22,7 @@ from stages.tables.files import whole_folder
 from stages.tables.state import damaged, read_state
 from stages.training.model import read_weights, trained, whole, write_weights
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -93,9 +94,11 @@ def set_optimizer_state(model: Any, optimizer: Any, state: dict[str, torch.Tenso
         state: as from `optimizer_state`.
 
     Raises:
-        InputError: it kept something else.
+        InputError: it kept something else, or not all of MOMENTS.
     """
     weights = trained(model)
+    held_of = {key.rpartition("/")[0] for key in state}
+    lacking = {f"{name}/{quantity}" for name in held_of for quantity in MOMENTS} ^ state.keys()
     for key, value in state.items():
         name, _, quantity = key.rpartition("/")
         scalar = value.ndim == 0
@@ -104,6 +107,9 @@ def set_optimizer_state(model: Any, optimizer: Any, state: dict[str, torch.Tenso
             raise InputError(OPTIMIZER, f"is of other weights: '{name}'", todo)
         held = value.to(weights[name].device) if scalar else like(value, weights[name])
         optimizer.state[weights[name]][quantity] = held
+    if lacking:
+        what = f"damaged: '{min(lacking)}' is missing, or too much"
+        raise InputError(OPTIMIZER, what, "take another checkpoint")
 
 
 def set_weights(model: Any, state: dict[str, torch.Tensor], where: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict
@@ -20,7 +21,7 @@ import polars as pl
 import torch
 
 from stages.errors import InputError
-from stages.tables.files import is_remains, remove_folder, whole_file, whole_folder
+from stages.tables.files import is_remains, remove_folder, whole_file, whole_folder, writing
 from stages.tables.inputs import refuse_input
 from stages.tables.state import read_state
 from stages.training import checkpoint
@@ -29,6 +30,7 @@ from stages.training.model import read_weights, whole_weights, write_policy, wri
 from stages.training.sequences import Example
 from stages.training.trainer import Trainer
 
+SPACE = "free space, then pass --resume"
 RECORD, METRICS = "train.json", "metrics.jsonl"
 
 
@@ -73,18 +75,24 @@ class RunFolder:
         last = checkpoint.saved(self._checkpoints)[-1:] if resume else []
         done = self._load(last[0], trainer) if last else 0
         if self.main:
-            folder = Path(os.path.realpath(self.path))  # a link stays
-            if not resume:
-                remove_folder(folder)
-            folder.mkdir(exist_ok=True)
-            self._keep_metrics(done)  # first: by them a folder is known as a run's
-            (self.path / "trainer").mkdir(exist_ok=True)
-            for old in self._checkpoints.glob(".step-*"):  # of a process that was killed
-                shutil.rmtree(old)
-            self._drop_old()
-            board = str(self.path / "tensorboard")
-            self._board = SummaryWriter(board, purge_step=done + 1 if done else None)
+            with writing(str(self.path), SPACE):
+                self._make(done, resume=resume)
+                threading.excepthook = _told_later
+                board = str(self.path / "tensorboard")
+                self._board = SummaryWriter(board, purge_step=done + 1 if done else None)
         return done
+
+    def _make(self, done: int, *, resume: bool) -> None:
+        """Make the folder, or clear it of what a resumed run will make again."""
+        folder = Path(os.path.realpath(self.path))  # a link stays
+        if not resume:
+            remove_folder(folder)
+        folder.mkdir(exist_ok=True)
+        self._keep_metrics(done)  # first: by them a folder is known as a run's
+        (self.path / "trainer").mkdir(exist_ok=True)
+        for old in self._checkpoints.glob(".step-*"):  # of a process that was killed
+            shutil.rmtree(old)
+        self._drop_old()
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Add a step to the metrics.
@@ -95,10 +103,11 @@ class RunFolder:
         """
         if not self.main:
             return
-        with self._metrics.open("ab") as file:
-            file.write(orjson.dumps({"step": step} | values, option=orjson.OPT_APPEND_NEWLINE))
-        for name, value in _flat(values):
-            self._board.add_scalar(name, value, step)
+        with writing(str(self.path), SPACE):
+            with self._metrics.open("ab") as file:
+                file.write(orjson.dumps({"step": step} | values, option=orjson.OPT_APPEND_NEWLINE))
+            for name, value in _flat(values):
+                self._board.add_scalar(name, value, step)
 
     def save(self, trainer: Trainer, step: int, dev_loss: float | None) -> None:
         """Write a checkpoint and drop old ones but the best; every process takes part.
@@ -155,13 +164,14 @@ class RunFolder:
         weights = whole_weights(trainer.bare)
         if not self.main:
             return
-        self._board.close()
-        with whole_folder(str(self.path / "policy")) as folder:
-            write_policy(trainer.bare, weights, tokenizer, folder)
-        for path in (self.path / "policy").iterdir():
-            path.replace(self.path / path.name)
-        (self.path / "policy").rmdir()
-        write_weights(state.optimizer, self.path / "trainer" / checkpoint.OPTIMIZER)
+        with writing(str(self.path), SPACE):
+            self._board.close()
+            with whole_folder(str(self.path / "policy")) as folder:
+                write_policy(trainer.bare, weights, tokenizer, folder)
+            for path in (self.path / "policy").iterdir():
+                path.replace(self.path / path.name)
+            (self.path / "policy").rmdir()
+            write_weights(state.optimizer, self.path / "trainer" / checkpoint.OPTIMIZER)
         with whole_file(str(self.path / "trainer" / RECORD), force=True) as file:
             made = self._record | {"result": result}
             file.write(orjson.dumps(made, option=orjson.OPT_INDENT_2))
@@ -247,6 +257,12 @@ def refuse_existing_run(out: str, *, resume: bool, force: bool) -> None:
     if force and not any(file.name == METRICS or is_remains(file, METRICS) for file in held):
         raise InputError(out, "holds something else than a training run", "name another folder")
     refuse_input(out, folder=True)
+
+
+def _told_later(failed: threading.ExceptHookArgs) -> None:
+    """Say nothing where TensorBoard's thread meets a full disk: the next step meets it, too."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -236,9 +237,19 @@ def write_policy(
     attention = bare.config._attn_implementation
     bare.config._attn_implementation = None  # ours has a meaning here only
     bare.config.use_cache = True
-    bare.save_pretrained(folder, state_dict=weights)
+    with _saving():
+        bare.save_pretrained(folder, state_dict=weights)
     bare.config._attn_implementation = attention
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _saving() -> Iterator[None]:
+    """Raise OSError for safetensors' own word for a full disk."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def weights_of(folder: str) -> list[str]:
@@ -274,7 +285,9 @@ def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}, path)
+    held = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
+    with _saving():
+        save_file(held, path)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -287,11 +300,16 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         Tensors by name, on the CPU.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the file is missing or damaged, or holds NaN, infinity or integers.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            read = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         what = f"damaged: {str(error).splitlines()[0]}"
         raise InputError(str(path), what, "take another checkpoint") from None
+    for name, value in read.items():
+        if not (value.is_floating_point() and torch.isfinite(value).all()):
+            what = f"damaged: '{name}' holds something else than finite numbers"
+            raise InputError(str(path), what, "take another checkpoint")
+    return read
