@@ -66,7 +66,7 @@ class Target(NamedTuple):
 
     read: Callable[[bytes, Path], Any]
     seeds: list[bytes]
-    share: int = 2  # of the inputs, against the others'
+    share: int = 3  # of the inputs, against the others'
 
 
 def traces(data: bytes, folder: Path) -> None:

@@ -35,7 +35,7 @@ CLOCK = {"memory_gb", "seconds", "tokens_per_s", "turn_seconds"}
 OF_THE_CLOCK = re.compile(r"(^|/)tensorboard/")
 # and what a killed process was still writing, under a name that is nobody's, and marks of outputs
 # that all had their names.
-REMAINS = re.compile(r"(^|/)\.[^/]+\.([a-z0-9_]{8}|appearing)$")
+REMAINS = re.compile(r"(^|/)\.[^/]+\.(irc-[a-z0-9_]{8}|appearing)$")
 
 MOST_KILLS = 5  # of one run
 LIMIT_S = 600.0  # in which a run ends that nobody kills

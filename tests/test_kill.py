@@ -42,7 +42,7 @@ def test_only_the_clock_may_differ(tmp_path: Path) -> None:
         (folder / "tensorboard" / f"events.{number}").write_text("")
         (folder / "a.jsonl").write_text(f'{{"step": 1, "of": {{"seconds": {number}}}}}\n')
         (folder / "b.parquet").write_bytes(b"b")
-    (tmp_path / "left" / ".b.parquet.abcd_123").write_bytes(b"")
+    (tmp_path / "left" / ".b.parquet.irc-abcd_123").write_bytes(b"")
     whole = left_in(tmp_path / "whole")
     assert difference(whole, left_in(tmp_path / "left")) == ""
     (tmp_path / "left" / "a.jsonl").write_text('{"step": 2, "of": {"seconds": 0}}\n')

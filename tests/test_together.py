@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -72,6 +73,26 @@ def test_a_disk_that_is_full_for_the_marks(tmp_path: Path, monkeypatch: pytest.M
         "free space or write somewhere else"
     )
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"old": "old"}
+
+
+def test_what_a_killed_process_left_goes_with_the_next_run(tmp_path: Path) -> None:
+    def left(name: str, age_s: float = 7200) -> Path:
+        path = tmp_path / name
+        path.touch()
+        os.utime(path, (time.time() - age_s,) * 2)
+        return path
+
+    stale, others = left(".a.irc-abcd_123"), left(".ab.irc-abcd_123")
+    mine, young = left(".a.settings"), left(".a.irc-ab12cd34", age_s=60)
+    with whole_file(str(tmp_path / "a"), force=False) as file:
+        [alive] = set(tmp_path.glob(".a.irc-*")) - {young}
+        os.utime(alive, (0, 0))  # as of a process that was stopped for long
+        write(tmp_path / "b")
+        with whole_file(str(tmp_path / "a"), force=False) as again:
+            again.write(b"second")
+        file.write(b"first")
+    assert not stale.exists() and all(path.exists() for path in (others, mine, young))
+    assert (tmp_path / "a").read_bytes() == b"first" and not alive.exists()
 
 
 def test_a_mark_without_content_is_none(tmp_path: Path) -> None:

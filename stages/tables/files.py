@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,8 @@ from stages.errors import InputError
 from stages.tables.inputs import refuse_input
 from stages.tables.pipes import opened
 
+UNFINISHED = ".irc-"  # between the name of an output and what tells temporary files apart
+WAITS_S = 3600.0
 TEMPORARY, TMPDIR = "temporary files", "free space, or name another folder in TMPDIR"
 
 # Complete files by the name that they get when `together` ends; None: they get it at once.
@@ -142,8 +146,11 @@ def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
     target = Path(os.path.realpath(path))
     temporary: str | None = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        _remove_remains(target)
+        prefix = f".{target.name}{UNFINISHED}"
+        descriptor, temporary = tempfile.mkstemp(prefix=prefix, dir=target.parent)
         with os.fdopen(descriptor, "wb") as file:
+            _locks(file)
             yield file
         # mkstemp makes files private; an artifact has the permissions any new file would have.
         umask = os.umask(0)
@@ -156,6 +163,33 @@ def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def _remove_remains(target: Path) -> None:
+    """Remove what processes that were killed were writing for a file.
+
+    Nobody holds its lock, and nobody has written it for a while: one that is complete may wait,
+    unlocked, for the other outputs of its command.
+    """
+    for path in target.parent.glob(f".{glob.escape(target.name)}{UNFINISHED}*"):
+        with suppress(OSError):  # another process was faster, or may and this one may not
+            waits = time.time() - path.stat().st_mtime < WAITS_S
+            with path.open("rb") as file:
+                if not waits and _locks(file):
+                    path.unlink()
+
+
+def _locks(file: IO[bytes]) -> bool:
+    """Take the lock of a file until it is closed; return whether it was free."""
+    try:
+        import fcntl  # of POSIX
+    except ModuleNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # also where the file system has no locks
+        return False
+    return True
 
 
 @contextmanager
