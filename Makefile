@@ -106,11 +106,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) $(EXTRAS)/.ready $(VLLM)/.ready
+bench: $(READY) $(EXTRAS)/.ready $(VLLM)/.ready $(REAL)/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m tests.bench
 	$(EXTRAS)/bin/python -m tests.bench worlds decoding training
 	$(VLLM)/bin/python -m tests.bench generation
+	$(REAL)/bin/python -m tests.bench real
 
 # How often calibration errs, by simulation: minutes on one core.
 validate: $(READY)

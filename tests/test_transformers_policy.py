@@ -19,6 +19,7 @@ from stages.errors import InputError
 from stages.messages.message import Message
 from stages.policies import batch_decoder
 from stages.policies.batch_decoder import BatchDecoder, MessageRequest, sample
+from stages.policies.kv_cache import RowCache
 from stages.policies.nucleus import nucleus
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
 from stages.policies.transformers_policy import TransformersPolicy
@@ -26,6 +27,12 @@ from stages.training.tiny_model import Size, tiny_model, tiny_tokenizer
 from tests.tiny import PIECES, tiny_checkpoint
 
 TOKENIZER = tiny_tokenizer(PIECES)
+TOLD = tiny_tokenizer(PIECES)  # the same with a template that shows the system message
+TOLD.chat_template = """\
+{%- for message in messages -%}
+{{- "<|im_start|>" + message.role + "\\n" + (message.content or "") + "<|im_end|>" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "<|im_start|>assistant\\n" -}}{%- endif -%}"""
 WORDS = ["hello.", "i want to cancel my flight", "no", "emil_fox_12", "june-21 " * 20]
 TURNS = 4
 
@@ -51,17 +58,20 @@ class Play:
     episodes: Sequence[int] = tuple(range(12))
     rows: int = 12
     delays: bool = False  # before each message
+    told: bool = False  # by a system message
 
 
 async def episode(
-    policy: TransformersPolicy, number: int, sampling: Sampling, delays: bool
+    policy: TransformersPolicy, number: int, sampling: Sampling, how: Play
 ) -> list[Action]:
     """Play with a user who says words that follow from the episode's number."""
     draw, wait = Random(number), Random(-number - 1)
-    messages: list[Message] = [{"role": "user", "content": draw.choice(WORDS)}]
+    told = {"role": "system", "content": "june-21 " * (60 + number % 2)}
+    messages: list[Message] = [told] if how.told else []
+    messages.append({"role": "user", "content": draw.choice(WORDS)})
     actions = []
     for turn in range(TURNS):
-        if delays:
+        if how.delays:
             await asyncio.sleep(wait.random() / 50)
         actions.append(await policy.act(str(number), messages, [], sampling, 10 * number + turn))
         user = {"role": "user", "content": draw.choice(WORDS)}
@@ -72,8 +82,8 @@ async def episode(
 
 def play(model: Any, how: Play, sampling: Sampling) -> dict[int, list[Action]]:
     async def all_of_them() -> dict[int, list[Action]]:
-        policy = TransformersPolicy(model, TOKENIZER, how.rows)
-        played = [episode(policy, number, sampling, how.delays) for number in how.episodes]
+        policy = TransformersPolicy(model, TOLD if how.told else TOKENIZER, how.rows)
+        played = [episode(policy, number, sampling, how) for number in how.episodes]
         actions = await asyncio.gather(*played)
         await policy.close()
         return dict(zip(how.episodes, actions, strict=True))
@@ -143,18 +153,72 @@ def test_an_episode_is_the_same_whoever_shares_the_batch(
         assert again[number] == played[number]
 
 
+@pytest.fixture(scope="module")
+def told(model: Any) -> dict[int, list[Action]]:
+    return play(model, Play(tuple(range(6)), told=True), SAMPLING)
+
+
+def test_what_episodes_begin_with_is_read_once(
+    model: Any, told: dict[int, list[Action]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = []
+    make = RowCache.opening
+
+    def counted(cache: RowCache, length: int) -> Any:
+        lengths.append(length)
+        return make(cache, length)
+
+    monkeypatch.setattr(RowCache, "opening", counted)
+    assert play(model, Play(tuple(range(6)), told=True), SAMPLING) == told
+    assert len(lengths) == 2
+    assert min(lengths) >= batch_decoder.LEAST_OPENING
+    for action in (action for actions in told.values() for action in actions):
+        assert action.logprobs == pytest.approx(reference(model, action, 0.8), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [Play((4,), told=True), Play((9, 5, 7, 2, 12, 14, 16), delays=True, told=True)],
+    ids=["alone", "others"],
+)
+def test_who_else_begins_so_makes_no_difference(
+    model: Any, told: dict[int, list[Action]], how: Play
+) -> None:
+    again = play(model, how, SAMPLING)
+    assert again.keys() & told.keys()
+    for number in again.keys() & told.keys():
+        assert again[number] == told[number]
+
+
+def test_an_opening_that_is_rewritten_is_read_anew(model: Any) -> None:
+    def ask(*beginnings: str) -> Action:
+        async def asked() -> Action:
+            policy = TransformersPolicy(model, TOLD, rows=2)
+            actions = []
+            for words in beginnings:
+                told = {"role": "system", "content": words * 60}
+                messages = [told, {"role": "user", "content": "no"}]
+                actions.append(await policy.act("a", messages, [], Sampling(max_tokens=8), 0))
+            await policy.close()
+            return actions[-1]
+
+        return asyncio.run(asked())
+
+    assert ask("june-20 ", "june-21 ") == ask("june-21 ")
+
+
 def test_rows_are_written_in_blocks_that_close_ranks(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_decoder, "BLOCK", 2)
     moves = []
-    copy = batch_decoder._Cache.copy
+    copy = RowCache.copy
 
     def counted(cache: Any, source: int, target: int, columns: int) -> None:
         moves.append((source, target))
         copy(cache, source, target, columns)
 
-    monkeypatch.setattr(batch_decoder._Cache, "copy", counted)
+    monkeypatch.setattr(RowCache, "copy", counted)
     alone = {n: play(model, Play((n,), rows=2), SAMPLING)[n] for n in range(7)}
     assert not moves
     assert play(model, Play(tuple(range(7)), rows=7), SAMPLING) == alone
@@ -305,6 +369,26 @@ def test_nucleus_keeps_the_fewest_likeliest_tokens() -> None:
         [[0, 1, 0, 0], [0, 2 / 3, 0, 1 / 3], [0, 5 / 9, 1.5 / 9, 2.5 / 9], [0.1, 0.5, 0.15, 0.25]]
     )
     assert torch.allclose(cut, expected)
+
+
+def test_sampling_finds_the_word_in_a_large_vocabulary() -> None:
+    logits = torch.randn((64, 1000), generator=torch.Generator().manual_seed(0)) * 3
+    draws = [Random(place).random() for place in range(64)]
+    ids, _ = sample(logits, [Sampling()] * 64, draws)
+    ends = torch.softmax(logits.double(), -1).cumsum(-1)
+    expected = torch.searchsorted(ends, torch.tensor(draws, dtype=torch.float64)[:, None])[:, 0]
+    assert ids == expected.tolist()
+
+
+def test_no_draw_falls_beyond_the_last_word_that_can_be() -> None:
+    logits = torch.full((1, 600), -torch.inf)
+    logits[0, [3, 290]] = 0.0
+    assert [sample(logits, [Sampling()], [draw])[0] for draw in (0.0, 0.499, 0.5, 1 - 2**-53)] == [
+        [3],
+        [3],
+        [290],
+        [290],
+    ]
 
 
 def test_temperature_and_nucleus_may_differ_by_row() -> None:

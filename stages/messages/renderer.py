@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from stages.errors import InputError
@@ -62,6 +63,7 @@ class Renderer:
         self.vocabulary: int = 1 + max(tokenizer.get_vocab().values())
         self._frames: dict[str, frozenset[int]] = {}  # by dialect
         self._transcripts: OrderedDict[str, _Transcript] = OrderedDict()
+        self._opening: tuple[Any, list[int]] = (None, [])  # of what, and its ids
 
     def prompt(
         self, episode_id: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
@@ -82,6 +84,29 @@ class Renderer:
         if len(self._transcripts) > LIVE:
             self._transcripts.popitem(last=False)
         return Prompt(list(ids), added is not None)
+
+    def opening(
+        self, prompt: Sequence[int], messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> int:
+        """Return how many ids of a prompt are instructions and tools, alike in many episodes.
+
+        Args:
+            prompt: ids, made from the messages.
+            messages: the conversation so far.
+            tools: as for the prompt.
+
+        Returns:
+            How many ids it shares with the same conversation up to an empty message of the user.
+        """
+        system = [message for message in messages[:1] if message["role"] == "system"]
+        if [message["role"] for message in messages[len(system) :][:1]] != ["user"]:
+            return 0
+        if self._opening[0] != (system, tools):
+            silent = [*system, {"role": "user", "content": ""}]
+            ids = self._encode(self.template.render(silent, tools, prompt=True))
+            self._opening = (system, tools), ids
+        pairs = zip(prompt, self._opening[1], strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def answer(
         self, episode_id: str, token_ids: list[int], tools: Sequence[Mapping[str, Any]]

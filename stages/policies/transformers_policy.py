@@ -117,7 +117,9 @@ class TransformersPolicy:
         if self._closed:
             raise PolicyError("the policy is closed")
         loop = asyncio.get_running_loop()
-        job = _Job(MessageRequest(episode_id, prompt, sampling, seed), loop, loop.create_future())
+        opening = self._chat.opening(prompt, messages, tools)
+        asked = MessageRequest(episode_id, prompt, sampling, seed, opening)
+        job = _Job(asked, loop, loop.create_future())
         self._queue.put(job)
         request = await job.done
         message = self._chat.answer(episode_id, request.token_ids, tools)
