@@ -88,18 +88,18 @@ def measured(shards: list[Path], folder: Path) -> list[Row]:
     base = f"{SHARD // 10**6} M"
     runs = [calibrate(path, folder / f"{path.stem}.sums") for path in shards]
     base_s = statistics.median(seconds for seconds, _ in runs)
-    rows, one, streamed = [], folder / "one", folder / "calibration.yaml"
-    _, base_gb = calibrate(shards[0], streamed, "--stream")
-    for count in (3, len(shards)):
-        turns = f"{count * SHARD // 10**6} M turns"
+    rows, streamed_gb, one = [], list[float](), folder / "one"
+    sizes = {count: f"{count * SHARD // 10**6} M turns" for count in (3, len(shards))}
+    for count, turns in sizes.items():
         path = write(folder / "turns.parquet", *shards[:count])
         seconds, peak_gb = calibrate(path, one)
-        _, streamed_gb = calibrate(path, streamed, "--stream")
+        streamed_gb.append(calibrate(path, folder / "calibration.yaml", "--stream")[1])
         rows += [
             Row(f"CPU time of {turns}", f"{count} x that of {base}", seconds, count * base_s, 1.1),
             Row(f"memory of {turns}", "1 GB", peak_gb, MEMORY_GB, 1, "GB"),
-            Row(f"memory of --stream, {turns}", f"that of {base}", streamed_gb, base_gb, 1.2, "GB"),
         ]
+    name, peer = f"memory of --stream, {sizes[len(shards)]}", f"that of {sizes[3]}"
+    rows.append(Row(name, peer, streamed_gb[1], streamed_gb[0], 1.2, "GB"))
     apart = add_up(read_sums(str(folder / f"{path.stem}.sums"), "presence") for path in shards)
     if not apart.sums.equals(read_sums(str(one), "presence").sums):
         raise RuntimeError("shards do not add up to one run")
