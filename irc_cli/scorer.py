@@ -13,7 +13,8 @@ Importing this loads neither torch nor numpy nor polars.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from stages.core.critic import Critic, potential_rewards
 from stages.core.payment import Values, pay_of
 from stages.errors import InputError
 from stages.tiers.classify import Classifier
-from stages.tiers.domains import find_domain, load_domain
+from stages.tiers.domains import Domain, find_domain, load_domain
 from stages.tiers.file import load_tiers
 from stages.tiers.matching import agent_gold
 from stages.tiers.rules import Reward, Tiers
@@ -110,25 +111,33 @@ def score(
         InputError: a ValueError; a call or a result can't be read, gold actions or the outcome are
             malformed, or the calibration has other tiers.
     """
-    try:
+    episode = _episode(messages, tools, gold_actions, outcome, played=played)
+    of_tools = load_domain(domain) if domain else _found_domain(episode)
+    classed = Classifier(_worth(tiers, calibration), of_tools).turns(episode, Counter())
+    names = [turn.tier for turn in classed]
+    rewards = [turn.reward for turn in classed]
+    if isinstance(calibration, Critic):
+        rewards = potential_rewards(names, calibration.weights(task_id))
+    return Score(episode.outcome, rewards, names)
+
+
+def _episode(
+    messages: Sequence[Any],
+    tools: Sequence[Mapping[str, Any]] | None,
+    gold_actions: Sequence[Mapping[str, Any]] | None,
+    outcome: float | None,
+    *,
+    played: bool,
+) -> Episode:
+    """Return the conversation as an episode of no trace; the arguments are those of `score`."""
+    with _blamed():
         gold = gold_of(_list(gold_actions), "gold_actions")
-    except BadItemError as error:
-        raise InputError("irc_cli.scorer", error.what, error.todo) from None
-    try:
+    with _blamed("rescale it so that 1 is a full success"):
         given = outcome_of(outcome, "outcome")
-    except BadItemError as error:
-        todo = "rescale it so that 1 is a full success"
-        raise InputError("irc_cli.scorer", error.what, todo) from None
     definitions = _list(tools)
-    try:
+    with _blamed("give every call with its name and arguments, and its result after it"):
         turns, user_calls = read_turns(list(messages), Counter(), definitions, played=played)
-    except BadItemError as error:
-        todo = "give every call with its name and arguments, and its result after it"
-        raise InputError("irc_cli.scorer", error.what, todo) from None
-    calls = [call.name for turn in turns for call in turn.calls]
-    calls += [action.name for action in agent_gold(gold)]
-    tools_domain = load_domain(domain) if domain else find_domain(None, calls, definitions)
-    episode = Episode(
+    return Episode(
         source="irc_cli.scorer",
         episode_id="",
         task_id="",
@@ -140,11 +149,22 @@ def score(
         tools=definitions,
         user_calls=user_calls,
     )
-    classed = Classifier(_worth(tiers, calibration), tools_domain).turns(episode, Counter())
-    names = [turn.tier for turn in classed]
-    if isinstance(calibration, Critic):
-        return Score(given, potential_rewards(names, calibration.weights(task_id)), names)
-    return Score(given, [turn.reward for turn in classed], names)
+
+
+@contextmanager
+def _blamed(todo: str | None = None) -> Iterator[None]:
+    """Say what is wrong with an argument, and what to do about it, where a file has a place."""
+    try:
+        yield
+    except BadItemError as error:
+        raise InputError("irc_cli.scorer", error.what, todo or error.todo) from None
+
+
+def _found_domain(episode: Episode) -> Domain:
+    """Return the domain that the tools show which an episode calls, expects or defines."""
+    calls = [call.name for turn in episode.turns for call in turn.calls]
+    calls += [action.name for action in agent_gold(episode.gold)]
+    return find_domain(None, calls, episode.tools)
 
 
 def _list(values: Sequence[Mapping[str, Any]] | None) -> list[Any] | None:
