@@ -84,7 +84,7 @@ def write(folder: Path, name: Any, content: bytes) -> None:
 
 async def answer(path: str) -> None:
     """Let a model write two tokens."""
-    from stages.policies.policy import PolicyError, Sampling
+    from stages.policies.policy import ContextOverflowError, PolicyError, Sampling
     from stages.policies.transformers_policy import TransformersPolicy
 
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -93,7 +93,7 @@ async def answer(path: str) -> None:
         policy.told([tool])
         messages = [{"role": "user", "content": "hello"}]
         await policy.act("x", messages, [tool], Sampling(max_tokens=2), 0)
-    except PolicyError:  # ends the episode
+    except (PolicyError, ContextOverflowError):  # end the episode
         pass
     finally:
         await policy.close()
