@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from stages.envs.airline_mini import airline_mini
 from stages.policy_registry import SEED_POLICY
 from tests.conftest import Cli
 
@@ -30,15 +31,20 @@ def test_it_copies_every_kind_of_entity() -> None:
     model, tokenizer = load_model(SEED_POLICY)
     learner(model)
     # Tasks and random choices that its making did not look at.
-    episodes = expert_episodes("test", 1, 0.0, seed=1)[::2]
+    episodes = expert_episodes(airline_mini().tasks("test")[::2], 0.0, seed=1)
     examples = supervised(episodes, Renderer(tokenizer))
     found = copy_accuracy(model.eval(), examples, Copied(tokenizer))
     assert {kind: share for kind, share in found.items() if share < 0.9} == {}
 
 
-def test_it_passes_about_half_of_the_test_tasks(run: Cli) -> None:
+@pytest.mark.parametrize(
+    "tasks", [("--split", "test"), ("--fresh", "--sample-tasks", "400", "--seed", "500000")]
+)
+def test_it_passes_about_half_of_the_test_tasks_and_of_fresh_ones(
+    run: Cli, tasks: tuple[str, ...]
+) -> None:
     pytest.importorskip("accelerate", reason="needs irc-cli[train]")
-    options = ("--split", "test", "--group-size", "1", "--max-turns", "20", "--max-tokens", "60")
+    options = (*tasks, "--group-size", "1", "--max-turns", "20", "--max-tokens", "60")
     policy = ("--policy", "transformers", "--concurrency", "128")
     result = run("eval", "--env", "airline-mini", *policy, *options, "--json")
     assert result.code == 0, result.err

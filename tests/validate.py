@@ -38,7 +38,7 @@ from tests.designs import (
 RUNS = 400
 RELABELLINGS = 100
 DEMO = (  # iteration 0 of `make demo`
-    "--env airline-mini --split train --sample-tasks 48 --seed 0 --group-size 8 --concurrency 128 "
+    "--env airline-mini --fresh --sample-tasks 48 --seed 0 --group-size 8 --concurrency 128 "
     "--max-turns 20 --max-tokens 60"
 )
 WIDTH = 120  # columns

@@ -1,7 +1,8 @@
 """Make the seed policy: a tiny Qwen3 that learns airline-mini from an expert who slips.
 
 Run as `python -m examples.seed_policy.make` (`make seed-policy`); it takes half an hour on a core.
-The episodes are the expert's on the train split. What a policy this small finds hard is to copy
+The episodes are the expert's, each on a fresh task, so that there is nothing to learn by heart:
+the policy plays held-out tasks as well as others. What a policy this small finds hard is to copy
 ids, names and numbers from where they were said. So it starts with an induction head; such tokens
 weigh more, rare kinds most; and all other tokens are learnt a little, too, for the episode's own
 repetitions teach copying.
@@ -13,10 +14,11 @@ import argparse
 import asyncio
 import sys
 import time
+from collections.abc import Iterator
 from collections.abc import Sequence as List
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,7 @@ from irc_cli import __version__
 from stages.envs.airline_mini import airline_mini
 from stages.envs.airline_mini.expert import Expert
 from stages.envs.airline_mini.vocabulary import vocabulary
+from stages.envs.env import Task
 from stages.messages.renderer import Renderer
 from stages.policy_registry import RulePolicy
 from stages.rollout import Config, Run, plan, rollout
@@ -43,7 +46,8 @@ from stages.training.trainer import Trainer
 SHIPPED = Path(__file__).parents[2] / "data/seed_policy"
 RECORD = "made.json"
 REPORT_EVERY = 200  # steps
-NOISE, TRIALS = 0.22, 12  # of the expert: chance of a slip in a turn; episodes of a task
+TASKS = 100  # in an airline
+FIRST_AIRLINE = 1_000_000_000  # far from the seeds that anybody trains with
 PROMPT_WEIGHT, COPY_WEIGHT = 0.1, 2.0  # of tokens of others; of the most frequent copied kind
 
 # Kinds of token that episodes repeat: the vocabulary's classes, and what numbers stand for.
@@ -63,31 +67,46 @@ KINDS = (*CLASSES, *NUMBERS.values(), "amount")
 LEAST_AMOUNT = 40
 OTHER = -1
 
+
+class Phase(NamedTuple):
+    """A part of the training, with a schedule of its own."""
+
+    episodes: int
+    noise: float  # of the expert: chance of a slip in a turn
+    lr: float
+
+
+PHASES = (Phase(34_000, 0.28, 3e-3), Phase(25_500, 0.2, 2e-3))
 TRAINING = TrainConfig(
-    lr=3e-3,
     schedule="cosine",
     warmup=100,
     beta2=0.98,
-    epochs=2,
+    epochs=1,
     batch_size=17,
     pack_tokens=4096,
     spike=1e3,
 )
 
 
-def expert_episodes(split: str, trials: int, noise: float, seed: int) -> list[Demonstration]:
-    """Return what the expert plays, as conversations."""
-    environment = airline_mini()
+def expert_episodes(tasks: List[Task], noise: float, seed: int) -> list[Demonstration]:
+    """Return what the expert plays, an episode of each task, as conversations."""
     policy = RulePolicy(Expert(noise))
-    run = Run("seed", environment, policy, Config(trials, seed=seed), policy_name="expert")
+    run = Run("seed", airline_mini(), policy, Config(1, seed=seed), policy_name="expert")
 
     async def play() -> list[Demonstration]:
         return [
             Demonstration(played.row["episode_id"], played.row["messages"], [])
-            async for played in rollout(run, plan(environment.tasks(split), trials), concurrency=32)
+            async for played in rollout(run, plan(tasks, 1), concurrency=32)
         ]
 
     return sorted(asyncio.run(play()))
+
+
+def fresh_examples(phase: Phase, airline: int, chat: Renderer) -> Iterator[Example]:
+    """Yield what is learnt of the fresh episodes of a phase, from this airline and the next."""
+    for number in range(airline, airline + phase.episodes // TASKS):
+        tasks = airline_mini().fresh_tasks(number, TASKS)
+        yield from supervised(expert_episodes(tasks, phase.noise, number), chat)
 
 
 class Copied:
@@ -162,17 +181,32 @@ def copy_accuracy(model: Any, examples: List[Example], copied: Copied) -> dict[s
     return {name: round(float(right[c] / max(of[c], 1)), 4) for c, name in enumerate(KINDS)}
 
 
-def make(out: Path, seed: int, trials: int) -> None:
+def make(out: Path, seed: int) -> None:
     """Make the policy in a folder, and record beside it how it was made."""
-    began = time.monotonic()
     out.mkdir(exist_ok=True)
     make_tiny_model(out, [piece for group in vocabulary().values() for piece in group], seed)
     model, tokenizer = load_model(str(out))
     add_induction(model, seed)
+    accuracy: dict[str, float] = {}
+    for number in range(len(PHASES)):
+        accuracy = learn(model, tokenizer, number, seed, out)
+    made = {"irc_cli": __version__, "command": "make seed-policy", "seed": seed}
+    made |= {"parameters": model.num_parameters()}
+    made |= {"phases": [phase._asdict() for phase in PHASES]}
+    made |= {"train": {name: value for name, value in asdict(TRAINING).items() if name != "lr"}}
+    made |= {"prompt_weight": PROMPT_WEIGHT, "copy_weight": COPY_WEIGHT}
+    made |= {"copy_accuracy": accuracy}
+    (out / RECORD).write_bytes(orjson.dumps(made, option=orjson.OPT_INDENT_2))
+
+
+def learn(model: Any, tokenizer: Any, number: int, seed: int, out: Path) -> dict[str, float]:
+    """Train for a phase, and write the policy now and then; return what it copies at the end."""
+    began, phase = time.monotonic(), PHASES[number]
     chat, copied = Renderer(tokenizer), Copied(tokenizer)
-    written = supervised(expert_episodes("train", trials, NOISE, seed), chat)
-    checked = supervised(expert_episodes("dev", 1, 0.0, seed), chat)
-    config = replace(TRAINING, seed=seed)
+    airline = FIRST_AIRLINE * (1 + seed) + sum(p.episodes // TASKS for p in PHASES[:number])
+    written = list(fresh_examples(phase, airline, chat))
+    checked = supervised(expert_episodes(airline_mini().tasks("dev"), 0.0, seed), chat)
+    config = replace(TRAINING, seed=seed, lr=phase.lr)
     trainer = Trainer.of(learner(model), config, packable=True, bf16=False)
     accuracy: dict[str, float] = {}
     for step in train(trainer, weighted(written, copied), None, TierCodes([], {}), config):
@@ -183,21 +217,16 @@ def make(out: Path, seed: int, trials: int) -> None:
         shares = ", ".join(f"{name} {share:.2f}" for name, share in accuracy.items())
         sys.stderr.write(f"{line}, {time.monotonic() - began:.0f} s; copied: {shares}\n")
         write_policy(model, whole_weights(model), tokenizer, out)
-    made = {"irc_cli": __version__, "command": "make seed-policy", "seed": seed}
-    made |= {"parameters": model.num_parameters(), "noise": NOISE, "trials": trials}
-    made |= {"prompt_weight": PROMPT_WEIGHT, "copy_weight": COPY_WEIGHT}
-    made |= {"train": asdict(config), "copy_accuracy": accuracy}
-    (out / RECORD).write_bytes(orjson.dumps(made, option=orjson.OPT_INDENT_2))
+    return accuracy
 
 
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=SHIPPED)
-    parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    make(given.out, given.seed, given.trials)
+    make(given.out, given.seed)
 
 
 if __name__ == "__main__":
