@@ -157,6 +157,25 @@ def test_what_is_done_is_not_done_again(cli: FakeCli, tmp_path: Path) -> None:
     assert not cli.called
 
 
+def test_what_the_record_holds_is_not_done_again(cli: FakeCli, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    study_make.make(ARMS, tmp_path / "out", docs, TimeBudget(None), jobs=1)
+    files = {name: (docs / name).read_bytes() for name in ("runs.jsonl", "table.md")}
+    cli.called = []
+    study_make.make(ARMS, tmp_path / "elsewhere", docs, TimeBudget(None), jobs=1)
+    assert {args[args.index("--seed") + 1] for args in cli.called if args[0] == "loop"} == set()
+    assert {name: (docs / name).read_bytes() for name in files} == files
+
+
+def test_a_record_of_another_study_is_left(cli: FakeCli, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    known = {"arm": "sparse GRPO", "lr": LOW, "seed": SEEDS[0], "split": "test", "pass_rate": 1.0}
+    for other in ({}, {"learning_curve": [0.5]}, {"arm": "unheard of", "learning_curve": []}):
+        (tmp_path / "docs/runs.jsonl").write_bytes(orjson.dumps(known | other))
+        runs.restore(ARMS, tmp_path / "docs/runs.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_iterations_go_on_where_it_was(cli: FakeCli, tmp_path: Path) -> None:
     run = TrainingRun("sparse GRPO", HIGH, 0)
     runs.measure(ARMS, [run], "test", tmp_path, TimeBudget(None), 1)

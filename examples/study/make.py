@@ -1,10 +1,10 @@
 """Make the study: every arm from the same seed policy, at a rate that other seeds have chosen.
 
-Run as `python -m examples.study.make` (`make study`). What is done is skipped and what was cut off
-goes on, so that a study may take its hours in pieces: `--budget` minutes end it with the figures
-known so far. First each arm tries all learning rates with the seeds that choose them, on dev. Then
-the arms of the named comparisons run their own seeds at their rates, on test, all arms with one
-seed after another; then the other arms.
+Run as `python -m examples.study.make` (`make study`). What is done is skipped, also what the record
+of runs in `--docs` holds, and what was cut off goes on, so that a study may take its hours in
+pieces: `--budget` minutes end it with the figures known so far. First each arm tries all learning
+rates with the seeds that choose them, on dev. Then the arms of the named comparisons run their own
+seeds at their rates, on test, all arms with one seed after another; then the other arms.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from statistics import mean
 
 import yaml
 
-from examples.study.report import write_report
-from examples.study.runs import Study, TimeBudget, TrainingRun, measure, played, references
+from examples.study.report import RECORD, write_report
+from examples.study.runs import Study, TimeBudget, TrainingRun, measure, played, references, restore
 
 HERE = Path(__file__).parent
 
@@ -25,6 +25,7 @@ HERE = Path(__file__).parent
 def make(study: Study, out: Path, docs: Path, budget: TimeBudget, jobs: int) -> None:
     """Run what the budget allows, and write what is known."""
     out.mkdir(parents=True, exist_ok=True)
+    restore(study, docs / RECORD, out)
     limits = (out, budget, jobs)
     tries = [arm for arm, told in study["arms"].items() if "rate_of" not in told]
     measure(study, rate_runs(study, tries), "dev", *limits)

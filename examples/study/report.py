@@ -14,6 +14,7 @@ from scipy import stats
 from examples.study.runs import Study, TrainingRun, learning_curve, played
 from stages.plots import arms_figure, write_figure
 
+RECORD = "runs.jsonl"
 LEVEL = 0.95  # of all intervals
 HEAD = (
     "| arm | rate | seeds | test pass rate | gain | area | turns | gold writes | forbidden |",
@@ -64,7 +65,7 @@ def write_report(
     lines += ["", "Mean pass rate on dev of the seeds that choose the rate:", ""]
     lines += _dev_rates(study, out)
     (docs / "table.md").write_text("\n".join(lines) + "\n")
-    (docs / "runs.jsonl").write_bytes(b"".join(_raw(study, rates, out)))
+    (docs / RECORD).write_bytes(b"".join(_raw(study, rates, out)))
     by_arm = {arm: _ends(study, arm, lr, out) for arm, lr in rates.items()}
     if by_arm := {arm: ends for arm, ends in by_arm.items() if ends}:
         write_figure(arms_figure(by_arm, start), str(docs / "arms"), force=True)

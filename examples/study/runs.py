@@ -110,9 +110,13 @@ def iterations(study: Study, arm: str) -> int:
 
 def learning_curve(run: TrainingRun, out: Path) -> list[float]:
     """Return the pass rate on the fresh tasks of each iteration, before it learns from them."""
-    done = run.folder(out) / LOOP / "loop.jsonl"
+    done = _curve(run, out)
     lines = done.read_bytes().splitlines() if done.exists() else []
     return [float(orjson.loads(line)["played_pass_rate"]) for line in lines]
+
+
+def _curve(run: TrainingRun, out: Path) -> Path:
+    return run.folder(out) / LOOP / "loop.jsonl"
 
 
 def result_of(study: Study, run: TrainingRun, split: str, out: Path) -> Path:
@@ -125,6 +129,30 @@ def played(study: Study, run: TrainingRun, split: str, out: Path) -> dict[str, A
     """Return what a split says of a run; None: it was not asked yet."""
     path = result_of(study, run, split, out)
     return dict(orjson.loads(path.read_bytes())) if path.exists() else None
+
+
+def restore(study: Study, record: Path, out: Path) -> None:
+    """Lay out what the record of earlier runs holds as if they had been made here.
+
+    Args:
+        study: arms.yaml; runs of arms, seeds or lengths that it does not have are left.
+        record: `runs.jsonl`, which the report writes; it may be missing.
+        out: folder of the runs.
+    """
+    seeds = {"dev": study["rate_seeds"], "test": study["seeds"]}
+    for line in record.read_bytes().splitlines() if record.exists() else []:
+        told = orjson.loads(line)
+        run = TrainingRun(*(told.pop(name) for name in TrainingRun._fields))
+        split, curve = told.pop("split"), told.pop("learning_curve", [])
+        wanted = run.arm in study["arms"] and run.seed in seeds[split]
+        if not wanted or len(curve) != iterations(study, run.arm):
+            continue
+        result = result_of(study, run, split, out)
+        rows = [orjson.dumps({"played_pass_rate": rate}) + b"\n" for rate in curve]
+        for path, content in ((result, orjson.dumps(told)), (_curve(run, out), b"".join(rows))):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                path.write_bytes(content)
 
 
 def references(study: Study, out: Path, budget: TimeBudget) -> dict[str, dict[str, Any]]:
