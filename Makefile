@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Three iterations of the loop on airline-mini, from the seed policy.
+# Five iterations of the loop on airline-mini, from the seed policy.
 demo: $(EXTRAS)/.trains
 	mkdir -p $(dir $(OUT))
 	$(EXTRAS)/bin/irc-cli loop --config data/recipes/demo.yaml --seed $(SEED) -o $(OUT)

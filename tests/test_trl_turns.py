@@ -113,7 +113,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         args=config(folder, max_steps=2),
         processing_class=AutoTokenizer.from_pretrained(SEED_POLICY),
         train_dataset=Dataset.from_list(task_rows("airline-mini", count=24)),
-        environment_factory=environment("airline-mini", seed=1),
+        environment_factory=environment("airline-mini", seed=2),
         calibration=calibration(folder),
     )
     trainer.train()
