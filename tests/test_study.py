@@ -118,7 +118,7 @@ def test_the_report_holds_the_named_comparisons_and_no_other(cli: FakeCli, tmp_p
     # 0, 1 or 2 points: sqrt(3 / 4 / 9) is the standard error, and t has 8 degrees.
     assert "9 and 9 | +10.0 (+9.5 to +10.5) | < .001 | +1.0 (+0.3 to +1.7) | 0.009 |" in compared[0]
     assert (
-        "| sparse GRPO | 0.0001 | 9 | 60.4% +- 0.4 | +20.4 | 4.4% +- 0.4 | 7.0 | 50% | 25% |"
+        f"| sparse GRPO | {LOW:g} | 9 | 60.4% +- 0.4 | +20.4 | 4.4% +- 0.4 | 7.0 | 50% | 25% |"
         in (table)
     )
     assert "| seed policy |  |  | 40.0% +- 3.4 |  |  | 7.0 | 50% | 25% |" in table
