@@ -127,7 +127,8 @@ def children(pid: int) -> list[int]:
 def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
     ok = write(str(tmp_path / "ok.jsonl"), [record(1, 0, "get")])
     fifo = tmp_path / "pipe.jsonl"
-    os.mkfifo(fifo)  # nobody writes
+    os.mkfifo(fifo)
+    writer = os.open(fifo, os.O_RDWR)  # writes nothing, so that a job waits for it
     out = str(tmp_path / "turns.parquet")
     with subprocess.Popen(
         [*IRC_CLI, "score", ok, str(fifo), "-o", out, "--jobs", "2"],
@@ -140,6 +141,7 @@ def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
         result = process.communicate(timeout=60)
+    os.close(writer)
     assert (process.returncode, *result) == (130, b"", b"")
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
