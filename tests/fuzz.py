@@ -50,6 +50,7 @@ from tests.test_detect import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tests" / "corpus"
+TRYING = CORPUS / ".trying"  # no past failure: tests may run meanwhile
 INPUTS = 20_000
 TIMEOUT_S = 10.0
 WAITS = 12  # times as long for what does nothing
@@ -312,17 +313,14 @@ def main(inputs: int, seed: int, only: list[str]) -> int:
         name = names[number % len(names)]
         data = mutated(rng.choice(known[name].seeds), rng)
         counts[name] += 1
-        path = CORPUS / f"{name}-{sha256(data).hexdigest()[:8]}"
-        keep = path.exists()
-        path.write_bytes(data)  # before it is read, which may end this process
+        TRYING.write_bytes(data)  # before it is read, which may end this process
         if told := failure(known[name], data):
             failures[line := f"{name}: {told}"] += 1
             if failures[line] == 1:
-                keep = True
+                path = TRYING.replace(CORPUS / f"{name}-{sha256(data).hexdigest()[:8]}")
                 sys.stdout.write(f"{path.name}: {line}\n")
                 sys.stdout.flush()
-        if not keep:
-            path.unlink()
+    TRYING.unlink(missing_ok=True)
     seconds = time.monotonic() - began
     told = f"{failures.total():,} failures of {len(failures)} kinds"
     sys.stdout.write(f"seed {seed}: {inputs:,} inputs in {seconds:.0f} s, {told}\n")
