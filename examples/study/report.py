@@ -84,10 +84,7 @@ def welch(higher: Sequence[float], lower: Sequence[float]) -> MeanDifference:
 
     Source: Welch (1947), Biometrika 34(1-2), 28-35.
     """
-    test = stats.ttest_ind(higher, lower, equal_var=False)
-    interval = test.confidence_interval(LEVEL)
-    difference = mean(higher) - mean(lower)
-    return MeanDifference(difference, float(interval.low), float(interval.high), float(test.pvalue))
+    return _difference(stats.ttest_ind(higher, lower, equal_var=False), higher, lower)
 
 
 def paired(higher: Sequence[float], lower: Sequence[float]) -> MeanDifference:
@@ -102,7 +99,11 @@ def paired(higher: Sequence[float], lower: Sequence[float]) -> MeanDifference:
 
     Source: Student (1908), Biometrika 6(1), 1-25, section IX.
     """
-    test = stats.ttest_rel(higher, lower)
+    return _difference(stats.ttest_rel(higher, lower), higher, lower)
+
+
+def _difference(test: Any, higher: Sequence[float], lower: Sequence[float]) -> MeanDifference:
+    """Return what a t test of scipy says of two means."""
     interval = test.confidence_interval(LEVEL)
     difference = mean(higher) - mean(lower)
     return MeanDifference(difference, float(interval.low), float(interval.high), float(test.pvalue))

@@ -6,7 +6,9 @@ own lengths: a token's place in its row is its column in the cache, and a mask h
 Every pass has one of a few fixed shapes, filled up with padding, and which of them a token goes
 through depends on its own episode alone. So the results are the same whoever shares the batch, to
 the last bit where a matrix product treats all rows of a shape alike, and as long as each live
-episode has a row. One that loses its row between turns is read anew, in other shapes.
+episode has a row. One that loses its row between turns is read anew, in other shapes. Where new
+episodes take over rows, as where there are more of them than rows, last bits may still depend on
+the machine's load.
 
 What a request names as its opening, such as instructions and tools, is read once and kept apart
 from the rows: each token's attention is then computed over the opening and over its row, and the

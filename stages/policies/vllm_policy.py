@@ -23,9 +23,8 @@ from stages.messages.loading import loading
 from stages.messages.message import Message, Told
 from stages.messages.renderer import Renderer
 from stages.messages.tokenizer import load_tokenizer
+from stages.policies.model_folder import TODO
 from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sampling
-
-TODO = "give a folder that holds a model"
 
 
 class VLLMPolicy:

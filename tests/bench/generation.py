@@ -53,6 +53,18 @@ def requests(played: Played) -> list[MessageRequest]:
     return asked
 
 
+def exactly(tokens: int, seed: int) -> SamplingParams:
+    """Ask for so many tokens and their log-probabilities, all at once."""
+    return SamplingParams(
+        max_tokens=tokens,
+        ignore_eos=True,
+        seed=seed,
+        logprobs=0,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
 async def alone(engine: Any, asked: list[list[MessageRequest]]) -> None:
     """Ask the engine itself, one request of an episode after the other."""
     waiting, numbers = iter(asked), counter()
@@ -61,14 +73,7 @@ async def alone(engine: Any, asked: list[list[MessageRequest]]) -> None:
         for episode in waiting:
             for prompt, tokens in episode:
                 number = next(numbers)
-                settings = SamplingParams(
-                    max_tokens=tokens,
-                    ignore_eos=True,
-                    seed=number,
-                    logprobs=0,
-                    detokenize=False,
-                    output_kind=RequestOutputKind.FINAL_ONLY,
-                )
+                settings = exactly(tokens, number)
                 name = f"alone {number}"
                 async for _ in engine.generate({"prompt_token_ids": prompt}, settings, name):
                     pass

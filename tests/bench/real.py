@@ -28,8 +28,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from vllm import SamplingParams
-from vllm.sampling_params import RequestOutputKind
 
 from examples.real.model import unpack
 from stages.envs.airline_mini import airline_mini
@@ -37,6 +35,7 @@ from stages.policies.policy import Sampling
 from stages.policies.transformers_policy import TransformersPolicy
 from stages.policies.vllm_policy import VLLMPolicy
 from stages.rollout import Config, Played, Run, plan, rollout
+from tests.bench.generation import exactly
 from tests.bench.real_step import CONVERSATIONS
 from tests.bench.timing import Row
 
@@ -68,14 +67,7 @@ async def alone(engine: Any, episodes: list[Asked], numbers: Iterator[int]) -> N
         seen = list[int]()
         for added, tokens in asked:
             number = next(numbers)
-            settings = SamplingParams(
-                max_tokens=tokens,
-                ignore_eos=True,
-                seed=number,
-                logprobs=0,
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
+            settings = exactly(tokens, number)
             seen = seen + added
             request = {"prompt_token_ids": seen}
             async for answer in engine.generate(request, settings, f"alone {number}"):
