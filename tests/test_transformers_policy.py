@@ -232,6 +232,23 @@ def test_other_rows_change_only_the_last_bits(model: Any, played: dict[int, list
             assert action.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
 
 
+@pytest.mark.parametrize("tokens", [100, 290, 420, 800])
+def test_a_longer_companion_changes_no_bit(model: Any, tokens: int) -> None:
+    def beside(longer: int) -> list[float]:
+        decoder = BatchDecoder(model, 2, 2048, [])
+        request = MessageRequest("short", [5 + n % 9 for n in range(tokens)], SAMPLING, 0)
+        decoder.submit(request)
+        if longer:
+            decoder.submit(MessageRequest("long", [7] * longer, SAMPLING, 1))
+        while request.finish is None:
+            decoder.step()
+        return request.logprobs
+
+    alone = beside(0)
+    for longer in (tokens + 70, tokens + 200, tokens + 600):
+        assert beside(longer) == alone
+
+
 def test_greedy_is_what_generate_gives(model: Any) -> None:
     for actions in play(model, Play(episodes=(0, 1, 4)), Sampling(0.0, max_tokens=16)).values():
         for action in actions:

@@ -4,11 +4,10 @@ A row holds an episode from turn to turn, so that a prompt costs only what it ad
 own lengths: a token's place in its row is its column in the cache, and a mask hides the rest.
 
 Every pass has one of a few fixed shapes, filled up with padding, and which of them a token goes
-through depends on its own episode alone. So the results are the same whoever shares the batch, to
-the last bit where a matrix product treats all rows of a shape alike, and as long as each live
-episode has a row. One that loses its row between turns is read anew, in other shapes. Where new
-episodes take over rows, as where there are more of them than rows, last bits may still depend on
-the machine's load.
+through depends on its own episode alone; how many columns it sees does not change their sum. So the
+results are the same whoever shares the batch, to the last bit where a matrix product treats all
+rows of a shape alike, and as long as each live episode has a row. One that loses its row between
+turns is read anew, in other shapes.
 
 What a request names as its opening, such as instructions and tools, is read once and kept apart
 from the rows: each token's attention is then computed over the opening and over its row, and the
@@ -35,6 +34,7 @@ PROMPT_SHAPES = ((512, 1), (64, 4), (32, 8))
 PATIENCE = 4  # steps that a pass over prompts waits to be full
 BLOCK = 32  # rows that are written together; a pass of so many costs little more than of one
 COLUMN_STEP = 64  # a pass sees a multiple of this
+SPAN = 512  # columns that attention on a CPU takes at once
 LEAST_OPENING = 64  # tokens; fewer stand in the rows
 PART = 256  # words whose probabilities are added up before one among them is sampled
 
@@ -166,7 +166,7 @@ class BatchDecoder:
         shape = _shape(batch[0])
         padding = shape.rows - len(batch)
         places = [*(row.place for row in batch), *[0] * padding]
-        columns = _rounded(max(row.columns + min(len(row.todo), shape.tokens) for row in batch))
+        columns = _width(max(row.columns + min(len(row.todo), shape.tokens) for row in batch))
         logits = self._forward(
             self._cache, [*batch, *[None] * padding], places, shape.tokens, columns
         )
@@ -183,7 +183,7 @@ class BatchDecoder:
             batch = [row for row in writing if row]
             if not batch:
                 continue
-            columns = _rounded(max(row.columns for row in batch) + 1)
+            columns = _width(max(row.columns for row in batch) + 1)
             # The whole block, though some idle: so the cache is read in place.
             logits = self._forward(self._cache, writing, places, 1, columns)
             finished += self._sample(batch, logits[[row.place - first for row in batch]])
@@ -208,7 +208,7 @@ class BatchDecoder:
         if held is None:
             row, cache, (piece, *_) = _Row(0, todo=list(ids)), RowCache(1), PROMPT_SHAPES[0]
             while row.todo:
-                columns = _rounded(len(row.cached) + min(piece, len(row.todo)))
+                columns = _width(len(row.cached) + min(piece, len(row.todo)))
                 self._forward(cache, [row], [0], piece, columns)
             held = self._openings[tuple(ids)] = cache.opening(len(ids))
         return held
@@ -348,8 +348,15 @@ def _by_opening(rows: Sequence[_Row | None]) -> list[tuple[Opening, torch.Tensor
     return [(each, torch.tensor([opening is each for opening in held])) for each in distinct]
 
 
-def _rounded(columns: int) -> int:
-    return -(-columns // COLUMN_STEP) * COLUMN_STEP
+def _width(columns: int) -> int:
+    """Return how many columns a pass sees that needs so many: the rest are hidden.
+
+    oneMKL adds up half a span in one piece and a span in two, but 384 columns in one, too. With a
+    width between half and whole, what a row's companions need would change its last bits.
+    """
+    spans, rest = divmod(columns, SPAN)
+    steps = -(-rest // COLUMN_STEP)
+    return spans * SPAN + (steps * COLUMN_STEP if rest <= SPAN // 2 else SPAN)
 
 
 def _writes(row: _Row) -> bool:
