@@ -21,8 +21,8 @@ HEAD = (
     "| --- " * 9 + "|",
 )
 COMPARISONS = (
-    "| comparison | seeds | difference at the end | p | difference in area | p |",
-    "| --- " * 6 + "|",
+    "| comparison | seeds | at the end | p | Holm's p | area | p | Holm's p |",
+    "| --- " * 8 + "|",
 )
 Results = Sequence[Mapping[str, Any]]
 Rates = Mapping[str, float | None]
@@ -38,7 +38,7 @@ class MeanDifference(NamedTuple):
 
     def __str__(self) -> str:
         low, high = 100 * self.low, 100 * self.high
-        return f"{100 * self.mean:+.1f} ({low:+.1f} to {high:+.1f}) | {p_value(self.p)}"
+        return f"{100 * self.mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def write_report(
@@ -57,17 +57,17 @@ def write_report(
     start = references.get("seed policy", {}).get("pass_rate")
     lines = [*COMPARISONS, *_comparisons(study, rates, out), "", *HEAD]
     lines += [_line(name, None, [known], [], None) for name, known in references.items()]
-    for arm, lr in rates.items():
-        runs = tested(study, arm, lr, out)
-        if runs:
-            results = [played(study, run, "test", out) or {} for run in runs]
-            lines.append(_line(arm, lr, results, [area(run, out) for run in runs], start))
+    tests = {arm: tested(study, arm, lr, out) for arm, lr in rates.items()}
+    tests = {arm: runs for arm, runs in tests.items() if runs}
+    for arm, runs in tests.items():
+        results = [played(study, run, "test", out) or {} for run in runs]
+        lines.append(_line(arm, rates[arm], results, [area(run, out) for run in runs], start))
     lines += ["", "Mean pass rate on dev of the seeds that choose the rate:", ""]
     lines += _dev_rates(study, out)
     (docs / "table.md").write_text("\n".join(lines) + "\n")
     (docs / RECORD).write_bytes(b"".join(_raw(study, rates, out)))
-    by_arm = {arm: _ends(study, arm, lr, out) for arm, lr in rates.items()}
-    if by_arm := {arm: ends for arm, ends in by_arm.items() if ends}:
+    by_arm = {arm: _ends(study, runs, out) for arm, runs in tests.items()}
+    if by_arm:
         write_figure(arms_figure(by_arm, start), str(docs / "arms"), force=True)
 
 
@@ -102,6 +102,25 @@ def paired(higher: Sequence[float], lower: Sequence[float]) -> MeanDifference:
     return _difference(stats.ttest_rel(higher, lower), higher, lower)
 
 
+def holm(p: Sequence[float]) -> list[float]:
+    """Correct p-values for how many tests there are, so that any false one has the level's chance.
+
+    Args:
+        p: of each test.
+
+    Returns:
+        The level at which Holm's procedure just rejects each.
+
+    Source: Holm (1979), Scand. J. Statist. 6(2), 65-70.
+    """
+    order = sorted(range(len(p)), key=p.__getitem__)
+    corrected, largest = [1.0] * len(p), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min((len(p) - rank) * p[place], 1.0))
+        corrected[place] = largest
+    return corrected
+
+
 def _difference(test: Any, higher: Sequence[float], lower: Sequence[float]) -> MeanDifference:
     """Return what a t test of scipy says of two means."""
     interval = test.confidence_interval(LEVEL)
@@ -133,24 +152,47 @@ def p_value(p: float) -> str:
 
 def _comparisons(study: Study, rates: Rates, out: Path) -> list[str]:
     """Return a line for each comparison that was named beforehand, and no other."""
+    pairs = [[tested(study, arm, rates[arm], out) for arm in pair] for pair in study["comparisons"]]
+    ends = [_compared_ends(study, runs, out) for runs in pairs]
+    areas = [_compared_areas(runs, out) for runs in pairs]
     lines = []
-    for pair in study["comparisons"]:
-        runs = [tested(study, arm, rates[arm], out) for arm in pair]
+    for pair, runs, *cells in zip(
+        study["comparisons"], pairs, _cells(ends), _cells(areas), strict=True
+    ):
         seeds = " and ".join(str(len(of_arm)) for of_arm in runs)
-        cells = "- | - | - | -"
-        if min(map(len, runs)) > 1:
-            ends = welch(*(_ends(study, arm, rates[arm], out) for arm in pair))
-            both = {run.seed for run in runs[0]} & {run.seed for run in runs[1]}
-            # Runs of one seed learn from the same tasks, on which a curve depends most.
-            areas = [[area(run, out) for run in of_arm if run.seed in both] for of_arm in runs]
-            cells = f"{ends} | {paired(*areas) if len(both) > 1 else '- | -'}"
-        lines.append(f"| {pair[0]} against {pair[1]} | {seeds} | {cells} |")
+        lines.append(f"| {pair[0]} against {pair[1]} | {seeds} | {' | '.join(cells)} |")
     return lines
 
 
-def _ends(study: Study, arm: str, lr: float | None, out: Path) -> list[float]:
-    """Return the test pass rate of each run of an arm."""
-    told = (played(study, run, "test", out) for run in tested(study, arm, lr, out))
+def _compared_ends(
+    study: Study, pair: Sequence[Sequence[TrainingRun]], out: Path
+) -> MeanDifference | None:
+    """Compare the test pass rates of two arms; None: too few are known."""
+    ends = [_ends(study, runs, out) for runs in pair]
+    return welch(*ends) if min(map(len, ends)) > 1 else None
+
+
+def _compared_areas(pair: Sequence[Sequence[TrainingRun]], out: Path) -> MeanDifference | None:
+    """Compare the areas of runs of equal seeds: a curve depends most on the seed's tasks."""
+    first, second = ({run.seed: area(run, out) for run in runs} for runs in pair)
+    both = first.keys() & second.keys()
+    if len(both) < 2:
+        return None
+    return paired([first[seed] for seed in both], [second[seed] for seed in both])
+
+
+def _cells(differences: Sequence[MeanDifference | None]) -> list[str]:
+    """Return three cells for each comparison: the difference, its p, and Holm's."""
+    corrected = iter(holm([difference.p for difference in differences if difference]))
+    return [
+        f"{each} | {p_value(each.p)} | {p_value(next(corrected))}" if each else "- | - | -"
+        for each in differences
+    ]
+
+
+def _ends(study: Study, runs: Sequence[TrainingRun], out: Path) -> list[float]:
+    """Return the test pass rates of runs."""
+    told = (played(study, run, "test", out) for run in runs)
     return [result["pass_rate"] for result in told if result]
 
 
