@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -232,10 +233,13 @@ def test_other_rows_change_only_the_last_bits(model: Any, played: dict[int, list
             assert action.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tokens", [100, 290, 420, 800])
-def test_a_longer_companion_changes_no_bit(model: Any, tokens: int) -> None:
+def test_a_longer_companion_changes_no_bit(model: Any, tokens: int, dtype: torch.dtype) -> None:
+    decoding = deepcopy(model).to(dtype)
+
     def beside(longer: int) -> list[float]:
-        decoder = BatchDecoder(model, 2, 2048, [])
+        decoder = BatchDecoder(decoding, 2, 2048, [])
         request = MessageRequest("short", [5 + n % 9 for n in range(tokens)], SAMPLING, 0)
         decoder.submit(request)
         if longer:

@@ -166,7 +166,7 @@ class BatchDecoder:
         shape = _shape(batch[0])
         padding = shape.rows - len(batch)
         places = [*(row.place for row in batch), *[0] * padding]
-        columns = _width(max(row.columns + min(len(row.todo), shape.tokens) for row in batch))
+        columns = self._width(max(row.columns + min(len(row.todo), shape.tokens) for row in batch))
         logits = self._forward(
             self._cache, [*batch, *[None] * padding], places, shape.tokens, columns
         )
@@ -183,7 +183,7 @@ class BatchDecoder:
             batch = [row for row in writing if row]
             if not batch:
                 continue
-            columns = _width(max(row.columns for row in batch) + 1)
+            columns = self._width(max(row.columns for row in batch) + 1)
             # The whole block, though some idle: so the cache is read in place.
             logits = self._forward(self._cache, writing, places, 1, columns)
             finished += self._sample(batch, logits[[row.place - first for row in batch]])
@@ -208,10 +208,20 @@ class BatchDecoder:
         if held is None:
             row, cache, (piece, *_) = _Row(0, todo=list(ids)), RowCache(1), PROMPT_SHAPES[0]
             while row.todo:
-                columns = _width(len(row.cached) + min(piece, len(row.todo)))
+                columns = self._width(len(row.cached) + min(piece, len(row.todo)))
                 self._forward(cache, [row], [0], piece, columns)
             held = self._openings[tuple(ids)] = cache.opening(len(ids))
         return held
+
+    def _width(self, columns: int) -> int:
+        """Return how many columns a pass sees that needs so many; the rest are hidden.
+
+        In float32 oneMKL adds up half a span in one piece and a span in two, but 384 columns in
+        one, too. With a width between, what its companions need would change a row's last bits.
+        """
+        wide = -(-columns // COLUMN_STEP) * COLUMN_STEP
+        between = wide % SPAN > SPAN // 2 and self._model.dtype == torch.float32
+        return -(-wide // SPAN) * SPAN if between else wide
 
     def _forward(
         self,
@@ -293,13 +303,15 @@ def sample(
         within its nucleus, where top_p is below 1.
     """
     device = logits.device
-    temperature = torch.tensor([row.temperature or 1.0 for row in sampling], device=device)
-    scaled = logits.float() / temperature[:, None]
+    temperatures = [row.temperature or 1.0 for row in sampling]
+    scaled = logits
+    if any(temperature != 1 for temperature in temperatures):
+        scaled = logits.float() / torch.tensor(temperatures, device=device)[:, None]
     if any(row.top_p < 1 for row in sampling):
         top_p = torch.tensor([row.top_p for row in sampling], device=device)
-        shares = nucleus(torch.log_softmax(scaled, -1), top_p).exp()
+        shares = nucleus(torch.log_softmax(scaled, -1, dtype=torch.float32), top_p).exp()
     else:
-        shares = torch.softmax(scaled, -1)
+        shares = torch.softmax(scaled, -1, dtype=torch.float32)
     token_ids = _drawn(shares, torch.tensor(draws, dtype=torch.float64, device=device))
     greedy = torch.tensor([row.temperature == 0 for row in sampling], device=device)
     if greedy.any():
@@ -346,17 +358,6 @@ def _by_opening(rows: Sequence[_Row | None]) -> list[tuple[Opening, torch.Tensor
     held = [row.opening if row else None for row in rows]
     distinct = {id(opening): opening for opening in held if opening}.values()
     return [(each, torch.tensor([opening is each for opening in held])) for each in distinct]
-
-
-def _width(columns: int) -> int:
-    """Return how many columns a pass sees that needs so many: the rest are hidden.
-
-    oneMKL adds up half a span in one piece and a span in two, but 384 columns in one, too. With a
-    width between half and whole, what a row's companions need would change its last bits.
-    """
-    spans, rest = divmod(columns, SPAN)
-    steps = -(-rest // COLUMN_STEP)
-    return spans * SPAN + (steps * COLUMN_STEP if rest <= SPAN // 2 else SPAN)
 
 
 def _writes(row: _Row) -> bool:
