@@ -33,15 +33,18 @@ REFUSALS = (
 # Command, module, one line of help. A module is imported when its command is called: `--help`
 # stays instant, and a command pays only for the libraries that it needs.
 COMMANDS = {
-    "rollout": ("irc_cli.rollout", "Play a policy against an environment's users."),
+    "rollout": (
+        "irc_cli.rollout",
+        "Play episodes: a policy in an environment with simulated users.",
+    ),
     "score": ("irc_cli.score", "Assign every turn of traces a reward tier."),
-    "calibrate": ("irc_cli.calibrate", "Measure which tiers tell success from failure."),
-    "train": ("irc_cli.train", "Train a policy on what its turns are worth."),
-    "loop": ("irc_cli.loop", "Play, score, calibrate and train, again and again."),
-    "report": ("irc_cli.report", "Write one HTML page in which a person sees why."),
-    "eval": ("irc_cli.evaluate", "Measure pass rate, pass^k and what an episode costs."),
-    "compare-args": ("irc_cli.compare_args", "Compare tool-call arguments, and explain."),
-    "export": ("irc_cli.export", "Write what other training libraries read."),
+    "calibrate": ("irc_cli.calibrate", "Measure which tiers separate success from failure."),
+    "train": ("irc_cli.train", "Train a policy on per-turn advantages."),
+    "loop": ("irc_cli.loop", "Repeat rollout, score, calibrate and train."),
+    "report": ("irc_cli.report", "Write one HTML page that shows why each tier has its value."),
+    "eval": ("irc_cli.evaluate", "Measure pass rate, pass^k, turns and tokens per episode."),
+    "compare-args": ("irc_cli.compare_args", "Compare tool calls, and explain the differences."),
+    "export": ("irc_cli.export", "Write rollouts and rewards in the formats of other libraries."),
 }
 
 

@@ -62,7 +62,7 @@ def command(
     request: Request,
     method_name: method.Method = None,
 ) -> None:
-    """Measure which tiers tell success from failure, and check where advantages push.
+    """Measure which tiers separate success from failure, and check where advantages push.
 
     Example: irc-cli calibrate turns.parquet -o calibration.yaml
     """

@@ -31,13 +31,13 @@ class Request:
     landmark: Annotated[
         int | None,
         Setting(
-            "Turns that the landmark correlation is of; default: the median length.",
+            "First turns that the landmark correlation covers; default: the median length.",
             STATISTICS,
             low=1,
             metavar="K",
         ),
     ] = None
-    seed: Annotated[int, Setting("Seed of the resamples.", STATISTICS, low=0)] = 0
+    seed: Annotated[int, Setting("Seed of the bootstrap.", STATISTICS, low=0)] = 0
     estimator: AdvantageConfig
     check: Annotated[
         bool, Setting("Exit with 1 if misaligned, not converged or farmable.", CHECK)
@@ -45,30 +45,34 @@ class Request:
     advantages: Annotated[
         str | None,
         Setting(
-            "Check these (episode_id, turn, advantage) instead of ours.", CHECK, metavar="FILE"
+            "Check these advantages (episode_id, turn, advantage) instead of our own.",
+            CHECK,
+            metavar="FILE",
         ),
     ] = None
-    keep_rewards: Annotated[bool, Setting("Check the rewards that the turns have.", CHECK)] = False
+    keep_rewards: Annotated[
+        bool, Setting("Check the rewards in the turns, not the calibrated values.", CHECK)
+    ] = False
     previous: Annotated[
-        str | None, Setting("Earlier calibration to compare with.", CHECK, metavar="FILE.yaml")
+        str | None,
+        Setting("Earlier calibration to show changes against.", CHECK, metavar="FILE.yaml"),
     ] = None
     test: Annotated[
         tuple[str, ...],
-        Setting("Other turns to test the values on; may be repeated.", POLICIES, metavar="TURNS"),
+        Setting("Other turns to judge the values on; may be repeated.", POLICIES, metavar="TURNS"),
     ] = ()
     partial: Annotated[bool, Setting("Write only the sums of these turns to --out.", SHARDS)] = (
         False
     )
-    merge: Annotated[bool, Setting("Take the inputs as sums that --partial wrote.", SHARDS)] = False
+    merge: Annotated[bool, Setting("Calibrate from sums that --partial wrote.", SHARDS)] = False
     stream: Annotated[
         bool,
-        Setting("Sum turns as they are read, in little memory; check a sample of groups.", SHARDS),
+        Setting("Sum turns while reading, in little memory; check a sample of groups.", SHARDS),
     ] = False
     online: Annotated[
         str | None,
         Setting(
-            "Add these turns to this file, which forgets older ones: calibration while a policy "
-            "trains.",
+            "Calibrate while a policy trains: add these turns to this state file of decaying sums.",
             ONLINE,
             metavar="STATE",
         ),
@@ -76,7 +80,7 @@ class Request:
     half_life: Annotated[
         float | None,
         Setting(
-            f"Episodes after which an episode weighs half; default: {HALF_LIFE:g}.",
+            f"Episodes after which the weight of an episode has halved; default: {HALF_LIFE:g}.",
             ONLINE,
             metavar="N",
         ),
@@ -97,7 +101,7 @@ class Request:
     report: Annotated[
         str | None,
         Setting(
-            "Write an HTML page with the conversations that say why: see irc-cli report.",
+            "Write the HTML page of irc-cli report.",
             OUTPUT,
             metavar="FILE.html",
         ),
@@ -105,7 +109,7 @@ class Request:
     markdown: Annotated[
         str | None,
         Setting(
-            "Write verdict, tiers and changes as Markdown, for a job's summary or a comment.",
+            "Write verdict, tiers and changes as Markdown, for a job summary or a comment.",
             OUTPUT,
             metavar="FILE.md",
         ),
@@ -182,7 +186,7 @@ def _check_critic(request: Request) -> None:
         what = "sums hold no turns to fit the critic of --advantage potential to"
         raise InputError(f"--{request.way}", what, "calibrate the turns themselves for that")
     if request.keep_rewards:
-        what = "judges the rewards as scored, --advantage potential makes its own"
+        what = "judges the rewards as scored, but --advantage potential computes its own"
         raise InputError("--keep-rewards", what, "drop one of them")
 
 
@@ -198,10 +202,10 @@ def _check_online(request: Request) -> None:
     if not request.online:
         return
     if request.method:
-        what = f"follows the correlation within tasks, --method {request.method} the pooled one"
+        what = f"uses the correlation within tasks, but --method {request.method} the pooled one"
         raise InputError("--online", what, "drop one of them")
     if request.config.correlation == "pooled":
-        raise InputError("--online", "follows the correlation within tasks", "drop --correlation")
+        raise InputError("--online", "uses the correlation within tasks", "drop --correlation")
 
 
 def _check_sums(request: Request) -> None:
@@ -213,7 +217,7 @@ def _check_sums(request: Request) -> None:
     if request.way == "partial" and not request.out:
         raise InputError("--partial", "nothing to write the sums to", "name a file with --out")
     if ways and request.landmark:
-        what = "sums hold no turns to tell the first of"
+        what = "sums hold no turns to compute a landmark from"
         raise InputError(ways[0], what, "calibrate the turns themselves for --landmark")
     pages = {"--report": request.report, "--markdown": request.markdown}
     for option in [name for name, path in pages.items() if path and ways]:
@@ -229,5 +233,5 @@ def _check_sums(request: Request) -> None:
 def check_local(request: Request) -> None:
     """Raise InputError for what --online can't know again."""
     if request.online and any(map(remote, request.inputs)):
-        what = "knows turns again by their sha256, which takes a file"
+        what = "recognises turns by their sha256, which needs a local file"
         raise InputError("--online", what, "copy them from the object store first")

@@ -48,19 +48,19 @@ class CompareOptions:
     actual: Annotated[
         str | None, Setting("Actual arguments or call.", VALUES, metavar="JSON|@FILE|-")
     ] = None
-    mode: Annotated[Mode, Setting("How two values are compared.", VALUES, choices=MODES)] = "deep"
+    mode: Annotated[Mode, Setting("Comparison of two values.", VALUES, choices=MODES)] = "deep"
     tool: Annotated[
         str | None,
-        Setting("Apply this tool's rules of the --domain to two values.", VALUES, metavar="NAME"),
+        Setting("Tool whose rules in --domain apply to two values.", VALUES, metavar="NAME"),
     ] = None
     raw: Annotated[
-        bool, Setting("Compare two values as they are, calls with all keys.", VALUES)
+        bool, Setting("Compare two values literally, calls with all their keys.", VALUES)
     ] = False
     tool_rules: Annotated[
         bool, Setting("Apply the domain's rules for each tool to the calls of traces.", INPUT)
     ] = False
     explain: Annotated[
-        bool, Setting("Show each difference and the rule that decided.", options.OUTPUT)
+        bool, Setting("Show each difference and the rule that decided it.", options.OUTPUT)
     ] = False
 
     @property
@@ -76,7 +76,7 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="[TRACES...]",
-            help="Traces; or two values, if they are JSON.",
+            help="Traces, or two JSON values.",
         ),
     ] = None,
     source: LoggedTraceOptions,
@@ -86,13 +86,12 @@ def command(
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
-    """Compare tool-call arguments by what they mean, and explain each difference.
+    """Compare tool-call arguments by meaning, and explain each difference.
 
-    Two values exit with 1 if they differ. Each is either arguments, or a call as an API writes it
-    (OpenAI, Anthropic, Gemini, Bedrock, LangChain, MCP), alone or in a message. A name and an
-    arguments object with nothing beside them but ids is a call too; any other object is arguments,
-    even if it has a key 'name'. Two calls are compared by name and arguments, a call and arguments
-    by the arguments.
+    The exit code is 1 if two values differ. A value is either arguments or a call in an API's form
+    (OpenAI, Anthropic, Gemini, Bedrock, LangChain, MCP), alone or in a message. An object that
+    has only a name, an arguments object and ids is a call. Any other object is arguments, even with
+    a key 'name'. Two calls are compared by name and arguments; a call and arguments, by arguments.
 
     Example: irc-cli compare-args --expected '{"bags": 2}' --actual '{"bags": "2.0"}' --explain
     """
@@ -257,7 +256,7 @@ def _value(option: str, given: str) -> Parsed:
         raise InputError(where, "not UTF-8 text", "give JSON") from None
     parsed = parse_arguments(text)
     if not parsed.readable:
-        raise InputError(where, str(parsed.problem), "give JSON; text needs quotes of its own")
+        raise InputError(where, str(parsed.problem), "give JSON; text needs its own quotes")
     return parsed
 
 

@@ -50,7 +50,7 @@ class Measuring:
     trained_on: Annotated[
         tuple[str, ...],
         Setting(
-            "Family that was trained on: compare with the others; may be repeated.",
+            "Task family that was trained on, to compare with the others; may be repeated.",
             COMPARISON,
             metavar="FAMILY",
         ),
@@ -61,7 +61,8 @@ class Measuring:
     replay: Annotated[
         bool,
         Setting(
-            "Make the recorded calls again in --env; exit with 1 if anything differs.", PLAYING
+            "Execute the recorded calls in --env; exit with 1 if a result or outcome differs.",
+            PLAYING,
         ),
     ] = False
     env: Annotated[
@@ -71,11 +72,11 @@ class Measuring:
     policy: Annotated[
         str | None,
         Setting(
-            "Policy that plays episodes, in place of traces.", PLAYING, metavar="|".join(POLICIES)
+            "Policy to play and measure, instead of traces.", PLAYING, metavar="|".join(POLICIES)
         ),
     ] = None
     keep_rollouts: Annotated[
-        str | None, Setting("File to keep the played episodes in.", PLAYING, metavar="FILE")
+        str | None, Setting("File to write the played episodes to.", PLAYING, metavar="FILE")
     ] = None
 
     def settings(self, domain: str | None) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def _check_use(traces: list[str] | None, asked: Measuring, play: PlayOptions) ->
             raise InputError("--policy", what, "leave out the traces and --replay")
         if play.resume and not asked.keep_rollouts:
             todo = "give '--keep-rollouts FILE'"
-            raise InputError("--resume", "there is nothing to go on with", todo)
+            raise InputError("--resume", "there is nothing to resume", todo)
         return
     if asked.keep_rollouts:
         todo = "give --env and --policy to play"

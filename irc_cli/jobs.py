@@ -155,7 +155,7 @@ def _result(part: Future[None], path: str) -> None:
     try:
         part.result()
     except BrokenProcessPool:
-        what = "a process that reads traces was killed, maybe for its memory"
+        what = "a process that reads traces was killed, possibly for lack of memory"
         raise InputError(path, what, "pass fewer --jobs") from None
 
 

@@ -115,14 +115,14 @@ def command(
             "--out",
             "-o",
             metavar="DIR",
-            help="Folder of the loop.",
+            help="Folder to write the loop to.",
             rich_help_panel=options.OUTPUT,
         ),
     ],
     printing: options.Printing,
     config: options.Config = None,
 ) -> None:
-    """Play, score, calibrate and train, again and again; goes on where it was cut off.
+    """Repeat rollout, score, calibrate and train; an interrupted loop continues.
 
     Example: irc-cli loop --iterations 20 --set train.lr=3e-4 -o first
     """
@@ -130,7 +130,7 @@ def command(
     given = options.added_to_config(ctx, "stage_settings", stage_settings)
     settings = replace(settings, options=_stage_options(given))
     if settings.forecasts and settings.rewards not in ("calibrated", "online"):
-        what = "takes the critic of a calibration"
+        what = "needs the critic of a calibration"
         raise InputError("--set train.advantage=potential", what, "use --reward-mode calibrated")
     folder = Path(out)
     needs("irc-cli loop", "train", "matplotlib", *LEARNING)

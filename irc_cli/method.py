@@ -47,7 +47,7 @@ Method = Annotated[
         metavar="|".join(METHODS),
         callback=use_method,
         is_eager=True,
-        help="Calibrate, pay and check as a published method does; paper: arXiv 2604.02869.",
+        help="Use the settings of a published method; paper: arXiv 2604.02869.",
         rich_help_panel=PAYMENT,
     ),
 ]

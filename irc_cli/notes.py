@@ -21,7 +21,7 @@ def check_notes(notes: Mapping[str, int], *, strict: bool) -> None:
     """
     if strict and (refused := serious(notes)):
         what = few(f"'{text}': {count:,}" for text, count in refused.items())
-        raise InputError("--strict", what, "mend the input, or drop --strict")
+        raise InputError("--strict", what, "fix the input, or drop --strict")
 
 
 def show_notes(notes: Mapping[str, int]) -> None:

@@ -80,7 +80,7 @@ Config = Annotated[
     str | None,
     _option(
         INPUT,
-        "Read options from this file: its keys are the long option names.",
+        "Read options from this file; its keys are the long option names.",
         metavar="FILE.yaml",
         callback=use_config,
         is_eager=True,
@@ -90,8 +90,8 @@ Out = Annotated[
     str | None,
     _option(OUTPUT, "File to write; '-' for standard output.", "--out", "-o", metavar="FILE"),
 ]
-Force = Annotated[bool, _option(OUTPUT, "Replace an output that exists.", "--force")]
-Seed = Annotated[int, _option(OUTPUT, "Seed of whatever is drawn at random.", metavar="N", min=0)]
+Force = Annotated[bool, _option(OUTPUT, "Overwrite existing outputs.", "--force")]
+Seed = Annotated[int, _option(OUTPUT, "Random seed.", metavar="N", min=0)]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ class Reporting:
 
     as_json: Annotated[
         bool,
-        Setting("Print one JSON document on standard output, nothing else.", OUTPUT, option="json"),
+        Setting(
+            "Print one JSON document to standard output and nothing else.", OUTPUT, option="json"
+        ),
     ] = False
     quiet: Annotated[bool, Setting("Print no report and no notes.", OUTPUT, short="q")] = False
 
@@ -111,7 +113,7 @@ class Printing(Reporting):
 
     strict: Annotated[
         bool,
-        Setting("Fail, and write nothing, if anything was repaired, guessed or left out.", OUTPUT),
+        Setting("Fail and write nothing if anything was repaired, guessed or left out.", OUTPUT),
     ] = False
 
 
@@ -119,7 +121,7 @@ class Printing(Reporting):
 class Writing(Printing):
     """The same, and whether a command may replace what exists."""
 
-    force: Annotated[bool, Setting("Replace an output that exists.", OUTPUT)] = False
+    force: Annotated[bool, Setting("Overwrite existing outputs.", OUTPUT)] = False
 
 
 def expanded(

@@ -55,8 +55,8 @@ class PageOptions:
     traces: Annotated[
         tuple[str, ...],
         Setting(
-            "Traces that the turns were scored from; may be repeated; default: those that the "
-            "turns record, where they are unchanged.",
+            "Traces that the turns were scored from; may be repeated; default: those recorded in "
+            "the turns, if unchanged.",
             INPUT,
             metavar="FILE",
         ),
@@ -68,8 +68,8 @@ class PageOptions:
     max_episodes: Annotated[
         int,
         Setting(
-            "Most episodes whose conversations are shown, a sample of each task; statistics are "
-            "of all.",
+            "Maximum episodes to show conversations of, sampled by task and outcome; figures cover "
+            "all.",
             options.OUTPUT,
             low=1,
         ),
@@ -102,7 +102,7 @@ def command(
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
-    """Write one HTML page that shows what each tier is worth, and the conversations that say why.
+    """Write one HTML page that shows why each tier has its value.
 
     Example: irc-cli report turns.parquet --traces traces.json --calibration calibration.yaml
     """

@@ -50,12 +50,12 @@ class WeightOptions:
     """How servers get the weights of the policy."""
 
     load_weights: Annotated[
-        bool, Setting("Have the servers load the folder --model first.", SERVERS)
+        bool, Setting("Load the folder --model into the servers first.", SERVERS)
     ] = False
     restart_command: Annotated[
         str | None,
         Setting(
-            "Command that restarts a server which can't load weights; gets its URL and the folder.",
+            "Command to restart a server that cannot load weights; gets its URL and the folder.",
             SERVERS,
             metavar="COMMAND",
         ),
@@ -71,7 +71,9 @@ class PlayOptions:
     policy: PolicyOptions
     weights: WeightOptions
     user: UserOptions
-    resume: Annotated[bool, Setting("Play only what is missing or failed.", options.OUTPUT)] = False
+    resume: Annotated[bool, Setting("Play only missing and failed episodes.", options.OUTPUT)] = (
+        False
+    )
 
     def settings(self, env: str, policy: str) -> dict[str, Any]:
         """What the episodes follow from."""
@@ -126,7 +128,7 @@ def command(
     printing: options.Writing,
     config: options.Config = None,
 ) -> None:
-    """Play a policy against an environment's users, in groups of episodes per task.
+    """Play episodes: a policy in an environment with simulated users, in groups per task.
 
     Example: irc-cli rollout --env airline-mini --policy expert --noise 0.2 -o rollouts.jsonl
     """
@@ -338,7 +340,7 @@ def _check_output(out: str | None, printing: options.Writing, *, resume: bool) -
     if printing.as_json and out == "-":
         raise InputError("--json", "standard output is taken by '-o -'", "use one of them")
     if resume and out in (None, "-"):
-        raise InputError("--resume", "there is no file to go on with", "give '-o FILE'")
+        raise InputError("--resume", "there is no file to resume", "give '-o FILE'")
     if resume and printing.force:
         raise InputError("--resume", "'--force' would start over", "give one of them")
     if out not in (None, "-"):  # now, before servers get new weights

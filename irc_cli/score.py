@@ -49,9 +49,7 @@ class JobOptions:
 
     jobs: Annotated[
         int,
-        Setting(
-            "Processes that each read and score a trace at a time; 0: one per core.", INPUT, low=0
-        ),
+        Setting("Processes that read and score traces in parallel; 0: one per core.", INPUT, low=0),
     ] = 1
 
 
@@ -67,7 +65,7 @@ def command(
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
-    """Assign every turn of traces a reward tier, by its calls and the task's gold actions.
+    """Assign each turn a reward tier, by comparing its calls with the task's gold actions.
 
     Example: irc-cli score traces.json -o turns.parquet
     """

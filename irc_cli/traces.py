@@ -29,8 +29,8 @@ from stages.traces.opening import open_trace, source_name
 
 INPUT = "Input"  # panel of the help
 _WHAT = (
-    "Traces: results of tau-bench or tau2-bench, rollouts.jsonl, chat messages, or what an "
-    "observability platform exports; '-' for standard input."
+    "Traces: results of tau-bench or tau2-bench, rollouts.jsonl, chat messages, or exports of an "
+    "observability platform; '-' for standard input."
 )
 Paths = Annotated[list[str], typer.Argument(metavar="TRACES...", help=_WHAT)]
 OptionalPaths = Annotated[list[str] | None, typer.Argument(metavar="[TRACES...]", help=_WHAT)]
@@ -43,7 +43,7 @@ class RecordOptions:
     fields: Annotated[
         tuple[str, ...],
         Setting(
-            "Where records have a field, as a dotted path: outcome=info.reward. May be repeated.",
+            "Dotted path to a field of the records: outcome=info.reward. May be repeated.",
             INPUT,
             option="map",
             metavar="FIELD=PATH,...",
@@ -55,7 +55,7 @@ class RecordOptions:
     ] = None
     score: Annotated[
         str | None,
-        Setting("Score that is the outcome, where traces have several.", INPUT, metavar="NAME"),
+        Setting("Score to use as the outcome, if traces have several.", INPUT, metavar="NAME"),
     ] = None
 
     @property
@@ -109,7 +109,7 @@ class LoggedTraceOptions(TraceOptions):
     tokenizer: Annotated[
         str | None,
         Setting(
-            "Tokenizer whose chat template cuts the text that TRL or verl logged into turns.",
+            "Tokenizer whose chat template splits text logged by TRL or verl into turns.",
             INPUT,
             metavar="NAME|DIR",
         ),
@@ -295,5 +295,5 @@ def _refuse_copy(episode: Episode, path: str, taken: dict[str, str]) -> None:
     """Raise InputError if an episode of another trace has the same id."""
     if (other := taken.setdefault(episode.episode_id, path)) != path:
         what = f"both have an episode '{episode.episode_id}'"
-        todo = "give every episode an 'episode_id' of its own, or read the files apart"
+        todo = "give every episode an 'episode_id' of its own, or read the files separately"
         raise InputError(f"{other}, {path}", what, todo)

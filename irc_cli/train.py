@@ -46,15 +46,19 @@ class Plan:
     """Whether a run is only planned, and on what."""
 
     plan: Annotated[
-        bool, Setting("Print the memory that the run would take; load no weights.", PLAN)
+        bool, Setting("Print the memory that the run would need, without loading weights.", PLAN)
     ] = False
     devices: Annotated[
-        int | None, Setting("Number of devices to plan for; default: those here.", PLAN, low=1)
+        int | None,
+        Setting("Number of devices to plan for; default: those of this machine.", PLAN, low=1),
     ] = None
     device_memory: Annotated[
         float | None,
         Setting(
-            "MemorySaving per device to plan for; default: as here.", PLAN, low=0, metavar="GB"
+            "Memory per device to plan for; default: that of this machine.",
+            PLAN,
+            low=0,
+            metavar="GB",
         ),
     ] = None
 
@@ -90,7 +94,7 @@ class TrainRequest:
 
 @options.expanded()
 def command(*, request: TrainRequest, config: options.Config = None) -> None:
-    """Train a policy on its own episodes, or on messages.
+    """Train a policy on its own rollouts, or fine-tune it on conversations.
 
     Example: irc-cli train --model MODEL --rollouts rollouts.jsonl --turns turns.parquet
     --calibration calibration.yaml -o better

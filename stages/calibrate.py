@@ -253,7 +253,7 @@ def check_both_outcomes(episodes: int, successes: int, where: str) -> None:
     """Raise InputError where all episodes fail, or all succeed."""
     if successes in (0, episodes):
         outcomes = "failures" if successes == 0 else "successes"
-        todo = "collect episodes of both kinds: nothing tells them apart yet"
+        todo = "collect both successes and failures"
         raise InputError(where, f"all {episodes:,} episodes are {outcomes}", todo)
 
 

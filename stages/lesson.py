@@ -149,8 +149,8 @@ def prompt_notes(chat: Renderer, material: Material, path: str) -> list[str]:
     tools = next((talk["tools"] for talk in talks if talk.get("tools")), recorded_tools(path))
     told, played = chat.template.told(tools), material.played
     if played and played.prompt.get("tools") not in (None, "server", told.record["tools"]):
-        what = f"the policy was told of its tools by the {played.prompt['tools']}, now it would be"
-        what += f" by the {told.record['tools']}"
+        what = f"the policy got its tools from the {played.prompt['tools']}, and would now get them"
+        what += f" from the {told.record['tools']}"
         raise InputError(played.path, what, "give the chat template that it was played with")
     return told.notes
 

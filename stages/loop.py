@@ -41,48 +41,49 @@ class LoopConfig:
     iterations: Annotated[int, Setting("Iterations to run.", LOOP, low=1)] = 10
     tasks: Annotated[
         int,
-        Setting("Train tasks per iteration, others in each.", PLAY, low=1, option="sample-tasks"),
+        Setting(
+            "Train tasks per iteration, drawn anew each time.", PLAY, low=1, option="sample-tasks"
+        ),
     ] = 16
     fresh: Annotated[
         bool,
-        Setting("Make new train tasks in each iteration, instead of drawing known ones.", PLAY),
+        Setting("Generate new train tasks in each iteration, instead of drawing known ones.", PLAY),
     ] = False
     group_size: Annotated[int, Setting("Episodes per task.", PLAY, low=2, metavar="G")] = 8
     rewards: Annotated[
         Rewards,
         Setting(
-            "What a turn is worth: its tier's value, calibrated anew per iteration or online; the "
-            "reward of the tiers file; or nothing but the outcome.",
+            "What turns earn: tier values calibrated per iteration or online, the naive rewards of "
+            "the tiers file, or none.",
             CALIBRATION,
             option="reward-mode",
         ),
     ] = "calibrated"
-    window: Annotated[
-        int, Setting("Iterations whose turns a calibration sees.", CALIBRATION, low=1)
-    ] = 8
+    window: Annotated[int, Setting("Latest iterations to calibrate on.", CALIBRATION, low=1)] = 8
     calibration_rounds: Annotated[
-        int, Setting("Most misaligned tiers to set to 0 per iteration.", CALIBRATION, low=0)
+        int,
+        Setting(
+            "Maximum number of misaligned tiers to set to 0 per iteration.", CALIBRATION, low=0
+        ),
     ] = 3
     eval_every: Annotated[
-        int, Setting("Iterations from one evaluation to the next; 0: never.", EVALUATION, low=0)
+        int, Setting("Iterations between evaluations; 0: never evaluate.", EVALUATION, low=0)
     ] = 5
-    eval_split: Annotated[
-        str, Setting("Split that evaluations play.", EVALUATION, metavar="NAME")
-    ] = "dev"
+    eval_split: Annotated[str, Setting("Split to evaluate on.", EVALUATION, metavar="NAME")] = "dev"
     eval_tasks: Annotated[
         int | None,
-        Setting("Play only the first N tasks of that split; default: all.", EVALUATION, low=1),
+        Setting(
+            "Evaluate only on the first N tasks of the split; default: all.", EVALUATION, low=1
+        ),
     ] = None
     eval_group_size: Annotated[
-        int, Setting("Episodes per task of an evaluation.", EVALUATION, low=1, metavar="G")
+        int, Setting("Episodes per task in an evaluation.", EVALUATION, low=1, metavar="G")
     ] = 1
     patience: Annotated[
         int | None,
-        Setting(
-            "Stop after N evaluations without a better one; default: never.", EVALUATION, low=1
-        ),
+        Setting("Stop after N evaluations without improvement; default: never.", EVALUATION, low=1),
     ] = None
-    seed: Annotated[int, Setting("Seed of whatever is drawn at random.", LOOP, low=0)] = 0
+    seed: Annotated[int, Setting("Random seed.", LOOP, low=0)] = 0
     # Options of single stages, by their long names: {"train": {"lr": 3e-4}}
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

@@ -39,7 +39,7 @@ def check_settings(out: Path, settings: dict[str, Any]) -> None:
                 what = f"is of a loop with {name} {before.get(name)!r}, not {settings.get(name)!r}"
                 raise InputError(str(path), what, "name another folder, or give the same settings")
     elif out.is_dir() and not all(is_remains(file, SETTINGS) for file in out.iterdir()):
-        raise InputError(str(out), "holds something else than a loop", "name another folder")
+        raise InputError(str(out), "holds something other than a loop", "name another folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

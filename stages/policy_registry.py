@@ -31,33 +31,37 @@ class PolicyOptions:
     model: Annotated[
         str | None,
         Setting(
-            "Model of the policy: a name or folder; for airline-mini the seed policy by default.",
+            "Model of the policy, a name or folder; for airline-mini the seed policy by default.",
             POLICY,
             metavar="NAME|DIR",
         ),
     ] = None
-    concurrency: Annotated[int, Setting("Episodes that play at the same time.", POLICY, low=1)] = 32
+    concurrency: Annotated[int, Setting("Episodes to play at the same time.", POLICY, low=1)] = 32
     context: Annotated[
         int | None,
         Setting(
-            "Most tokens of an episode with transformers or vllm; default: the model's.",
+            "Maximum tokens of an episode (transformers, vllm); default: the model's limit.",
             POLICY,
             low=1,
         ),
     ] = None
     dtype: Annotated[
         Dtype,
-        Setting("What transformers or vllm computes in; auto: as the weights are.", POLICY),
+        Setting("Precision to compute in (transformers, vllm); auto: that of the weights.", POLICY),
     ] = "auto"
     noise: Annotated[
         float,
         Setting(
-            "Chance that the expert makes a mistake, per turn.", POLICY, low=0, high=1, metavar="P"
+            "Probability per turn that the expert makes a mistake.",
+            POLICY,
+            low=0,
+            high=1,
+            metavar="P",
         ),
     ] = 0.0
     recording: Annotated[
         str | None,
-        Setting("Rollouts that --policy replay plays again.", POLICY, metavar="ROLLOUTS"),
+        Setting("Rollouts for --policy replay.", POLICY, metavar="ROLLOUTS"),
     ] = None
     base_urls: Annotated[
         tuple[str, ...],
@@ -74,7 +78,7 @@ class PolicyOptions:
     tokenizer: Annotated[
         str | None,
         Setting(
-            "Send the servers token ids made with this tokenizer; default: they tokenize.",
+            "Send token ids made with this tokenizer; default: the servers tokenize.",
             SERVERS,
             metavar="NAME|DIR",
         ),
@@ -82,7 +86,7 @@ class PolicyOptions:
     timeout_s: Annotated[
         float,
         Setting(
-            "Seconds per request to a server.",
+            "Timeout per request to a server, in seconds.",
             SERVERS,
             low=0,
             high=math.inf,
@@ -93,7 +97,7 @@ class PolicyOptions:
     retries: Annotated[int, Setting("Retries per request to a server.", SERVERS, low=0)] = 5
     rate_limit: Annotated[
         float | None,
-        Setting("Most requests per second to each server.", SERVERS, low=0.001, high=math.inf),
+        Setting("Maximum requests per second to each server.", SERVERS, low=0.001, high=math.inf),
     ] = None
     rejoin: bool = True  # openai: whether a server that comes back plays again
 

@@ -39,8 +39,10 @@ class Config:
     """How a run plays. Equal settings make equal episodes."""
 
     group_size: Annotated[int, Setting("Episodes per task.", EPISODES, low=1, metavar="G")] = 4
-    max_turns: Annotated[int, Setting("Messages of the policy per episode.", EPISODES, low=1)] = 30
-    seed: Annotated[int, Setting("Seed of whatever is drawn at random.", EPISODES, low=0)] = 0
+    max_turns: Annotated[
+        int, Setting("Maximum messages of the policy per episode.", EPISODES, low=1)
+    ] = 30
+    seed: Annotated[int, Setting("Random seed.", EPISODES, low=0)] = 0
     sampling: Sampling = field(default_factory=Sampling)
 
 

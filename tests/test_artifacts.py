@@ -239,8 +239,8 @@ ROW = FRAME.row(0, named=True)
 @pytest.mark.parametrize(
     ("second", "what"),
     [
-        (b'{"source": ', "not JSON: unexpected end of data; mend the line"),
-        (b"plain text", "not JSON: unexpected character, expected a JSON value; mend the line"),
+        (b'{"source": ', "not JSON: unexpected end of data; fix the line"),
+        (b"plain text", "not JSON: unexpected character, expected a JSON value; fix the line"),
         (b"[1, 2]", "not an object; rerun irc-cli score"),
         (ROW | {"turn": "x"}, "'turn' is 'x', not Int32; rerun irc-cli score"),
         (ROW | {"turn": 0.5}, "'turn' is 0.5, not Int32; rerun irc-cli score"),
@@ -275,7 +275,7 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
         "end with par1 or pare; write the file again",
         "nothing": "nothing: empty; rerun irc-cli score",
         "blank": "blank: empty; rerun irc-cli score",
-        "binary": "binary:1: not JSON: unexpected character, expected a JSON value; mend the line",
+        "binary": "binary:1: not JSON: unexpected character, expected a JSON value; fix the line",
         "none": "none: no such file; check the path",
     }
     for name, line in ends.items():

@@ -434,7 +434,7 @@ def test_method_paper_notes_tiers_that_the_paper_has_not(run: Cli, turns: Path) 
         ("--config given.yaml", "--gamma: contradicts --method paper; drop one of them"),
         (
             "--online state.parquet",
-            "--online: follows the correlation within tasks, --method paper the pooled one; "
+            "--online: uses the correlation within tasks, but --method paper the pooled one; "
             "drop one of them",
         ),
     ],

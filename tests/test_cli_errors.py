@@ -71,7 +71,7 @@ ANY_COMMAND = [
 
 SAME_ID = (
     "few.jsonl, won.jsonl: both have an episode 'bags-0/0'; "
-    "give every episode an 'episode_id' of its own, or read the files apart"
+    "give every episode an 'episode_id' of its own, or read the files separately"
 )
 
 SCORE = [
@@ -160,7 +160,7 @@ CALIBRATE = [
     (LONG, TOO_LONG),
     (
         "prose.json",
-        "prose.json:1: not JSON: unexpected character, expected a JSON value; mend the line",
+        "prose.json:1: not JSON: unexpected character, expected a JSON value; fix the line",
     ),
     (
         "columns.parquet",
@@ -176,13 +176,11 @@ CALIBRATE = [
     ),
     (
         "won.parquet",
-        "won.parquet: all 8 episodes are successes; "
-        "collect episodes of both kinds: nothing tells them apart yet",
+        "won.parquet: all 8 episodes are successes; collect both successes and failures",
     ),
     (
         "lost.parquet",
-        "lost.parquet: all 8 episodes are failures; "
-        "collect episodes of both kinds: nothing tells them apart yet",
+        "lost.parquet: all 8 episodes are failures; collect both successes and failures",
     ),
     (
         "open.parquet",
@@ -237,7 +235,7 @@ CALIBRATE = [
     ),
     (
         "few.parquet --online new --correlation pooled",
-        "--online: follows the correlation within tasks; drop --correlation",
+        "--online: uses the correlation within tasks; drop --correlation",
     ),
     (
         "few.parquet --online new --merge",

@@ -69,7 +69,7 @@ def test_equal_ids_in_two_files(run: Cli, tmp_path: Path, command: str) -> None:
         write(tmp_path / name, [row(number, episode_id=f"e{number}") for number in range(2)])
     assert run(command, "a.jsonl", "b.jsonl").err == (
         "error: a.jsonl, b.jsonl: both have an episode 'e0'; give every episode an 'episode_id' "
-        "of its own, or read the files apart\n"
+        "of its own, or read the files separately\n"
     )
 
 
@@ -96,7 +96,7 @@ def test_an_outcome_that_success_contradicts(
     write(tmp_path / "a.jsonl", [row(0), row(1, outcome=outcome, success=success)])
     assert run(command, "a.jsonl").err == (
         f"error: a.jsonl:2: 'success' is {success}, but 'outcome' is {outcome}; "
-        "mend the record, or name one by --map outcome=FIELD\n"
+        "fix the record, or name one by --map outcome=FIELD\n"
     )
     assert run(command, "a.jsonl", "--map", "outcome=success").code == 0
     write(tmp_path / "b.jsonl", [row(0), row(1, outcome=float(success), success=success)])

@@ -197,8 +197,8 @@ def test_gains_are_what_a_turn_adds_in_all() -> None:
         ),
         (
             ("--keep-rewards",),
-            "--keep-rewards: judges the rewards as scored, --advantage potential makes its own; "
-            "drop one of them",
+            "--keep-rewards: judges the rewards as scored, but --advantage potential computes its "
+            "own; drop one of them",
         ),
     ],
 )
@@ -222,12 +222,12 @@ def test_a_critic_is_asked_for_where_there_is_none(
         load_critic("old.yaml")
     assert f"error: {line_of(caught)}\n" == line
     Path("r.jsonl").write_text("")
-    missing = "--advantage potential: takes the critic of a calibration; give --calibration FILE"
+    missing = "--advantage potential: needs the critic of a calibration; give --calibration FILE"
     env = ("export", "verl", "--env", "airline-mini", "--model", "m", *POTENTIAL, "-o", "verl")
     assert run(*env) == (2, b"", f"error: {missing}\n")
     assert run(*env, "--calibration", "old.yaml") == (2, b"", line)
     loop = ("loop", "--set", "train.advantage=potential", "--reward-mode", "naive", "-o", "out")
-    what = "takes the critic of a calibration; use --reward-mode calibrated"
+    what = "needs the critic of a calibration; use --reward-mode calibrated"
     assert run(*loop) == (2, b"", f"error: --set train.advantage=potential: {what}\n")
 
 

@@ -459,11 +459,11 @@ def test_a_prompt_that_begins_with_all_before_goes_on() -> None:
         ),
         (
             {"token_ids": ["x", "y"]},
-            "turn 0 of episode 'e' has token ids that are none; give the file as it was written",
+            "turn 0 of episode 'e' has invalid token ids; give the file as it was written",
         ),
         (
             {"token_ids": [1], "logprobs": [0.5]},
-            "turn 0 of episode 'e' has a logprob that is none; find out what the engine recorded: "
+            "turn 0 of episode 'e' has an invalid logprob; find out what the engine recorded: "
             "want finite and <= 0",
         ),
     ],

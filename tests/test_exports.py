@@ -215,21 +215,20 @@ def test_calls_and_results_that_no_template_would_show_are_refused(
         ({"content": "hm"}, "message 2 has no 'role'; give each message a role"),
         (
             {"role": "assistant", "tool_calls": [{"id": "x"}]},
-            "message 2 has a call that is none: [{'id': 'x'}]; "
-            "give {id, function: {name, arguments}}",
+            "message 2 has an invalid call: [{'id': 'x'}]; give {id, function: {name, arguments}}",
         ),
         (
             {"role": "assistant", "tool_calls": ["look"]},
-            "message 2 has a call that is none: ['look']; give {id, function: {name, arguments}}",
+            "message 2 has an invalid call: ['look']; give {id, function: {name, arguments}}",
         ),
         (
             {"role": "assistant", "tool_calls": [{"function": {"name": "look"}}]},
-            "message 2 has a call that is none: [{'function': {'name': 'look'}}]; "
+            "message 2 has an invalid call: [{'function': {'name': 'look'}}]; "
             "give {id, function: {name, arguments}}",
         ),
         (
             {"role": "assistant", "tool_calls": [{"function": {"name": 3}}]},
-            "message 2 has a call that is none: [{'function': {'name': 3}}]; "
+            "message 2 has an invalid call: [{'function': {'name': 3}}]; "
             "give {id, function: {name, arguments}}",
         ),
     ],
@@ -538,8 +537,8 @@ def test_preferences_without_a_pair_are_refused(run: Cli, airline: Files) -> Non
     ended = run(*given, "--min-gap", "99", "-o", "pairs.jsonl")
     assert (ended.code, ended.err) == (
         2,
-        f"error: {airline.rollouts}: no two turns of a group, after the same messages, of which "
-        "one is better; play more episodes of a task or pass --prefix calls\n",
+        f"error: {airline.rollouts}: no group has two turns after the same messages with one "
+        "better than the other; play more episodes of a task or pass --prefix calls\n",
     )
     assert not Path("pairs.jsonl").exists()
 

@@ -135,7 +135,7 @@ def test_each_episode_twice_in_one_table_is_refused(ending: str) -> None:
     twice = pl.concat([turns, turns.with_columns(episode_id=pl.col("episode_id") + ending)])
     with pytest.raises(InputError) as caught:
         calibrate_turns(twice, FEW)
-    line = "turns: each episode is there twice, under two ids; count each episode once"
+    line = "turns: each episode occurs twice, under two ids; count each episode once"
     assert line_of(caught) == line
 
 
@@ -191,7 +191,7 @@ def test_the_command_counts_each_episode_once(run: Cli, way: tuple[str, ...]) ->
             ["a.parquet", "c.parquet"],
             "c.parquet: 40 episodes are those of 'a.parquet' under other ids",
         ),
-        (["d.parquet"], "d.parquet: each episode is there twice, under two ids"),
+        (["d.parquet"], "d.parquet: each episode occurs twice, under two ids"),
     ]:
         result = run("calibrate", *files, *way)
         assert (result.code, result.out) == (2, b"")

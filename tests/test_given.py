@@ -166,7 +166,7 @@ def test_a_task_with_two_golds_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "gold.json"
     records = [{"task_id": 7, "gold_actions": gold} for gold in (ACTIONS, other)]
     file.write_text(json.dumps(records))
-    with pytest.raises(InputError, match="task '7' stands there twice"):
+    with pytest.raises(InputError, match="task '7' occurs twice"):
         read_gold(str(file))
 
 

@@ -117,13 +117,13 @@ def test_turns_of_another_tier(run: Cli, made: pl.DataFrame) -> None:
 def test_rewards_of_another_calibration(run: Cli, made: pl.DataFrame) -> None:
     rewritten(made.with_columns(reward=pl.lit(0.125)))
     assert refused(run, "--calibration", "c.yaml") == (
-        "error: advantages.parquet: turn 0 of episode 'e0' has another reward than by "
-        "--calibration; give the calibration.yaml beside it, or leave that out\n"
+        "error: advantages.parquet: turn 0 of episode 'e0' has another reward than "
+        "--calibration gives; give the calibration.yaml beside it, or leave that out\n"
     )
 
 
 def test_an_estimator_beside_them(run: Cli, made: pl.DataFrame) -> None:
     assert refused(run, "--gamma", "0.5") == (
-        "error: --advantages: is what an estimator made, so that --advantage, --gamma, --lambda, "
-        "--gae-lambda, --normalise and --last-turn-reward do nothing; leave these out\n"
+        "error: --advantages: was computed by an estimator, so --advantage, --gamma, --lambda, "
+        "--gae-lambda, --normalise and --last-turn-reward have no effect; leave these out\n"
     )

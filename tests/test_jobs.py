@@ -110,7 +110,8 @@ def test_a_process_that_was_killed_is_one_line() -> None:
     with pytest.raises(InputError) as caught:
         jobs._result(killed, "a.jsonl")
     assert line_of(caught) == (
-        "a.jsonl: a process that reads traces was killed, maybe for its memory; pass fewer --jobs"
+        "a.jsonl: a process that reads traces was killed, possibly for lack of memory; "
+        "pass fewer --jobs"
     )
 
 

@@ -73,6 +73,6 @@ def test_sums_have_no_first_turns(run: Cli, turns: Path) -> None:
     refused = run("calibrate", turns, "--stream", "--landmark", "2")
     assert refused.code == 2
     assert refused.err == (
-        "error: --stream: sums hold no turns to tell the first of; calibrate the turns themselves "
-        "for --landmark\n"
+        "error: --stream: sums hold no turns to compute a landmark from; calibrate the turns "
+        "themselves for --landmark\n"
     )

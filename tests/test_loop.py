@@ -156,7 +156,7 @@ def test_a_loop_that_was_killed_at_its_start_begins(tmp_path: Path) -> None:
     check_settings(tmp_path, {"seed": 0})
     assert (tmp_path / "loop.yaml").read_text() == "seed: 0\n"
     (tmp_path / "loop.yaml").rename(tmp_path / "mine.yaml")
-    with pytest.raises(InputError, match="holds something else than a loop"):
+    with pytest.raises(InputError, match="holds something other than a loop"):
         check_settings(tmp_path, {"seed": 0})
 
 

@@ -20,7 +20,7 @@ from tests.conftest import Cli
 WEIGHTS = "model.safetensors"
 PLAYS = "rollout --env airline-mini --policy transformers --max-tasks 1 -o r.jsonl --model m"
 PLANS = "train --plan --model m"
-MODEL, WHOLE = "give a folder that holds a model", "take a whole checkpoint"
+MODEL, WHOLE = "give a folder that holds a model", "use a complete checkpoint"
 
 
 def without_norm(path: Path) -> None:

@@ -117,7 +117,7 @@ def test_strict_refuses_and_writes_nothing(
     monkeypatch.chdir(desk)
     args = shlex.split(command.replace("OUT", str(tmp_path / "out")))
     listed = ", ".join(f"'{text}': {count}" for text, count in COMMANDS[command].items())
-    line = f"error: --strict: {listed}; mend the input, or drop --strict\n"
+    line = f"error: --strict: {listed}; fix the input, or drop --strict\n"
     assert run(*args, "--strict") == (2, b"", line)
     assert not list(tmp_path.iterdir())
 
@@ -139,7 +139,7 @@ def test_bad_lines_skipped_are_refused_before_they_are_kept(
 ) -> None:
     good = (desk / "good.jsonl").read_bytes()
     Path("bad.jsonl").write_bytes(good + b"{oops\n")
-    line = "error: --strict: 'bad record left out': 1; mend the input, or drop --strict\n"
+    line = "error: --strict: 'bad record left out': 1; fix the input, or drop --strict\n"
     assert run("score", "bad.jsonl", "--skip-bad", "--strict") == (2, b"", line)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
 
@@ -150,7 +150,7 @@ def test_strict_keeps_episodes_that_failed_out_of_the_rollouts(run: Cli, desk: P
     result = run(*args, *recording, "--strict")
     assert (result.code, result.out) == (2, b"")
     what = f"left out, policy: no such episode in {desk / 'played.jsonl'}"
-    assert result.err == f"error: --strict: '{what}': 3; mend the input, or drop --strict\n"
+    assert result.err == f"error: --strict: '{what}': 3; fix the input, or drop --strict\n"
     assert [path.name for path in Path().iterdir()] == ["r.jsonl.partial"]  # for --resume
 
 
@@ -158,7 +158,7 @@ def test_two_values_read_as_python(run: Cli) -> None:
     values = ("compare-args", "{'a': 1}", '{"a": 1}')
     assert run(*values) == (0, b"equal (deep)\n", f"{PYTHON}: 1\n")
     assert run(*values, "--json").json()["notes"] == {PYTHON: 1}
-    line = f"error: --strict: '{PYTHON}': 1; mend the input, or drop --strict\n"
+    line = f"error: --strict: '{PYTHON}': 1; fix the input, or drop --strict\n"
     assert run(*values, "--strict") == (2, b"", line)
 
 

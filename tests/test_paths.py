@@ -159,6 +159,6 @@ def test_a_store_has_no_digest_to_follow_online(run: Cli) -> None:
     result = run("calibrate", "s3://bucket/turns.parquet", "--online", "state")
     assert (result.code, result.err) == (
         2,
-        "error: --online: knows turns again by their sha256, which takes a file; "
+        "error: --online: recognises turns by their sha256, which needs a local file; "
         "copy them from the object store first\n",
     )

@@ -144,7 +144,7 @@ def test_tau2_airline_traces_have_published_figures(run: Cli) -> None:
         ),
         (
             "--policy expert --env airline-mini --resume",
-            "--resume: there is nothing to go on with; give '--keep-rollouts FILE'",
+            "--resume: there is nothing to resume; give '--keep-rollouts FILE'",
         ),
         (
             "--policy expert --env airline-mini --trained-on cancle",

@@ -328,7 +328,7 @@ def test_replay_of_what_was_not_recorded_is_an_error(run: Cli) -> None:
         (("--user", "llm"), "--user-model: missing; give the model that plays the user"),
         (("--policy", "replay"), "--recording: missing; give a rollouts file"),
         (("--policy", "openai"), "--model: missing; give the name that the servers know"),
-        (("--resume",), "--resume: there is no file to go on with; give '-o FILE'"),
+        (("--resume",), "--resume: there is no file to resume; give '-o FILE'"),
         (("--user-cost", "1"), "--user-cost: what a token costs is unknown; give '--user-price "),
         (("--user-price", "1"), "--user-price: '1' is no price; give IN/OUT, such as 0.15/0.6"),
         (("-o", "-", "--json"), "--json: standard output is taken by '-o -'; use one of them"),

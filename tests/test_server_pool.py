@@ -159,7 +159,7 @@ def test_addresses_repeated_and_in_a_file(tmp_path: Path) -> None:
     [
         (None, "--base-url: 'servers' is no URL, and no file; give http://HOST:PORT/v1, or a file"),
         (b"http://a/v1\nhost:1\n", "servers:2: 'host:1' is no URL; write http://HOST:PORT/v1"),
-        (b"\xff\n", "servers: not UTF-8 text; give a file with a URL a line"),
+        (b"\xff\n", "servers: not UTF-8 text; give a file with one URL per line"),
     ],
 )
 def test_addresses_that_are_none(run: Cli, written: bytes | None, line: str) -> None:

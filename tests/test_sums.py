@@ -142,7 +142,7 @@ def test_turns_out_of_order_are_one_line(
     with pytest.raises(InputError) as caught:
         sum_turns(turns.lazy(), "presence", "runs/turns.parquet")
     assert line_of(caught) == (
-        f"runs/turns.parquet:row {row}: the turns of an episode do not stand together, "
+        f"runs/turns.parquet:row {row}: the turns of an episode are not consecutive rows, "
         "in order from 0; sort by episode_id, turn"
     )
 

@@ -457,8 +457,8 @@ def test_rollouts_training_and_exports_share_a_prompt(run: Cli, unaware: Path) -
     refused = run("train", "--model", str(unaware), *given, "-o", "again")
     assert (refused.code, refused.err) == (
         2,
-        "error: r.jsonl: the policy was told of its tools by the template, now it would be by the "
-        "messages; give the chat template that it was played with\n",
+        "error: r.jsonl: the policy got its tools from the template, and would now get them from "
+        "the messages; give the chat template that it was played with\n",
     )
 
 

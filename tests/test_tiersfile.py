@@ -183,7 +183,7 @@ def test_the_flat_tiers_printed_in_the_docs_give_the_same_turns(tmp_path: Path) 
         (
             "failed, talk]",
             "failed, gold, talk]",
-            "t.yaml:8:36: tier 'gold' stands here twice; remove one of them",
+            "t.yaml:8:36: tier 'gold' occurs twice; remove one of them",
         ),
         (
             "again, failed",

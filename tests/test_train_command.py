@@ -400,7 +400,7 @@ def constant(files: Played) -> None:
 
 
 LOGPROB = (
-    "{tokens}: turn 1 of episode 'e5' has a logprob that is none; "
+    "{tokens}: turn 1 of episode 'e5' has an invalid logprob; "
     "find out what the engine recorded: want finite and <= 0"
 )
 BROKEN: dict[str, tuple[Callable[[Played], Any], str, str]] = {
@@ -414,13 +414,13 @@ BROKEN: dict[str, tuple[Callable[[Played], Any], str, str]] = {
         missing_weights,
         "--off-policy",
         "{model}: its weights lack 'model.norm.weight' of the shape that config.json says; "
-        "take a whole checkpoint",
+        "use a complete checkpoint",
     ),
     "other shape": (
         other_shape,
         "",
         "{model}: its weights lack 'model.embed_tokens.weight' of the shape that config.json says; "
-        "take a whole checkpoint",
+        "use a complete checkpoint",
     ),
     "truncated weights": (
         truncated_weights,
@@ -472,7 +472,7 @@ BROKEN: dict[str, tuple[Callable[[Played], Any], str, str]] = {
     "twice": (
         rows_with(lambda rows: rows.append(rows[2])),
         "",
-        "{rollouts}:17: episode 'e2' stands there twice; give each episode once",
+        "{rollouts}:17: episode 'e2' occurs twice; give each episode once",
     ),
     "several policies": (
         rows_with(lambda rows: rows[2].update(policy="another")),
@@ -531,7 +531,7 @@ BROKEN: dict[str, tuple[Callable[[Played], Any], str, str]] = {
     "out is something else": (
         lambda files: None,
         "-o {model} --force",
-        "{model}: holds something else than a training run; name another folder",
+        "{model}: holds something other than a training run; name another folder",
     ),
     "dual clip": (
         lambda files: None,
@@ -556,7 +556,7 @@ BROKEN: dict[str, tuple[Callable[[Played], Any], str, str]] = {
     "two modes": (
         lambda files: None,
         "--sft talks.jsonl",
-        "irc-cli train: what to learn from?; give --rollouts or --sft",
+        "irc-cli train: nothing to train on; give --rollouts or --sft",
     ),
 }
 
@@ -589,9 +589,9 @@ def test_bad_messages(run: Cli, files: Played) -> None:
         return ended.err
 
     assert told("") == "error: sft.jsonl: is empty; give a trace file\n"
-    assert told("\n") == "error: sft.jsonl: no conversation; give one conversation a line\n"
+    assert told("\n") == "error: sft.jsonl: no conversation; give one conversation per line\n"
     assert told('{"messages": 1}\n') == (
-        "error: sft.jsonl:1: has no list of 'messages'; give one conversation a line\n"
+        "error: sft.jsonl:1: has no list of 'messages'; give one conversation per line\n"
     )
     assert told('{"messages": [{"role": "user", "content": "no"}]}\n') == (
         "error: sft.jsonl: nothing to learn: no message of an assistant; give other messages\n"
@@ -688,7 +688,7 @@ def test_a_run_that_exists_is_not_lost(run: Cli, files: Played) -> None:
     again = run(*files.args, "-o", "out", "--quiet")
     assert (again.code, again.err) == (
         2,
-        "error: out: exists already; pass --resume to go on with it, or --force to start over\n",
+        "error: out: exists already; pass --resume to continue it, or --force to start over\n",
     )
     before = Path("out/trainer/train.json").stat().st_mtime_ns
     done = run(*files.args, "-o", "out", "--resume")
@@ -710,7 +710,7 @@ def test_a_run_that_exists_is_not_lost(run: Cli, files: Played) -> None:
 def test_help(run: Cli) -> None:
     shown = run("train", "--help")
     assert shown.code == 0
-    assert b"Train a policy on its own episodes, or on messages." in shown.out
+    assert b"Train a policy on its own rollouts, or fine-tune it on conversations." in shown.out
     assert b"Example: irc-cli train --model MODEL" in shown.out
 
 
@@ -722,7 +722,7 @@ def test_strict_refuses_what_would_be_left_out(run: Cli, copied: Played) -> None
     assert run(*copied.args, "-o", "out", "--strict") == (
         2,
         b"",
-        f"error: --strict: '{text}': 1; mend the input, or drop --strict\n",
+        f"error: --strict: '{text}': 1; fix the input, or drop --strict\n",
     )
     assert not Path("out").exists()
     result = run(*copied.args, "-o", "out", "--json")

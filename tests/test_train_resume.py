@@ -252,11 +252,11 @@ DAMAGED_MOMENTS: list[tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = [
     ),
     (
         lambda state: state.pop(f"{NORM}/exp_avg_sq"),
-        f"'{NORM}/exp_avg_sq' is missing, or too much",
+        f"'{NORM}/exp_avg_sq' is missing or unexpected",
     ),
     (
         lambda state: state.update({f"{NORM}/other": torch.zeros(())}),
-        f"'{NORM}/other' is missing, or too much",
+        f"'{NORM}/other' is missing or unexpected",
     ),
 ]
 
@@ -342,7 +342,7 @@ def test_a_run_that_was_killed_at_its_start_may_be_replaced(tmp_path: Path) -> N
     refuse_existing_run(str(out), resume=False, force=True)
     (out / "notes.txt").touch()
     (out / ".metrics.jsonl.k3_x0abc").unlink()
-    with pytest.raises(InputError, match="holds something else than a training run"):
+    with pytest.raises(InputError, match="holds something other than a training run"):
         refuse_existing_run(str(out), resume=False, force=True)
 
 

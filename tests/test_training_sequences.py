@@ -132,7 +132,7 @@ def test_a_greeting_is_a_turn_that_answers_nothing() -> None:
         (
             "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
             "{% if add_generation_prompt %}<think>{% endif %}",
-            "the chat template writes a message otherwise than its prompt begins it; "
+            "the chat template writes a message that does not continue its prompt; "
             "choose a model whose template goes on from its prompt and ends messages",
         ),
     ],

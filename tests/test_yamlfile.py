@@ -60,7 +60,7 @@ def test_an_alias_is_the_value_it_names() -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("a: 1\nb: 2\na: 3\n", "f.yaml:3:1: key 'a' stands here twice; remove one of them"),
+        ("a: 1\nb: 2\na: 3\n", "f.yaml:3:1: key 'a' occurs twice; remove one of them"),
         ("a: [1\nb: 2\n", "f.yaml:2:2: not good YAML (did not find expected ',' or ']'); correct"),
         ("a: \tb: c\n", "f.yaml:1:6: not good YAML (mapping values are not allowed in this conte"),
         ("? [1, 2]\n: x\n", "f.yaml:1:3: a key that is not text; use a plain key"),
@@ -152,7 +152,7 @@ BAD = "put the value in quotes"
         ("{a: " * 100_000, "f.yaml:1:393: nested too deep; flatten it"),
         ("- " * 100_000, "f.yaml:1:197: nested too deep; flatten it"),
         ("a: \ud800", "f.yaml: not UTF-8 text; give a YAML file"),
-        ("? !!binary x\n: 1\n? x\n: 1\n", "f.yaml:3:3: key 'x' stands here twice; remove one of"),
+        ("? !!binary x\n: 1\n? x\n: 1\n", "f.yaml:3:3: key 'x' occurs twice; remove one of"),
     ],
 )
 def test_yaml_that_would_hang_or_crash_is_one_line(text: str, line: str) -> None:

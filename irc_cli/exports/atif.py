@@ -34,7 +34,7 @@ def command(
             "--out",
             "-o",
             metavar="DIR",
-            help="Folder for the job, with one per trial.",
+            help="Folder to write the job to, with one folder per trial.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,

@@ -28,13 +28,13 @@ class Pairs:
     prefix: Annotated[
         Prefix,
         Setting(
-            "What is the same before both turns: all messages, or calls and their results.",
+            "What both turns of a pair share before them: all messages, or calls and results.",
             PAIRS,
         ),
     ] = "exact"
-    min_gap: Annotated[float, Setting("Least difference of the two advantages.", PAIRS, low=0)] = (
-        0.0
-    )
+    min_gap: Annotated[
+        float, Setting("Least difference between the two advantages.", PAIRS, low=0)
+    ] = 0.0
 
 
 @options.expanded()
@@ -64,7 +64,7 @@ def command(
     notes += other_turns(played, scored)
     rows = list(preferences(played.episodes, table, played.tools, same, gap, played.prompt))
     if not rows:
-        what = f"no two turns of a group, after the same {_SAME[same]}, of which one is better"
+        what = f"no group has two turns after the same {_SAME[same]} with one better than the other"
         todo = "play more episodes of a task" + (" or pass --prefix calls" * (same == "exact"))
         raise InputError(rollouts, what, todo)
     settings = {"prefix": same, "min_gap": gap, "calibration": calibration}

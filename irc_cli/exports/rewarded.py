@@ -46,8 +46,8 @@ class RewardFiles:
     advantages: Annotated[
         str | None,
         Setting(
-            "Advantages of these turns, from irc-cli calibrate, whose rewards are written; "
-            "default: the rewards in the turns.",
+            "Advantages from irc-cli calibrate, whose rewards are written; default: the rewards in "
+            "the turns.",
             options.INPUT,
             metavar="FILE",
         ),

@@ -33,7 +33,7 @@ def command(
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
-    """Write token ids, mask, logprobs and advantages, a row a sequence: what train learns from.
+    """Write token ids, mask, logprobs and advantages, one row per sequence.
 
     Example: irc-cli export tokens rollouts.jsonl --turns turns.parquet -o tokens.parquet
     """

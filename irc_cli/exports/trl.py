@@ -25,7 +25,7 @@ def command(
     seed: options.Seed = 0,
     config: options.Config = None,
 ) -> None:
-    """Write the openings of tasks as JSON lines: 'prompt', 'messages', 'tools', 'gold_actions'.
+    """Write task prompts as JSON lines of 'prompt', 'messages', 'tools' and 'gold_actions'.
 
     Example: irc-cli export trl rollouts.jsonl -o trl.jsonl
     """

@@ -32,7 +32,7 @@ class Splits:
     """The tasks that are written."""
 
     split: Annotated[str, Setting("Split to train on.", TASKS, metavar="NAME")] = "train"
-    val_split: Annotated[str, Setting("Split that is held out.", TASKS, metavar="NAME")] = "dev"
+    val_split: Annotated[str, Setting("Held-out split.", TASKS, metavar="NAME")] = "dev"
     max_tasks: Annotated[
         int | None, Setting("Write only the first N tasks of each split.", TASKS, low=1)
     ] = None

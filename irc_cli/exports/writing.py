@@ -19,7 +19,7 @@ Conversations = Annotated[
     list[str],
     typer.Argument(metavar="FILES...", help="rollouts.jsonl, or other JSON lines with 'messages'."),
 ]
-Rollouts = Annotated[str, typer.Argument(metavar="ROLLOUTS", help="Episodes that were played.")]
+Rollouts = Annotated[str, typer.Argument(metavar="ROLLOUTS", help="Rollouts of irc-cli rollout.")]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ScoredFiles:
     calibration: Annotated[
         str | None,
         Setting(
-            "Calibration that says what each tier is worth; default: the rewards in the turns.",
+            "Calibration with the value of each tier; default: the rewards in the turns.",
             options.INPUT,
             metavar="FILE",
         ),
@@ -40,7 +40,7 @@ class ScoredFiles:
     advantages: Annotated[
         str | None,
         Setting(
-            "Advantages of these turns, from irc-cli calibrate; default: they are made again.",
+            "Advantages of these turns, from irc-cli calibrate; default: compute them.",
             options.INPUT,
             metavar="FILE",
         ),

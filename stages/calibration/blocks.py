@@ -128,7 +128,7 @@ def _check_order(block: Block, start: int, where: str) -> None:
     expected[block.begins] = 0
     if (turn != expected).any():
         row = start + int(np.argmax(turn != expected)) + 1
-        what = "the turns of an episode do not stand together, in order from 0"
+        what = "the turns of an episode are not consecutive rows, in order from 0"
         raise InputError(f"{where}:row {row}", what, "sort by episode_id, turn")
 
 

@@ -52,7 +52,7 @@ class CalibrateConfig:
     correlation: Annotated[
         str,
         Setting(
-            "Correlation that sets the values; auto: within tasks, if two have both outcomes.",
+            "Correlation that sets values; auto: within groups if two tasks have both outcomes.",
             STATISTICS,
             choices=CORRELATIONS,
         ),
@@ -60,16 +60,14 @@ class CalibrateConfig:
     adjust: Annotated[
         str,
         Setting(
-            "Subtract what the length of episodes explains; none: nothing.",
+            "Subtract the correlation that episode length explains; none: use the raw one.",
             STATISTICS,
             choices=ADJUSTMENTS,
         ),
     ] = "length"  # the excess over what length explains sets values; none: the raw r
     delta: Annotated[
         float,
-        Setting(
-            "Absolute correlation up to which a tier is worth nothing.", STATISTICS, low=0, high=1
-        ),
+        Setting("Absolute correlation that a value must exceed.", STATISTICS, low=0, high=1),
     ] = 0.05
     fdr: Annotated[
         float,
@@ -82,39 +80,45 @@ class CalibrateConfig:
     ] = 0.05
     min_support: Annotated[
         int,
-        Setting("Fewest episodes with a tier, and without it, for a value.", STATISTICS, low=0),
+        Setting("Minimum episodes with and without a tier for a value.", STATISTICS, low=0),
     ] = 20  # without it only where presence is measured
     effect: Annotated[
-        float, Setting("Smallest absolute correlation that matters.", STATISTICS, low=0, below=1)
+        float,
+        Setting(
+            "Absolute correlation below which an effect is negligible.", STATISTICS, low=0, below=1
+        ),
     ] = 0.2  # neutral is what rules it out
     alpha: Annotated[
         float | None,
-        Setting("Value of a correlation of 1; default: the largest value is 1.", PAYMENT, low=0),
+        Setting(
+            "Value of a correlation of 1; default: scale the largest value to 1.", PAYMENT, low=0
+        ),
     ] = None  # value = alpha * excess
     resamples: Annotated[
-        int, Setting("Fewest bootstrap resamples of the tasks.", STATISTICS, low=100)
+        int,
+        Setting(
+            "Bootstrap resamples of the tasks, or more if --fdr needs them.", STATISTICS, low=100
+        ),
     ] = 2000  # for intervals and p; more where q needs them
     eta: Annotated[
         float,
         Setting(
-            "Bar for the correlation of mean reward and outcome, for its whole interval.",
+            "Bound that the whole interval of the correlation of reward and outcome must exceed.",
             CHECK,
             low=-1,
             high=1,
         ),
     ] = 0.3
-    min_tasks: Annotated[int, Setting("Fewest tasks that pass --check.", CHECK)] = 2
+    min_tasks: Annotated[int, Setting("Tasks that --check requires.", CHECK)] = 2
     zero: Annotated[
         tuple[str, ...],
-        Setting(
-            "Tier that is worth nothing in any case; may be repeated.", PAYMENT, metavar="TIER"
-        ),
+        Setting("Tier to set to 0; may be repeated.", PAYMENT, metavar="TIER"),
     ] = ()
     pay: Annotated[
         Payment,
         Setting(
-            "Turns that earn a tier's value: every turn, or the first one of an episode; auto: "
-            "once if presence is measured.",
+            "How often a tier's value is paid: on every turn, or once per episode; auto: once if "
+            "--measure is presence.",
             PAYMENT,
             choices=PAYMENTS,
         ),
@@ -122,7 +126,7 @@ class CalibrateConfig:
     strata: Annotated[
         str,
         Setting(
-            "Ask for values that hold over the policies or domains; none: pool all episodes.",
+            "Require policies or domains to agree on a value; none: pool all episodes.",
             POLICIES,
             choices=STRATA,
         ),

@@ -107,7 +107,7 @@ def check_critic(values: Values | None, calibration: str | None, config: Advanta
     if config.estimator != "potential" or (values is not None and values.critic):
         return
     if values is None or calibration is None:
-        what = "takes the critic of a calibration"
+        what = "needs the critic of a calibration"
         raise InputError("--advantage potential", what, "give --calibration FILE")
     raise InputError(calibration, *WITHOUT_CRITIC)
 

@@ -47,7 +47,7 @@ class Fingerprint(NamedTuple):
 
     ids: Hashes  # [E] sorted
     parts: tuple[Part, ...]  # a file each
-    doubled: bool = False  # each episode stands there twice, under two ids
+    doubled: bool = False  # each episode occurs twice, under two ids
 
     def document(self) -> dict[str, Any]:
         """Return it as values of JSON."""
@@ -119,7 +119,7 @@ class Fingerprinter:
         return Fingerprint(ids, (part,), self._doubled(len(ids), alike))
 
     def _doubled(self, episodes: int, alike: Ints) -> bool:
-        """Whether each episode stands there twice, by how many episodes are alike.
+        """Whether each episode occurs twice, by how many episodes are alike.
 
         A deterministic policy plays each trial of a task the same, so that is no sign of copies.
         Tasks that are played in several ways, each an even number of times, are one.
@@ -182,7 +182,7 @@ def refuse_doubles(fingerprints: Sequence[Fingerprint], places: Sequence[str]) -
     """
     for fingerprint, where in zip(fingerprints, places, strict=True):
         if fingerprint.doubled:
-            raise InputError(where, "each episode is there twice, under two ids", _TODO)
+            raise InputError(where, "each episode occurs twice, under two ids", _TODO)
     _refuse_equal_ids(fingerprints, places)
     known: dict[Part, str] = {}
     for fingerprint, where in zip(fingerprints, places, strict=True):

@@ -43,25 +43,30 @@ class AdvantageConfig:
     ] = "hybrid"
     gamma: Annotated[
         float,
-        Setting("Discount per turn of rewards and outcome (gtpo, hybrid).", PANEL, low=0, high=1),
+        Setting("Discount of rewards and outcome per turn (gtpo, hybrid).", PANEL, low=0, high=1),
     ] = 0.9
     outcome_weight: Annotated[
-        float, Setting("Weight of the outcome in the hybrid.", PANEL, low=0, option="lambda")
+        float, Setting("Weight of the normalised outcome (hybrid).", PANEL, low=0, option="lambda")
     ] = 0.3
     normalise: Annotated[
         Normalise,
         Setting(
-            "What a return is normalised over: the same turn of its group, its group, or all "
-            "(mt-grpo, gtpo, hybrid).",
+            "Turns that a return is normalised over: those at its index in the group, the group's, "
+            "or all (mt-grpo, gtpo, hybrid).",
             PANEL,
         ),
     ] = "turn"
     last_turn_reward: Annotated[
-        bool, Setting("Whether an episode's last turn carries its own reward.", PANEL)
+        bool, Setting("Include the reward of an episode's last turn.", PANEL)
     ] = True  # False: r of an episode's last turn does not count, as in IRC
     gae_lambda: Annotated[
         float,
-        Setting("GAE's lambda: 1 trusts outcomes, 0 the critic (potential).", PANEL, low=0, high=1),
+        Setting(
+            "Lambda of GAE: 1 uses outcomes only, 0 the critic only (potential).",
+            PANEL,
+            low=0,
+            high=1,
+        ),
     ] = 0.5
     eps: float = 1e-6  # added to each std
 

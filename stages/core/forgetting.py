@@ -32,10 +32,10 @@ class GateConfig:
     """
 
     open_p: Annotated[
-        float, Setting("P-value below which a tier gets its value.", PANEL, low=0, high=1)
+        float, Setting("P-value below which the gate of a tier opens.", PANEL, low=0, high=1)
     ] = 1e-3
     close_p: Annotated[
-        float, Setting("P-value above which a tier loses its value, at least --open-p.", PANEL)
+        float, Setting("P-value above which the gate of a tier closes; at least --open-p.", PANEL)
     ] = 0.05
 
 

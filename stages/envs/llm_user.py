@@ -68,9 +68,9 @@ USER = "User"  # panel of the help
 class UserOptions:
     """Who the user is, and what it may spend."""
 
-    user: Annotated[str, Setting("User that the policy talks to.", USER, choices=USERS)] = (
-        "scripted"
-    )
+    user: Annotated[
+        str, Setting("Simulated user that the policy talks to.", USER, choices=USERS)
+    ] = "scripted"
     user_model: Annotated[str | None, Setting("Model of --user llm.", USER, metavar="NAME|DIR")] = (
         None
     )
@@ -78,11 +78,11 @@ class UserOptions:
         str | None, Setting("OpenAI-compatible server of --user llm.", USER, metavar="URL")
     ] = None
     user_tokens: Annotated[
-        int | None, Setting("Most tokens that --user llm may use in the run.", USER, low=1)
+        int | None, Setting("Maximum tokens of --user llm in the run.", USER, low=1)
     ] = None
     user_cost: Annotated[
         float | None,
-        Setting("Most that --user llm may cost in the run.", USER, low=0, metavar="USD"),
+        Setting("Maximum cost of --user llm in the run.", USER, low=0, metavar="USD"),
     ] = None
     user_price: Annotated[
         str | None,

@@ -19,7 +19,7 @@ TASKS = "Tasks"  # panel of the help
 class TaskChoice:
     """The tasks of a split, or some of them."""
 
-    split: Annotated[str, Setting("Split of the tasks.", TASKS, metavar="NAME")] = "train"
+    split: Annotated[str, Setting("Split of tasks to play.", TASKS, metavar="NAME")] = "train"
     tasks: Annotated[
         tuple[str, ...], Setting("Play only this task; may be repeated.", TASKS, metavar="ID")
     ] = ()
@@ -28,7 +28,7 @@ class TaskChoice:
         int | None, Setting("Play only N tasks, drawn with --seed.", TASKS, low=1)
     ] = None
     fresh: Annotated[
-        bool, Setting("Make new train tasks from --seed, instead of playing known ones.", TASKS)
+        bool, Setting("Generate new train tasks from --seed, instead of playing known ones.", TASKS)
     ] = False
 
 
@@ -83,7 +83,7 @@ def _named(environment: Env, tasks: Sequence[Task], choice: TaskChoice) -> list[
 def _sample(tasks: Sequence[Task], count: int, seed: int) -> list[Task]:
     """Draw some of the tasks, in the order of the split."""
     if count > len(tasks):
-        what = f"there are {len(tasks):,} tasks only"
+        what = f"there are only {len(tasks):,} tasks"
         raise InputError("--sample-tasks", what, "draw fewer, or take another split")
     places = sorted(Random(seed).sample(range(len(tasks)), count))
     return [tasks[place] for place in places]

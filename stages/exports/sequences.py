@@ -49,9 +49,7 @@ def tokens_of(episodes: Iterable[Episode], where: str) -> pl.DataFrame:
     rows = [row for episode in episodes for row in _tokens_of(episode)]
     for row in rows:
         if not (_are_ids(row["prompt_ids"]) and _are_ids(row["token_ids"])):
-            what = (
-                f"turn {row['turn']} of episode '{row['episode_id']}' has token ids that are none"
-            )
+            what = f"turn {row['turn']} of episode '{row['episode_id']}' has invalid token ids"
             raise InputError(where, what, "give the file as it was written")
     return pl.DataFrame(rows, schema=TOKENS.columns)
 

@@ -56,7 +56,7 @@ class VerlConfig:
     calibration: Annotated[
         str | None,
         Setting(
-            "Calibration that says what each tier is worth; default: the rewards of --tiers.",
+            "Calibration with the value of each tier; default: the rewards of --tiers.",
             INPUT,
             metavar="FILE",
         ),
@@ -70,9 +70,13 @@ class VerlConfig:
     batch_size: Annotated[
         int, Setting("Tasks per optimizer step.", TRAINING, low=1, option="tasks-per-step")
     ] = 32
-    max_turns: Annotated[int, Setting("Messages of the policy per episode.", TRAINING, low=1)] = 30
-    max_tokens: Annotated[int, Setting("Tokens per message of the policy.", TRAINING, low=1)] = 512
-    gpus: Annotated[int, Setting("GPUs of the machine.", TRAINING, low=1)] = 8
+    max_turns: Annotated[
+        int, Setting("Maximum messages of the policy per episode.", TRAINING, low=1)
+    ] = 30
+    max_tokens: Annotated[
+        int, Setting("Maximum tokens per message of the policy.", TRAINING, low=1)
+    ] = 512
+    gpus: Annotated[int, Setting("Number of GPUs of the machine.", TRAINING, low=1)] = 8
 
 
 def dataset(environment: Env, split: str, tasks: Iterable[Task]) -> pl.DataFrame:

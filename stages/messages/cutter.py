@@ -70,7 +70,7 @@ class Cutter:
         self._begins = [begin for begin in begins if "zq" not in begin[1]]
         if lacking := _NEEDED - self._texts.keys():
             first, second = min(lacking)
-            what = f"its chat template does not part '{first}' from '{second}'"
+            what = f"its chat template does not separate '{first}' from '{second}'"
             raise InputError(self._template.name, what, "give the tokenizer of another model")
 
     def messages(self, prompt: str, completion: str) -> list[Message]:
@@ -135,7 +135,7 @@ class Cutter:
             if not shown.strip() and role in ("system", "user"):
                 continue  # the prompt stays in one piece
             if not shown.strip():
-                what = "its chat template tells turns apart by special tokens, which the text lacks"
+                what = "its chat template separates turns by special tokens, which the text lacks"
                 raise InputError(self._template.name, what, "write the text with special tokens")
             if role == "assistant" and following == "tool":
                 # A result that is added to what was sampled may lack the space in front.

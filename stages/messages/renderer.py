@@ -147,7 +147,7 @@ class Renderer:
             todo = "give the tokenizer that the template was made for"
             raise InputError(f"episode '{episode_id}'", what, todo)
         if not text.startswith(transcript.text) or self._end in written:
-            what = "the chat template writes a message otherwise than its prompt begins it"
+            what = "the chat template writes a message that does not continue its prompt"
             todo = "choose a model whose template goes on from its prompt and ends messages"
             raise InputError(f"episode '{episode_id}'", what, todo)
         ids = self._encode(written + end)

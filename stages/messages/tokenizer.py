@@ -43,4 +43,4 @@ def _check_ids(path: Path) -> None:
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return  # there is no such file, or whoever loads it says what is wrong
     if last > LARGEST:
-        raise InputError(str(path), f"damaged: token id {last:,}", "take a whole checkpoint")
+        raise InputError(str(path), f"damaged: token id {last:,}", "use a complete checkpoint")

@@ -40,5 +40,5 @@ def load_causal_model(folder: str | Path, **settings: Any) -> tuple[Any, Any]:
     # transformers would go on with random weights.
     if absent := sorted(info["missing_keys"]) + [name for name, *_ in info["mismatched_keys"]]:
         what = f"its weights lack '{absent[0]}' of the shape that config.json says"
-        raise InputError(str(folder), what, "take a whole checkpoint")
+        raise InputError(str(folder), what, "use a complete checkpoint")
     return model, tokenizer

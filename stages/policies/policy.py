@@ -33,9 +33,12 @@ class Sampling:
         float, Setting("Sampling temperature.", SAMPLING, low=0, high=math.inf, metavar="T")
     ] = 1.0
     top_p: Annotated[
-        float, Setting("Nucleus: share of probability to sample from.", SAMPLING, low=0.001, high=1)
+        float,
+        Setting("Nucleus sampling: probability mass to sample from.", SAMPLING, low=0.001, high=1),
     ] = 1.0
-    max_tokens: Annotated[int, Setting("Tokens per message of the policy.", SAMPLING, low=1)] = 512
+    max_tokens: Annotated[
+        int, Setting("Maximum tokens per message of the policy.", SAMPLING, low=1)
+    ] = 512
 
 
 @dataclass(frozen=True)

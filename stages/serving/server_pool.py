@@ -211,7 +211,7 @@ def _listed(path: str) -> list[str]:
         todo = "give http://HOST:PORT/v1, or a file with such lines"
         raise InputError("--base-url", f"'{shown(path)}' is no URL, and no file", todo) from None
     except UnicodeDecodeError:
-        raise InputError(path, "not UTF-8 text", "give a file with a URL a line") from None
+        raise InputError(path, "not UTF-8 text", "give a file with one URL per line") from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(path, f"can't be read ({reason})", "check the path") from None

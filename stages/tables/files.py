@@ -252,7 +252,7 @@ def alone(path: str) -> Iterator[None]:
         raise _unwritable(path, error) from None
     with file:
         if os.fstat(file.fileno()).st_size:
-            what = "has the name of the lock, and is none"
+            what = "has the name of the lock but is not a lock"
             raise InputError(str(lock), what, "move it, or write to another file")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

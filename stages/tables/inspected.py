@@ -75,5 +75,5 @@ def _check_values(path: str, table: pl.DataFrame, worth: Floats) -> None:
     """Raise InputError where rewards are not those of the calibration."""
     far = np.abs(table["reward"].to_numpy() - worth) > SLACK
     for episode, turn in table.filter(pl.Series(far)).select(KEY).head(1).iter_rows():
-        what = f"turn {turn} of episode '{episode}' has another reward than by --calibration"
+        what = f"turn {turn} of episode '{episode}' has another reward than --calibration gives"
         raise InputError(path, what, "give the calibration.yaml beside it, or leave that out")

@@ -231,7 +231,7 @@ def _bad_line(table: Table, data: bytes, where: str) -> InputError:
     try:
         row = orjson.loads(lines[number - 1])
     except orjson.JSONDecodeError as error:
-        return InputError(place, f"not JSON: {error.msg}", "mend the line")
+        return InputError(place, f"not JSON: {error.msg}", "fix the line")
     if not isinstance(row, dict):
         return InputError(place, "not an object", todo)
     for name, to in table.columns.items():

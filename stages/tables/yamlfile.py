@@ -241,7 +241,7 @@ class _Conversion:
             if key.id != "scalar":
                 raise InputError(self._place(key), "a key that is not text", "use a plain key")
             if key.value in keys:
-                what = f"key '{key.value:.60}' stands here twice"
+                what = f"key '{key.value:.60}' occurs twice"
                 raise InputError(self._place(key), what, "remove one of them")
             keys[key.value] = self._place(key)
         return keys

@@ -147,7 +147,7 @@ def _rank(node: Node, tiers: list[str]) -> tuple[str, ...]:
     ranked = [(item, item.one_of(tiers)) for item in node.items()]
     for i, (item, tier) in enumerate(ranked):
         if tier in [earlier for _, earlier in ranked[:i]]:
-            raise item.error(f"tier '{tier}' stands here twice", "remove one of them")
+            raise item.error(f"tier '{tier}' occurs twice", "remove one of them")
     if missing := [tier for tier in tiers if tier not in [tier for _, tier in ranked]]:
         raise node.error(f"tier '{missing[0]}' has no rank", "add it to 'rank'")
     return tuple(tier for _, tier in ranked)

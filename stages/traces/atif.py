@@ -379,7 +379,7 @@ def _call(call: Record) -> Record:
     name, arguments = call.get("function_name"), call.get("arguments")
     call_id = call.get("tool_call_id")
     if not isinstance(name, str) or not isinstance(call_id, str):
-        raise BadItemError(f"has a call that is none: {call!r:.60}", AS_WRITTEN)
+        raise BadItemError(f"has an invalid call: {call!r:.60}", AS_WRITTEN)
     arguments = _ours(call).get("arguments", arguments)
     if arguments is not None and not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)

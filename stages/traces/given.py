@@ -232,7 +232,7 @@ def read_gold(path: str) -> Gold:
         if known is None:
             continue
         if gold.setdefault(task, known) != known:
-            what = f"task '{task}' stands there twice, with other gold actions"
+            what = f"task '{task}' occurs twice, with other gold actions"
             raise InputError(path, what, "give each task once")
     if not gold:
         raise InputError(path, "holds no gold actions", GOLD_FORMS)

@@ -396,7 +396,7 @@ def _said(parts: list[Record]) -> str:
 def _made(call: Any) -> Record:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, str):
-        raise BadItemError(f"has a call that is none: {call!r:.60}", AS_WRITTEN)
+        raise BadItemError(f"has an invalid call: {call!r:.60}", AS_WRITTEN)
     return _call(call.get("id"), function, call.get("arguments"))
 
 

@@ -195,7 +195,7 @@ def stated_outcome(item: dict[str, Any]) -> float | None:
     stated = isinstance(item.get("success"), bool)
     if stated and outcome is not None and (outcome >= SUCCESS) != (success == 1):
         what = f"'success' is {item['success']!r}, but 'outcome' is {item['outcome']!r}"
-        raise BadItemError(what, "mend the record, or name one by --map outcome=FIELD")
+        raise BadItemError(what, "fix the record, or name one by --map outcome=FIELD")
     return next((value for value in values if value is not None), None)
 
 

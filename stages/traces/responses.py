@@ -59,7 +59,7 @@ def _logged(record: Record, notes: Counter[str]) -> Logged:
     if not _heard(request) and response:
         if request.get("previous_response_id") or response.get("previous_response_id"):
             raise BadItemError(
-                "goes on from 'previous_response_id', so that the history is not in it",
+                "continues 'previous_response_id', so it lacks the history",
                 "log the whole input with each response",
             )
         notes["response without its request"] += 1

@@ -315,7 +315,7 @@ def _message(node: Record, n_tokens: int | None) -> Record:
 
 def _call(call: Any) -> Record:
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        raise BadItemError(f"has a call that is none: {call!r:.60}", AS_WRITTEN)
+        raise BadItemError(f"has an invalid call: {call!r:.60}", AS_WRITTEN)
     function = {"name": _full_name(call), "arguments": call.get("arguments")}
     return {"id": call.get("id"), "type": "function", "function": function}
 

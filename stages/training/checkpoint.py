@@ -108,7 +108,7 @@ def set_optimizer_state(model: Any, optimizer: Any, state: dict[str, torch.Tenso
         held = value.to(weights[name].device) if scalar else like(value, weights[name])
         optimizer.state[weights[name]][quantity] = held
     if lacking:
-        what = f"damaged: '{min(lacking)}' is missing, or too much"
+        what = f"damaged: '{min(lacking)}' is missing or unexpected"
         raise InputError(OPTIMIZER, what, "take another checkpoint")
 
 

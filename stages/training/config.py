@@ -24,14 +24,19 @@ class LossConfig:
 
     clip_low: Annotated[
         float,
-        Setting("Clip ratios below 1 minus this: they learn no more.", LOSS, low=0, high=1),
+        Setting("Lower clip bound of the ratio, as 1 minus this.", LOSS, low=0, high=1),
     ] = 0.2
     clip_high: Annotated[
-        float, Setting("Clip ratios above 1 plus this: they learn no more.", LOSS, low=0)
+        float, Setting("Upper clip bound of the ratio, as 1 plus this.", LOSS, low=0)
     ] = 0.28
     dual_clip: Annotated[
         float | None,
-        Setting("Bound on ratios of negative advantages, above 1.", LOSS, above=1, high=math.inf),
+        Setting(
+            "Dual clip: bound above 1 on ratios of negative advantages; default: off.",
+            LOSS,
+            above=1,
+            high=math.inf,
+        ),
     ] = None  # None: without
     kl: Annotated[
         float, Setting("Weight of the KL divergence (k3) from the reference.", LOSS, low=0)
@@ -50,13 +55,13 @@ class LossConfig:
     aggregation: Annotated[
         Aggregation,
         Setting(
-            "What counts the same in the loss: each token, each episode, or each token over "
+            "Average of the loss: over tokens, over episodes, or over episodes times "
             "--constant-length.",
             LOSS,
         ),
     ] = "token-mean"
     constant_length: Annotated[
-        int, Setting("Tokens that --aggregation constant divides an episode by.", LOSS, low=1)
+        int, Setting("Number of tokens that --aggregation constant divides by.", LOSS, low=1)
     ] = 1024
 
     def __post_init__(self) -> None:
@@ -68,12 +73,10 @@ class TrainConfig:
     """How a policy is trained. Equal settings make equal weights, on one CPU bit for bit."""
 
     lr: Annotated[float, Setting("Learning rate of AdamW.", OPTIMISATION, low=0)] = 1e-6
-    schedule: Annotated[Schedule, Setting("Course of the learning rate.", OPTIMISATION)] = (
+    schedule: Annotated[Schedule, Setting("Schedule of the learning rate.", OPTIMISATION)] = (
         "constant"
     )
-    warmup: Annotated[
-        int, Setting("Steps in which the learning rate rises.", OPTIMISATION, low=0)
-    ] = 0
+    warmup: Annotated[int, Setting("Warm-up steps of the learning rate.", OPTIMISATION, low=0)] = 0
     weight_decay: Annotated[float, Setting("Weight decay of AdamW.", OPTIMISATION, low=0)] = 0.01
     beta2: Annotated[
         float, Setting("AdamW's second-moment decay.", OPTIMISATION, low=0, below=1)
@@ -81,37 +84,40 @@ class TrainConfig:
     max_grad_norm: Annotated[
         float,
         Setting(
-            "Norm that larger gradients are scaled down to.", OPTIMISATION, low=0, high=math.inf
+            "Maximum gradient norm; larger gradients are scaled down.",
+            OPTIMISATION,
+            low=0,
+            high=math.inf,
         ),
     ] = 1.0
     epochs: Annotated[int, Setting("Passes over the episodes.", OPTIMISATION, low=1)] = 1
     batch_size: Annotated[
-        int, Setting("Episodes per optimizer step, about.", OPTIMISATION, low=1)
+        int, Setting("Approximate number of episodes per optimizer step.", OPTIMISATION, low=1)
     ] = 32
     pack_tokens: Annotated[
         int | None,
-        Setting("Tokens per pass; default: what the memory holds, at most 16,384.", MEMORY, low=1),
+        Setting(
+            "Tokens per pass; default: as many as fit in memory, at most 16,384.", MEMORY, low=1
+        ),
     ] = None  # a longer episode has a pass for itself
     advantage_scale: Annotated[
         Scale,
-        Setting("Whether to scale each step's advantages to a root mean square of 1.", ADVANTAGE),
+        Setting("Scaling of each step's advantages; rms: to a root mean square of 1.", ADVANTAGE),
     ] = "none"
     old_logprobs: Annotated[
         Old,
-        Setting("Whose logprobs the ratios start from; engine saves a pass.", LOSS),
+        Setting("Source of the old logprobs in the ratios; engine saves a forward pass.", LOSS),
     ] = "trainer"
     spike: Annotated[
         float,
         Setting(
-            "Stop the run at a gradient norm of so many times the usual one.",
+            "Stop the run at this multiple of the median gradient norm.",
             OPTIMISATION,
             low=1,
             high=math.inf,
         ),
     ] = 100.0
-    seed: Annotated[
-        int, Setting("Seed of whatever is drawn at random.", OPTIMISATION, low=0, metavar="N")
-    ] = 0
+    seed: Annotated[int, Setting("Random seed.", OPTIMISATION, low=0, metavar="N")] = 0
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
@@ -123,13 +129,13 @@ class MemorySaving:
     """What saves memory, for time or for precision."""
 
     lora_rank: Annotated[
-        int | None, Setting("Train adapters of this rank, not all weights.", MEMORY, low=1)
+        int | None, Setting("Train LoRA adapters of this rank, not all weights.", MEMORY, low=1)
     ] = None
     bf16: Annotated[bool, Setting("Compute in bfloat16; the weights stay in float32.", MEMORY)] = (
         False
     )
     gradient_checkpointing: Annotated[
-        bool, Setting("Compute activations twice: less memory for a third more time.", MEMORY)
+        bool, Setting("Recompute activations: less memory, a third more time.", MEMORY)
     ] = False
 
 

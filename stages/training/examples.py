@@ -174,7 +174,7 @@ def _sampled(row: RolloutRow, where: str) -> tuple[float, float]:
     for name, off in UNTRUNCATED.items():
         if sampling.get(name) not in (None, *off):
             what = f"episode '{row['episode_id']}' was sampled with {name} {sampling[name]}"
-            raise InputError(where, what, "sample without it: train knows temperature and top_p")
+            raise InputError(where, what, "sample without it: train supports temperature and top_p")
     # Greedy decoding records log-probabilities at temperature 1.
     return float(sampling.get("temperature") or 1.0), float(sampling.get("top_p") or 1.0)
 

@@ -252,10 +252,10 @@ def refuse_existing_run(out: str, *, resume: bool, force: bool) -> None:
     if not held:
         return
     if not (resume or force):
-        todo = "pass --resume to go on with it, or --force to start over"
+        todo = "pass --resume to continue it, or --force to start over"
         raise InputError(out, "exists already", todo)
     if force and not any(file.name == METRICS or is_remains(file, METRICS) for file in held):
-        raise InputError(out, "holds something else than a training run", "name another folder")
+        raise InputError(out, "holds something other than a training run", "name another folder")
     refuse_input(out, folder=True)
 
 

@@ -66,7 +66,7 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
             what = f"not an episode of irc-cli rollout: no '{missing[0]}'"
             raise InputError(f"{path}:{number}", what, "give a rollouts.jsonl")
         if row["episode_id"] in episodes:
-            what = f"episode '{row['episode_id']}' stands there twice"
+            what = f"episode '{row['episode_id']}' occurs twice"
             raise InputError(f"{path}:{number}", what, "give each episode once")
         if row["status"] in LEFT_OUT:
             failed[why_left_out(row["status"])] += 1
@@ -121,7 +121,7 @@ def check_logprobs(tokens: pl.DataFrame, path: str) -> None:
     possible = (logprob.is_finite() & (logprob <= LOGPROB_SLACK)).fill_null(False)
     fine = pl.col("logprobs").list.eval(possible).list.all()  # null where none are recorded
     for row in tokens.filter(~fine).head(1).iter_rows(named=True):
-        what = f"turn {row['turn']} of episode '{row['episode_id']}' has a logprob that is none"
+        what = f"turn {row['turn']} of episode '{row['episode_id']}' has an invalid logprob"
         raise InputError(path, what, "find out what the engine recorded: want finite and <= 0")
 
 
@@ -216,13 +216,13 @@ def read_conversations(
             raise InputError(where, bad.what, bad.todo) from None
         messages = record.get("messages")
         if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-            raise InputError(where, "has no list of 'messages'", "give one conversation a line")
+            raise InputError(where, "has no list of 'messages'", "give one conversation per line")
         told = [_message(message, place, where) for place, message in enumerate(messages, 1)]
         if notes is not None and (guessed := _without_arguments(messages)):
             notes["call without arguments, read as {}"] += guessed
         records.append(record | {"messages": told})
     if not records:
-        raise InputError(path, "no conversation", "give one conversation a line")
+        raise InputError(path, "no conversation", "give one conversation per line")
     return records
 
 
@@ -252,7 +252,7 @@ def played_advantages(
             the estimator.
     """
     if advantages and config != AdvantageConfig():
-        what = f"is what an estimator made, so that {ESTIMATOR} do nothing"
+        what = f"was computed by an estimator, so {ESTIMATOR} have no effect"
         raise InputError("--advantages", what, "leave these out")
     ids = [row["episode_id"] for row in played.episodes]
     arrays = turn_arrays(scored.filter(pl.col("episode_id").is_in(ids)))
@@ -349,7 +349,7 @@ def _message(message: dict[str, Any], place: int, where: str) -> dict[str, Any]:
     try:
         told = message | {"tool_calls": [_call(call) for call in calls]} if calls else message
     except (AttributeError, TypeError, UnreadableCallError):
-        what = f"message {place} has a call that is none: {calls!r:.60}"
+        what = f"message {place} has an invalid call: {calls!r:.60}"
         raise InputError(where, what, "give {id, function: {name, arguments}}") from None
     if not _is_openai(message, len(calls)):
         what = f"message {place} holds a call or a result in another form than OpenAI's"
@@ -390,11 +390,9 @@ def _objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
             if line.startswith(PARQUET_MAGIC):
                 what = "is Parquet, not JSON lines"
                 raise InputError(path, what, "give a rollouts.jsonl, or 'messages'") from None
-            raise InputError(
-                f"{path}:{number}", f"not JSON: {error.msg}", "mend the line"
-            ) from None
+            raise InputError(f"{path}:{number}", f"not JSON: {error.msg}", "fix the line") from None
         if not isinstance(value, dict):
-            raise InputError(f"{path}:{number}", "not an object", "give one object a line")
+            raise InputError(f"{path}:{number}", "not an object", "give one object per line")
         yield number, value
 
 

@@ -35,7 +35,7 @@ class TrainFiles:
 
     model: Annotated[str, Setting("Policy to start from.", INPUT, metavar="DIR|NAME")]
     rollouts: Annotated[
-        str | None, Setting("Episodes that the policy played.", INPUT, metavar="FILE")
+        str | None, Setting("Rollouts of the policy, from irc-cli rollout.", INPUT, metavar="FILE")
     ] = None
     turns: Annotated[
         str | None, Setting("Turns of --rollouts, from irc-cli score.", INPUT, metavar="FILE")
@@ -43,7 +43,7 @@ class TrainFiles:
     calibration: Annotated[
         str | None,
         Setting(
-            "Calibration that says what each tier is worth; default: the rewards in the turns.",
+            "Calibration with the value of each tier; default: the rewards in the turns.",
             INPUT,
             metavar="FILE",
         ),
@@ -51,7 +51,7 @@ class TrainFiles:
     advantages: Annotated[
         str | None,
         Setting(
-            "Advantages of --turns, from irc-cli calibrate; default: they are made again.",
+            "Advantages of --turns, from irc-cli calibrate; default: compute them.",
             INPUT,
             metavar="FILE",
         ),
@@ -59,13 +59,15 @@ class TrainFiles:
     sft: Annotated[
         str | None,
         Setting(
-            "Messages whose assistant part is learnt, instead of --rollouts.", INPUT, metavar="FILE"
+            "Conversations for supervised fine-tuning, instead of --rollouts.",
+            INPUT,
+            metavar="FILE",
         ),
     ] = None
     dev: Annotated[
         str | None,
         Setting(
-            "Messages held out from --sft: the checkpoint that predicts them best is the policy.",
+            "Held-out conversations for --sft; the checkpoint with the lowest loss is kept.",
             INPUT,
             metavar="FILE",
         ),
@@ -73,7 +75,7 @@ class TrainFiles:
     reference: Annotated[
         str | None,
         Setting(
-            "Reference of the KL divergence; default: the policy to start from.",
+            "Reference model of the KL divergence; default: the policy to start from.",
             INPUT,
             metavar="DIR|NAME",
         ),
@@ -91,16 +93,16 @@ class Uses:
     """Which episodes and turns are learnt from, and from which optimizer."""
 
     only_valued: Annotated[
-        bool, Setting("Learn only from turns whose tier --calibration values.", ADVANTAGE)
+        bool, Setting("Train only on turns whose tier has a value in --calibration.", ADVANTAGE)
     ] = False
-    off_policy: Annotated[bool, Setting("Accept rollouts that another policy played.", INPUT)] = (
+    off_policy: Annotated[bool, Setting("Accept rollouts sampled from other weights.", INPUT)] = (
         False
     )
     allow_retokenised: Annotated[
-        bool, Setting("Tokenize messages whose sampled tokens are unknown.", INPUT)
+        bool, Setting("Tokenise messages whose sampled tokens were not recorded.", INPUT)
     ] = False
     keep_optimizer: Annotated[
-        bool, Setting("Continue with the optimizer state that --model ended with.", OPTIMISATION)
+        bool, Setting("Continue with the optimizer state of --model.", OPTIMISATION)
     ] = False
 
 
@@ -127,7 +129,7 @@ def check_files(files: TrainFiles, uses: Uses) -> None:
         InputError: there is nothing, too much, or something is missing.
     """
     if (files.sft is None) == (files.rollouts is None):
-        raise InputError("irc-cli train", "what to learn from?", "give --rollouts or --sft")
+        raise InputError("irc-cli train", "nothing to train on", "give --rollouts or --sft")
     if files.rollouts and files.turns is None:
         raise InputError("--turns", "missing", "give the turns.parquet of these rollouts")
     if uses.only_valued and not files.calibration:
