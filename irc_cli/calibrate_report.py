@@ -63,7 +63,7 @@ def print_report(
         for name, judgement in zip(("before", "after"), checks, strict=True):
             out.print(_summary(name, judgement, settings))
             if idle := _pushed_for_nothing(judgement):
-                out.print(f"  pushed though worth nothing: {', '.join(idle)}")
+                out.print(f"  pushed without a value: {', '.join(idle)}")
         out.print(_farming_table(*checks))
         out.print("A mean over a tier is a diagnosis, not proof of causal credit.", style="dim")
     if changes:
@@ -127,14 +127,14 @@ def next_step(
     more = min((tier.more_episodes for tier in undecided if tier.more_episodes), default=0)
     if not telling:
         if more:
-            return f"no tier tells yet; collect about {more:,} more episodes and calibrate again."
-        return "no tier tells success from failure; reward the outcome alone, or split the tiers."
+            return f"no tier has a value yet; collect about {more:,} more episodes and recalibrate."
+        return "no tier separates success from failure; reward the outcome alone, or split tiers."
     if checks is None:
         return "score the turns with these values (irc-cli score --rewards) and calibrate them."
     before, after = checks
     if after.misaligned:
         tiers = ", ".join(after.misaligned)
-        return f"split or drop what is pushed the wrong way even when calibrated: {tiers}."
+        return f"split or drop tiers that are pushed the wrong way even when calibrated: {tiers}."
     if farmable := after.farmability.farmable():
         tiers = ", ".join(farmable)
         return f"pay each value once per episode (--pay once): repeating a tier pays: {tiers}."
@@ -144,8 +144,8 @@ def next_step(
         return "the values follow outcomes too weakly; collect more episodes or split the tiers."
     if before.misaligned:
         tiers = ", ".join(before.misaligned)
-        return f"train with the calibrated values; today's rewards push the wrong way: {tiers}."
-    return "train with the calibrated values; all that tells is pushed as intended."
+        return f"train with the calibrated values; the scored rewards push the wrong way: {tiers}."
+    return "train with the calibrated values; every tier with a value is pushed as intended."
 
 
 def _strata_table(result: Calibration) -> Any:

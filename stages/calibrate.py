@@ -273,7 +273,7 @@ def calibrate(
         config: how statistics become values.
         rng: source of randomness.
 
-    Source: docs/method.md, "What a tier tells" and "Values".
+    Source: docs/method.md, "Evidence for a tier" and "Values".
     """
     which: Which = "within" if mixed_tasks(sums.cells) >= 2 else "pooled"
     if config.correlation != "auto":

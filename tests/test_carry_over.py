@@ -102,8 +102,7 @@ def test_what_cannot_be_tested_is_one_line(run: Cli, tmp_path: Path) -> None:
     for args, line in [
         (
             ("--test", "won.parquet"),
-            "won.parquet: all 90 episodes are successes; collect episodes of both kinds: nothing "
-            "tells them apart yet",
+            "won.parquet: all 90 episodes are successes; collect both successes and failures",
         ),
         (
             ("--stream", "--test", "won.parquet"),

@@ -222,8 +222,7 @@ def test_a_sample_is_said_on_the_page(run: Cli, turns: Path, tmp_path: Path) -> 
         ),
         (
             ["failures.parquet"],
-            "failures.parquet: all 2 episodes are failures; collect episodes of both kinds: "
-            "nothing tells them apart yet",
+            "failures.parquet: all 2 episodes are failures; collect both successes and failures",
         ),
     ],
 )

@@ -322,7 +322,7 @@ def test_reasons_for_leaving_episodes_out() -> None:
     ("outcome", "success"), [(1.0, True), (SUCCESS, True), (1 - 2e-6, False), (0.0, False)]
 )
 def test_success_is_an_outcome_of_one_up_to_rounding(outcome: float, success: bool) -> None:
-    # docs/method.md, "Words": success when o >= 1 - 1e-6.
+    # docs/method.md, "Terms": success when o >= 1 - 1e-6.
     assert row(scored(episode([], outcome=outcome)), 0)["success"] is success
 
 

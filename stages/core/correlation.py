@@ -75,7 +75,7 @@ def pooled(sums: TaskSums) -> Floats:
     Raises:
         ValueError: the shapes do not fit, or a task has no episode.
 
-    Source: docs/method.md, "What a tier tells".
+    Source: docs/method.md, "Evidence for a tier".
     """
     return correlation(pooled_terms(sums).sum(axis=0))
 
@@ -95,7 +95,7 @@ def within(sums: TaskSums) -> Floats:
     Raises:
         ValueError: the shapes do not fit, or a task has no episode.
 
-    Source: docs/method.md, "What a tier tells".
+    Source: docs/method.md, "Evidence for a tier".
     """
     return correlation(within_terms(sums).sum(axis=0))
 
@@ -113,7 +113,7 @@ def terms(sums: TaskSums, which: Which) -> Floats:
     Raises:
         ValueError: the shapes do not fit, or a task has no episode.
 
-    Source: docs/method.md, "What a tier tells".
+    Source: docs/method.md, "Evidence for a tier".
     """
     return within_terms(sums) if which == "within" else pooled_terms(sums)
 
@@ -130,7 +130,7 @@ def within_terms(sums: TaskSums) -> Floats:
     Raises:
         ValueError: the shapes do not fit, or a task has no episode.
 
-    Source: docs/method.md, "What a tier tells".
+    Source: docs/method.md, "Evidence for a tier".
     """
     _check(sums)
     n, s = sums.episodes[:, None].astype(np.float64), sums.successes[:, None].astype(np.float64)
@@ -155,7 +155,7 @@ def pooled_terms(sums: TaskSums) -> Floats:
     Raises:
         ValueError: the shapes do not fit, or a task has no episode.
 
-    Source: docs/method.md, "What a tier tells".
+    Source: docs/method.md, "Evidence for a tier".
     """
     _check(sums)
     n, s = sums.episodes[:, None].astype(np.float64), sums.successes[:, None].astype(np.float64)
@@ -182,7 +182,7 @@ def correlation(totals: Floats) -> Floats:
     Returns:
         r in [-1, 1], shape [..., C]; NaN where either variance is 0.
 
-    Source: docs/method.md, "What a tier tells".
+    Source: docs/method.md, "Evidence for a tier".
     """
     return _correlation_and_deviations(totals)[0]
 

@@ -1,6 +1,6 @@
 """Confidence intervals by resampling tasks: the episodes of a task stand or fall together.
 
-Source: docs/method.md, "One inference".
+Source: docs/method.md, "Inference".
 """
 
 from __future__ import annotations
