@@ -18,7 +18,8 @@ from stages.tiers.matching import FULL, NO_MATCH, Match, Matcher, Side, agent_go
 from stages.tiers.rules import Tiers
 from stages.traces.envelopes import text_of
 from stages.traces.episode import Call, Episode, GoldAction, Turn
-from stages.traces.forms import Heard, Spoken, read_message
+from stages.traces.events import Heard, Spoken
+from stages.traces.forms import read_message
 
 MOST_DIFFERENCES = 40  # of one call; the number of the others is stated
 Entry = dict[str, Any]

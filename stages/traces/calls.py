@@ -216,9 +216,11 @@ def says_failed(value: Any) -> bool:
 
 def _typed_error(result: Mapping[str, Any]) -> bool:
     """Return whether the type of an answer is an error: AI SDK's, Anthropic's server tools'."""
-    answers = (result.get("content"), result.get("output"))
-    types = [answer.get("type") for answer in answers if isinstance(answer, dict)]
-    return any(
-        isinstance(kind, str) and (kind.startswith("error") or kind.endswith(("_error", "-denied")))
-        for kind in types
-    )
+    for key in ("content", "output"):
+        answer = result.get(key)
+        kind = answer.get("type") if isinstance(answer, dict) else None
+        if isinstance(kind, str) and kind.startswith("error"):
+            return True
+        if isinstance(kind, str) and kind.endswith(("_error", "-denied")):
+            return True
+    return False

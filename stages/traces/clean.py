@@ -10,12 +10,15 @@ from typing import Any
 
 from stages.traces.calls import Written, plain_call
 from stages.traces.envelopes import bared, opened_message, text_of
+from stages.traces.events import Heard, Result, Spoken
 from stages.traces.fields import BadItemError
-from stages.traces.forms import Heard, Result, Spoken, read_message
+from stages.traces.forms import read_message
+from stages.traces.straight import straight
 from stages.traces.turns import RECORD
 from stages.traces.vocabulary import ROLES
 
 Message = dict[str, Any]
+as_json = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes an encoder each time
 # Keys of OpenAI's messages, of which the last three say nothing of turns.
 PLAIN = frozenset(
     [
@@ -74,7 +77,7 @@ class Writer:
 
     def copy(self) -> Writer:
         """Another that goes on from here; it shares the messages so far."""
-        writer = Writer(self.notes.copy())
+        writer = Writer(self.notes.copy() if self.notes else Counter())  # which most often are none
         writer.messages, writer._open = self.messages.copy(), self._open.copy()
         writer._given, writer._last, writer._thoughts = self._given, self._last, self._thoughts
         return writer
@@ -108,10 +111,13 @@ class Writer:
 
         Most messages of most logs are such.
         """
-        role, content, name = map(message.get, ("role", "content", "name"))
-        if not PLAIN.issuperset(message) or type(content) not in (str, NoneType):
+        if not PLAIN.issuperset(message):
             return False
-        entries, call_id = message.get("tool_calls"), message.get("tool_call_id")
+        role, content, entries = message.get("role"), message.get("content"), None
+        if len(message) > 2 or content is None:  # other keys than these two
+            entries = message.get("tool_calls")
+        if content is not None and type(content) is not str:
+            return False
         if role == "assistant" and (not entries or type(entries) is list):
             calls = [plain_call(entry) for entry in entries or ()]
             if None in calls:
@@ -120,7 +126,10 @@ class Writer:
             self._speak(Spoken(content, written, message.get("n_tokens")))
         elif content is None:
             return False
-        elif role == "tool" and type(call_id) is str and call_id and type(name) in (str, NoneType):
+        elif role == "tool":
+            call_id, name = message.get("tool_call_id"), message.get("name")
+            if type(call_id) is not str or not call_id or type(name) not in (str, NoneType):
+                return False
             self._answer(Result(content, call_id, name))
         elif role == "user" and not entries:
             self._hear(Heard(content))
@@ -132,14 +141,16 @@ class Writer:
 
     def take(self, message: Any, lost: list[str]) -> None:
         """Write down what one message says; `lost` gets a line for what can't be read."""
-        opened = opened_message(message)
-        if opened is not None:
-            inner = bared(opened)
-            if (system := _system_text(inner)) is not None:
-                self.messages.append({"role": "system", "content": system})
-                return
-            self._thoughts += _thoughts(inner)
-        events = read_message(message, lost, self.notes)
+        events = straight(message)
+        if events is None:
+            opened = opened_message(message)
+            if opened is not None:
+                inner = bared(opened)
+                if (system := _system_text(inner)) is not None:
+                    self.messages.append({"role": "system", "content": system})
+                    return
+                self._thoughts += _thoughts(inner)
+            events = read_message(message, lost, self.notes)
         for event in events:
             if isinstance(event, Spoken):
                 self._speak(event)
@@ -149,17 +160,17 @@ class Writer:
                 self._hear(event)
 
     def _speak(self, event: Spoken) -> None:
-        content = event.content
-        if content is not None and not isinstance(content, str):
+        content, made, n_tokens, stops_for_call, item, has_ids, legacy = event
+        if content is not None and type(content) is not str:
             content = text_of(content)
-        calls = [self._call(name, given, id) for name, given, id in event.calls]
-        if event.legacy:
+        calls = [self._call(name, given, id) for name, given, id in made]
+        if legacy:
             self.notes["legacy function_call"] += 1
-        if not event.has_ids:
+        if not has_ids:
             self._open = [(call["id"], call["function"]["name"]) for call in calls]
         elif calls:
             self._open = []
-        if self._shares_turn(event):
+        if item is not None and self._shares_turn(item):
             message = self.messages[-1]
             message["content"] = message["content"] if content is None else content
         else:
@@ -167,47 +178,50 @@ class Writer:
             self.messages.append(message)
         if calls:
             message.setdefault("tool_calls", []).extend(calls)
-        if event.n_tokens is not None:
-            message["n_tokens"] = event.n_tokens
+        if n_tokens is not None:
+            message["n_tokens"] = n_tokens
         if self._thoughts:
             message["reasoning_content"] = message.get("reasoning_content", "") + self._thoughts
-        if event.stops_for_call and not message.get("tool_calls"):
+        if stops_for_call and not message.get("tool_calls"):
             message["finish_reason"] = "tool_calls"  # the reader refuses it: a call is missing
-        self._thoughts, self._last = "", event.item or "message"
+        self._thoughts, self._last = "", item or "message"
 
-    def _shares_turn(self, event: Spoken) -> bool:
+    def _shares_turn(self, item: str) -> bool:
         """Whether an item of the Responses API belongs to the response of the item before."""
-        if event.item == "call":
+        if item == "call":
             return self._last is not None
-        return event.item == "message" and self._last == "call"
+        return item == "message" and self._last == "call"
 
     def _call(self, name: str, arguments: Any, call_id: str | None) -> Message:
         if call_id is None:
             self._given += 1
             call_id = f"call_{self._given}"
         if arguments is not None and not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
+            arguments = as_json(arguments)
         function = {"name": name, "arguments": arguments}
         return {"id": call_id, "type": "function", "function": function}
 
     def _answer(self, event: Result) -> None:
-        call_id = event.id or self._awaited(event.name)
-        message: Message = {"role": "tool", "content": event.text}
+        text, call_id, name, flag, of_user = event
+        call_id = call_id or self._awaited(name)
+        message: Message = {"role": "tool", "content": text}
         if call_id is not None:
             message["tool_call_id"] = call_id
-        if event.name is not None:
-            message["name"] = event.name
-        if event.flag is not None:
-            message["error"] = event.flag
-        if event.of_user:
+        if name is not None:
+            message["name"] = name
+        if flag is not None:
+            message["error"] = flag
+        if of_user:
             message["requestor"] = "user"
         self.messages.append(message)
         self._last = None
 
     def _awaited(self, name: str | None) -> str | None:
         """The id that we gave the call which a result without an id answers."""
+        if not self._open:
+            return None
         place = next((i for i, call in enumerate(self._open) if call[1] == name), 0)
-        return self._open.pop(place)[0] if self._open else None
+        return self._open.pop(place)[0]
 
     def _hear(self, event: Heard) -> None:
         message: Message = {"role": "user", "content": text_of(event.content)}

@@ -72,11 +72,11 @@ def bared(message: Mapping[str, Any]) -> Mapping[str, Any]:
 def bare_answer(content: Any) -> Any:
     """Return what a tool answered, without the envelope that Gemini and the AI SDK put it in."""
     if isinstance(content, dict):
-        if set(content) in ({"result"}, {"output"}):
+        if len(content) == 1 and ("result" in content or "output" in content):
             return next(iter(content.values()))
-        if set(content) == {"type", "value"}:
+        if len(content) == 2 and "type" in content and "value" in content:
             return content["value"]
-    if isinstance(content, list) and len(content) == 1 and set(mapping(content[0])) == {"json"}:
+    elif isinstance(content, list) and len(content) == 1 and set(mapping(content[0])) == {"json"}:
         return content[0]["json"]  # Bedrock
     return content
 
@@ -84,6 +84,14 @@ def bare_answer(content: Any) -> Any:
 def mapping(value: Any) -> Mapping[str, Any]:
     """Return a value that is an object; an empty one in place of any other."""
     return value if isinstance(value, dict) else {}
+
+
+def first_of(place: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    """Return the first value that is not null under some keys; None where there is none."""
+    for key in keys:  # most messages have the first of them
+        if (value := place.get(key)) is not None:
+            return value
+    return None
 
 
 def kind_of(block: Mapping[str, Any]) -> str:

@@ -119,7 +119,9 @@ def clean_records(record: Record, logged: Logged, notes: Counter[str]) -> Iterat
 def _under(record: Record, keys: Sequence[str], signs: Sequence[str]) -> Record:
     """The first object with one of the signs that is under a key, or in an envelope there."""
     for key in keys:
-        value = object_in(record.get(key))
+        if (value := record.get(key)) is None:
+            continue
+        value = object_in(value)
         for _ in range(3):
             if not isinstance(value, dict) or _has(value, signs):
                 break
@@ -130,7 +132,10 @@ def _under(record: Record, keys: Sequence[str], signs: Sequence[str]) -> Record:
 
 
 def _has(value: Mapping[str, Any], signs: Sequence[str]) -> bool:
-    return any(value.get(sign) is not None for sign in signs)
+    for sign in signs:  # a generator would take twice as long
+        if value.get(sign) is not None:
+            return True
+    return False
 
 
 def _failure(record: Record) -> str | None:

@@ -7,8 +7,8 @@ the AI SDK's, OpenTelemetry's, LangChain's messages as they are or serialised, a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from stages.traces.calls import (
     RESULT_WRAPPERS,
@@ -24,12 +24,15 @@ from stages.traces.calls import (
 from stages.traces.envelopes import (
     bare_answer,
     bared,
+    first_of,
     inner_messages,
     kind_of,
     mapping,
     opened_message,
     text_of,
 )
+from stages.traces.events import Event, Heard, Result, Spoken
+from stages.traces.straight import WRAPPED, stops_for_call, straight, tokens_of
 from stages.traces.vocabulary import (
     CALL_KEYS,
     CALL_TYPES,
@@ -41,45 +44,10 @@ from stages.traces.vocabulary import (
     RESULT_TYPES,
     ROLES,
     SILENT_TYPES,
-    STOP_KEYS,
-    STOPS_FOR_CALLS,
     TEXT_KEYS,
 )
 
 BESIDE = frozenset([*CALL_KEYS, "additional_kwargs", "invalid_tool_calls"])
-WRAPPED = frozenset(RESULT_WRAPPERS)
-
-
-class Spoken(NamedTuple):
-    """What the policy said, or a part of it."""
-
-    content: Any  # as recorded, or the text of its blocks
-    calls: Sequence[Written] = ()
-    n_tokens: Any = None
-    stops_for_call: bool = False  # the recorded reason to stop is a call
-    item: str | None = None  # of the Responses API: "call" and "message" may share a turn
-    has_ids: bool = True  # the form gives calls ids
-    legacy: bool = False  # the call was OpenAI's old `function_call`
-
-
-class Heard(NamedTuple):
-    """What the user said, and the calls of a simulated user's own tools."""
-
-    content: Any
-    calls: Sequence[Written] = ()
-
-
-class Result(NamedTuple):
-    """What a tool answered."""
-
-    text: str
-    id: str | None = None
-    name: str | None = None  # of the tool
-    flag: bool | None = None  # failed, by its own flag; None: it has none
-    of_user: bool = False  # the answer to a call of the simulated user
-
-
-Event = Spoken | Heard | Result
 
 
 def read_message(message: Any, lost: list[str], notes: Counter[str]) -> list[Event]:
@@ -90,6 +58,8 @@ def read_message(message: Any, lost: list[str], notes: Counter[str]) -> list[Eve
         lost: gets a line for each call or result that can't be read.
         notes: counts what was passed over without losing a call.
     """
+    if (events := straight(message)) is not None:
+        return events
     opened = opened_message(message)
     if opened is None:
         if looks_like_call(message) or not _is_json(message):
@@ -133,7 +103,7 @@ class _Message:
         if known == "assistant":
             return self._spoken(item="message" if kind == "message" else None)
         if known == "call":
-            content = object_in(_first(message, ("content", "value", "parts")))
+            content = object_in(first_of(message, ("content", "value", "parts")))
             calls = self._in_text(content) if isinstance(content, str) else self._calls(content)
             return [Spoken(None, calls, has_ids=False)]
         return self._results() if known == "tool" else self._heard()
@@ -156,7 +126,8 @@ class _Message:
         message = self.message
         content, blocks = self._content()
         beside = self._structured()
-        calls, results = [*beside], list[Result]()
+        calls: list[Written] = [*beside]
+        results: list[Result] = []
         for event in self._blocks(blocks):
             if isinstance(event, Result):
                 results.append(event)
@@ -168,7 +139,7 @@ class _Message:
         spoken = Spoken(
             content,
             calls,
-            n_tokens=_tokens(message),
+            n_tokens=tokens_of(message),
             stops_for_call=self._stops_for_call(),
             item=item,
             has_ids=not legacy and "parts" not in message,  # Gemini's calls need none
@@ -220,13 +191,12 @@ class _Message:
         return calls
 
     def _stops_for_call(self) -> bool:
-        places = (self.message, mapping(self.message.get("response_metadata")))
-        reasons = [place[key] for place in places for key in STOP_KEYS if key in place]
-        return any(str(reason).lower() in STOPS_FOR_CALLS for reason in reasons)
+        metadata = mapping(self.message.get("response_metadata"))
+        return stops_for_call(self.message) or stops_for_call(metadata)
 
     def _content(self) -> tuple[Any, list[Any]]:
         """Return the content, or the text in it, and its blocks."""
-        content = _first(self.message, ("content", "value", "parts", "text", "message"))
+        content = first_of(self.message, ("content", "value", "parts", "text", "message"))
         blocks = [content] if isinstance(content, dict) else content
         parts = self.message.get("parts")
         if not isinstance(blocks, list):  # the AI SDK has the text in both
@@ -239,7 +209,7 @@ class _Message:
     def _heard(self) -> list[Event]:
         content, blocks = self._content()
         calls = self._structured()
-        results = list[Event]()
+        results: list[Event] = []
         for event in self._blocks(blocks):
             if isinstance(event, Result):
                 results.append(event)
@@ -251,7 +221,7 @@ class _Message:
 
     def _results(self) -> list[Event]:
         """Read a tool's message: one result, or one for each block that is a result."""
-        content = _first(self.message, RESULT_KEYS)
+        content = first_of(self.message, RESULT_KEYS)
         if isinstance(content, list):
             results = [result for block in content if (result := self._result_block(block))]
             if results:
@@ -280,9 +250,9 @@ class _Message:
         if not WRAPPED.isdisjoint(block):
             wrapped = next((block[key] for key in RESULT_WRAPPERS if block.get(key)), None)
             if isinstance(wrapped, dict):
-                return self._result(wrapped, _first(wrapped, RESULT_KEYS))
+                return self._result(wrapped, first_of(wrapped, RESULT_KEYS))
         if kind in RESULT_TYPES or kind.endswith("_tool_result"):
-            return self._result(block, _first(block, RESULT_KEYS))
+            return self._result(block, first_of(block, RESULT_KEYS))
         return None
 
     def _result(
@@ -317,7 +287,7 @@ class _Message:
     def _item(self, kind: str) -> list[Event]:
         """Read an item of the Responses API."""
         if kind in RESULT_TYPES:
-            return [self._result(self.message, _first(self.message, RESULT_KEYS))]
+            return [self._result(self.message, first_of(self.message, RESULT_KEYS))]
         if kind in CALL_TYPES:
             calls = self._call(self.message)
             events: list[Event] = [Spoken(None, calls, item="call")]
@@ -333,19 +303,6 @@ class _Message:
 def _is_hosted(kind: str) -> bool:
     """Whether a type is that of a call that names no tool, as web_search_call."""
     return kind.endswith(("_call", "-call", "_call_output")) and kind not in CALL_TYPES
-
-
-def _first(message: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    for key in keys:  # most messages have the first of them
-        if (value := message.get(key)) is not None:
-            return value
-    return None
-
-
-def _tokens(message: Mapping[str, Any]) -> Any:
-    if "n_tokens" in message:
-        return message["n_tokens"]
-    return _first(mapping(message.get("usage")), ("completion_tokens", "output_tokens"))
 
 
 def _same(call: Written, other: Written) -> bool:

@@ -99,12 +99,12 @@ def content_of(content: Any) -> dict[str, Any]:
 
 def _part(part: Any) -> Any:
     """A part as the reader takes it: text that only was thought is none that was said."""
-    if isinstance(part, str):
-        return {"text": part}
-    if isinstance(part, dict) and part.get("thought") is True:
+    if not isinstance(part, dict):
+        return {"text": part} if isinstance(part, str) else part
+    if part.get("thought") is True:
         return {"type": "thinking", "thinking": part.get("text") or ""}
     for key in CALLS:
-        if isinstance(part, dict) and isinstance(call := part.get(key), dict):
+        if isinstance(call := part.get(key), dict):
             # A call without arguments may leave them out.
             return (
                 part if any(k in call for k in ARGUMENTS) else {**part, key: {**call, "args": {}}}

@@ -103,11 +103,14 @@ class History:
         Raises:
             BadItemError: a call or a result can't be read.
         """
-        known = self if self.begins(heard) else History()
-        writer, several = known._writer.copy(), len(known._heard)
+        return (self if self.begins(heard) else History()).grown(heard)
+
+    def grown(self, heard: list[Any]) -> History:
+        """The history of a call whose messages begin with this one's."""
+        writer, several = self._writer.copy(), len(self._heard)
         writer.read(heard[several:], several + 1)
-        new = writer.messages[len(known.messages) :]
-        return History(heard, writer, [*known.signatures, *map(signature, new)])
+        new = writer.messages[len(self.messages) :]
+        return History(heard, writer, [*self.signatures, *map(signature, new)])
 
     def answered(self, said: Sequence[Any]) -> tuple[list[Message], Counter[str]]:
         """What a model answered to this, and the notes on both."""

@@ -70,7 +70,7 @@ class _Threads:
     def _chain(self, heard: list[Any], answers: Sequence[Answer]) -> list[int]:
         """A number for each beginning of the messages of a call, but those of the system."""
         known = next((known for known in self._recent if known.begins(heard)), History())
-        history = known.then(heard)
+        history = known.grown(heard)
         self._recent.appendleft(history)
         whole = history.then([*heard, *(said for answer in answers for said in answer.messages)])
         chain = [0]

@@ -22,8 +22,9 @@ from stages.traces.calls import (
 )
 from stages.traces.envelopes import text_of
 from stages.traces.episode import Call, Turn
+from stages.traces.events import Event, Result, Spoken
 from stages.traces.fields import BadItemError
-from stages.traces.forms import Event, Result, Spoken, read_message
+from stages.traces.forms import read_message
 
 if TYPE_CHECKING:
     from stages.messages.tool_parsers.calls import TextCall
@@ -113,7 +114,7 @@ class _Conversation:
     def __init__(self, tools: Sequence[Any], is_react: bool, played: bool) -> None:
         self.turns: list[Turn] = []
         self.user_calls: list[Call] = []
-        self.notes = Counter[str]()
+        self.notes: Counter[str] = Counter()
         self.place = 0  # of the message being read, from 1
         self._tools, self._is_react, self._played = tools, is_react, played
         self._lost: list[str] = []  # a line for each call or result that can't be read

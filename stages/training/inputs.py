@@ -26,7 +26,8 @@ from stages.tables.table_file import PARQUET_MAGIC, made_by, read_table
 from stages.tables.turn_arrays import advantage_frame, turn_advantages, turn_arrays, turn_rewards
 from stages.traces.calls import UnreadableCallError, read_call
 from stages.traces.fields import BadItemError
-from stages.traces.forms import Result, read_message
+from stages.traces.events import Result
+from stages.traces.forms import read_message
 from stages.traces.given import Given
 from stages.traces.notes import left_out, why_left_out, why_none
 from stages.traces.stream import Stream
