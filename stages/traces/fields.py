@@ -14,6 +14,7 @@ ROUNDING = 1e-6  # outcomes this far outside [0, 1] are rounding noise, not anot
 PLAIN_ACTIONS = {frozenset({"name", key}): key for key in ("kwargs", "arguments")}
 POLICY = ("policy", "model", "model_name", "model_id", "llm")  # fields that name what acted
 OF_AGENT = ("agent", "agent_info", "metadata", "info")  # objects that may hold them
+NAMING = frozenset([*POLICY, *OF_AGENT])
 
 
 class BadItemError(Exception):
@@ -161,6 +162,8 @@ def name_in(item: dict[str, Any], *fields: str) -> str | None:
 
 def policy_in(item: dict[str, Any]) -> str | None:
     """What acted, as a record names it or as an object in it that tells of the agent does."""
+    if NAMING.isdisjoint(item):
+        return None
     for place in (item, *map(item.get, OF_AGENT)):
         if isinstance(place, dict) and (name := name_in(place, *POLICY)):
             return name
@@ -180,7 +183,7 @@ def opening_of(messages: list[Any]) -> Any:
 
 def kin_of(policy: str | None, domain: str | None, gold: tuple[GoldAction, ...] | None) -> Hashable:
     """What else tells tasks of one id apart within a trace, for `Names.give`."""
-    return policy, domain, frozenset(action.name for action in gold or ())
+    return policy, domain, frozenset([action.name for action in gold or ()])
 
 
 def _beside(action: Any, key: str) -> Any:

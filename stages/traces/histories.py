@@ -133,14 +133,15 @@ class _Merged:
         """Add what a call heard and said, as far as it is new."""
         history = self._history = self._history.then(list(call.heard))
         said, notes = history.answered(call.said)
-        self.notes |= notes  # each history repeats what was noted of the one before it
+        if notes:
+            self.notes |= notes  # each history repeats what was noted of the one before it
         whole = (tuple(history.signatures), tuple(signature(message) for message in said))
         if whole in self._calls:
             return
         self._calls.add(whole)
-        left, new = self._known.copy(), list[Message]()
+        left, new = dict(self._known), []
         for message, name in zip(history.messages, history.signatures, strict=True):
-            if left[name]:
+            if left.get(name):
                 left[name] -= 1
             else:
                 new.append(message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from difflib import get_close_matches
 from typing import Any
 
@@ -77,8 +77,7 @@ def reader(
         outcome = stated_outcome(item)
         gold = gold_of(_value(item, "gold_actions"), "gold_actions")
         tools, status = _tools(item, notes), _status(item, notes)
-        domain, family, env = (name_in(item, key) for key in ("domain", "family", "env"))
-        policy = policy_in(item)
+        domain, policy = name_in(item, "domain"), policy_in(item)
         turns, user_calls = read_turns(messages, notes, tools, played="tokens_recorded" in item)
         if gaps:
             lacking.note(item)
@@ -111,8 +110,8 @@ def reader(
             stop=name_in(item, "stop", "ended"),
             tools=tools,
             user_calls=user_calls,
-            family=family,
-            env=env,
+            family=name_in(item, "family"),
+            env=name_in(item, "env"),
         )
 
     return read
@@ -161,21 +160,30 @@ class _Gaps:
         self._notes = notes
         self._first: set[str] | None = None  # fields of the first record
         self._near: dict[str, str | None] = {}  # by an unknown key: the field that it resembles
+        self._last: tuple[str, ...] | None = None  # keys of the last record, and their notes
+        self._of_last: list[str] = []
 
     def note(self, item: dict[str, Any]) -> None:
         """Note what a record lacks, and its keys that look like misspelt fields."""
-        if not any(key in item for key in OUTCOMES):
-            self._notes["no outcome, reward or success"] += 1
-        if "gold_actions" not in item:
-            self._notes["no gold actions"] += 1
-        fields = {key for key in FIELDS if key in item}
+        if (keys := tuple(item)) != self._last:  # most often they are the same
+            self._last, self._of_last = keys, list(self._told(item.keys()))
+        for text in self._of_last:
+            self._notes[text] += 1
+
+    def _told(self, keys: Set[str]) -> Iterator[str]:
+        """The notes on a record with some keys."""
+        if keys.isdisjoint(OUTCOMES):
+            yield "no outcome, reward or success"
+        if "gold_actions" not in keys:
+            yield "no gold actions"
+        fields = {key for key in FIELDS if key in keys}
         if self._first is None:
             self._first = fields
         for key in self._first ^ fields:
-            self._notes[f"'{key}' in some records only"] += 1
-        for key in item.keys() - fields:
-            if (near := self._resembled(key)) is not None and near not in item:
-                self._notes[f"unknown field '{key:.40}': is it '{near}'?"] += 1
+            yield f"'{key}' in some records only"
+        for key in keys - fields:
+            if (near := self._resembled(key)) is not None and near not in keys:
+                yield f"unknown field '{key:.40}': is it '{near}'?"
 
     def _resembled(self, key: str) -> str | None:
         if key not in self._near:

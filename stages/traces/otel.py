@@ -109,8 +109,10 @@ def _tells(span: Span) -> bool:
 
 def _operation(span: Span) -> str:
     attributes = span["attributes"]
-    keys = ("gen_ai.operation.name", "openinference.span.kind", "traceloop.span.kind")
-    return next((str(attributes[key]) for key in keys if attributes.get(key)), "")
+    for key in ("gen_ai.operation.name", "openinference.span.kind", "traceloop.span.kind"):
+        if kind := attributes.get(key):
+            return str(kind)
+    return ""
 
 
 def _is_tool(span: Span) -> bool:

@@ -43,13 +43,13 @@ def spans_in(record: Mapping[str, Any]) -> Iterator[Span]:
     Each is {id, trace, parent, name, start, attributes, events, error, error_text, is_log}: `start`
     sorts as text, `attributes` are plain values, and a log record has the id of its span.
     """
-    resources = [part for key in RESOURCES for part in _list(record.get(key))]
+    resources = [part for key in RESOURCES if key in record for part in _list(record[key])]
     if not resources:
         yield _span(record)
         return
     for resource in resources:
-        for scope in (part for key in SCOPES for part in _list(resource.get(key))):
-            for part in (part for key in PARTS for part in _list(scope.get(key))):
+        for scope in (part for key in SCOPES if key in resource for part in _list(resource[key])):
+            for part in (part for key in PARTS if key in scope for part in _list(scope[key])):
                 yield _span(part)
 
 
@@ -93,9 +93,11 @@ def attributes_of(attributes: Any) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """The value in OTLP's typed JSON; any other as it is."""
-    if not _is_typed(value):
+    if type(value) is not dict or len(value) != 1:
         return value
     [(kind, inner)] = value.items()
+    if kind not in TYPED:
+        return value
     if kind in ("arrayValue", "array_value"):
         return [plain(item) for item in _any_list(inner, "values")]
     if kind in ("kvlistValue", "kvlist_value"):
@@ -134,4 +136,7 @@ def _list(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _first(place: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    return next((place[key] for key in keys if place.get(key) not in (None, "")), None)
+    for key in keys:  # a generator would take twice as long, and each span comes by here six times
+        if (value := place.get(key)) not in (None, ""):
+            return value
+    return None

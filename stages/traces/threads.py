@@ -29,11 +29,11 @@ def latest(
         read: what a record says.
         holds_answer: whether that holds a response; one without is a whole conversation.
     """
-    threads = _Threads()
+    threads, ignored = _Threads(), Counter[str]()
     with Spread() as waiting:
         for record in records:
             try:
-                logged = read(record, Counter())
+                logged = read(record, ignored)
             except BadItemError:  # which its reader will say
                 logged = None
             if logged is None or holds_answer(logged):
@@ -73,8 +73,9 @@ class _Threads:
         history = known.grown(heard)
         self._recent.appendleft(history)
         whole = history.then([*heard, *(said for answer in answers for said in answer.messages)])
-        chain = [0]
-        for role, *told in whole.signatures:
-            if role != "system":
-                chain.append(hash((chain[-1], role, *told)))
+        link, chain = 0, [0]
+        for told in whole.signatures:
+            if told[0] != "system":
+                link = hash((link, told))
+                chain.append(link)
         return chain
