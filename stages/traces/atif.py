@@ -9,14 +9,13 @@ Layout: package `atif` 1.8.0; `harbor.models.trial.result`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stages.traces.calls import flag_of
+from stages.traces.calls import as_text, flag_of
 from stages.traces.definitions import tool_definitions
 from stages.traces.envelopes import text_of
 from stages.traces.fields import BadItemError, name_in, object_of, sampled_tokens
@@ -380,10 +379,8 @@ def _call(call: Record) -> Record:
     call_id = call.get("tool_call_id")
     if not isinstance(name, str) or not isinstance(call_id, str):
         raise BadItemError(f"has an invalid call: {call!r:.60}", AS_WRITTEN)
-    arguments = _ours(call).get("arguments", arguments)
-    if arguments is not None and not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    function = {"name": name, "arguments": as_text(_ours(call).get("arguments", arguments))}
+    return {"id": call_id, "type": "function", "function": function}
 
 
 def _tokens(step: Record) -> Record:

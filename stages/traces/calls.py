@@ -38,6 +38,7 @@ FAILURES = frozenset(
 SUCCESSES = frozenset({"success", "ok"})
 NOT_FAILED = frozenset({"", "false", "none", "null", "0"})
 TELLING = frozenset([*FLAGS, *ERRORS, "status", "state", "success", "ok"])
+_ENCODER = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` makes one each time
 WRAPPING = frozenset([*WRAPPERS, "method", "custom"])
 
 
@@ -88,6 +89,13 @@ def plain_call(entry: Any) -> tuple[str, Any, str | None] | None:
     if type(name) is not str:
         return None
     return name, function["arguments"], call_id if type(call_id) is str and call_id else None
+
+
+def as_text(arguments: Any) -> Any:
+    """Return arguments as JSON text, as OpenAI has them; null stays null."""
+    if arguments is None or isinstance(arguments, str):
+        return arguments
+    return _ENCODER.encode(arguments)
 
 
 def _bare(part: Mapping[str, Any], key: str) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any
 
-from stages.traces.calls import Written, plain_call
+from stages.traces.calls import Written, as_text, plain_call
 from stages.traces.envelopes import bared, opened_message, text_of
 from stages.traces.events import Heard, Result, Spoken
 from stages.traces.fields import BadItemError
@@ -18,7 +17,6 @@ from stages.traces.turns import RECORD
 from stages.traces.vocabulary import ROLES
 
 Message = dict[str, Any]
-as_json = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes an encoder each time
 # Keys of OpenAI's messages, of which the last three say nothing of turns.
 PLAIN = frozenset(
     [
@@ -196,9 +194,7 @@ class Writer:
         if call_id is None:
             self._given += 1
             call_id = f"call_{self._given}"
-        if arguments is not None and not isinstance(arguments, str):
-            arguments = as_json(arguments)
-        function = {"name": name, "arguments": arguments}
+        function = {"name": name, "arguments": as_text(arguments)}
         return {"id": call_id, "type": "function", "function": function}
 
     def _answer(self, event: Result) -> None:

@@ -119,9 +119,9 @@ def clean_records(record: Record, logged: Logged, notes: Counter[str]) -> Iterat
 def _under(record: Record, keys: Sequence[str], signs: Sequence[str]) -> Record:
     """The first object with one of the signs that is under a key, or in an envelope there."""
     for key in keys:
-        if (value := record.get(key)) is None:
+        if key not in record:
             continue
-        value = object_in(value)
+        value = object_in(record[key])
         for _ in range(3):
             if not isinstance(value, dict) or _has(value, signs):
                 break
@@ -133,7 +133,7 @@ def _under(record: Record, keys: Sequence[str], signs: Sequence[str]) -> Record:
 
 def _has(value: Mapping[str, Any], signs: Sequence[str]) -> bool:
     for sign in signs:  # a generator would take twice as long
-        if value.get(sign) is not None:
+        if sign in value and value[sign] is not None:
             return True
     return False
 

@@ -135,21 +135,23 @@ class _Merged:
         said, notes = history.answered(call.said)
         if notes:
             self.notes |= notes  # each history repeats what was noted of the one before it
-        whole = (tuple(history.signatures), tuple(signature(message) for message in said))
+        names = [*map(signature, said)]
+        whole = (tuple(history.signatures), tuple(names))
         if whole in self._calls:
             return
         self._calls.add(whole)
-        left, new = dict(self._known), []
+        left, new, new_names = dict(self._known), [], []
         for message, name in zip(history.messages, history.signatures, strict=True):
             if left.get(name):
                 left[name] -= 1
             else:
                 new.append(message)
+                new_names.append(name)
         if self.messages and any(message["role"] == "assistant" for message in new):
             self.notes[SEVERAL_HISTORIES] += 1
-        for message in [*new, *said]:
-            self._known[signature(message)] += 1
-            self.messages.append(message)
+        self.messages += [*new, *said]
+        for name in [*new_names, *names]:
+            self._known[name] += 1
 
 
 def _tell(run: ToolRun, messages: list[Message], told: set[str], notes: Counter[str]) -> None:

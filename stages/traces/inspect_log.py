@@ -8,7 +8,6 @@ Layout: `inspect_ai.log` of 0.3.285, whose logs have version 2; older versions a
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 import struct
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import InputError
+from stages.traces.calls import as_text
 from stages.traces.definitions import tool_definitions
 from stages.traces.envelopes import text_of
 from stages.traces.fields import BadItemError, is_number, name_in, object_of
@@ -236,6 +236,8 @@ def _migrated(sample: Record) -> Record:
 
 def _resolved(value: Any, texts: Record) -> Any:
     """The same value with each reference to an attachment as the text that it stands for."""
+    if not texts:
+        return value
     if isinstance(value, str):
         for protocol in ATTACHED:
             if value.startswith(protocol):
@@ -401,9 +403,8 @@ def _made(call: Any) -> Record:
 
 
 def _call(call_id: Any, name: Any, arguments: Any) -> Record:
-    if arguments is not None and not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    function = {"name": name, "arguments": as_text(arguments)}
+    return {"id": call_id, "type": "function", "function": function}
 
 
 def _served(part: Record, spoken: Record) -> Record:

@@ -92,7 +92,7 @@ def _of_block(block: dict[str, Any]) -> str | Written | Result | None:
         has_id = several == 4 and "id" in block
         return _call(block, "arguments", block["id"]) if has_id else None
     if kind == "tool_result" and "content" in block and ANTHROPIC_RESULT.issuperset(block):
-        return _result(block, "content", block.get("tool_use_id"))
+        return _result(block, "content", block.get("tool_use_id"), flag_of(block))
     if kind == "tool_call_response" and several == 3 and "id" in block and "response" in block:
         return _result(block, "response", block["id"])
     return None
@@ -142,7 +142,7 @@ def _of_item(message: dict[str, Any]) -> list[Event] | None:
         call = _call(message, "arguments", call_id)
         return [Spoken(None, [call], item="call")] if call else None
     if kind == "function_call_output" and "output" in message and RESULT_ITEM.issuperset(message):
-        result = _result(message, "output", call_id)
+        result = _result(message, "output", call_id, flag_of(message))
         return [result] if result else None
     return None
 
@@ -167,7 +167,9 @@ def _call(call: Mapping[str, Any], key: str, call_id: Any) -> Written | None:
     return Written(name, call[key], call_id if type(call_id) is str and call_id else None)
 
 
-def _result(result: Mapping[str, Any], key: str, call_id: Any) -> Result | None:
+def _result(
+    result: Mapping[str, Any], key: str, call_id: Any, flag: bool | None = None
+) -> Result | None:
     """A result whose answer is under a key."""
     answer, name = result[key], result.get("name")
     text = answer if type(answer) is str else text_of(bare_answer(answer))
@@ -177,5 +179,5 @@ def _result(result: Mapping[str, Any], key: str, call_id: Any) -> Result | None:
         text,
         call_id if type(call_id) is str and call_id else None,
         name if type(name) is str else None,
-        flag_of(result),
+        flag,
     )

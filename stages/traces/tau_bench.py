@@ -38,9 +38,10 @@ def translate(
     crashed = not messages or "error" in info or "traceback" in info
     if crashed:
         notes["crashed item"] += 1
-    else:
-        notes.update({"no reward": 1} if item.get("reward") is None else ())
-        notes.update({"no gold actions": 1} if task.get("actions") is None else ())
+    elif item.get("reward") is None:
+        notes["no reward"] += 1
+    if not crashed and task.get("actions") is None:
+        notes["no gold actions"] += 1
     yield {
         "messages": messages,
         "gold_actions": task.get("actions"),

@@ -72,7 +72,7 @@ class _Threads:
         known = next((known for known in self._recent if known.begins(heard)), History())
         history = known.grown(heard)
         self._recent.appendleft(history)
-        whole = history.then([*heard, *(said for answer in answers for said in answer.messages)])
+        whole = history.then([*heard, *[said for answer in answers for said in answer.messages]])
         link, chain = 0, [0]
         for told in whole.signatures:
             if told[0] != "system":
