@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.traces.calls import object_in
@@ -86,7 +86,7 @@ def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def first_of(place: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+def first_of(place: Mapping[str, Any], keys: Sequence[str]) -> Any:
     """Return the first value that is not null under some keys; None where there is none."""
     for key in keys:  # most messages have the first of them
         if (value := place.get(key)) is not None:

@@ -16,10 +16,8 @@ from stages.traces.events import Event, Heard, Result, Spoken
 from stages.traces.vocabulary import ROLES, STOP_KEYS, STOPS_FOR_CALLS
 
 # Keys of what the policy said in blocks, none of which says more of its calls than they do.
-PLAIN = frozenset(
-    ["role", "content", "parts", "type", "id", "model", "n_tokens", "usage", "stop_sequence"]
-    + [*STOP_KEYS]
-)
+PLAIN = frozenset(["role", "content", "parts", "type", "id", "model", "n_tokens", "usage"])
+PLAIN |= {"stop_sequence", *STOP_KEYS}
 TEXTS = frozenset(["text", "output_text", "input_text"])
 WRAPPED = frozenset(RESULT_WRAPPERS)
 ITEM = frozenset(["type", "call_id", "id", "status"])

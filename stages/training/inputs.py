@@ -25,8 +25,8 @@ from stages.tables.state import Input, read_state
 from stages.tables.table_file import PARQUET_MAGIC, made_by, read_table
 from stages.tables.turn_arrays import advantage_frame, turn_advantages, turn_arrays, turn_rewards
 from stages.traces.calls import UnreadableCallError, read_call
-from stages.traces.fields import BadItemError
 from stages.traces.events import Result
+from stages.traces.fields import BadItemError
 from stages.traces.forms import read_message
 from stages.traces.given import Given
 from stages.traces.notes import left_out, why_left_out, why_none
