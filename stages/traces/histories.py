@@ -140,18 +140,17 @@ class _Merged:
         if whole in self._calls:
             return
         self._calls.add(whole)
-        left, new, new_names = dict(self._known), [], []
+        left, new = dict(self._known), list[tuple[Message, Hashable]]()
         for message, name in zip(history.messages, history.signatures, strict=True):
             if left.get(name):
                 left[name] -= 1
             else:
-                new.append(message)
-                new_names.append(name)
-        if self.messages and any(message["role"] == "assistant" for message in new):
+                new.append((message, name))
+        if self.messages and any(message["role"] == "assistant" for message, _ in new):
             self.notes[SEVERAL_HISTORIES] += 1
-        self.messages += [*new, *said]
-        for name in [*new_names, *names]:
+        for message, name in [*new, *zip(said, names, strict=True)]:
             self._known[name] += 1
+            self.messages.append(message)
 
 
 def _tell(run: ToolRun, messages: list[Message], told: set[str], notes: Counter[str]) -> None:
