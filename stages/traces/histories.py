@@ -126,7 +126,7 @@ class _Merged:
         self._history = History()
         self.messages: list[Message] = []
         self.notes = Counter[str]()
-        self._known = Counter[Hashable]()
+        self._known = Counter[tuple[Hashable, ...]]()
         self._calls: set[Hashable] = set()
 
     def add(self, call: ModelCall) -> None:
@@ -140,7 +140,7 @@ class _Merged:
         if whole in self._calls:
             return
         self._calls.add(whole)
-        left, new = dict(self._known), list[tuple[Message, Hashable]]()
+        left, new = dict(self._known), list[tuple[Message, tuple[Hashable, ...]]]()
         for message, name in zip(history.messages, history.signatures, strict=True):
             if left.get(name):
                 left[name] -= 1
