@@ -9,11 +9,11 @@ For turn k = 1..K of episode i, with rewards r, outcome o, discount g and GN as 
     rloo       A[i,k] = S[i,k] - mean of S[j,min(k,K_j)],  S[i,k] = sum over l >= k of r[i,l] + o[i]
     potential  A[i,k] = sum over l >= k of h^(l-k) d[i,l],  d = r, at the last turn r + o[i] - b[i]
 
-Means are over the other episodes j of the group, b[i] is that of their outcomes, and h is GAE's
-lambda. Nothing is normalised in these two: see `stages.core.leave_one_out`.
+In the last two, means are over the other episodes j of the group, b[i] is the mean of their
+outcomes, h is GAE's lambda, and nothing is normalised: see `stages.core.leave_one_out`.
 
 Sources: GRPO arXiv 2402.03300, MT-GRPO arXiv 2505.11821, GTPO arXiv 2511.14846, the hybrid
-arXiv 2604.02869, RLOO arXiv 2402.14740, GAE arXiv 1506.02438; what they leave open is settled in
+arXiv 2604.02869, RLOO arXiv 2402.14740, GAE arXiv 1506.02438. Where they leave a choice, see
 docs/method.md, "Advantages".
 """
 
@@ -31,12 +31,12 @@ from stages.settings import Setting, check_settings
 Estimator: TypeAlias = Literal["grpo", "mt-grpo", "gtpo", "hybrid", "rloo", "potential"]
 Normalise: TypeAlias = Literal["turn", "group", "batch"]
 
-PANEL = "Advantage"  # of the help
+PANEL = "Advantage"  # of the options in --help
 
 
 @dataclass(frozen=True)
 class AdvantageConfig:
-    """The estimator, and the choices that change its numbers."""
+    """The advantage estimator and its parameters."""
 
     estimator: Annotated[
         Estimator, Setting("Estimator of the advantages.", PANEL, option="advantage")
@@ -58,7 +58,7 @@ class AdvantageConfig:
     ] = "turn"
     last_turn_reward: Annotated[
         bool, Setting("Include the reward of an episode's last turn.", PANEL)
-    ] = True  # False: r of an episode's last turn does not count, as in IRC
+    ] = True  # False: the last turn's r does not count, as in IRC
     gae_lambda: Annotated[
         float,
         Setting(
@@ -77,7 +77,7 @@ class AdvantageConfig:
 
 
 class Normalised(NamedTuple):
-    """Values against the other values of their set, each [N]."""
+    """Values normalised within their set, each [N]."""
 
     score: Floats
     mean: Floats
@@ -85,7 +85,7 @@ class Normalised(NamedTuple):
 
 
 class Advantages(NamedTuple):
-    """The advantage of each turn and what made it, each [N]."""
+    """The advantage of each turn and its parts, each [N]."""
 
     advantage: Floats  # return_part + outcome_part
     return_part: Floats
@@ -97,23 +97,24 @@ class Advantages(NamedTuple):
 def advantages(
     reward: Floats, outcome: Floats, layout: Layout, config: AdvantageConfig
 ) -> Advantages:
-    """Advantage of each turn under the estimator of `config`, with its parts.
+    """Compute the advantage of each turn under the estimator of `config`, with its parts.
 
-    Where the sources are silent: `normalise` says what r and R are held against, while o always
-    stays within its group, each episode once: a harder task is no fault of its episodes. With
-    `last_turn_reward=False` the last turn of an episode is in no set of mt-grpo, and its r is 0 in
-    the returns of gtpo, hybrid and rloo; potential needs it, for the rewards to telescope.
+    The sources leave two choices open. `normalise` sets the scope over which r and R are
+    normalised; o is always normalised within its group, each episode counting once, so that a hard
+    task does not penalise its episodes. With `last_turn_reward=False` the last turn of an episode
+    is in no set of mt-grpo, and its r is 0 in the returns of gtpo, hybrid and rloo; potential
+    ignores the flag, because its rewards must telescope.
 
     Args:
         reward: r of each turn, shape [N], any unit.
         outcome: o of each episode, shape [E].
-        layout: of these N turns and E episodes.
-        config: the estimator and its choices.
+        layout: layout of the N turns and E episodes.
+        config: the estimator and its parameters.
 
     Returns:
-        Advantage and parts, dimensionless, or in the unit of the outcome (rloo, potential); mean
-        and std in the unit of what was normalised. The std is NaN for a value alone in its set and
-        where nothing is normalised, both are NaN for a last turn in no set of mt-grpo.
+        Advantage and parts are dimensionless, or in the unit of the outcome (rloo, potential); mean
+        and std are in the unit of the normalised quantity. The std is NaN for a value alone in its
+        set and for rloo and potential; mean and std are NaN for a last turn in no set of mt-grpo.
 
     Raises:
         ValueError: the shapes are not those of the layout.
@@ -142,7 +143,7 @@ def advantages(
 def _leave_one_out(
     reward: Floats, outcome: Floats, layout: Layout, config: AdvantageConfig
 ) -> Advantages:
-    """The estimators that normalise nothing."""
+    """Compute the estimators without normalisation: rloo and potential."""
     if config.estimator == "rloo":
         counted = reward if config.last_turn_reward else without_last(reward, layout)
         made = rloo_parts(counted, outcome, layout)
@@ -153,7 +154,7 @@ def _leave_one_out(
 
 
 def normalised(x: Floats, code: Codes, eps: float) -> Normalised:
-    """Group normalisation, GN(x) = (x - mean) / (std + eps) with std of ddof=1, of each set.
+    """Normalise within each set: GN(x) = (x - mean) / (std + eps), std with ddof=1.
 
     Args:
         x: values, shape [N].
@@ -161,19 +162,19 @@ def normalised(x: Floats, code: Codes, eps: float) -> Normalised:
         eps: > 0, in the unit of x.
 
     Returns:
-        The score, mean and std of each value in its set. The score is exactly 0 where all values
-        of the set are equal, and for a value alone, whose std is NaN.
+        Score of each value, and mean and std of its set. The score is exactly 0 if all values of
+        the set are equal. The std is NaN for a value alone in its set.
 
-    Source: arXiv 2402.03300, section 4.1.2, without eps there; ddof and eps as in docs/method.md,
+    Source: arXiv 2402.03300, section 4.1.2, which has no eps; ddof and eps as in docs/method.md,
     "Advantages".
     """
     n = np.bincount(code)
-    # Measured from one of the set's own values, equal values deviate by exactly 0, and a large
-    # common offset costs the mean no digits.
+    # Deviations are taken from one of the set's own values: equal values then deviate by exactly 0,
+    # and a large common offset costs no digits of the mean.
     origin = np.zeros(n.size)
     origin[code] = x
-    # Memory fresh from the system costs more than the arithmetic: hence the reuse (`out=`) below.
-    # Codes are valid by now, and only mode="clip" writes straight into `out`.
+    # Allocating fresh memory costs more than the arithmetic, hence the reuse (`out=`) below. Only
+    # mode="clip" writes straight into `out`; the codes are already checked.
     deviation = origin.take(code)
     np.subtract(x, deviation, out=deviation)
     mean = origin + np.bincount(code, deviation) / np.maximum(n, 1)
@@ -189,7 +190,7 @@ def normalised(x: Floats, code: Codes, eps: float) -> Normalised:
 def _returns(reward: Floats, outcome: Floats, layout: Layout, config: AdvantageConfig) -> Floats:
     """R[i,k] of gtpo: the outcome counts as a reward of the last turn."""
     reward = reward.astype(np.float64) if config.last_turn_reward else without_last(reward, layout)
-    reward[layout.last] += outcome  # of a copy
+    reward[layout.last] += outcome  # both branches above made a copy
     return suffix_sums(reward, config.gamma, layout)
 
 
@@ -199,7 +200,7 @@ def _normalised_rewards(reward: Floats, layout: Layout, config: AdvantageConfig)
     if config.last_turn_reward:
         return normalised(reward, sets, config.eps)
     sets = sets.copy()
-    sets[layout.last] = sets.max(initial=0) + 1  # out of everyone's way
+    sets[layout.last] = sets.max(initial=0) + 1  # a set of their own, discarded below
     score, mean, std = normalised(reward, sets, config.eps)
     score[layout.last] = 0
     mean[layout.last] = std[layout.last] = np.nan
@@ -207,7 +208,7 @@ def _normalised_rewards(reward: Floats, layout: Layout, config: AdvantageConfig)
 
 
 def _sets(layout: Layout, config: AdvantageConfig) -> Codes:
-    """The set that each turn is normalised in, [N]."""
+    """The set within which each turn is normalised, [N]."""
     match config.normalise:
         case "turn":
             return layout.cell

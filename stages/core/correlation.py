@@ -1,7 +1,8 @@
 """Correlation of tiers with outcomes, from sums per (task, tier).
 
-Outcomes are yes/no. Every statistic here follows from a `TaskSums` table; tables of integers (the
-measures presence and count) add up exactly, so shards computed anywhere merge into the same result.
+Outcomes are yes/no. Every statistic here is a function of a `TaskSums` table. Tables of integers
+(the measures presence and count) add up exactly, so shards merge into the same result wherever they
+were computed.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Which: TypeAlias = Literal["within", "pooled"]
 
-# A variance below this share of the mean square is rounding, not variation. Presence is decided
-# exactly: its smallest non-zero share is 1/N, and its sums are integers.
+# A variance below this share of the mean square is rounding, not variation. For presence the test
+# is exact, because the smallest non-zero share is 1/N and the sums are integers.
 ROUNDING = 1e-10
 
 
 class TaskSums(NamedTuple):
     """Sums over the episodes of each of T tasks, for each of C tiers; x is the measure.
 
-    Each task has episodes. Tasks are in one fixed order, so that sums repeat exactly. Sums with
-    forgetting count an episode by its weight, and need not be whole.
+    Each task has at least one episode. Tasks have a fixed order, so that sums repeat exactly. Sums
+    with forgetting count an episode by its weight and need not be integers.
     """
 
     episodes: Ints | Floats  # [T]
@@ -43,7 +44,7 @@ def point_biserial(outcome: Bools, score: Floats) -> float:
 
     Args:
         outcome: success of each episode (or of each turn's episode), shape [N].
-        score: score of each, shape [N], any unit.
+        score: score of each episode (or turn), shape [N], any unit.
 
     Returns:
         r in [-1, 1], dimensionless; NaN if either input is constant, where r is undefined.
@@ -83,8 +84,8 @@ def pooled(sums: TaskSums) -> Floats:
 def within(sums: TaskSums) -> Floats:
     """Correlation after subtracting the task's means from measure and outcome (`r_within`).
 
-    Pooled within-group correlation: sum over tasks of the co-deviation, over the root of the
-    product of the summed squared deviations. Tasks weigh by how much they vary.
+    This is the pooled within-group correlation: the summed products of deviations, over the root of
+    the product of the summed squared deviations. Tasks that vary more weigh more.
 
     Args:
         sums: over the episodes of T tasks, for C tiers.
@@ -101,7 +102,7 @@ def within(sums: TaskSums) -> Floats:
 
 
 def terms(sums: TaskSums, which: Which) -> Floats:
-    """Return each task's share of the sums that the correlation `which` is a function of.
+    """Return each task's share of the sums that determine the correlation `which`.
 
     Args:
         sums: over the episodes of T tasks, for C tiers.
@@ -134,7 +135,7 @@ def within_terms(sums: TaskSums) -> Floats:
     """
     _check(sums)
     n, s = sums.episodes[:, None].astype(np.float64), sums.successes[:, None].astype(np.float64)
-    # n * sum - sum * sum is exact on integers, so that a constant measure gives 0, not rounding.
+    # n * sum - sum * sum is exact on integers, so a constant measure gives exactly 0.
     xx = n * sums.xx - sums.x * sums.x
     xx[xx <= ROUNDING * n * sums.xx] = 0.0
     xo = n * sums.xo - sums.x * s
@@ -161,7 +162,7 @@ def pooled_terms(sums: TaskSums) -> Floats:
     n, s = sums.episodes[:, None].astype(np.float64), sums.successes[:, None].astype(np.float64)
     total = n.sum()
     mean_x, mean_o = sums.x.sum(axis=0) / total, s.sum() / total
-    # r is the same around any origin; around the means nothing cancels in the last digits.
+    # r is the same around any origin, but centring on the means avoids cancellation.
     xo = sums.xo - mean_x * s - mean_o * sums.x + n * mean_x * mean_o
     xx = sums.xx - 2 * mean_x * sums.x + n * mean_x * mean_x
     oo = s - 2 * mean_o * s + n * mean_o * mean_o
@@ -174,7 +175,7 @@ def pooled_terms(sums: TaskSums) -> Floats:
 
 
 def correlation(totals: Floats) -> Floats:
-    """Correlation from totals of `within_terms` or `pooled_terms`.
+    """Return the correlation from totals of `within_terms` or `pooled_terms`.
 
     Args:
         totals: shape [..., 3, C] (xo, xx, oo around means) or [..., 6, C] (around any origin).
@@ -188,7 +189,7 @@ def correlation(totals: Floats) -> Floats:
 
 
 def fisher_z(totals: Floats) -> tuple[Floats, Floats]:
-    """Fisher's z = atanh r and its gradient with respect to the totals.
+    """Return Fisher's z = atanh r and its gradient with respect to the totals.
 
     Args:
         totals: as for `correlation`.
@@ -229,7 +230,7 @@ def _correlation_and_deviations(totals: Floats) -> tuple[Floats, Floats, Floats,
         where=varies,
         out=np.full_like(xo, np.nan),
     )
-    # One ulp short of 1 would give a huge but finite z.
+    # An r one ulp below 1 would give a huge but finite z.
     r = np.where(np.abs(r) > 1 - 1e-12, np.sign(r), r)
     return r, xx, oo, mean_x, mean_o
 
@@ -241,21 +242,21 @@ def sign_reversed(
     delta: float = 0.05,
     fdr: float = 0.05,
 ) -> Bools:
-    """Simpson's paradox: the pooled correlation points the other way than within tasks.
+    """Detect Simpson's paradox: pooled and within-task correlation have opposite signs.
 
-    The signs must differ, both |r| exceed delta, and r_within be significant. r_pooled need not be:
-    it misleads as it is read. Were it enough that r_pooled is significant, a tier that merely goes
-    with hard tasks and does nothing within them would raise a false alarm in 13-20 % of runs.
+    Both |r| must exceed delta and r_within must be significant. r_pooled need not be significant,
+    because its reader is misled either way. If a significant r_pooled were enough, a tier that only
+    goes with hard tasks and has no effect within them would raise a false alarm in 13-20 % of runs.
 
     Args:
-        r_pooled: of each tier, shape [C].
-        r_within: of each tier, shape [C].
+        r_pooled: pooled correlation of each tier, shape [C].
+        r_within: within-task correlation of each tier, shape [C].
         q_within: q of r_within, shape [C].
-        delta: size below which a correlation counts as none.
-        fdr: bar for q.
+        delta: |r| up to which a correlation counts as none.
+        fdr: threshold for q.
 
     Returns:
-        True where the sign turns, shape [C]; False where either correlation is undefined.
+        True where the signs are opposite, shape [C]; False where either correlation is undefined.
     """
     opposite = np.sign(r_pooled) * np.sign(r_within) < 0
     sizable = np.minimum(np.abs(r_pooled), np.abs(r_within)) > delta
@@ -272,32 +273,32 @@ def episodes_to_decide(
     power: float = 0.8,
     shift: float = 0.0,
 ) -> Floats:
-    """How many more episodes, of tasks like these, would settle what a tier is worth.
+    """Estimate how many more episodes, of tasks like these, would decide whether a tier counts.
 
-    Settled is a tier that is found (|z| beyond the quantile of `level`) or ruled out (a 95 %
-    interval within `effect`). Planning with the observed r alone decides too rarely: r is
-    uncertain, and that the tier is undecided says that it came out low. So |z| is taken to be near
-    atanh(effect), give or take a quarter of it, as far as the data do not say otherwise, and the
-    power is the mean over what it may be, whether the new episodes are added to the present ones
-    or as many are collected anew. `make validate` measures how often that decides at r = 0.2.
+    A tier is decided if it is detected (|z| beyond the quantile of `level`) or ruled out (a 95 %
+    interval within `effect`). Planning with the observed r alone gives too little power: r is
+    uncertain, and an undecided tier tends to be an underestimated one. So |z| has a normal prior
+    with mean atanh(effect) and a quarter of that as standard deviation, updated by the observed z.
+    The power is the mean over the posterior. It must suffice both for new episodes added to the
+    present ones and for as many episodes collected anew. `make validate` measures how often that
+    decides at r = 0.2.
 
-    A standard error s is what 1 / s^2 + 3 independent episodes give: clustering and uninformative
-    tasks are paid for as observed.
+    A standard error s counts as 1 / s^2 + 3 independent episodes, so clustering and uninformative
+    tasks cost as much as observed.
 
     Args:
-        r: the observed correlation, shape [C].
-        standard_error: of Fisher's z, clustered by task, shape [C].
-        quantile: half of the 95 % interval of z, in standard errors, shape [C].
-        episodes: how many there are.
-        effect: the smallest |r| that matters, in (0, 1).
-        level: two-sided level at which the tier is found, as Benjamini and Hochberg's procedure
-            will ask it.
+        r: observed correlation, shape [C].
+        standard_error: standard error of Fisher's z, clustered by task, shape [C].
+        quantile: half-width of the 95 % interval of z, in standard errors, shape [C].
+        episodes: present number of episodes.
+        effect: the smallest |r| that matters, in [0, 1); 0 plans with the observed z alone.
+        level: two-sided level of the detection, as the tier faces it under Benjamini-Hochberg.
         power: mean probability of deciding.
-        shift: plan for a |z| that lies so many standard deviations above its mean, and is known.
+        shift: if not 0, plan for a known |z| this many standard deviations above its mean.
 
     Returns:
-        Whole number of further episodes, shape [C], at least 0; infinite where the standard error
-        is, or where no number of up to 400 times as many episodes decides; NaN where r is.
+        Number of further episodes, an integer >= 0, shape [C]; infinite if the standard error is,
+        or if up to 400 times as many episodes do not decide; NaN where r is NaN.
 
     Source: Spiegelhalter, Freedman and Blackburn (1986), Controlled Clinical Trials 7(1), 8-17,
     for the predictive power of a trial that goes on.
@@ -312,12 +313,12 @@ def episodes_to_decide(
         spread = (error**-2.0 + (prior / 4) ** -2.0) ** -0.5
         mean = spread**2 * (z / error**2 + prior / (prior / 4) ** 2)
     mean, spread = (mean, spread) if not shift else (mean + shift * spread, 0 * spread)
-    times = np.exp(np.linspace(0, np.log(400), 1200))[1:, None]  # all episodes over the present
+    times = np.exp(np.linspace(0, np.log(400), 1200))[1:, None]  # all episodes over present ones
     final = error / np.sqrt(times)
-    new = 1 - 1 / times  # share of the episodes that are new
+    new = 1 - 1 / times  # share of new episodes
     alone = mean, np.sqrt(spread**2 + final**2)
     added = z / times + new * mean, new * np.sqrt(spread**2 + error**2 / (times - 1))
-    # Few tasks take more standard errors than the normal law says; the excess goes as 1 / tasks.
+    # With few tasks the quantile exceeds the normal one; the excess falls as 1 / tasks.
     length = final * (1 + (quantile / NormalDist().inv_cdf(0.975) - 1) / times)
     with np.errstate(invalid="ignore"):  # without a test, --fdr 1, 0 times an infinite error
         to_find, to_rule_out = (
@@ -342,10 +343,10 @@ def benjamini_hochberg(p: Floats) -> Floats:
     q_(i) = min over j >= i of p_(j) m / j, over the m defined tests.
 
     Args:
-        p: p-values, shape [C]; NaN is no test and does not count.
+        p: p-values, shape [C]; NaN means no test and does not count.
 
     Returns:
-        q, shape [C], in [p, 1]; NaN where p is.
+        q, shape [C], in [p, 1]; NaN where p is NaN.
 
     Source: Benjamini and Hochberg (1995), J. R. Statist. Soc. B 57(1), 289-300.
     """

@@ -1,16 +1,16 @@
-"""A critic made of tiers: what the turns so far add to the forecast of an episode's outcome.
+"""A linear critic over tiers: it forecasts an episode's outcome from the turns so far.
 
-The first turn of a tier adds `first`, each of its next turns adds `again`, and every turn whatever
-its tier adds `turn`; from `MOST_REPEATS` repeats and `MOST_TURNS` turns on nothing more is added.
-With P the sum over the turns before turn k, a turn earns what it adds (potential-based shaping):
+The first turn of a tier adds `first` to the forecast, each later turn of the tier adds `again`, and
+every turn adds `turn`. Repeats beyond `MOST_REPEATS` and turns beyond `MOST_TURNS` add nothing.
+With P[k] the sum over the turns before turn k, a turn earns its gain (potential-based shaping):
 
     r[k] = P[k+1] - P[k]  for k < K-1,    r[K-1] = -P[K-1]
 
-The last turn gives back what the others earned, because then the outcome itself counts. So the
-rewards of an episode sum to 0 whatever its turns are, and no turn can be added that pays.
+The last turn returns the earnings of the others, because the outcome itself counts there. So the
+rewards of an episode sum to 0 whatever its turns, and no additional turn pays.
 
 Source: Ng, Harada and Russell (1999), ICML; docs/method.md, "Potential". `stages.core.potential`
-fits the critic and is the same over the arrays of many episodes.
+fits the critic and applies it to arrays of many episodes.
 
 Importing this loads neither numpy nor polars: `irc_cli.scorer` runs inside other programs.
 """
@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
-FOLDS = 5  # of the tasks; each fold has weights that were fitted without it
+FOLDS = 5  # cross-fitting folds of the tasks; each has weights that were fitted without it
 MOST_REPEATS = 3  # of a tier, after its first turn
 MOST_TURNS = 30
 
@@ -30,42 +30,47 @@ MOST_TURNS = 30
 class Weights(NamedTuple):
     """What a turn adds to the forecast, in units of the outcome."""
 
-    turn: float  # of any tier
-    first: Mapping[str, float]  # the first turn of a tier adds besides; 0 where it names none
-    again: Mapping[str, float]  # each of the tier's next turns
+    turn: float  # a turn of any tier
+    first: Mapping[str, float]  # in addition, the first turn of the tier; 0 for a tier not listed
+    again: Mapping[str, float]  # in addition, each later turn of the tier; 0 for one not listed
 
 
 class Critic(NamedTuple):
-    """Weights fitted to all tasks, and for each fold of the tasks to all others."""
+    """Weights fitted to all tasks, and for each fold to the tasks of the other folds."""
 
     every: Weights
     folds: tuple[Weights, ...]
 
     def weights(self, task_id: str | None) -> Weights:
-        """Return the weights that no episode of a task had a part in.
+        """Return the weights that were fitted without a task.
 
         Args:
-            task_id: as TURNS has it; None: of no episode that the critic was fitted to.
+            task_id: as in TURNS. None for an episode that the critic was not fitted to, which
+                takes the weights of all tasks.
+
+        Returns:
+            The weights of the task's fold, or those of all tasks.
         """
         return self.every if task_id is None else self.folds[fold_of(task_id)]
 
 
 class Gain(NamedTuple):
-    """What a turn of a tier adds to the forecast, each with its standard error."""
+    """What a turn of a tier adds to the forecast, and the standard error of that."""
 
     tier: str
-    first: tuple[float, float]  # where it is the first of its tier
-    again: tuple[float, float]
+    first: tuple[float, float]  # as the first turn of its tier
+    again: tuple[float, float]  # as a later turn of its tier
 
 
 def gains(critic: Critic) -> list[Gain]:
-    """Return what turns of each tier add, that of any turn included; most first.
+    """Return what a turn of each tier adds to the forecast, including the weight of any turn.
 
     Args:
-        critic: whose folds tell how much the weights vary with the tasks.
+        critic: the critic; the spread of its folds gives the standard errors.
 
     Returns:
-        A row for each tier, in units of the outcome, with the errors of a jackknife over folds.
+        A row per tier, largest first gain first, in units of the outcome, with standard errors by
+        the jackknife over folds.
 
     Source: Efron and Stein (1981), Ann. Statist. 9(3), 586-596.
     """
@@ -87,10 +92,10 @@ def _with_error(critic: Critic, part: str, tier: str) -> tuple[float, float]:
 
 
 def fold_of(task_id: str) -> int:
-    """Return the fold of a task, which does not depend on what other tasks there are.
+    """Return the fold of a task, which does not depend on the other tasks.
 
     Args:
-        task_id: as TURNS has it.
+        task_id: as in TURNS.
 
     Returns:
         0..FOLDS-1.
@@ -103,10 +108,10 @@ def potential_rewards(tiers: Sequence[str], weights: Weights) -> list[float]:
 
     Args:
         tiers: tier of each turn, in order, shape [K].
-        weights: of the critic.
+        weights: the critic's weights.
 
     Returns:
-        r of each turn, in units of the outcome, shape [K]; they sum to 0.
+        r of each turn, in units of the outcome, shape [K]; the rewards sum to 0.
     """
     seen = Counter[str]()
     rewards = []
@@ -119,7 +124,7 @@ def potential_rewards(tiers: Sequence[str], weights: Weights) -> list[float]:
 
 
 def _gain(tier: str, earlier: int, turn: int, weights: Weights) -> float:
-    """What a turn adds that has so many earlier ones of its tier, and in all."""
+    """Return what turn number `turn` adds after `earlier` turns of its tier."""
     gain = weights.turn if turn < MOST_TURNS else 0.0
     if earlier == 0:
         return gain + weights.first.get(tier, 0.0)

@@ -1,4 +1,4 @@
-"""Whether advantages push each tier the way its value intends.
+"""Whether advantages push each tier in the direction of its value.
 
 Means over a tier are a diagnosis of the sampled turns, not proof of causal credit.
 
@@ -16,11 +16,11 @@ from stages.core.advantages import Advantages
 from stages.core.layout import Codes, Floats, Ints, as_codes
 from stages.core.resampling import correlation_interval, ratio_interval
 
-DEAD = 1e-8  # an advantage of at most this size moves nothing
+DEAD = 1e-8  # an advantage of at most this size does not move the policy
 
 
 class TierDirections(NamedTuple):
-    """What the turns of each tier are pushed to, each [C]."""
+    """The direction in which the advantages push each tier, each [C]."""
 
     turns: Ints
     mean_advantage: Floats  # return_part + outcome_part
@@ -41,13 +41,13 @@ def direction(
     rng: np.random.Generator,
     level: float = 0.95,
 ) -> TierDirections:
-    """Mean advantage of each tier, held against the sign that its value intends.
+    """Compare the mean advantage of each tier with the sign of its value.
 
-    A tier is `neutral` where no sign is intended; `aligned` or `misaligned` where its mean and all
-    of the interval have the intended or the opposite sign; else `undecided`.
+    A tier is `neutral` if its value is 0. It is `aligned` or `misaligned` if its mean and its whole
+    interval have the intended or the opposite sign. Otherwise it is `undecided`.
 
     Args:
-        advantages: of N turns.
+        advantages: advantages of N turns.
         tier: tier of each turn, 0..C-1, shape [N].
         task: task of each turn, 0..T-1, shape [N].
         intended: sign of each tier's value, -1, 0 or 1, shape [C].
@@ -56,9 +56,9 @@ def direction(
         level: probability that an interval covers the mean among all such tasks.
 
     Returns:
-        Means and interval are dimensionless, as advantages are; NaN for a tier without turns, and
-        the interval infinite where too few tasks have the tier. The share of turns of the wrong
-        sign (a dead one has none) is NaN also where no sign is intended.
+        Means and intervals are dimensionless, like the advantages. They are NaN for a tier without
+        turns; the interval is infinite if too few tasks have the tier. `wrong_sign_share` counts no
+        dead turn as wrong and is NaN for a neutral tier, too.
 
     Raises:
         ValueError: the shapes differ, or a code is out of range.
@@ -93,7 +93,7 @@ def direction(
 
 
 def _verdicts(intended: Ints, mean: Floats, low: Floats, high: Floats) -> npt.NDArray[np.str_]:
-    # Scores of a group cancel up to rounding: a mean below DEAD has no sign, however sure it looks.
+    # Scores of a group cancel only up to rounding, so the sign of a mean below DEAD is noise.
     up, down = (mean > DEAD) & (low > 0), (mean < -DEAD) & (high < 0)
     aligned = np.where(intended > 0, up, down)
     misaligned = np.where(intended > 0, down, up)
@@ -105,17 +105,17 @@ def _verdicts(intended: Ints, mean: Floats, low: Floats, high: Floats) -> npt.ND
 def gradient_mass(
     advantage: Floats, tier: Ints, n_tiers: int, n_tokens: Ints | None = None
 ) -> Floats:
-    """Share of each tier in the sum of |A| * tokens over live turns.
+    """Share of each tier in the sum of |A| * tokens over the turns that are not dead.
 
     Args:
         advantage: A of each turn, shape [N].
         tier: tier of each turn, 0..n_tiers-1, shape [N].
         n_tiers: number of tiers, C.
-        n_tokens: tokens that the policy wrote in each turn, shape [N]; None unless all are known,
-            then each turn weighs 1.
+        n_tokens: tokens that the policy wrote in each turn, shape [N]. None if not all are known;
+            each turn then weighs 1.
 
     Returns:
-        Shares in [0, 1] that sum to 1, shape [C]; all NaN where no turn is live.
+        Shares in [0, 1] that sum to 1, shape [C]; all NaN if every turn is dead.
 
     Raises:
         ValueError: the shapes differ, or a tier is out of range.
@@ -130,7 +130,7 @@ def gradient_mass(
 
 
 def dead_turn_share(advantage: Floats) -> float:
-    """Share of turns with |A| <= 1e-8, which teach nothing.
+    """Share of turns with |A| <= 1e-8, which contribute no gradient.
 
     Args:
         advantage: A of each turn, shape [N], dimensionless.
@@ -162,11 +162,11 @@ class Correlated(NamedTuple):
 
 
 def reward_outcome_correlation(reward: Floats, outcome: Floats, episode: Ints) -> float:
-    """Pearson correlation over episodes of the mean reward of the turns with the outcome.
+    """Pearson correlation, over episodes, of the mean reward per turn with the outcome.
 
     Args:
-        reward: of each turn, shape [N], any unit.
-        outcome: of each episode, shape [E].
+        reward: reward of each turn, shape [N], any unit.
+        outcome: outcome of each episode, shape [E].
         episode: episode of each turn, 0..E-1, each with a turn, shape [N].
 
     Returns:
@@ -179,10 +179,10 @@ def reward_outcome_correlation(reward: Floats, outcome: Floats, episode: Ints) -
 
 
 def mean_rewards(reward: Floats, episode: Ints, n_episodes: int) -> Floats:
-    """Mean reward of the turns of each episode.
+    """Mean reward per turn of each episode.
 
     Args:
-        reward: of each turn, shape [N], any unit.
+        reward: reward of each turn, shape [N], any unit.
         episode: episode of each turn, 0..n_episodes-1, each with a turn, shape [N].
         n_episodes: number of episodes, E.
 
@@ -205,16 +205,16 @@ def clustered_correlation(
     """Pearson correlation over episodes, with an interval that resamples tasks.
 
     Args:
-        x: of each episode, shape [E], any unit.
-        y: of each episode, shape [E], any unit.
+        x: value of each episode, shape [E], any unit.
+        y: other value of each episode, shape [E], any unit.
         task: task of each episode, small and >= 0, shape [E].
         resamples: number of resamples.
         rng: source of randomness.
         level: probability that the interval covers the correlation among all such tasks.
 
     Returns:
-        r and interval in [-1, 1]; all NaN where x or y is constant. The interval is [-1, 1] where
-        there are three tasks or fewer.
+        r and interval in [-1, 1]; all NaN if x or y is constant. The interval is [-1, 1] with three
+        tasks or fewer.
 
     Raises:
         ValueError: the shapes differ.
@@ -236,14 +236,14 @@ def clustered_correlation(
 
 
 def _correlation(x: Floats, y: Floats) -> float:
-    """Pearson's r, NaN where either is constant."""
+    """Pearson's r; NaN if either input is constant."""
     if _constant(x) or _constant(y):
         return np.nan
     return float(np.corrcoef(x, y)[0, 1])
 
 
 def _constant(x: Floats) -> bool:
-    """Equal up to rounding: the mean of 0.1, 0.1, 0.1 is not quite 0.1."""
+    """Whether all values are equal up to rounding: the mean of 0.1, 0.1, 0.1 is not quite 0.1."""
     return x.size < 2 or bool(np.ptp(x) <= 1e-12 * np.abs(x).max())
 
 
@@ -252,7 +252,7 @@ def _sums(x: Floats, code: Codes, n_codes: int) -> Floats:
 
 
 def _share(part: Floats, whole: Floats | Ints) -> Floats:
-    """Part over whole, NaN where the whole is 0."""
+    """Part over whole; NaN where the whole is 0."""
     share = np.full(part.shape, np.nan)
     np.divide(part, whole, out=share, where=whole > 0)
     return share

@@ -1,4 +1,4 @@
-"""Whether rewards can be farmed: do longer failures earn more, and when more than a success?
+"""Whether rewards can be farmed: whether longer failures earn more, or even out-earn a success.
 
 Source: docs/method.md, "Direction, farming, convergence".
 """
@@ -13,21 +13,21 @@ from stages.core.correlation import Bools
 from stages.core.direction import Correlated, clustered_correlation
 from stages.core.layout import Floats, Ints, as_codes, episode_tiers
 
-ROOM = 10  # turns by which any failure could be longer, however short episodes have been
+ROOM = 10  # further turns that any failure is assumed to be able to take
 
 
 class Farmability(NamedTuple):
-    """What failures earn; rewards are sums over an episode's turns, without discount or outcome."""
+    """What failures earn, with rewards summed per episode, undiscounted and without the outcome."""
 
-    extra_turns: Floats  # [C] repeats of a tier with which a failure out-earns a success
-    slack_turns: int  # by how much the longest episode exceeds the mean failure, at least ROOM
+    extra_turns: Floats  # [C] repeats of a tier after which a failure out-earns a success
+    slack_turns: int  # length of the longest episode less the mean failure's, at least ROOM
     failure_reward: float  # mean reward sum of the failures
-    success_reward: float
-    length: Correlated  # of the reward sum with the number of turns, among failures
+    success_reward: float  # mean reward sum of the successes
+    length: Correlated  # correlation of reward sum and number of turns among the failures
 
 
 def first_turns(tier: Ints, episode: Ints, n_tiers: int) -> Bools:
-    """Which turns are the first of their tier in their episode.
+    """Return which turns are the first of their tier in their episode.
 
     Args:
         tier: tier of each turn, 0..n_tiers-1, shape [N].
@@ -43,18 +43,18 @@ def first_turns(tier: Ints, episode: Ints, n_tiers: int) -> Bools:
     code = episode_tiers(tier, episode, n_tiers)
     turns = np.arange(code.size)
     first = np.empty(int(code.max(initial=-1)) + 1, np.int64)
-    first[code[::-1]] = turns[::-1]  # of several positions the last one stays: the earliest turn
+    first[code[::-1]] = turns[::-1]  # the last write wins, which is the earliest turn
     return np.asarray(first[code] == turns, np.bool_)
 
 
 def repeat_rewards(reward: Floats, tier: Ints, first: Bools, n_tiers: int) -> Floats:
-    """What one more turn of each tier earns in an episode that has the tier already.
+    """Return what one more turn of each tier earns in an episode that already has the tier.
 
-    It is the mean reward of the tier's repeats. Where no episode repeats the tier, it is the mean
-    reward of the tier's turns, unless no repeat of any tier earns anything: then it is 0.
+    This is the mean reward of the tier's repeats. If no episode repeats the tier, it is the mean
+    reward of the tier's turns, or 0 if no repeat of any tier earns anything.
 
     Args:
-        reward: of each turn, shape [N], any unit.
+        reward: reward of each turn, shape [N], any unit.
         tier: tier of each turn, 0..n_tiers-1, shape [N].
         first: whether the turn is the first of its tier in its episode, shape [N].
         n_tiers: number of tiers, C.
@@ -76,23 +76,23 @@ def repeat_rewards(reward: Floats, tier: Ints, first: Bools, n_tiers: int) -> Fl
 def extra_turns_to_outearn(
     failure_reward: float, success_reward: float, repeat_reward: Floats
 ) -> Floats:
-    """Smallest number of repeats of each tier with which a failure out-earns a success.
+    """Smallest number of repeats of each tier after which a failure out-earns a success.
 
-    The smallest n >= 0 with failure + n * repeat > success.
+    This is the smallest n >= 0 with failure + n * repeat > success.
 
     Args:
-        failure_reward: what a failure earns, any unit.
-        success_reward: what a success earns, in the same unit.
+        failure_reward: reward sum of a failure, any unit.
+        success_reward: reward sum of a success, in the same unit.
         repeat_reward: what one more turn of each tier earns, shape [C], in the same unit.
 
     Returns:
-        Whole numbers, shape [C]; infinite where a repeat earns nothing or costs; else NaN where
-        what a failure or a success earns is NaN.
+        Integers, shape [C]; infinite where a repeat earns nothing or costs; otherwise NaN if
+        `failure_reward` or `success_reward` is NaN.
     """
     gap = success_reward - failure_reward
     earns = repeat_reward > 0
     ratio = np.divide(gap, repeat_reward, out=np.full(repeat_reward.shape, np.inf), where=earns)
-    # 0.3 / 0.1 is a little below 3: without the slack such a tie would count as out-earned.
+    # 0.3 / 0.1 is a little below 3; without the slack such a tie would count as out-earning.
     return np.asarray(np.maximum(np.floor(ratio + 1e-9) + 1, 0), np.float64)
 
 
@@ -105,11 +105,11 @@ def farmability(
     resamples: int,
     rng: np.random.Generator,
 ) -> Farmability:
-    """How far repeating turns pays, in failures.
+    """Measure whether repeating turns pays in failures.
 
     Args:
-        reward: of each turn, shape [N], any unit.
-        success: of each episode, shape [E].
+        reward: reward of each turn, shape [N], any unit.
+        success: success of each episode, shape [E].
         episode: episode of each turn, 0..E-1, each with a turn, shape [N].
         task: task of each episode, small and >= 0, shape [E].
         repeat_reward: what one more turn of each tier earns, shape [C], in the unit of `reward`.
@@ -117,8 +117,8 @@ def farmability(
         rng: source of randomness.
 
     Returns:
-        Extra turns are NaN without failures or successes. The correlation is over the failures; it
-        is NaN where their reward sums or lengths are constant.
+        The figures. `extra_turns` is NaN without failures or successes, for tiers whose repeats
+        pay. The correlation is NaN if the failures' reward sums or lengths are constant.
 
     Raises:
         ValueError: the shapes differ, or an episode is out of range.
@@ -142,22 +142,21 @@ def farmability(
 
 
 class ReturnSpread(NamedTuple):
-    """What varies in the return of an episode, within its group."""
+    """How much the two parts of an episode's return vary within its group."""
 
     reward_std: float  # of the discounted rewards
     outcome_std: float  # of the discounted outcome
-    reward_share: float  # of both variances together that the rewards have
+    reward_share: float  # variance of the rewards over the sum of both variances
 
 
 def return_spread(
     reward: Floats, outcome: Floats, episode: Ints, group: Ints, gamma: float
 ) -> ReturnSpread:
-    """How much of the spread of returns comes from rewards, and how much from outcomes.
+    """Split the spread of returns into the parts of rewards and outcomes.
 
     The return of the first of K turns is sum over k of gamma^(k-1) r[k], plus gamma^(K-1) o. Both
-    parts are held against their group's means, as advantages are; the sums of squares have E - G
-    degrees of freedom. The share leaves the covariance of the two parts out, so that it is in
-    [0, 1].
+    parts are centred on their group's mean, as for advantages; the sums of squares have E - G
+    degrees of freedom. The share ignores the covariance of the two parts, so it lies in [0, 1].
 
     Args:
         reward: r of each turn, shape [N], any unit.
@@ -167,8 +166,8 @@ def return_spread(
         gamma: discount per turn, in [0, 1].
 
     Returns:
-        Deviations in the unit of the rewards, NaN where no group has two episodes; the share is NaN
-        also where nothing varies.
+        Standard deviations in the unit of the rewards, NaN if no group has two episodes. The share
+        is NaN if nothing varies, too.
 
     Raises:
         ValueError: the shapes differ, or an episode is out of range.
@@ -190,7 +189,7 @@ def return_spread(
 
 
 def _variance_within(x: Floats, group: Ints) -> float:
-    """Variance around the means of the groups; NaN where no group has two members."""
+    """Variance around the group means; NaN if no group has two members."""
     size = np.bincount(group)
     freedom = x.size - np.count_nonzero(size)
     mean = np.bincount(group, x) / np.maximum(size, 1)

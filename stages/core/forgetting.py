@@ -1,8 +1,8 @@
-"""Correlations that follow a policy while it trains: sums with exponential forgetting, and gates.
+"""Correlations that track a policy during training: sums with exponential forgetting, and gates.
 
-An episode that is followed by n others weighs w = 2^(-n / half_life). Weighted counts are no
-counts: a test that took them for such would be wrong. The bootstrap of tasks needs no counts, only
-each task's share of the weighted sums; how many episodes they are worth follows from sums of w^2.
+An episode followed by n others has the weight w = 2^(-n / half_life). A test that treated weighted
+counts as counts would be wrong. The bootstrap over tasks needs no counts, only each task's share of
+the weighted sums; the effective number of episodes follows from the sums of w^2.
 
 Source: docs/method.md, "Online".
 """
@@ -17,18 +17,18 @@ import numpy as np
 from stages.core.correlation import Floats
 from stages.settings import Setting
 
-PANEL = "Online"  # of the help
+PANEL = "Online"  # of the options in --help
 
 
 @dataclass(frozen=True)
 class GateConfig:
-    """When a tier's gate opens, and when it closes again.
+    """The p-values at which a tier's gate opens and closes.
 
-    One look at a tier that tells nothing opens its gate with probability `open_p`, and hundreds
-    follow each other, each much like the last. In 100 simulated runs of 20 half-lives such a gate
-    was open in less than 0.5 % of the iterations (`watch` in tests/test_forgetting.py). `close_p`
-    is laxer, so that a gate at the border does not flutter; half of `delta` and of the support are
-    enough for the same reason.
+    A single test of an uninformative tier opens its gate with probability `open_p`. A run makes
+    hundreds of such tests, each highly correlated with the last. In 100 simulated runs of 20
+    half-lives the gate was open in less than 0.5 % of the iterations (`watch` in
+    tests/test_forgetting.py). `close_p` is laxer, so that a gate near the threshold does not
+    flutter. For the same reason half of `delta` and of the support keep a gate open.
     """
 
     open_p: Annotated[
@@ -40,7 +40,7 @@ class GateConfig:
 
 
 def kept_weight(episodes: float, half_life: float) -> float:
-    """Weight that earlier episodes keep when others follow: 2^(-episodes / half_life).
+    """Weight that earlier episodes keep after further ones: 2^(-episodes / half_life).
 
     Args:
         episodes: number of episodes that follow.
@@ -55,16 +55,16 @@ def kept_weight(episodes: float, half_life: float) -> float:
 
 
 def effective_size(weights: Floats, squares: Floats) -> Floats:
-    """How many episodes of weight 1 tell as much: (sum w)^2 / sum w^2; 0 where there are none.
+    """Effective number of episodes, (sum w)^2 / sum w^2; 0 without episodes.
 
-    In the long run 2 / ln 2 = 2.9 half-lives, and never much more.
+    In the long run it approaches 2 / ln 2 = 2.9 half-lives and never exceeds that by much.
 
     Args:
         weights: sum of the weights, any shape.
         squares: sum of their squares, of the same shape.
 
     Returns:
-        Numbers of episodes, of the same shape; at most the number that were added.
+        Numbers of episodes, of the same shape; at most the number of episodes added.
 
     Source: Kish (1965), Survey Sampling, section 11.7.
     """
@@ -84,21 +84,23 @@ def gates(
 ) -> Floats:
     """Open and close gates with hysteresis.
 
-    A gate opens where |r| > delta, p < open_p and the support is enough. It stays open while r
-    keeps its sign, |r| > delta / 2, p < close_p, and half of the support is left; where r has
-    changed its sign it must open anew.
+    A gate opens if |r| > delta, p < open_p and the support is at least min_support. It stays open
+    while r keeps its sign, |r| > delta / 2, p < close_p and half of min_support is left. If r
+    changes its sign, the gate must open anew.
 
     Args:
-        signs: of each gate before: the sign of r with which it is open, or 0: closed; shape [C].
-        r: weighted correlation, shape [C]; NaN closes.
-        p: of r, shape [C].
-        support: effective number of episodes with the tier, or without, shape [C].
-        delta: |r| that is worth nothing.
-        min_support: that opens.
-        config: the bars for p.
+        signs: previous state of each gate: the sign of r at which it is open, or 0 if closed;
+            shape [C].
+        r: weighted correlation, shape [C]; NaN closes the gate.
+        p: p-value of r, shape [C].
+        support: effective number of episodes with the tier or without it, whichever is smaller,
+            shape [C].
+        delta: |r| up to which a correlation counts as none.
+        min_support: support required to open.
+        config: thresholds for p.
 
     Returns:
-        The signs after, shape [C].
+        The new state of each gate, shape [C].
     """
     with np.errstate(invalid="ignore"):
         opens = (np.abs(r) > delta) & (p < config.open_p) & (support >= min_support)

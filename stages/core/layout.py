@@ -1,6 +1,6 @@
-"""Ragged episodes as flat arrays: where each turn stands, and sums along its episode.
+"""Ragged episodes as flat arrays, and sums along each episode.
 
-Turns are flat arrays [N], episode after episode; a `Layout` says where each turn stands.
+Turns are flat arrays [N], episode after episode; a `Layout` gives the position of each turn.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ Codes: TypeAlias = npt.NDArray[np.intp]
 
 
 class Layout(NamedTuple):
-    """Where each of N turns stands among E episodes; see `turn_layout`."""
+    """The positions of N turns in E episodes; see `turn_layout`."""
 
     episode: Codes  # [N] episode of the turn, non-decreasing
     cell: Codes  # [N] one code for each (group, turn index)
     group: Codes  # [E] group of the episode
     last: Codes  # [E] position in [N] of the episode's last turn
     last_by_length: Codes  # [E] the same, longest episode first
-    n_longer: Codes  # [K] episodes with more than 0, 1, .. K-1 turns, K of the longest
+    n_longer: Codes  # [K] episodes with more than 0, 1, .. K-1 turns; K: length of the longest
 
 
 def turn_layout(episode: Ints, turn: Ints, group: Ints) -> Layout:
-    """Index N turns of E episodes, once for any number of `advantages`.
+    """Index N turns of E episodes, once for any number of calls of `advantages`.
 
     Args:
         episode: episode of each turn, 0..E-1, non-decreasing, shape [N].
@@ -35,7 +35,7 @@ def turn_layout(episode: Ints, turn: Ints, group: Ints) -> Layout:
         group: group of each episode, below E and in any order, shape [E].
 
     Returns:
-        Where each of the N turns stands.
+        The layout of the N turns.
 
     Raises:
         ValueError: the shapes differ, a code is out of range, the episodes are out of order, or
@@ -73,7 +73,7 @@ def first_turns_of(layout: Layout) -> Codes:
     """Position in [N] of each episode's first turn.
 
     Args:
-        layout: of E episodes.
+        layout: layout of E episodes.
 
     Returns:
         Shape [E].
@@ -85,7 +85,7 @@ def turn_numbers(layout: Layout) -> Codes:
     """Position of each turn in its episode, from 0.
 
     Args:
-        layout: of N turns.
+        layout: layout of N turns.
 
     Returns:
         Shape [N].
@@ -94,12 +94,12 @@ def turn_numbers(layout: Layout) -> Codes:
 
 
 def as_codes(code: Ints, n_codes: int, name: str) -> Codes:
-    """Return codes as indices, after a check that all are in range.
+    """Return codes as indices, after checking that all are in range.
 
     Args:
         code: codes, shape [N].
-        n_codes: number of codes there are.
-        name: name of the codes in the error.
+        n_codes: number of distinct codes.
+        name: name of the codes in the error message.
 
     Returns:
         The same codes, shape [N].
@@ -113,7 +113,7 @@ def as_codes(code: Ints, n_codes: int, name: str) -> Codes:
 
 
 def episode_tiers(tier: Ints, episode: Ints, n_tiers: int) -> npt.NDArray[np.int64]:
-    """One code for each pair of an episode and a tier.
+    """Return one code for each (episode, tier) pair.
 
     Args:
         tier: tier of each turn, 0..n_tiers-1, shape [N].
@@ -121,7 +121,7 @@ def episode_tiers(tier: Ints, episode: Ints, n_tiers: int) -> npt.NDArray[np.int
         n_tiers: number of tiers.
 
     Returns:
-        Codes, shape [N].
+        The code of each turn's pair, shape [N].
 
     Raises:
         ValueError: the shapes differ, or a tier is out of range.
@@ -132,11 +132,11 @@ def episode_tiers(tier: Ints, episode: Ints, n_tiers: int) -> npt.NDArray[np.int
 
 
 def without_last(reward: Floats, layout: Layout) -> Floats:
-    """Rewards of which the last turn of each episode has none.
+    """Return the rewards with that of each episode's last turn set to 0.
 
     Args:
-        reward: of each turn, shape [N].
-        layout: of these N turns.
+        reward: reward of each turn, shape [N].
+        layout: layout of the N turns.
 
     Returns:
         A copy, shape [N].
@@ -149,12 +149,13 @@ def without_last(reward: Floats, layout: Layout) -> Floats:
 def suffix_sums(x: Floats, gamma: float, layout: Layout) -> Floats:
     """Replace each x[k] by the sum over l >= k of gamma^(l-k) x[l] in its episode; return x.
 
-    All episodes walk back from their last turns together; the shorter ones drop out first.
+    The loop walks back from the last turns of all episodes at once; shorter episodes drop out
+    first.
 
     Args:
-        x: of each turn, shape [N]; it is overwritten.
+        x: value of each turn, shape [N]; it is overwritten.
         gamma: discount per turn.
-        layout: of these N turns.
+        layout: layout of the N turns.
 
     Returns:
         x itself, shape [N].

@@ -1,8 +1,9 @@
-"""Estimators whose baseline is the other episodes of the group, and that normalise nothing.
+"""Estimators with a leave-one-out baseline and without normalisation.
 
-A baseline that an episode's own acts move biases the gradient. Normalisation within the group does
-that: through the episode itself, through the std, and where it is by turn index through which
-episodes get that far. What the other episodes came to, and which turn it is, move nothing.
+A baseline that depends on the episode's own actions biases the gradient. Normalisation within the
+group introduces this dependence in three ways: the episode is part of its own mean, it is part of
+the std, and, per turn index, its actions decide which episodes count. The results of the other
+episodes and the turn's own index do not depend on the episode's actions.
 
 Sources: RLOO, arXiv 2402.14740; GAE, arXiv 1506.02438; docs/method.md, "Leave-one-out" and
 "Potential".
@@ -18,7 +19,7 @@ from stages.core.layout import Codes, Floats, Layout, first_turns_of, suffix_sum
 
 
 class Parts(NamedTuple):
-    """What an advantage is the sum of, and the baseline in it, each [N]."""
+    """The two parts of an advantage and its baseline, each [N]."""
 
     return_part: Floats
     outcome_part: Floats
@@ -26,19 +27,20 @@ class Parts(NamedTuple):
 
 
 def rloo_parts(reward: Floats, outcome: Floats, layout: Layout) -> Parts:
-    """Return-to-go against that of the other episodes at the same turn, or at their last one.
+    """Return-to-go less the mean return-to-go of the group's other episodes at the same turn.
 
-    All others count at every turn: which of them get that far is settled without this episode, so
-    the advantage is unbiased however lengths differ. Without rewards it is RLOO's at every turn.
+    An episode that is already over counts with the return-to-go of its last turn. So all others
+    count at every turn and the advantage is unbiased whatever the lengths. Without rewards it is
+    RLOO's advantage at every turn.
 
     Args:
         reward: r of each turn, shape [N], any unit.
         outcome: o of each episode, shape [E], in the same unit.
-        layout: of these N turns and E episodes.
+        layout: layout of the N turns and E episodes.
 
     Returns:
-        Parts in the unit of the rewards. An episode alone in its group is held against all others;
-        those of an only episode are 0.
+        Parts in the unit of the rewards. The baseline of an episode alone in its group is taken
+        over all other episodes. If there is one episode only, its parts are 0.
     """
     to_go = suffix_sums(reward.astype(np.float64), 1.0, layout)
     expected = _others_to_go(to_go, layout)
@@ -47,17 +49,17 @@ def rloo_parts(reward: Floats, outcome: Floats, layout: Layout) -> Parts:
 
 
 def gae_parts(reward: Floats, outcome: Floats, layout: Layout, gae_lambda: float) -> Parts:
-    """Discounted sums of the temporal-difference errors of a critic.
+    """Sums of a critic's temporal-difference errors, discounted by GAE's lambda.
 
-    The critic's forecast is the mean outcome of the group's other episodes, plus what the turns so
-    far add; the rewards are its differences from turn to turn, as in `stages.core.critic`. With
-    GAE's gamma of 1 an error is d = r, and at the last turn d = r + o - baseline.
+    The critic's forecast is the mean outcome of the group's other episodes plus the gains of the
+    turns so far. The rewards are the forecast's changes from turn to turn, see
+    `stages.core.critic`. With gamma 1 the error is d = r, at the last turn d = r + o - baseline.
 
     Args:
         reward: r of each turn, shape [N], in units of the outcome.
         outcome: o of each episode, shape [E].
-        layout: of these N turns and E episodes.
-        gae_lambda: in [0, 1]; 1: outcomes less forecasts, 0: the next forecast less this one.
+        layout: layout of the N turns and E episodes.
+        gae_lambda: in [0, 1]. 1: outcome less forecast; 0: next forecast less this one.
 
     Returns:
         Parts in units of the outcome.
@@ -73,15 +75,15 @@ def gae_parts(reward: Floats, outcome: Floats, layout: Layout, gae_lambda: float
 
 
 def mean_of_others(x: Floats, group: Codes) -> Floats:
-    """Mean of the other members of each one's group: a baseline that no act of its own moves.
+    """Mean over the other episodes of each episode's group: the leave-one-out baseline.
 
     Args:
-        x: of each episode, shape [E], any unit.
+        x: value of each episode, shape [E], any unit.
         group: group of each episode, small and >= 0, shape [E].
 
     Returns:
-        Shape [E], in the unit of x. For an episode alone in its group the mean of all others; for
-        an only episode its own x, against which it is neither good nor bad.
+        Shape [E], in the unit of x. An episode alone in its group gets the mean of all others. If
+        there is one episode only, it gets its own x, so that its advantage is 0.
 
     Source: RLOO, arXiv 2402.14740; Kool, van Hoof and Welling (2019).
     """
@@ -95,9 +97,9 @@ def mean_of_others(x: Floats, group: Codes) -> Floats:
 
 
 def _others_to_go(to_go: Floats, layout: Layout) -> Floats:
-    """Mean return-to-go of the other episodes of the group at turn k, or at their last turn; [N].
+    """Mean return-to-go of the group's other episodes at turn k, or at their last turn; [N].
 
-    All of them count at every turn: which of them get that far is settled without this episode.
+    All of them count at every turn, so the mean does not depend on this episode.
     """
     size = np.bincount(layout.group)[layout.group]
     in_group = _at_turn(to_go, layout.cell, layout.cell[first_turns_of(layout)], layout)
@@ -111,9 +113,10 @@ def _others_to_go(to_go: Floats, layout: Layout) -> Floats:
 
 
 def _at_turn(to_go: Floats, cell: Codes, start: Codes, layout: Layout) -> Floats:
-    """Sum to_go over a set's episodes at the turn of each cell, or at their last turn; [N].
+    """Sum to_go over the episodes of a set at each turn's index, or at their last turn; [N].
 
-    cell: one code for each set and turn, a set's in order; start: a set's first cell, [E].
+    cell [N] has one code per (set, turn index), consecutive within a set; start [E] is the first
+    cell of each episode's set.
     """
     here = np.bincount(cell, to_go)
     ended = np.bincount(cell[layout.last], to_go[layout.last], minlength=here.size)

@@ -1,15 +1,15 @@
-"""Length bias: the bonus per further turn that an estimator hides in its advantages.
+"""Length bias: the implicit bonus per further turn in an estimator's advantages.
 
-Where the policy decides when an episode ends, a baseline that depends on that decision is biased.
-Normalising each turn index by itself subtracts a term for every turn that the episode goes on, and
-a discount makes late outcomes small: both change what it pays to take another turn. The measure is
-the pull on continuing, the policy gradient of the one decision "another turn or none",
+If the policy decides when an episode ends, a baseline that depends on that decision is biased.
+Normalisation per turn index subtracts a term for every further turn, and a discount shrinks late
+outcomes. Both change the incentive to take another turn. The measure is the pull on continuing: the
+policy gradient of the decision whether to take another turn,
 
     pull(A) = sum over turns of A (c - p) / episodes
 
-with c = 1 where another turn follows, and p the probability of that. It is held against the pull of
-the leave-one-out return-to-go S, which is unbiased, on the same episodes; in units of the pull of
-a reward of 1 per turn it is a bonus per turn:
+with c = 1 if another turn follows, and p its probability. The reference is the pull of the
+leave-one-out return-to-go S on the same episodes, which is unbiased. Dividing by the pull of a
+reward of 1 per turn makes the difference a bonus per turn:
 
     bonus = (pull(A) - pull(S)) / pull(S of rewards 1)
 
@@ -30,7 +30,7 @@ UNBIASED = AdvantageConfig("rloo")
 
 
 class LengthBias(NamedTuple):
-    """What an estimator adds to each further turn; NaN where lengths do not vary."""
+    """The implicit bonus of an estimator per further turn; NaN if lengths do not vary."""
 
     bonus: float  # in units of the outcome
     ci_low: float
@@ -42,16 +42,16 @@ class LengthBias(NamedTuple):
 def pull_on_continuing(
     advantage: Floats, layout: Layout, chance: Floats | float | None = None
 ) -> Floats:
-    """What each turn adds to the pull on continuing, A (c - p).
+    """Contribution of each turn to the pull on continuing, A (c - p).
 
     Args:
         advantage: A of each turn, shape [N], any unit.
-        layout: of these N turns.
-        chance: p of each turn, shape [N] or a number; None: the share of all episodes with this
-            turn that go on after it.
+        layout: layout of the N turns.
+        chance: p of each turn, shape [N] or a number. None: the share of the episodes that reach
+            this turn index and go on after it.
 
     Returns:
-        Shape [N], in the unit of A; 0 where no episode goes on.
+        Shape [N], in the unit of A; 0 at turn indices after which no episode goes on.
     """
     goes_on = np.ones(advantage.shape)
     goes_on[layout.last] = 0
@@ -72,22 +72,23 @@ def length_bias(
     *,
     rescale: bool,
 ) -> LengthBias:
-    """Bonus per further turn that the advantages hide.
+    """Implicit bonus per further turn in the advantages.
 
     Args:
         advantage: A of each turn, shape [N], any unit.
-        reward: r of each turn that the advantages are made of, shape [N], in units of the outcome.
+        reward: r of each turn, from which the advantages were computed, shape [N], in units of the
+            outcome.
         outcome: o of each episode, shape [E].
-        layout: of these N turns and E episodes.
+        layout: layout of the N turns and E episodes.
         task: task of each turn, 0..T-1, shape [N].
         resamples: number of resamples of the tasks.
         rng: source of randomness.
-        rescale: the advantages are normalised; they are brought to the root mean square of the
-            unbiased ones.
+        rescale: whether the advantages are normalised. If so, they are first scaled to the root
+            mean square of the unbiased ones.
 
     Returns:
-        All NaN where no decision to go on is seen; the interval is of 95 %, infinite where too few
-        tasks or nothing varies.
+        Bonus with its 95 % interval, and the pulls. All are NaN if the pull of a reward of 1 per
+        turn is not positive. The interval is infinite if there are too few tasks or nothing varies.
 
     Raises:
         ValueError: the shapes are not those of the layout, or a task is negative.

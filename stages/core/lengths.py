@@ -1,10 +1,10 @@
-"""What a tier's presence owes to the length of episodes, and what is left of it.
+"""Correlation of tiers with outcomes, adjusted for episode length.
 
-Long episodes hold more of everything, and length goes with success. So a tier that was put on turns
-at random correlates with the outcome. The remedy is to subtract what chance would give: what an
-episode of its length would hold, on average, if the tier's turns were scattered at random over all
-turns of the episode's group. What is left, the excess, has expectation 0 under such scattering,
-whatever the lengths and the outcomes.
+Long episodes hold more of everything, and length correlates with success. So even a tier assigned
+to turns at random correlates with the outcome. The adjustment subtracts the chance level: the
+expected measure of an episode of the same length if the tier's turns were scattered at random over
+all turns of the episode's group. The remainder, the excess, has expectation 0 under such
+scattering, whatever the lengths and the outcomes.
 
 Source: docs/method.md, "Length".
 """
@@ -19,30 +19,28 @@ from stages.core.correlation import Bools, Floats, Ints, TaskSums, Which, pooled
 
 
 class LengthSums(NamedTuple):
-    """Sums over episodes of one group and one length, in L cells, for each of C tiers.
+    """Sums per cell, that is per group and episode length, over L cells and C tiers.
 
-    A group is the episodes of one task under one policy. Cells stand in the order of their groups,
-    groups in the order of their tasks.
+    A group is the episodes of one task under one policy. Cells are sorted by group, groups by task.
     """
 
-    task: Ints  # [L] number of the task, from 0 on, each with a cell
-    group: Ints  # [L] number of the group, likewise
-    length: Ints  # [L] turns of each of the cell's episodes
-    sums: TaskSums  # [L], [L, C]
-    turns: Floats  # [L, C] of the tier
+    task: Ints  # [L] number of the task, 0..T-1, each with a cell
+    group: Ints  # [L] number of the group, 0..G-1, each with a cell
+    length: Ints  # [L] number of turns of every episode in the cell
+    sums: TaskSums  # [L], [L, C] sums over the cell's episodes
+    turns: Floats  # [L, C] turns of the tier
 
 
 def expected_measure(length: Ints, tier_turns: Floats, all_turns: Floats, measure: str) -> Floats:
     """Expected measure of a tier in an episode whose turns are drawn at random from all turns.
 
-    With n of the N turns of the tier, an episode of K turns holds it with probability
-    e = 1 - C(N-n, K) / C(N, K), the hypergeometric law's. Its expected count is K n / N, and its
-    expected share n / N.
+    If n of the N turns have the tier, an episode of K turns holds it with the hypergeometric
+    probability e = 1 - C(N-n, K) / C(N, K). The expected count is K n / N, the expected share n/N.
 
     Args:
         length: K, broadcast against the others.
-        tier_turns: n, likewise.
-        all_turns: N, likewise, at least K and at least n.
+        tier_turns: n, broadcast against the others.
+        all_turns: N, broadcast against the others, at least K and at least n.
         measure: presence | count | share.
 
     Returns:
@@ -57,28 +55,29 @@ def expected_measure(length: Ints, tier_turns: Floats, all_turns: Floats, measur
     from scipy.special import betaln
 
     others = all_turns - tier_turns
-    fits = others >= length  # else no K turns are without the tier
-    # C(M, K) = 1 / (K B(M-K+1, K)); betaln keeps its digits however large M is.
+    fits = others >= length  # otherwise any K turns include one of the tier
+    # C(M, K) = 1 / (K B(M-K+1, K)); betaln stays accurate for large M.
     log_all = betaln(all_turns - length + 1, length)
     log_none = log_all - betaln(np.where(fits, others - length, 0) + 1, length)
     return np.where(fits, -np.expm1(np.minimum(log_none, 0.0)), 1.0)
 
 
 def length_terms(cells: LengthSums, which: Which, measure: str, *, adjust: bool) -> Floats:
-    """Each task's share of the sums that a correlation of measure and outcome is a function of.
+    """Return each task's share of the sums that determine a correlation of measure and outcome.
 
-    Within, both are centred on the mean of the episode's group, and scattering is over the group's
-    turns. Pooled, they are centred on the overall mean, and scattering is over all turns.
+    For `within`, both are centred on the mean of the episode's group and the tier's turns are
+    scattered over the group's turns. For `pooled`, both are centred on the overall mean and the
+    tier's turns are scattered over all turns.
 
     Args:
-        cells: of T tasks and C tiers, in the measure's own unit.
+        cells: cells of T tasks and C tiers, summed in the unit of the measure.
         which: within | pooled.
         measure: presence | count | share.
-        adjust: subtract the expected measure; otherwise the terms are those of the raw r.
+        adjust: whether to subtract the expected measure; otherwise the terms give the raw r.
 
     Returns:
-        Terms for `correlation`, shape [T, 3, C] within and [T, 6, C] pooled. Their sum over tasks
-        gives r, which is undefined for a tier whose raw r is.
+        Terms for `correlation`, shape [T, 3, C] within and [T, 6, C] pooled; their sum over tasks
+        gives r. r is undefined wherever the raw r is.
     """
     raw = _terms(cells, which, cells.sums)
     if not adjust:
@@ -91,7 +90,7 @@ def length_terms(cells: LengthSums, which: Which, measure: str, *, adjust: bool)
     if which == "pooled":
         terms[:, 0] -= _rate_influence(cells, tier_turns, all_turns, measure)
     constant = raw[:, 1].sum(axis=0) <= 0
-    for row in (0, 1, 4)[: 2 if which == "within" else 3]:  # those that x is in
+    for row in (0, 1, 4)[: 2 if which == "within" else 3]:  # xo, xx and x
         terms[:, row, constant] = 0.0
     return terms
 
@@ -99,20 +98,21 @@ def length_terms(cells: LengthSums, which: Which, measure: str, *, adjust: bool)
 def stratum_terms(
     cells: LengthSums, stratum: Ints, which: Which, measure: str, *, adjust: bool
 ) -> Floats:
-    """Sum the terms of several strata, each around means of its own.
+    """Sum the terms of several strata, each centred on its own means.
 
-    Else a policy that succeeds more often, and uses a tier more often, would make a pooled
-    correlation that no policy has. Within groups nothing changes: a group has one stratum.
+    Otherwise a policy that both succeeds more often and uses a tier more often would create a
+    pooled correlation that no single policy has. For `within` nothing changes, because a group
+    belongs to one stratum.
 
     Args:
-        cells: of T tasks and C tiers.
-        stratum: of each cell, from 0 on, shape [L].
+        cells: cells of T tasks and C tiers.
+        stratum: stratum of each cell, 0, 1, ..., shape [L].
         which: within | pooled.
         measure: presence | count | share.
         adjust: as for `length_terms`.
 
     Returns:
-        The terms of `length_terms` where they hold of one stratum or are within, else [T, 3, C].
+        The terms of `length_terms` for `within` or a single stratum; otherwise shape [T, 3, C].
     """
     names = np.unique(stratum)
     if which == "within" or len(names) == 1:
@@ -121,17 +121,17 @@ def stratum_terms(
     for name in names:
         chosen = stratum == name
         part = length_terms(select(cells, chosen), which, measure, adjust=adjust)
-        # Around the stratum's means, the sums of x and o are 0.
+        # Centred on the stratum's means, x and o sum to 0: the last three terms are not needed.
         terms[np.unique(cells.task[chosen])] += part[:, :3]
     return terms
 
 
 def select(cells: LengthSums, chosen: Bools) -> LengthSums:
-    """Return some of the cells, with tasks and groups numbered anew.
+    """Return a selection of cells, with tasks and groups renumbered.
 
     Args:
-        cells: of L cells.
-        chosen: which of them, at least one, shape [L].
+        cells: L cells.
+        chosen: whether to keep each cell, at least one, shape [L].
 
     Returns:
         The chosen cells, in their order.
@@ -166,9 +166,9 @@ def _less(sums: TaskSums, chance: Floats) -> TaskSums:
 def _rate_influence(
     cells: LengthSums, tier_turns: Floats, all_turns: Floats, measure: str
 ) -> Floats:
-    """By how much a task moves the sum of xo through the overall rate n / N; shape [T, C].
+    """Influence of each task on the sum of xo through the overall rate n / N; shape [T, C].
 
-    It adds up to 0: what it changes is how uncertain the sum is.
+    It sums to 0 over tasks: it changes the standard error, not the sum.
     """
     slope = (
         expected_measure(cells.length[:, None], tier_turns + 0.5, all_turns + 0.5, measure)
@@ -182,11 +182,11 @@ def _rate_influence(
 
 
 def add_by(values: Floats | Ints, number: Ints) -> Floats:
-    """Sum the rows of each number.
+    """Sum the rows that have the same number.
 
     Args:
-        values: shape [L, ...].
-        number: shape [L], sorted, each number from 0 to its largest.
+        values: rows, shape [L, ...].
+        number: number of each row, sorted, with every number from 0 to the largest, shape [L].
 
     Returns:
         Sums, shape [largest number + 1, ...].

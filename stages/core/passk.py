@@ -16,8 +16,8 @@ from stages.core.resampling import unseen_share
 def pass_k(episodes: Ints, successes: Ints, k: int) -> tuple[float, int]:
     """pass^k: the probability that k trials of a task all succeed, averaged over tasks.
 
-    Unbiased: C(c, k) / C(n, k) for c successes in n trials. Tasks of fewer than k trials say
-    nothing about k trials and are left out.
+    The estimate for a task with c successes in n trials is C(c, k) / C(n, k), which is unbiased.
+    Tasks with fewer than k trials are left out.
 
     Args:
         episodes: trials of each task, shape [T].
@@ -25,7 +25,7 @@ def pass_k(episodes: Ints, successes: Ints, k: int) -> tuple[float, int]:
         k: number of trials, at least 1.
 
     Returns:
-        pass^k in [0, 1], NaN if no task has k trials; the number of tasks that have.
+        pass^k in [0, 1], NaN if no task has k trials; and the number of tasks with k trials.
 
     Raises:
         ValueError: k < 1.
@@ -38,19 +38,19 @@ def pass_k(episodes: Ints, successes: Ints, k: int) -> tuple[float, int]:
     if len(n) == 0:
         return float("nan"), 0
     i = np.arange(k)[:, None]
-    # As a product, since the binomials themselves overflow.
+    # A product of ratios, because the binomials themselves overflow.
     return float(np.prod(np.maximum(c - i, 0) / (n - i), axis=0).mean()), len(n)
 
 
 def clustered_proportion(
     episodes: Ints, successes: Ints, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Pass rate over all episodes, with an interval that allows for outcomes alike within tasks.
+    """Pass rate over all episodes, with an interval that allows for correlation within tasks.
 
-    Wilson's score interval at the effective number of episodes n* = (z / t)^2 p (1 - p) / v, where
-    v is the variance of p between tasks and t has T - 1 degrees of freedom. n* is at most what
-    independent episodes give; where all outcomes are equal v is unknown, and each task counts as
-    one episode.
+    The interval is Wilson's score interval at the effective number of episodes
+    n* = (z / t)^2 p (1 - p) / v, where v is the between-task variance of p and t has T - 1 degrees
+    of freedom. p (1 - p) / v is capped at the number of episodes. If all outcomes are equal, v is
+    unknown and each task counts as one episode.
 
     Args:
         episodes: trials of each task, shape [T], each at least 1.
@@ -58,7 +58,7 @@ def clustered_proportion(
         level: probability of covering the pass rate over all such tasks.
 
     Returns:
-        rate, low, high; low and high are 0 and 1 if there is one task only.
+        rate, low, high; with a single task low and high are 0 and 1.
 
     Raises:
         ValueError: no task.
@@ -88,11 +88,11 @@ def clustered_proportion(
 def paired_difference(
     rate: Floats, against: Floats, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Mean difference of two runs' pass rates over the tasks they share, with its interval.
+    """Mean difference of two runs' pass rates over their shared tasks, with its interval.
 
-    The t interval of the tasks' differences, each task counting once. Where all tasks differ alike
-    the variance is unknown; the interval then allows for the share of other tasks that may have
-    stayed unseen.
+    The interval is Student's t over the per-task differences; each task counts once. If all
+    differences are equal, the variance is unknown and the interval allows for the share of tasks
+    that may differ unseen.
 
     Args:
         rate: pass rate of each shared task in one run, shape [T].
@@ -100,8 +100,8 @@ def paired_difference(
         level: probability of covering the difference over all such tasks.
 
     Returns:
-        difference (rate - against), low, high, within [-1, 1]; low and high are -1 and 1 if one
-        task only is shared.
+        difference (rate - against), low, high, within [-1, 1]; with a single shared task low and
+        high are -1 and 1.
 
     Raises:
         ValueError: the shapes differ, or no task is shared.
@@ -130,10 +130,10 @@ def unpaired_difference(
 
     Args:
         first: rate, low, high.
-        second: the same of other tasks, at the same level.
+        second: the same for other tasks, at the same level.
 
     Returns:
-        difference (one - two), low, high, within [-1, 1].
+        difference (first - second), low, high, within [-1, 1].
 
     Source: Newcombe (1998), Statistics in Medicine 17(8), 873-890, method 10.
     """

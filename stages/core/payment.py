@@ -3,9 +3,9 @@
 turn    every turn of the tier earns the value, as in arXiv 2604.02869.
 once    the first turn of the tier in an episode earns the value, repeats earn nothing.
 
-Presence is measured once per episode. If every turn then earned its value, a failure could out-earn
-a success by repeating a tier. The first turn is where presence becomes true, so it gets the credit;
-this needs no look-ahead and gives an unfinished episode the same rewards.
+Presence is measured once per episode. If every turn then earned the value, a failure could out-earn
+a success by repeating a tier. Presence becomes true at the first turn of the tier, so that turn
+earns the value. This needs no look-ahead and gives an unfinished episode the same rewards.
 
 Source: docs/method.md, "Payment".
 
@@ -24,11 +24,11 @@ PAYS: tuple[Pay, ...] = get_args(Pay)
 
 
 class Values(dict[str, float]):
-    """The value of each tier, 0 for a tier that is missing.
+    """The value of each tier and how it is paid; a tier without an entry is worth 0.
 
     Attributes:
         pay: how the values are paid.
-        critic: fitted to the same turns; None: to none.
+        critic: the critic that was fitted to the same turns; None if there is none.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ def pay_of(values: Mapping[str, float]) -> Pay:
 
 
 def first_turns(tiers: Iterable[Hashable]) -> list[bool]:
-    """Return which turns of one episode are the first of their tier, shape [K].
+    """Return which turns of one episode are the first of their tier.
 
-    `stages.core.farmability.first_turns` is the same over the arrays of many episodes.
+    `stages.core.farmability.first_turns` does the same for arrays of many episodes.
 
     Args:
         tiers: tier of each turn of the episode, in order, shape [K].
 
     Returns:
-        Whether each turn is the first of its tier.
+        Whether each turn is the first of its tier, shape [K].
     """
     seen: set[Hashable] = set()
     first = []

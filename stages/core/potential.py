@@ -1,10 +1,10 @@
-"""The critic of `stages.core.critic` over the arrays of many episodes: fitted, and applied.
+"""The critic of `stages.core.critic`, fitted and applied to arrays of many episodes.
 
-A ridge regression foretells by how much an episode's outcome will exceed its baseline, the mean of
-the other episodes of its group, from the turns so far. It is cross-fitted (Chernozhukov et al.
-2018): the tasks fall into folds, and the weights for a fold are fitted without its tasks. So no
-episode's outcome enters its own forecast. A fit in sample would credit each episode's turns with
-the noise of its own outcome.
+A ridge regression predicts from the turns so far by how much an episode's outcome exceeds its
+baseline, the mean outcome of the other episodes of its group. It is cross-fitted (Chernozhukov et
+al. 2018): tasks are split into folds, and the weights for a fold are fitted without its tasks. So
+no episode's outcome enters its own forecast. An in-sample fit would credit each episode's turns
+with the noise of its own outcome.
 
 Source: docs/method.md, "Potential".
 """
@@ -29,14 +29,14 @@ from stages.core.layout import (
     turn_numbers,
 )
 
-RIDGE = 3.0  # in turns; from 1 to 10 the held-out error hardly changes
-# By how much presence, repeats and turns can vary: the ridge weighs their weights alike.
+RIDGE = 3.0  # in turns; the held-out error hardly changes from 1 to 10
+# Scales of repeats and turns relative to presence, so that the ridge penalises all weights alike.
 _REPEATS, _TURNS = 3.0, 10.0
 _BLOCK = 1 << 13  # turns whose states are in memory at once
 
 
 class CriticArrays(NamedTuple):
-    """What a turn adds to the forecast, in units of the outcome; see `stages.core.critic`.
+    """The critic's weights as arrays, in units of the outcome; see `stages.core.critic`.
 
     Row f < FOLDS is fitted without the tasks of fold f, row FOLDS with all tasks.
     """
@@ -47,7 +47,7 @@ class CriticArrays(NamedTuple):
 
 
 def earlier_turns(tier: Ints, episode: Ints, n_tiers: int) -> Codes:
-    """How many earlier turns of its tier each turn's episode has.
+    """Count the earlier turns of the same tier in each turn's episode.
 
     Args:
         tier: tier of each turn, 0..n_tiers-1, shape [N].
@@ -72,21 +72,21 @@ def earlier_turns(tier: Ints, episode: Ints, n_tiers: int) -> Codes:
 def fit_critic(
     tier: Ints, outcome: Floats, layout: Layout, fold: Ints, n_tiers: int, ridge: float = RIDGE
 ) -> CriticArrays:
-    """Fit what turns add to the forecast of the outcome, without each fold and with all.
+    """Fit the critic's weights, once without each fold and once with all folds.
 
-    The states are those before each turn but the first: there the forecast is the baseline. An
-    episode alone in its group is held against the mean of the episodes that are fitted.
+    The regression uses the state before each turn except the first, where the forecast is the
+    baseline. The baseline of an episode alone in its group is the mean of the fitted episodes.
 
     Args:
         tier: tier of each turn, 0..n_tiers-1, shape [N].
         outcome: o of each episode, shape [E].
-        layout: of these N turns and E episodes.
-        fold: of each episode's task, 0..FOLDS-1, shape [E].
+        layout: layout of the N turns and E episodes.
+        fold: fold of each episode's task, 0..FOLDS-1, shape [E].
         n_tiers: number of tiers, C.
         ridge: penalty on the squared weights, > 0, in turns.
 
     Returns:
-        Weights in units of the outcome; 0 for a tier that the fit has not seen.
+        Weights in units of the outcome; 0 for a tier absent from the fitted episodes.
 
     Raises:
         ValueError: the shapes are not those of the layout, or a code is out of range.
@@ -113,17 +113,17 @@ def fit_critic(
 def shaping_rewards(
     tier: Ints, layout: Layout, critic: CriticArrays, row: Ints, n_tiers: int
 ) -> Floats:
-    """What each turn adds to the forecast; the last one gives back what the others added.
+    """Return each turn's gain in the forecast; the last turn returns the gains of the others.
 
     Args:
         tier: tier of each turn, 0..n_tiers-1, shape [N].
-        layout: of these N turns and E episodes.
-        critic: its weights.
-        row: of the weights that each episode's forecast has, 0..FOLDS, shape [E].
+        layout: layout of the N turns and E episodes.
+        critic: the critic's weights.
+        row: row of the weights to use for each episode, 0..FOLDS, shape [E].
         n_tiers: number of tiers, C.
 
     Returns:
-        r of each turn, in units of the outcome, shape [N]; those of an episode sum to 0.
+        r of each turn, in units of the outcome, shape [N]; the rewards of an episode sum to 0.
     """
     earlier = earlier_turns(tier, layout.episode, n_tiers)
     row, tier = row[layout.episode], as_codes(tier, n_tiers, "tier")
@@ -136,7 +136,7 @@ def shaping_rewards(
 
 
 class Forecasts(NamedTuple):
-    """What the outcome was forecast to be around each turn, in its unit, each [N]."""
+    """The forecast of the outcome before and after each turn, in its unit, each [N]."""
 
     before: Floats
     after: Floats  # at an episode's last turn: the outcome
@@ -144,13 +144,13 @@ class Forecasts(NamedTuple):
 
 
 def forecasts(reward: Floats, baseline: Floats, outcome: Floats, layout: Layout) -> Forecasts:
-    """Forecasts around each turn, of which the rewards are the differences.
+    """Return the forecasts before and after each turn, recovered from their differences.
 
     Args:
-        reward: of `shaping_rewards`, shape [N].
-        baseline: of each turn's episode, shape [N], in units of the outcome.
+        reward: rewards of `shaping_rewards`, shape [N].
+        baseline: baseline of each turn's episode, shape [N], in units of the outcome.
         outcome: o of each episode, shape [E].
-        layout: of these N turns and E episodes.
+        layout: layout of the N turns and E episodes.
 
     Returns:
         Forecasts; the errors of an episode sum to its outcome less its baseline.
@@ -164,9 +164,10 @@ def forecasts(reward: Floats, baseline: Floats, outcome: Floats, layout: Layout)
 
 
 def _targets(outcome: Floats, group: Codes) -> Floats:
-    """What the features are multiplied by, [E, 3].
+    """Regression targets of each episode, [E, 3].
 
-    It is the excess over the others of the group, or where there are none the outcome and a 1.
+    The first column is the outcome's excess over the mean of the group's other episodes. An episode
+    alone in its group has 0 there, its outcome in the second column and 1 in the third.
     """
     n = np.bincount(group)[group]
     mean = (np.bincount(group, outcome) / np.maximum(np.bincount(group), 1))[group]
@@ -178,16 +179,16 @@ def _targets(outcome: Floats, group: Codes) -> Floats:
 def _sums(
     tier: Ints, target: Floats, layout: Layout, fold: Codes, n_tiers: int
 ) -> tuple[Floats, Floats]:
-    """Sum over the states of each fold X'X, [FOLDS, P, P], and X' target, [FOLDS, P, 3].
+    """Sum X'X, [FOLDS, P, P], and X' target, [FOLDS, P, 3], over the states of each fold.
 
-    Features are small whole numbers, so that X'X is exact in any order.
+    Features are small integers, so X'X is exact in any order.
     """
     size = 2 * n_tiers + 1
     squares, products = np.zeros((FOLDS, size, size)), np.zeros((FOLDS, size, 3))
     turn = turn_numbers(layout)
     earlier = earlier_turns(tier, layout.episode, n_tiers)
     ends = np.zeros(tier.size, np.bool_)
-    ends[layout.last] = True  # after an episode's last turn nothing is forecast
+    ends[layout.last] = True  # after the last turn there is no forecast
     for number in range(FOLDS):
         turns = np.flatnonzero(fold[layout.episode] == number)
         for block in _blocks(turns[turn[turns] == 0], turns):
@@ -199,14 +200,14 @@ def _sums(
 
 
 def _blocks(begins: Codes, turns: Codes) -> Iterator[Codes]:
-    """Yield turns in blocks of whole episodes, of which `begins` are the first turns."""
+    """Yield turns in blocks of whole episodes; `begins` are the episodes' first turns."""
     places = np.searchsorted(turns, begins)
     cuts = places[np.searchsorted(places, np.arange(0, turns.size, _BLOCK), side="right") - 1]
     yield from np.split(turns, np.unique(cuts)[1:])
 
 
 def _states(tier: Ints, earlier: Codes, turn: Codes, n_tiers: int) -> Floats:
-    """Features after each turn of whole episodes: presence, repeats, turns; [n, 2 C + 1]."""
+    """Features after each turn, for whole episodes: presence, repeats, turns; [n, 2 C + 1]."""
     rows = np.arange(tier.size)
     added = np.zeros((tier.size, 2 * n_tiers + 1))
     added[rows, tier] = earlier == 0
@@ -219,5 +220,5 @@ def _states(tier: Ints, earlier: Codes, turn: Codes, n_tiers: int) -> Floats:
 
 
 def _repeats(earlier: Codes) -> Bools:
-    """Whether a turn is a repeat of its tier that counts."""
+    """Whether each turn is a repeat of its tier that still adds to the forecast."""
     return (earlier > 0) & (earlier <= MOST_REPEATS)

@@ -1,4 +1,4 @@
-"""Confidence intervals by resampling tasks: the episodes of a task stand or fall together.
+"""Confidence intervals by resampling tasks, because the episodes of a task are correlated.
 
 Source: docs/method.md, "Inference".
 """
@@ -17,15 +17,15 @@ BLOCK = 2**19  # weights drawn at a time (4 MB)
 
 
 def task_resamples(tasks: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Bootstrap weights of tasks: how often each is drawn when T are drawn with replacement.
+    """Yield bootstrap weights of tasks: how often each is drawn in T draws with replacement.
 
-    A resampled total of any sum is then `weights @ sums`. Multinomial rather than Poisson weights:
-    they are what the bootstrap says, and here also faster to draw.
+    The resampled total of any sum is `weights @ sums`. The weights are multinomial as in the
+    original bootstrap, and here also faster to draw than Poisson weights.
 
     Args:
         tasks: number of tasks T.
         resamples: number of resamples in all.
-        rng: source of randomness; the weights do not depend on the size of the blocks.
+        rng: source of randomness; the weights do not depend on the block size.
 
     Yields:
         Blocks of weights, shape [b, T], each row adding up to T.
@@ -39,14 +39,14 @@ def task_resamples(tasks: int, resamples: int, rng: np.random.Generator) -> Iter
 
 
 class Inference(NamedTuple):
-    """A correlation, its interval and its p: p < 1 - level where the interval excludes 0."""
+    """A correlation, its interval and its p; p < 1 - level where the interval excludes 0."""
 
     r: Floats
     low: Floats
     high: Floats
     p: Floats  # two-sided
-    standard_error: Floats  # of Fisher's z; infinite where nothing can be said
-    quantile: Floats  # half of the interval of z, in standard errors
+    standard_error: Floats  # of Fisher's z; infinite where its estimate is 0 or undefined
+    quantile: Floats  # half-width of the interval of z, in standard errors
 
 
 def correlation_inference(
@@ -54,25 +54,26 @@ def correlation_inference(
 ) -> Inference:
     """Interval and p of a correlation, with tasks as the sample.
 
-    Symmetric bootstrap-t on Fisher's z with the task-clustered (sandwich) standard error, which has
-    an error of coverage of order 1/T^2. Percentile and BCa intervals were tried by simulation on
-    30-200 tasks and covered 90-95 % at a nominal 95 %, worst on rare tiers; this one 93-97 %, and
-    90 % where a tier lives in a handful of tasks. Resamples where r is undefined count as
-    arbitrarily far off, so that the interval of a tier of three tasks or fewer is [-1, 1].
+    The interval is a symmetric bootstrap-t on Fisher's z with the task-clustered (sandwich)
+    standard error; its coverage error is of order 1/T^2. In simulations on 30-200 tasks percentile
+    and BCa intervals covered 90-95 % at a nominal 95 %, worst on rare tiers. This interval covered
+    93-97 %, and 90 % for a tier that occurs in a handful of tasks. Resamples with undefined r count
+    as infinitely far off, so the interval of a tier in three tasks or fewer is [-1, 1].
 
-    p is the share of resamples that lie as many of their standard errors from r as r does from 0:
-    the level at which the interval would end at 0.
+    p is the share of resamples at least as far from r, in their own standard errors, as r is from
+    0. This is the level at which the interval ends at 0.
 
     Args:
-        parts: each task's share of the sums that r is a function of, as from `within_terms` or
+        parts: each task's share of the sums that determine r, as from `within_terms` or
             `pooled_terms`, shape [T, 3 or 6, C].
         resamples: number of resamples B; p is at least 1 / (B + 1).
         rng: source of randomness.
-        level: probability of covering.
+        level: coverage probability.
 
     Returns:
-        Each of shape [C]; NaN where the correlation is undefined. A perfect correlation has
-        infinite z and an error of 0: its p is that of all T tasks agreeing by chance.
+        Each field has shape [C] and is NaN where the correlation is undefined. A perfect
+        correlation has infinite z and no estimated error: its p is the probability that all
+        informative tasks agree by chance.
 
     Memory is 72 T C bytes within and 216 T C pooled, whatever the number of resamples.
 
@@ -88,7 +89,7 @@ def correlation_inference(
         low, high = np.tanh(z - half), np.tanh(z + half)
         far = (distances >= np.abs(z) / error).sum(axis=0)
     p = np.where(error > 0, (far + 1) / (resamples + 1), 1.0)
-    # All resamples of a perfect correlation are perfect; what disagrees may be too rare to be seen.
+    # All resamples of a perfect correlation are perfect, but rare disagreement may be unseen.
     informative = np.maximum(((parts[:, 1] > 0) & (parts[:, 2] > 0)).sum(axis=0), 1)
     shrunk = 1 - 2 * unseen_share(informative, level)
     low = np.where(r == 1, shrunk, np.where(r == -1, -1.0, low))
@@ -107,13 +108,13 @@ def correlation_inference(
 def correlation_interval(
     parts: Floats, resamples: int, rng: np.random.Generator, level: float = 0.95
 ) -> tuple[Floats, Floats]:
-    """Return low and high of `correlation_inference`.
+    """Return the interval of `correlation_inference`.
 
     Args:
         parts: each task's share of the sums, shape [T, 3 or 6, C].
         resamples: number of resamples of the tasks.
         rng: source of randomness.
-        level: probability of covering.
+        level: coverage probability.
 
     Returns:
         Low and high, each of shape [C], in [-1, 1]; NaN where the correlation is undefined.
@@ -124,21 +125,22 @@ def correlation_interval(
 def held_out_correlation(
     parts: Floats, splits: int, rng: np.random.Generator, level: float = 0.95
 ) -> Floats:
-    """Correlation on the tasks that did not choose it.
+    """Held-out correlation: tiers selected on one half of the tasks, measured on the other.
 
-    Half of the tasks choose a tier if its |z| is beyond the normal quantile of `level`, the other
-    half measures it, both ways and over many random splits. What is chosen came out high, so that
-    it shrinks elsewhere; this is what is left, with the sign for which it was chosen.
+    One half selects a tier if its |z| exceeds the normal quantile of `level` in standard errors;
+    the other half measures it. Both halves take both roles, over many random splits. Selection
+    favours overestimates, so the held-out r is smaller on average.
 
     Args:
         parts: as for `correlation_inference`, shape [T, 3 or 6, C].
         splits: number of random splits.
         rng: source of randomness.
-        level: of choosing.
+        level: level of the selection.
 
     Returns:
-        Mean of the held-out r over the halves that choose the tier, times 1 or -1 as they agree
-        with each other in sign, shape [C]; NaN where none does.
+        Mean held-out r over the halves that select the tier, shape [C]. It has the sign of the
+        overall r if the held-out r agrees with the selecting halves in sign, else the opposite
+        sign. NaN if no half selects the tier.
     """
     estimate, tasks = _estimator(parts, fisher_z), len(parts)
     if tasks < 2:
@@ -165,22 +167,21 @@ def ratio_interval(
     rng: np.random.Generator,
     level: float = 0.95,
 ) -> tuple[Floats, Floats]:
-    """Interval of sum(numerator) / sum(denominator) by a bootstrap that resamples tasks.
+    """Interval of sum(numerator) / sum(denominator) by a bootstrap over tasks.
 
-    For means over a tier's turns: numerator the sum of the values of a task's turns, denominator
-    the number of turns. Symmetric bootstrap-t, as in
-    `correlation_inference`.
+    For the mean over a tier's turns the numerator is the sum of a task's values and the denominator
+    its number of turns. The interval is a symmetric bootstrap-t, as in `correlation_inference`.
 
     Args:
-        numerator: shape [T, C], any unit.
-        denominator: shape [T, C], not negative.
+        numerator: per task and tier, shape [T, C], any unit.
+        denominator: per task and tier, shape [T, C], not negative.
         resamples: number of resamples.
         rng: source of randomness.
         level: probability of covering the ratio among all such tasks.
 
     Returns:
-        Low and high, each of shape [C], in units of the ratio; NaN where the denominators are all
-        0; infinite where about three tasks or fewer have one.
+        Low and high, each of shape [C], in units of the ratio; NaN where all denominators are 0;
+        infinite where only about three tasks or fewer have a positive denominator.
 
     Raises:
         ValueError: the shapes differ.
@@ -192,13 +193,13 @@ def ratio_interval(
 
 
 def unseen_share(tasks: Floats | int, level: float) -> Floats:
-    """Largest share of tasks that may differ although none of `tasks` did (the rule of three).
+    """Upper bound of the share of tasks that differ when none of `tasks` did (rule of three).
 
     The share solves (1 - share)^tasks = 1 - level.
 
     Args:
-        tasks: number of tasks that were seen, any shape.
-        level: probability with which the share is not larger.
+        tasks: number of observed tasks, any shape.
+        level: confidence level of the bound.
 
     Returns:
         Shares in [0, 1], of the shape of `tasks`.
@@ -225,13 +226,13 @@ def _symmetric_interval(
     """Symmetric bootstrap-t interval of a smooth, scale-free function of sums over tasks."""
     value, error, distances = _studentized(parts, statistic, resamples, rng)
     with np.errstate(invalid="ignore"):
-        # An error of 0 says that nothing varies between tasks, not that nothing is uncertain.
+        # An error of 0 means that nothing varies between tasks, not that the value is certain.
         half = np.where(error > 0, _quantile(distances, level) * error, np.inf)
         return value - half, value + half
 
 
 def _quantile(distances: Floats, level: float) -> Floats:
-    """Distance within which a share `level` of the resamples lies; [C]."""
+    """Distance that a share `level` of the resamples does not exceed; [C]."""
     resamples = len(distances)
     at = min(int(np.ceil(level * (resamples + 1))), resamples) - 1
     return np.asarray(np.partition(distances, at, axis=0)[at], np.float64)
@@ -243,7 +244,7 @@ def _studentized(
     resamples: int,
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats, Floats]:
-    """Value [C], standard error [C], and distances of resamples in their errors [B, C]."""
+    """Value [C], standard error [C], and each resample's distance in its own errors [B, C]."""
     value_and_error = _estimator(parts, statistic)
     (value,), (error,) = value_and_error(np.ones((1, len(parts))))
     distances = []
@@ -261,9 +262,9 @@ def _estimator(
     """Return a function of weights [B, T] that returns values and standard errors, each [B, C].
 
     parts [T, K, C] are the tasks' shares of the sums; statistic maps totals [..., K, C] to values
-    [..., C] and gradients [..., K, C]. The standard error in each resample is that of the delta
-    method, sqrt(sum over tasks of (gradient . part)^2), expanded into sums of products of parts:
-    those are resampled by the same matmul, so that no [resample, task, tier] array is ever made.
+    [..., C] and gradients [..., K, C]. The standard error of each resample is the delta method's,
+    sqrt(sum over tasks of (gradient . part)^2), expanded into sums of products of parts. The same
+    matmul resamples these products, so no [resample, task, tier] array is needed.
     """
     tasks, k, tiers = parts.shape
     pairs = [(i, j) for i in range(k) for j in range(i, k)]

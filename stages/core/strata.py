@@ -1,4 +1,4 @@
-"""One value over several policies or domains, and how much they disagree."""
+"""Random-effects mean over several policies or domains, and their heterogeneity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stages.core.correlation import Floats
 
 
 class RandomEffects(NamedTuple):
-    """What several estimates say together; NaN where there are fewer than two."""
+    """The combination of several estimates; NaN with fewer than two."""
 
     mean: float
     low: float  # 95 % interval of the mean
@@ -22,20 +22,21 @@ class RandomEffects(NamedTuple):
 
 
 def random_effects(estimate: Floats, variance: Floats, level: float = 0.95) -> RandomEffects:
-    """Mean of values that differ between strata, and how much they do.
+    """Combine the estimates of several strata by a random-effects model.
 
     The variance between strata solves Q(tau2) = k - 1 (Paule and Mandel), where Q is the weighted
-    sum of squares around the weighted mean. The interval of the mean is Hartung and Knapp's with
-    Student's t, never shorter than without a variance between strata; so two strata say little.
-    The interval of I2 profiles Q.
+    sum of squares around the weighted mean. The interval of the mean is Hartung and Knapp's, with
+    Student's t and their scale factor kept from falling below 1, so it is wide for two strata. The
+    interval of I2 is the Q-profile interval.
 
     Args:
-        estimate: of each stratum, shape [k], on a scale where it is about normal (Fisher's z).
-        variance: its squared standard error, shape [k], above 0.
-        level: probability of covering.
+        estimate: estimate of each stratum, shape [k], on a scale where it is approximately normal
+            (Fisher's z). Entries that are not finite are dropped.
+        variance: squared standard error of each estimate, shape [k], above 0.
+        level: coverage probability.
 
     Returns:
-        The mean in units of the estimates, and I2.
+        The mean, in units of the estimates, and the heterogeneity.
 
     Source: Paule and Mandel (1982), J. Res. NBS 87(5), 377-385; Hartung and Knapp (2001), Stat.
     Med. 20(12), 1771-1782; Roever, Knapp and Friede (2015), BMC Med. Res. Methodol. 15:99, for the
@@ -45,25 +46,25 @@ def random_effects(estimate: Floats, variance: Floats, level: float = 0.95) -> R
 
     known = np.isfinite(estimate) & np.isfinite(variance)
     y, v = estimate[known], variance[known]
-    more = len(y) - 1
-    if more < 1:
+    freedom = len(y) - 1
+    if freedom < 1:
         return RandomEffects(*[float("nan")] * 7)
     tail = (1 - level) / 2
     tau2, most, least = (
-        _between(y, v, q) for q in (more, chi2.ppf(tail, more), chi2.ppf(1 - tail, more))
+        _between(y, v, q) for q in (freedom, chi2.ppf(tail, freedom), chi2.ppf(1 - tail, freedom))
     )
     w = 1 / (v + tau2)
     mean = float(w @ y / w.sum())
     # Hartung and Knapp multiply by sqrt(Q / (k - 1)), which is 1 where tau2 > 0, else below.
-    half = float(t.ppf(1 - tail, more) / np.sqrt(w.sum()))
+    half = float(t.ppf(1 - tail, freedom) / np.sqrt(w.sum()))
     fixed = 1 / v
-    typical = more * fixed.sum() / (fixed.sum() ** 2 - np.square(fixed).sum())
+    typical = freedom * fixed.sum() / (fixed.sum() ** 2 - np.square(fixed).sum())
     i2, i2_low, i2_high = (float(x / (x + typical)) for x in (tau2, least, most))
     return RandomEffects(mean, mean - half, mean + half, tau2, i2, i2_low, i2_high)
 
 
 def _between(y: Floats, v: Floats, target: float) -> float:
-    """Return the tau2 at which Q is the target; 0 where Q is below it from the start."""
+    """Return the tau2 at which Q equals the target; 0 if Q is at most the target at tau2 = 0."""
     from scipy.optimize import brentq
 
     def excess(tau2: float) -> float:

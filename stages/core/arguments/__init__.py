@@ -1,16 +1,16 @@
-"""Comparison of tool-call arguments: read them as recorded, judge them, explain the verdict.
+"""Comparison of tool-call arguments: read them as recorded, compare them, explain the verdict.
 
-Four modes. `exact`: equal as parsed. `tau2`: tau2-bench's own rule. `bfcl`: after the checker of
-the Berkeley Function-Calling Leaderboard. `deep`, the default, is defined by `canonical`, which
-writes a value as text so that two values mean the same exactly when their texts are equal. So
-`deep` is an equivalence relation by construction, and a call is held against many gold actions by
-comparing texts, which sort, hash once, and need no recursion.
+There are four modes. `exact`: equal as parsed. `tau2`: tau2-bench's own rule. `bfcl`: the rule of
+the Berkeley Function-Calling Leaderboard's checker. `deep`, the default, is defined by `canonical`,
+which maps a value to a text so that two values mean the same exactly when their texts are equal.
+So `deep` is an equivalence relation by construction, and comparing a call with many gold actions
+means comparing texts, which sort, hash and need no recursion.
 
-`equal_texts` reaches the same verdict without writing the texts of what is plainly equal, which is
-several times faster for a single pair; tests hold the two to each other.
+`equal_texts` gives the same verdict but writes no texts for parts that are plainly equal, which is
+several times faster for a single pair. Tests compare the two.
 
 Objects have string keys, as in JSON. Values may be nested at least 1,000 levels deep; far beyond
-`parse_arguments` reports a problem and the comparisons raise `InputError`.
+that `parse_arguments` reports a problem and the comparisons raise `InputError`.
 
 Source: docs/method.md, "Comparison of arguments".
 """

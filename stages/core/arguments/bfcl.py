@@ -11,16 +11,16 @@ from stages.core.arguments.plain import exactly_equal
 
 
 def bfcl_answer(arguments: Mapping[str, object]) -> dict[str, list[Any]]:
-    """Plain arguments as the leaderboard writes an answer: a list of allowed values each.
+    """Convert plain arguments to the leaderboard's answers: a list of allowed values per argument.
 
-    The keys of an object, and of the objects in a list of objects, get lists of their own; objects
-    inside those are plain values, as the leaderboard's checker compares them.
+    The keys of an object, and of the objects in a list of objects, get their own lists. Objects
+    inside those stay plain values, as in the leaderboard's checker.
 
     Args:
         arguments: plain arguments, by name.
 
     Returns:
-        The allowed values of each argument, one each.
+        The allowed values of each argument, a single value each.
 
     Source: `ast_checker.py` of ShishirPatil/gorilla.
     """
@@ -40,7 +40,7 @@ def _holds_objects(value: list[Any]) -> bool:
 
 
 def _standardise(value: object) -> object:
-    """Strings as the leaderboard compares them; other values as they are."""
+    """Normalise a string as the leaderboard does; return any other value unchanged."""
     if not isinstance(value, str):
         return value
     return re.sub(r"[ ,./\-_*^]", "", value).lower().replace("'", '"')
@@ -49,7 +49,7 @@ def _standardise(value: object) -> object:
 def bfcl_differences(expected: object, actual: object) -> list[Difference]:
     """Return where arguments differ in mode `bfcl`.
 
-    Without the tool's schema a parameter has the types of its allowed values.
+    The tool's schema is not known here, so a parameter has the types of its allowed values.
 
     Args:
         expected: the allowed values of each argument, as from `bfcl_answer`.
@@ -100,7 +100,7 @@ def _bfcl_list(answer: list[Any], value: list[Any]) -> bool:
 
 
 def _bfcl_object(answer: dict[str, Any], value: dict[str, Any]) -> bool:
-    """The leaderboard compares the values inside an object by plain equality, without types."""
+    """Return whether an object is allowed; its values compare by plain equality, as upstream."""
     for key in {**answer, **value}:
         allowed = answer.get(key)
         allowed = allowed if isinstance(allowed, list) else [allowed]

@@ -1,4 +1,4 @@
-"""Mode `deep` by its definition: a text for each value, equal where the values mean the same."""
+"""Definition of mode `deep`: a canonical text per value, equal for values that mean the same."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from stages.core.arguments.reading import EXACT, exact_number, opened
 
 @dataclass(frozen=True, slots=True)
 class ToolRules:
-    """How the arguments of one tool are compared, by key at any depth; for `deep` only.
+    """How the arguments of one tool are compared in mode `deep`, by key at any depth.
 
-    A rule for a key that holds a list is a rule for the list's elements.
+    The rule of a key that holds a list applies to the list's elements.
     """
 
-    ignore: frozenset[str] = frozenset()  # free text: not compared
+    ignore: frozenset[str] = frozenset()  # free text, which is not compared
     ordered: frozenset[str] = frozenset()  # lists whose order counts
     paired: tuple[tuple[str, ...], ...] = ()  # lists that may only be reordered together
     booleans: frozenset[str] = frozenset()  # boolean by the tool's schema: "true" is true
@@ -29,13 +29,13 @@ class ToolRules:
 NO_RULES = ToolRules()
 
 EMPTY = frozenset({"null", "''", "[]", "{}"})
-OPENING = frozenset("{[")  # how the JSON of an object or a list starts
+OPENING = frozenset("{[")  # first characters of the JSON of an object or a list
 NUMERIC = frozenset("-0123456789")
 plain_decimal = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?").fullmatch
 
 
 def _number(value: float | Decimal) -> str:
-    """The same text for equal numbers: up to 2^53 as the float, from there on by all digits."""
+    """Return the same text for equal numbers: by float below 2^53, by all digits from there on."""
     if value != value:
         return "nan"
     if -EXACT < value < EXACT:
@@ -43,7 +43,7 @@ def _number(value: float | Decimal) -> str:
         return str(int(value)) if value.is_integer() else repr(value)
     if value in (float("inf"), float("-inf")):
         return str(float(value))
-    # A float is what its shortest text says, as below 2^53: writing it as JSON changes nothing.
+    # A float counts as its shortest repr, as below 2^53, so a round trip through JSON is neutral.
     whole = Decimal(repr(float(value)) if isinstance(value, float) else value)
     sign, digits, exponent = whole.as_tuple()
     written = "".join(map(str, digits))
@@ -64,19 +64,19 @@ def _scalar(value: object, rules: ToolRules, key: str | None) -> str:
 
 
 def string_text(value: str, rules: ToolRules, key: str | None) -> str:
-    """The canonical text of a string that stands under a key.
+    """Return the canonical text of a string.
 
     Args:
         value: the string.
-        rules: of the tool.
-        key: under which it stands; None: under none.
+        rules: the tool's rules.
+        key: the key whose value the string is; None for a string without a key.
 
     Returns:
         The text, equal for strings that mean the same.
     """
     numeric = key not in rules.text
     if numeric and value.isdigit() and len(value) < 16 and value[0] != "0" and value.isascii():
-        return value  # the common id: short whole numbers are their own canonical text
+        return value  # fast path for common ids: a short integer is its own canonical text
     folded = " ".join(value.split()).casefold()
     if folded[:1] in OPENING and (inner := opened(value)) is not value:
         return text_of(inner, rules, key)
@@ -86,12 +86,12 @@ def string_text(value: str, rules: ToolRules, key: str | None) -> str:
 
 
 def text_of(value: object, rules: ToolRules, key: str | None = None) -> str:
-    """The canonical text of a value that stands under a key.
+    """Return the canonical text of a value.
 
     Args:
         value: any JSON value.
-        rules: of the tool.
-        key: under which it stands; None: under none.
+        rules: the tool's rules.
+        key: the key that holds the value; None for a value without a key.
 
     Returns:
         The text, equal for values that mean the same.
@@ -99,7 +99,7 @@ def text_of(value: object, rules: ToolRules, key: str | None = None) -> str:
     Raises:
         RecursionError: the value is nested too deep; `canonical` takes deeper ones.
     """
-    if type(value) is str:  # most values are: first, and without a further call
+    if type(value) is str:  # the most common type comes first
         return string_text(value, rules, key)
     if isinstance(value, dict):
         return _join(value, item_texts(value, rules), rules)
@@ -112,11 +112,11 @@ def text_of(value: object, rules: ToolRules, key: str | None = None) -> str:
 
 
 def item_texts(value: dict[str, Any], rules: ToolRules) -> dict[str, str]:
-    """The canonical text of each argument that is compared and not empty.
+    """Return the canonical text of each argument that is compared and not empty.
 
     Args:
         value: an object.
-        rules: of the tool.
+        rules: the tool's rules.
 
     Returns:
         The texts by key, without keys that are ignored or empty.
@@ -140,7 +140,7 @@ def _join(value: dict[str, Any], items: dict[str, str], rules: ToolRules) -> str
 
 
 def _paired_entries(value: dict[str, Any], rules: ToolRules) -> list[str]:
-    """What the canonical text says of lists that may only be reordered together."""
+    """Return the entries of the canonical text for lists that may only be reordered together."""
     entries = []
     for keys in paired_groups(value, value, rules):
         rows = ["|".join(row) for row in paired_rows(value, keys, rules)]
@@ -151,32 +151,32 @@ def _paired_entries(value: dict[str, Any], rules: ToolRules) -> list[str]:
 
 
 def paired_rows(value: dict[str, Any], keys: list[str], rules: ToolRules) -> list[list[str]]:
-    """Paired lists as rows, one for each position, of canonical texts.
+    """Return paired lists as rows of canonical texts, one row per position.
 
     Args:
         value: an object.
-        keys: of its lists that are paired; these have equal lengths.
-        rules: of the tool.
+        keys: the keys of its paired lists, which have equal lengths.
+        rules: the tool's rules.
 
     Returns:
-        A row for each position, with a text for each key.
+        A row per position, with a text per key.
     """
     columns = [[text_of(item, rules, key) for item in value[key]] for key in keys]
     return [list(row) for row in zip(*columns, strict=True)]
 
 
 def is_empty(value: object, rules: ToolRules) -> bool:
-    """Whether the canonical text is that of an empty value; stops at the first part that is not.
+    """Return whether a value is empty, without writing its canonical text.
 
     Args:
         value: any JSON value.
-        rules: of the tool.
+        rules: the tool's rules.
 
     Returns:
-        True for null, blank text, `[]`, and objects of nothing else.
+        True for null, blank text, `[]`, and objects whose compared values are all empty.
     """
     queue = [value]
-    for item in map(opened, queue):  # grows as it is read
+    for item in map(opened, queue):  # the loop extends the queue
         if isinstance(item, dict):
             queue.extend(part for key, part in item.items() if key not in rules.ignore)
         elif isinstance(item, str):
@@ -188,15 +188,15 @@ def is_empty(value: object, rules: ToolRules) -> bool:
 
 
 def paired_groups(value: dict[str, Any], keys: Iterable[str], rules: ToolRules) -> list[list[str]]:
-    """The keys, of these, of lists that may only be reordered together.
+    """Group the keys of lists that may only be reordered together.
 
-    Lists of equal length are paired where the rules say so, or where they stand under `K` and
-    `new_K`. Depends only on what canonical texts tell apart, so equal objects have equal groups.
+    Lists of equal length are paired if the rules say so or if their keys are `K` and `new_K`. The
+    groups depend only on what canonical texts distinguish, so equal objects have equal groups.
 
     Args:
         value: an object.
-        keys: of it, that may be paired.
-        rules: of the tool.
+        keys: the keys to consider.
+        rules: the tool's rules.
 
     Returns:
         Groups of two keys or more.
@@ -211,7 +211,7 @@ def paired_groups(value: dict[str, Any], keys: Iterable[str], rules: ToolRules) 
 
 
 def _leader(key: str, lists: list[str], value: dict[str, Any], rules: ToolRules) -> str:
-    """The key that stands for a list's group."""
+    """Return the key that names a list's group."""
     while True:
         for group in rules.paired:
             if key in group:
@@ -224,17 +224,17 @@ def _leader(key: str, lists: list[str], value: dict[str, Any], rules: ToolRules)
 
 @at_any_depth
 def canonical(arguments: object, rules: ToolRules = NO_RULES) -> str:
-    """Write a value as text, such that texts are equal exactly when the values are `deep`-equal.
+    """Return the canonical text of a value: texts are equal exactly when values are `deep`-equal.
 
-    Keys come sorted and lists as sorted multisets; numbers and plain decimal strings read as
-    numbers, exactly from 2^53 on and as floats below; other strings fold case and white space.
-    Null, "", [] and {} under a key, and ignored keys, are left out. A string that holds the JSON of
-    an object or a list, such as a nested call's arguments, is that object or list. Values of a type
-    that JSON lacks (a date from YAML) compare as their text.
+    Keys and lists are sorted. Numbers and plain decimal strings count as numbers, exact from 2^53
+    on and as floats below; other strings fold case and white space. Null, "", [] and {} under a key
+    are left out, and so are ignored keys. A string that holds the JSON of an object or a list, such
+    as a nested call's arguments, counts as that object or list. Values of a type that JSON lacks (a
+    date from YAML) compare as their text.
 
     Args:
         arguments: any JSON value, normally an object.
-        rules: of the tool.
+        rules: the tool's rules.
 
     Returns:
         The text.
@@ -248,10 +248,10 @@ def canonical(arguments: object, rules: ToolRules = NO_RULES) -> str:
 
 
 class Prepared(NamedTuple):
-    """Arguments made ready to be compared with many others."""
+    """Arguments prepared for comparison with many others."""
 
     value: object
-    rules: ToolRules  # of the tool
+    rules: ToolRules
     items: dict[str, str]  # canonical text of each argument, without ignored and empty ones
 
     @property
@@ -269,10 +269,10 @@ def prepare(arguments: object, rules: ToolRules = NO_RULES) -> Prepared:
 
     Args:
         arguments: any JSON value, normally an object.
-        rules: of the tool.
+        rules: the tool's rules.
 
     Returns:
-        The texts of the whole and of each argument; what is no object has no arguments.
+        The prepared arguments; a value that is not an object has no arguments.
 
     Raises:
         InputError: the value is nested too deep.
@@ -282,21 +282,22 @@ def prepare(arguments: object, rules: ToolRules = NO_RULES) -> Prepared:
 
 
 def share(gold: Prepared, call: Prepared) -> float:
-    """Share of the gold action's arguments that the call has equal, in [0, 1].
+    """Return the share of the gold action's arguments that the call has equal.
 
-    Each argument is judged by itself, so 1.0 is no full match: the call may have more arguments, or
-    paired lists reordered apart. Without any gold argument it is 1.0 for equal keys, else 0.0.
+    Each argument is compared alone, so a share of 1.0 does not imply a full match: the call may
+    have more arguments, or paired lists in different orders. Without gold arguments the share is
+    1.0 if the canonical texts are equal, else 0.0.
 
     Args:
         gold: arguments of the gold action.
         call: arguments of the call.
 
     Returns:
-        The share, dimensionless.
+        The share in [0, 1], dimensionless.
 
     Source: docs/method.md, "Comparison of arguments".
     """
     if not gold.items:
         return float(gold.key == call.key)
-    # `items()` of a dict of texts is a set of pairs, intersected in C.
+    # The `items()` of two dicts intersect as sets, in C.
     return len(gold.items.items() & call.items.items()) / len(gold.items)

@@ -1,4 +1,4 @@
-"""Room for values nested deeper than Python's recursion limit."""
+"""Recursion over values nested deeper than Python's recursion limit."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from stages.errors import InputError
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_FRAMES = 10_000  # at most four a level in the functions below, so that they take what was parsed
+_FRAMES = 10_000  # the comparisons take at most four per level, so they handle all parsed values
 _limit_lock = threading.RLock()
 
 
 def with_frames(frames: int, call: Callable[[], _T]) -> _T:
-    """Call with room for more frames: calls between Python functions take no C stack.
+    """Call a function with a raised recursion limit; Python-to-Python calls take no C stack.
 
     Args:
-        frames: number of further Python frames to allow.
-        call: what to call, without arguments.
+        frames: number of additional Python frames to allow.
+        call: function without arguments.
 
     Returns:
-        What it returns.
+        The result of the call.
 
     Raises:
-        RecursionError: it needs more frames.
+        RecursionError: the call needs more frames.
     """
     with _limit_lock:
         limit = sys.getrecursionlimit()
@@ -43,10 +43,10 @@ def at_any_depth(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """Let a recursive function take values nested deeper than Python's recursion limit.
 
     Args:
-        function: recursive over nested values.
+        function: function that recurses over nested values.
 
     Returns:
-        The same function, which raises InputError where a value is nested too deep.
+        The same function; it raises InputError if a value is nested too deep.
     """
 
     @functools.wraps(function)

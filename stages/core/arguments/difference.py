@@ -1,4 +1,4 @@
-"""One place where arguments differ."""
+"""A single difference between arguments, and its path."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Any, NamedTuple
 
 
 class Difference(NamedTuple):
-    """One place where arguments differ."""
+    """A place where arguments differ."""
 
-    path: str  # "$.flights[0].date", by the expected side's indices
-    expected: Any  # None where the rule is "extra key" or "extra element"
-    actual: Any  # None where the rule is "missing key" or "missing element"
-    rule: str  # what decided
+    path: str  # for example "$.flights[0].date", with the expected side's indices
+    expected: Any  # None if the rule is "extra key" or "extra element"
+    actual: Any  # None if the rule is "missing key" or "missing element"
+    rule: str  # the rule by which they differ
 
 
 def at(path: str, key: str) -> str:
-    """The path of a key's value.
+    """Return the path of a value in an object.
 
     Args:
-        path: of the object, from "$" on.
-        key: of the value in it.
+        path: path of the object; "$" is the root.
+        key: key of the value.
 
     Returns:
-        The path of the value, such as "$.flights[0].date".
+        The path of the value, for example "$.flights[0].date".
     """
     return f"{path}.{key}" if str(key).isidentifier() else f"{path}[{key!r}]"

@@ -1,4 +1,4 @@
-"""Where arguments differ and by which rule, in every mode."""
+"""Explanation of where arguments differ and by which rule, in every mode."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stages.core.arguments.modes import MODES, Mode
 from stages.core.arguments.plain import exactly_equal, plainly_equal, tau2_sides
 from stages.core.arguments.reading import opened
 
-_MAX_PAIRED_UP = 64  # longer remainders of lists are paired in order: the assignment is cubic
+_MAX_PAIRED_UP = 64  # longer list remainders are paired in order, because assignment is cubic
 
 
 @at_any_depth
@@ -35,19 +35,20 @@ def differences(
     rules: ToolRules = NO_RULES,
     compare_args: Sequence[str] | None = None,
 ) -> list[Difference]:
-    """Where two values differ, and by which rule; empty exactly when `equal` with the same options.
+    """Return where two values differ, and by which rule.
 
-    Elements of lists without order are paired up so that the differences shown are few.
+    Elements of unordered lists are paired up so that few differences are shown.
 
     Args:
         expected: the gold action's arguments, as for `equal`.
         actual: the call's arguments, as parsed.
         mode: `exact`, `deep`, `tau2` or `bfcl`.
         rules: the tool's own rules; `deep` only.
-        compare_args: the only keys to compare; `tau2` only. None: those of the call, [] none.
+        compare_args: the only keys to compare; `tau2` only. None: the keys of the call; []: none.
 
     Returns:
-        The differences, in the order of the expected side's keys.
+        The differences, in the order of the expected side's keys; empty exactly when `equal` with
+        the same options is true.
 
     Raises:
         InputError: a value is nested too deep.
@@ -59,7 +60,7 @@ def differences(
         explanation = _Explanation(rules)
         if text_of(expected, rules) != text_of(
             actual, rules
-        ):  # also refuses what is nested too deep
+        ):  # also raises if a value is nested too deep
             explanation.value("$", expected, actual)
         return explanation.differing
     if mode == "exact":
@@ -75,7 +76,7 @@ def differences(
 def _plain_differences(
     expected: object, actual: object, same: Callable[[Any, Any], bool], rule: str
 ) -> list[Difference]:
-    """Differences position by position, where containers are equal when all they hold is."""
+    """Return the differences key by key and index by index, with `same` for the leaves."""
     differing: list[Difference] = []
 
     def explain(path: str, left: Any, right: Any) -> None:
@@ -103,7 +104,7 @@ def _plain_differences(
 
 
 class _Explanation:
-    """The differences between two values in mode `deep`, collected on a walk through both."""
+    """Collector of the differences between two values in mode `deep`."""
 
     def __init__(self, rules: ToolRules) -> None:
         self.rules = rules
@@ -112,7 +113,7 @@ class _Explanation:
     def value(
         self, path: str, expected: Any, actual: Any, key: str | None = None, rule: str | None = None
     ) -> None:
-        """Collect where two values differ, by the rule given or else by their own."""
+        """Collect where two values differ, under the given rule or else the values' own."""
         expected, actual = opened(expected), opened(actual)
         if isinstance(expected, dict) and isinstance(actual, dict):
             self.objects(path, expected, actual)
@@ -130,7 +131,7 @@ class _Explanation:
             {key: opened(item) for key, item in side.items()} for side in (expected, actual)
         )
         left, right = self.kept(expected), self.kept(actual)
-        # Where only one side pairs its lists their lengths differ, which each list shows by itself.
+        # If only one side pairs its lists, their lengths differ, which `value` shows per list.
         others = paired_groups(actual, right, self.rules)
         groups = [
             keys
@@ -148,21 +149,21 @@ class _Explanation:
             self.paired(path, expected, actual, keys)
 
     def kept(self, value: dict[str, Any]) -> list[str]:
-        """The keys that are compared and not empty."""
+        """Return the keys that are compared and not empty."""
         rules = self.rules
         return [k for k in value if k not in rules.ignore and not is_empty(value[k], rules)]
 
     def paired(
         self, path: str, expected: dict[str, Any], actual: dict[str, Any], keys: list[str]
     ) -> None:
-        """Collect where the rows of lists that belong together differ."""
+        """Collect where the rows of paired lists differ."""
         left, right = paired_rows(expected, keys, self.rules), paired_rows(actual, keys, self.rules)
         order: _Pairs = [(i, i) for i in range(len(left))]
         if self.rules.ordered.isdisjoint(keys):
             order = _pair_up(
                 ["|".join(row) for row in left],
                 ["|".join(row) for row in right],
-                # The first list counts twice, so that differences show in those paired with it.
+                # The first list counts twice, so that differences show in the lists paired with it.
                 lambda i: frozenset([left[i][0], *enumerate(left[i])]),
                 lambda j: frozenset([right[j][0], *enumerate(right[j])]),
             )
@@ -172,7 +173,7 @@ class _Explanation:
                 self.value(f"{at(path, key)}[{i}]", item, other, key, "paired lists")
 
     def lists(self, path: str, expected: list[Any], actual: list[Any], key: str | None) -> None:
-        """Collect where two lists differ; without order, elements are paired with the nearest."""
+        """Collect where two lists differ; elements of unordered lists pair with the most alike."""
         rule = None
         order: _Pairs = list(zip_longest(range(len(expected)), range(len(actual))))
         if key not in self.rules.ordered and len(order) > 1:
@@ -194,7 +195,7 @@ class _Explanation:
                 self.value(f"{path}[{i}]", expected[i], actual[j], key, rule)
 
     def parts(self, value: object, key: str | None) -> frozenset[object]:
-        """What a value is made of: the more two values share the more alike they are."""
+        """Return the parts of a value; two values are the more alike the more parts they share."""
         value = opened(value)
         if isinstance(value, dict):
             return frozenset(item_texts(value, self.rules).items())
@@ -204,7 +205,7 @@ class _Explanation:
 
 
 def _scalar_rule(forms: list[str], *, as_text: bool) -> str:
-    """The rule that tells apart two values, at most one of them an object or a list."""
+    """Return the rule by which two values differ, at most one of which is an object or a list."""
     starts = {form[0] for form in forms}
     if not starts.isdisjoint("{["):
         return "different types"
@@ -218,7 +219,7 @@ def _scalar_rule(forms: list[str], *, as_text: bool) -> str:
     return "number" if not quoted else "string folded" if starts == quoted else "text is no number"
 
 
-_Pairs = list[tuple[Any, Any]]  # positions (int) on both sides; None: nothing to pair with
+_Pairs = list[tuple[Any, Any]]  # positions (int) on both sides; None: no partner
 
 
 def _pair_up(
@@ -227,22 +228,22 @@ def _pair_up(
     left_parts: Callable[[int], frozenset[Any]],
     right_parts: Callable[[int], frozenset[Any]],
 ) -> _Pairs:
-    """Pair the elements that remain once equal ones are cancelled, the most alike together."""
+    """Cancel equal elements and pair the remaining ones by similarity."""
     rows, columns = _remaining(left, right), _remaining(right, left)
     if not rows or not columns or not 1 < max(len(rows), len(columns)) <= _MAX_PAIRED_UP:
         return list(zip_longest(rows, columns))
     from scipy.optimize import linear_sum_assignment  # slow to import, seldom needed
 
-    ones, twos = [left_parts(i) for i in rows], [right_parts(j) for j in columns]
-    alike = [[len(a & b) / max(len(a), len(b), 1) for b in twos] for a in ones]
-    chosen = zip(*linear_sum_assignment(alike, maximize=True), strict=True)
+    left_sets, right_sets = [left_parts(i) for i in rows], [right_parts(j) for j in columns]
+    likeness = [[len(a & b) / max(len(a), len(b), 1) for b in right_sets] for a in left_sets]
+    chosen = zip(*linear_sum_assignment(likeness, maximize=True), strict=True)
     partner = {rows[a]: columns[b] for a, b in chosen}
     unpaired = [(None, j) for j in columns if j not in partner.values()]
     return [(i, partner.get(i)) for i in rows] + unpaired
 
 
 def _remaining(forms: list[str], others: list[str]) -> list[int]:
-    """Positions of the texts that no equal one of the others cancels."""
+    """Return the positions of the texts that are not cancelled by an equal text of the others."""
     spare = Counter(others)
     positions = []
     for i, form in enumerate(forms):

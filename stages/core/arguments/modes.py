@@ -1,4 +1,4 @@
-"""Whether arguments are equal, in every mode."""
+"""Equality of arguments in every mode."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def equal(
     rules: ToolRules = NO_RULES,
     compare_args: Sequence[str] | None = None,
 ) -> bool:
-    """Whether a call's arguments equal the expected ones, both as parsed.
+    """Return whether a call's arguments equal the expected ones, both as parsed.
 
     Args:
         expected: the gold action's arguments; for `bfcl` a list of allowed values for each
-            parameter (`bfcl_answer` makes that of plain arguments).
+            parameter (`bfcl_answer` converts plain arguments).
         actual: the call's arguments.
-        mode: `exact`, where 1 is 1.0 but not true, and lists have an order; `deep`; `tau2`; `bfcl`.
+        mode: `exact` (1 equals 1.0 but not true, list order counts), `deep`, `tau2` or `bfcl`.
         rules: the tool's own rules; `deep` only.
-        compare_args: the only keys to compare; `tau2` only. None: those of the call, [] none.
+        compare_args: the only keys to compare; `tau2` only. None: the keys of the call; []: none.
 
     Returns:
-        True where they are equal by the mode.
+        True if they are equal in this mode.
 
     Raises:
         InputError: a value is nested too deep.
@@ -48,7 +48,7 @@ def equal(
         if rules == NO_RULES and type(expected) is dict and type(actual) is dict:
             try:
                 return same_objects(expected, actual)
-            except RoundedError:  # nothing can be read again: the floats count as they are
+            except RoundedError:  # there is no text to read again, so compare the floats as given
                 pass
         return text_of(expected, rules) == text_of(actual, rules)
     if mode == "exact":
@@ -67,9 +67,9 @@ def matched_arguments(
     *,
     rules: ToolRules = NO_RULES,
 ) -> int:
-    """Number of the expected arguments, without ignored and empty ones, that the call has equal.
+    """Count the expected arguments that the call has equal, without ignored and empty ones.
 
-    In mode `deep` `share` of prepared arguments is this over their number, and faster.
+    In mode `deep`, `share` of prepared arguments is this count over their number, and faster.
 
     Args:
         expected: the gold action's arguments, by name.
@@ -78,7 +78,7 @@ def matched_arguments(
         rules: the tool's own rules; `deep` only.
 
     Returns:
-        A whole number, at most the number of expected arguments.
+        An integer, at most the number of expected arguments.
 
     Raises:
         InputError: a value is nested too deep.

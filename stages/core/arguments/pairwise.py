@@ -1,4 +1,4 @@
-"""Mode `deep` for a single pair, without the texts of the parts that are plainly equal."""
+"""Mode `deep` for a single pair, without canonical texts for parts that are plainly equal."""
 
 from __future__ import annotations
 
@@ -25,14 +25,21 @@ class RoundedError(Exception):
 
 
 def _form_as_read(value: object) -> str:
-    """The canonical text, without rules, of what orjson read, unless a number may be rounded."""
+    """Return the canonical text, without rules, of a value read by orjson.
+
+    Raises:
+        RoundedError: a number may have been rounded while reading.
+    """
     if has_rounded(value):
         raise RoundedError
     return text_of(value, NO_RULES)
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Whether two values are `deep`-equal without rules; canonical texts decide what differs."""
+    """Return whether two values are `deep`-equal without rules.
+
+    The shortcuts only decide plain cases; the canonical texts decide the rest.
+    """
     kind, other = type(first), type(second)
     if kind is other:
         if kind is str:
@@ -65,7 +72,7 @@ def may_open(value: Any) -> bool:
 
 def _same_text(first: str, second: str) -> bool:
     if first.isdigit() and second.isdigit():
-        # Distinct digits: distinct numbers, or with leading zeros distinct ids.
+        # Different digits are different numbers or, with leading zeros, different ids.
         return first == second
     if may_open(first) or may_open(second):
         return string_text(first, NO_RULES, None) == string_text(second, NO_RULES, None)
@@ -83,7 +90,7 @@ def _same_text(first: str, second: str) -> bool:
 
 
 def _out_of_place(first: list[Any], second: list[Any]) -> list[tuple[Any, Any]]:
-    """Elements of lists of equal length that differ from the one at the same position."""
+    """Return the pairs at the same position that differ, for lists of equal length."""
     pairs = []
     for i, item in enumerate(first):
         other = second[i]
@@ -93,7 +100,7 @@ def _out_of_place(first: list[Any], second: list[Any]) -> list[tuple[Any, Any]]:
 
 
 def _same_bags(pairs: list[tuple[Any, Any]]) -> bool:
-    """Whether the left sides, in some order, are the right sides, when no pair is equal."""
+    """Return whether the left sides are a permutation of the right sides; no pair is equal."""
     if len(pairs) < 2:
         return not pairs
     left = sorted([_form_as_read(item) for item, _ in pairs])
@@ -101,14 +108,14 @@ def _same_bags(pairs: list[tuple[Any, Any]]) -> bool:
 
 
 def same_objects(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Whether two objects are `deep`-equal without rules.
+    """Return whether two objects are `deep`-equal without rules.
 
     Args:
         first: an object as orjson reads it.
-        second: another.
+        second: another one.
 
     Returns:
-        The verdict of `canonical` texts.
+        Whether their `canonical` texts are equal.
 
     Raises:
         RoundedError: a number may have been rounded while reading.
@@ -147,21 +154,22 @@ def _lists(value: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def _same_lists(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> bool:
-    """Whether two objects' lists are equal where some may only be reordered together."""
+    """Return whether two objects' lists are equal if some may only be reordered together."""
     kinds = {type(item) for side in (first, second) for items in side.values() for item in items}
     if first.keys() == second.keys() and kinds == {str}:
         left, right = (
             zip_longest(*[side[key] for key in first], fillvalue="") for side in (first, second)
         )
         if sorted(left) == sorted(right):
-            return True  # all moved together, as they are
+            return True  # all lists are permuted alike
     return _form_as_read(first) == _form_as_read(second)
 
 
 def equal_texts(expected: str, actual: str) -> bool:
-    """Whether two argument texts are `deep`-equal without rules: the fast path for a single pair.
+    """Return whether two argument texts are `deep`-equal without rules, fast for a single pair.
 
-    The verdict of `equal` on what `parse_arguments` reads; a text that is unparseable equals none.
+    The verdict is that of `equal` on the results of `parse_arguments`. An unparseable text equals
+    no other text.
 
     Args:
         expected: JSON text of the gold action's arguments.

@@ -7,17 +7,17 @@ from typing import Any
 
 
 def exactly_equal(first: object, second: object) -> bool:
-    """Whether values are equal as parsed: 1 is 1.0, but not true, and NaN is itself.
+    """Return whether values are equal as parsed: 1 equals 1.0 but not true, and NaN equals NaN.
 
     Args:
         first: any JSON value.
-        second: another.
+        second: another one.
 
     Returns:
-        True where they are equal; the order of keys does not count, that of lists does.
+        True if they are equal; the order of keys does not count, the order of lists does.
     """
     queue: list[tuple[Any, Any]] = [(first, second)]
-    for left, right in queue:  # grows as it is read
+    for left, right in queue:  # the loop extends the queue
         if isinstance(left, dict) and isinstance(right, dict):
             if left.keys() != right.keys():
                 return False
@@ -35,30 +35,30 @@ def exactly_equal(first: object, second: object) -> bool:
 
 
 def plainly_equal(first: object, second: object) -> bool:
-    """Whether values are equal by Python's `==`, where true is 1.
+    """Return whether values are equal by Python's `==`, where true equals 1.
 
     Args:
         first: any JSON value.
-        second: another.
+        second: another one.
 
     Returns:
-        True where they are equal.
+        True if they are equal or the same object.
     """
-    return first is second or bool(first == second)  # as containers compare what they hold
+    return first is second or bool(first == second)  # as Python's containers compare elements
 
 
 def tau2_sides(
     expected: object, actual: object, compare_args: Sequence[str] | None
 ) -> tuple[object, object]:
-    """What tau2-bench holds against each other with plain `==`.
+    """Return the two values that tau2-bench compares with plain `==`.
 
     Args:
         expected: the gold action's arguments.
         actual: the call's arguments.
-        compare_args: keys to compare; None: those of the call, []: none.
+        compare_args: keys to compare. None: the keys of the call; []: none.
 
     Returns:
-        Both sides, cut to these keys where they are objects.
+        Both sides, cut to these keys if both are objects; two empty objects for [].
 
     Source: `Action.compare_with_tool_call` of sierra-research/tau2-bench.
     """

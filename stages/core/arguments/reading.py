@@ -1,4 +1,4 @@
-"""Reading arguments as they were recorded, with every digit of their numbers."""
+"""Reading of recorded arguments, with every digit of their numbers."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ import orjson
 
 from stages.core.arguments.depth import with_frames
 
-PYTHON_REPR = "python repr"  # the problem of arguments recorded as Python, not as JSON
-_PRINTABLE_BITS = 14_000  # of an int: Python writes none of more than 4,300 digits
-_JSON_FRAMES = 2_000  # one a level in the C scanner, some 200 bytes of C stack each
+PYTHON_REPR = "python repr"  # the problem of arguments recorded as Python instead of JSON
+_PRINTABLE_BITS = 14_000  # Python does not write an int of more than 4,300 digits
+_JSON_FRAMES = 2_000  # one per level in the C scanner, some 200 bytes of C stack each
 
 _BRACKETS = frozenset({"{}", "[]"})  # first and last character of an object's or a list's JSON
 
-EXACT = 2**53  # from here on a float does not hold every integer
+EXACT = 2**53  # from here on floats do not represent every integer
 
 
 class Parsed(NamedTuple):
     """Arguments as read from a trace."""
 
-    value: Any  # a JSON value, normally an object; None where the text could not be read
+    value: Any  # a JSON value, normally an object; None if the text is unparseable
     problem: str | None = None  # None | "python repr" | "unparseable: ..."
 
     @property
     def readable(self) -> bool:
-        """There is a value; None is one too, as arguments that are not text are taken as given."""
+        """Whether there is a value; a value of None counts, too."""
         return self.problem is None or self.problem == PYTHON_REPR
 
 
 def exact_number(text: str) -> float | Decimal:
-    """A number as written: a float where that is faithful, else all of its digits.
+    """Read a number without rounding it beyond what a float below 2^53 does.
 
     Args:
-        text: a number in JSON's form.
+        text: a JSON number.
 
     Returns:
-        A float within 2^53 on either side; beyond, a Decimal of all digits.
+        A float if its size is below 2^53, otherwise a Decimal with all digits.
 
     Raises:
-        ValueError: the text is no number.
+        ValueError: the text is not a number.
     """
     value = float(text)
     try:
@@ -53,23 +53,23 @@ def exact_number(text: str) -> float | Decimal:
 
 
 def _exact_integer(text: str) -> int | Decimal:
-    return int(text) if len(text) < 4300 else Decimal(text)  # Python refuses longer ones as int
+    return int(text) if len(text) < 4300 else Decimal(text)  # the digit limit of Python's int()
 
 
 _EXACT_JSON = json.JSONDecoder(parse_float=exact_number, parse_int=_exact_integer)
 
 
 def has_rounded(value: object) -> bool:
-    """Whether orjson may have rounded a number: it reads integers beyond 64 bits as floats.
+    """Return whether orjson may have rounded a number: it reads integers over 64 bits as floats.
 
     Args:
-        value: as orjson read it.
+        value: the value that orjson read.
 
     Returns:
-        True where it holds a float of 2^53 or more, on either side, at any depth.
+        True if the value holds a float of absolute value 2^53 or more at any depth.
     """
     queue: list[Any] = [value]
-    for item in queue:  # grows as it is read
+    for item in queue:  # the loop extends the queue
         kind = type(item)
         if kind is dict:
             queue.extend(item.values())
@@ -81,13 +81,13 @@ def has_rounded(value: object) -> bool:
 
 
 def opened(value: Any) -> Any:
-    """The object or list whose JSON a string holds; any other value as it is.
+    """Return the object or list whose JSON a string holds, or any other value unchanged.
 
     Args:
         value: any JSON value.
 
     Returns:
-        The object or list, with every digit of its numbers; else the value itself.
+        The object or list, with every digit of its numbers; otherwise the value itself.
     """
     if type(value) is not str or not (text := value.strip()) or text[0] + text[-1] not in _BRACKETS:
         return value
@@ -104,7 +104,7 @@ def opened(value: Any) -> Any:
 
 
 def _as_json(value: object) -> Any:
-    """A Python literal as JSON would hold it: lists for tuples and sets, text for other types."""
+    """Convert a Python literal to a JSON value: tuples and sets to lists, other types to text."""
     if isinstance(value, dict):
         return {_as_key(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -136,7 +136,7 @@ def _read(text: str) -> Parsed:
     except ValueError as error:
         reason = str(error)
     try:
-        with warnings.catch_warnings():  # an unknown escape such as "\d" would print one
+        with warnings.catch_warnings():  # an unknown escape such as "\d" would print a warning
             warnings.simplefilter("ignore")
             return Parsed(_as_json(ast.literal_eval(text.strip())), PYTHON_REPR)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -147,15 +147,15 @@ def parse_arguments(raw: object) -> Parsed:
     """Read the arguments of a tool call as recorded. Never raises.
 
     Args:
-        raw: JSON text (also as bytes), Python's repr of a value, JSON text holding the JSON text of
+        raw: JSON text (or its bytes), Python's repr of a value, JSON text holding the JSON text of
             an object, or anything else, which is taken as the value itself. None, blank text and
-            `null` are a call without arguments. Of repeated keys the last one counts. NaN and
-            Infinity are read. Numbers keep all their digits: one that neither int nor float holds
-            is a Decimal.
+            `null` mean a call without arguments. The last of repeated keys counts. NaN and Infinity
+            are accepted. Numbers keep all their digits; a number that fits neither int nor float
+            becomes a Decimal.
 
     Returns:
         The value, and a problem: None, "python repr", or "unparseable: ..." (the value is None).
-        Python's own parser takes 200 levels of brackets, so a deeper repr is unparseable.
+        Python's parser takes 200 levels of brackets, so a deeper repr is unparseable.
     """
     if isinstance(raw, (bytes, bytearray)):
         try:
