@@ -1,4 +1,4 @@
-"""The tier, the match and the reward of every turn of an episode, by its calls."""
+"""Classification of turns: the tier, match and reward of every turn of an episode."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from stages.tiers.matching import NO_MATCH, Match, Matcher, Side, agent_gold
 from stages.tiers.rules import Tiers
 from stages.traces.episode import Episode, Turn
 
-_NAMED = 5  # tools that notes name, of each sort
+_NAMED = 5  # tools that each kind of note lists by name
 _RESULT = {False: "ok", True: "error"}
 
 Judged = tuple[str, Match]  # tier and match of a call
 
 
 class Classed(NamedTuple):
-    """What a turn is, and what it is worth."""
+    """The classification of a turn."""
 
     tier: str
-    match: Match | None  # of its best-ranked call; None: no call, or gold actions unknown
+    match: Match | None  # of its best-ranked call; None: no call, or unknown gold actions
     reward: float  # dimensionless
 
 
 class KindNotes:
-    """Notes the tools of a domain whose kind is only guessed, or unknown."""
+    """Counter of calls of tools whose kind is guessed or unknown, for one domain."""
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
         self._named: dict[str, set[str]] = {}  # tools that notes name
 
     def add(self, what: str, tools: list[str], kinds: list[str], notes: Counter[str]) -> None:
-        """Note the tools of some calls or gold actions whose kinds nobody states.
+        """Count the calls or gold actions whose tool has no stated kind.
 
         Args:
-            what: they are.
-            tools: the name of each one's tool.
-            kinds: the kind that each is taken to be of.
-            notes: are added to.
+            what: what is counted, for example "calls".
+            tools: tool name of each.
+            kinds: assumed kind of each.
+            notes: the counter to update.
         """
         if self._domain.guessed:
             for tool, kind in zip(tools, kinds, strict=True):
@@ -48,19 +48,19 @@ class KindNotes:
                     notes[self._note(what, tool, kind)] += 1
 
     def _note(self, what: str, tool: str, kind: str) -> str:
-        """A note on one tool by its name, while it is among the first few."""
+        """Return the note on a tool; it names only the first few tools."""
         known = "unknown" if kind == "unknown" else "guessed from its name"
-        told = f"{what} whose tool kind is {known}"
-        named = self._named.setdefault(told, set())
+        heading = f"{what} whose tool kind is {known}"
+        named = self._named.setdefault(heading, set())
         if tool not in named and len(named) == _NAMED:
-            return f"{told}: other tools"
+            return f"{heading}: other tools"
         named.add(tool)
         guess = "" if kind == "unknown" else f" ({kind})"
-        return f"{told}: {tool}{guess}"
+        return f"{heading}: {tool}{guess}"
 
 
 class Classifier:
-    """Classes the turns of one domain's episodes under one set of tiers."""
+    """Classifier of the turns of one domain's episodes under one set of tiers."""
 
     def __init__(self, tiers: Tiers, domain: Domain) -> None:
         self._tiers, self._domain = tiers, domain
@@ -77,9 +77,12 @@ class Classifier:
         """Classify every turn of an episode.
 
         Args:
-            episode: whose tools are those of the domain.
-            notes: counts what was odd about its calls.
-            failures: counts the results that were taken for failures, by rule.
+            episode: an episode of the classifier's domain.
+            notes: counter of oddities of the calls, updated in place.
+            failures: counter of failed results by rule, updated in place.
+
+        Returns:
+            The classification of each turn, in order.
         """
         if failures is None:
             failures = Counter()
@@ -95,7 +98,7 @@ class Classifier:
         return self._tiers.rewards[tier].of(match.share if match else 0)
 
     def _by_turn(self, turns: list[Turn], judged: list[Judged]) -> list[tuple[str, Match | None]]:
-        """Return tier and match of each turn: of its best-ranked call, of equals the closest."""
+        """Return tier and match of each turn's best-ranked call; ties go to the closest match."""
         message: tuple[str, Match | None] = (self._tiers.message, None)
         of_turns: list[tuple[str, Match | None]] = []
         first = 0
@@ -156,13 +159,13 @@ def _repeats(sides: list[Side], failed: list[bool]) -> list[bool]:
         call = (side.name, side.key if several[side.name] > 1 else "")
         repeats.append(call in seen)
         if not fails and (side.kind == "write" or (side.kind == "unknown" and side.exists)):
-            seen.clear()  # the environment may have changed: to look again is no repetition
+            seen.clear()  # the environment may have changed, so looking again is no repetition
         seen.add(call)
     return repeats
 
 
 def _paid_once(turns: list[Classed]) -> list[Classed]:
-    """Return the turns of an episode with a reward for the first of each tier only."""
+    """Return the turns of an episode with rewards only for the first turn of each tier."""
     first = first_turns(turn.tier for turn in turns)
     return [
         turn if pays else turn._replace(reward=0.0) for turn, pays in zip(turns, first, strict=True)

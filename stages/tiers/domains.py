@@ -1,4 +1,4 @@
-"""What each tool of a domain does, and how its arguments are compared."""
+"""Domains: the kind of each tool and how its arguments are compared."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from stages.tiers.tool_names import guessed_kind
 
 SHIPPED = ("airline", "retail", "telecom", "banking_knowledge", "airline-mini")
 KINDS = ("read", "write", "terminal", "generic")
-EVERYWHERE = frozenset({"calculate", "get_current_time", "grep", "shell", "think"})  # tell nothing
+# Tools so common that their names do not identify a domain.
+EVERYWHERE = frozenset({"calculate", "get_current_time", "grep", "shell", "think"})
 RULES = ("ignore", "ordered", "paired", "booleans", "text")
-_KEPT = 256  # domains of which something is kept, in traces whose records define their own tools
+_KEPT = 256  # most cached domains; in some traces every record defines its own tools
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Domain:
-    """The tools that an agent has.
+    """The tools of an agent.
 
     Attributes:
-        name: of the domain; "tool definitions" or "guessed" where it is not a known one.
-        kinds: read, write, terminal or generic, by tool, where that is stated.
-        rules: how arguments are compared, by tool; tools without rules are missing.
-        guessed: kinds that are not stated are guessed from names.
-        tools: that the agent has; None: those of `kinds`, or any at all if guessed.
-        kind_by: argument that names an inner tool, by the tool that calls it.
-        failures: which results of the tools are failures.
+        name: name of the domain; "tool definitions" or "guessed" if it is not a known one.
+        kinds: stated kind (read, write, terminal or generic) by tool.
+        rules: comparison rules of arguments, by tool; tools without rules are missing.
+        guessed: whether kinds that are not stated are guessed from names.
+        tools: the agent's tools; None: those in `kinds`, or any tool if `guessed`.
+        kind_by: name of the argument that holds an inner tool's name, by the tool that calls it.
+        failures: rules for failed results.
     """
 
     name: str
@@ -45,13 +46,16 @@ class Domain:
     failures: Failures = field(default_factory=default_failures)
 
     def kind(self, tool: str, arguments: Any = None) -> str:
-        """The tool's kind: stated, else guessed from its name; "unknown" where neither tells.
+        """Return the tool's kind, stated or guessed from its name, or "unknown".
 
         A tool that the domain lacks is of unknown kind, too.
 
         Args:
-            tool: its name.
-            arguments: of the call, as parsed; only those of a tool that calls another count.
+            tool: name of the tool.
+            arguments: parsed arguments of the call; they only matter for a tool that calls another.
+
+        Returns:
+            read | write | terminal | generic | unknown.
         """
         kind = self.kinds.get(tool)
         if kind is None:
@@ -61,39 +65,39 @@ class Domain:
         return kind
 
     def guesses(self, tool: str) -> bool:
-        """Whether the tool's kind is only guessed from its name."""
+        """Return whether the agent has the tool and its kind is not stated."""
         return tool not in self.kinds and self.has(tool)
 
     def has(self, tool: str) -> bool:
-        """Whether the agent has this tool; where only names are known, it has any."""
+        """Return whether the agent has this tool; in a guessed domain it has every tool."""
         if self.tools is None:
             return self.guessed or tool in self.kinds
         return tool in self.tools
 
     def may_write(self, tool: str, arguments: Any = None) -> bool:
-        """Whether a call of the tool writes, or may do so for all that is known."""
+        """Return whether a call of the tool writes or may write."""
         return self.kind(tool, arguments) == "write" or self.unclear(tool)
 
     def unclear(self, tool: str) -> bool:
-        """Whether the agent has this tool, but nothing tells its kind."""
+        """Return whether the agent has this tool and its kind is unknown."""
         return self.kind(tool) == "unknown" and self.has(tool)
 
     def _inner_kind(self, inner: Any) -> str | None:
-        """The kind of a tool that another one calls; None: that of the calling tool."""
+        """Return the kind of a tool called by another one; None: the calling tool's kind."""
         if not isinstance(inner, str):
             return None
         return self.kinds.get(inner) or ("read" if guessed_kind(inner) == "read" else None)
 
 
 class PerDomain(Generic[_T]):
-    """What is made once for each domain, while its episodes last."""
+    """Cache of one object per domain."""
 
     def __init__(self, make: Callable[[Domain], _T]) -> None:
         self._make = make
         self._made: dict[int, tuple[Domain, _T]] = {}  # by the domain's identity: it has no hash
 
     def of(self, domain: Domain) -> _T:
-        """Return what was made for a domain, or make it."""
+        """Return the domain's object; make it on the first call."""
         if id(domain) not in self._made:
             if len(self._made) >= _KEPT:
                 self._made.clear()
@@ -102,7 +106,13 @@ class PerDomain(Generic[_T]):
 
 
 def load_domain(name_or_path: str) -> Domain:
-    """A shipped domain by name, or one from a YAML file of the same form.
+    """Load a shipped domain by name, or a domain from a YAML file of the same form.
+
+    Args:
+        name_or_path: name in SHIPPED, or path of a YAML file.
+
+    Returns:
+        The domain.
 
     Raises:
         InputError: the file is missing or malformed, with line and column.
@@ -116,18 +126,21 @@ def find_domain(
     tools: list[dict[str, Any]] | None,
     tool_types: Mapping[str, str] | None = None,
 ) -> Domain:
-    """The domain of a trace.
+    """Return the domain of a trace.
 
-    In this order: the shipped domain that the trace names; the shipped one that knows most of its
-    tools, and at least half; the trace's own tool definitions; a guess from the tools' names.
-    Where two shipped domains know equally many, the first by name is taken if both give every tool
-    the same kind, and none otherwise.
+    The candidates, in order: the shipped domain that the trace names; the shipped domain that knows
+    most of its tools, and at least half; the trace's own tool definitions; a domain with kinds
+    guessed from the tools' names. If several shipped domains know equally many tools, the first in
+    SHIPPED is taken if it knows all tools and the others give them the same kinds, otherwise none.
 
     Args:
         stated: name that the trace gives, if any.
-        tool_names: of tools called or expected, in any number.
+        tool_names: names of called or expected tools.
         tools: OpenAI tool definitions of the trace, if any.
-        tool_types: of tools by name, as tau2-bench records them: "read", "write", "generic".
+        tool_types: tool types by tool name, as recorded by tau2-bench: "read", "write", "generic".
+
+    Returns:
+        The domain.
     """
     if stated in SHIPPED:
         return _shipped(stated)
@@ -152,7 +165,7 @@ def _shipped(name: str) -> Domain:
 
 
 def _domain(root: Node) -> Domain:
-    """A domain from its YAML."""
+    """Read a domain from its YAML."""
     fields = root.fields(("name", "tools", "failures"))
     for key in ("name", "tools"):
         if key not in fields:
@@ -181,7 +194,7 @@ def _domain(root: Node) -> Domain:
 
 
 def _rules(parts: Mapping[str, Node]) -> ToolRules:
-    """The comparison rules of one tool."""
+    """Return the comparison rules of one tool."""
 
     def keys(node: Node | None) -> tuple[str, ...]:
         return tuple(item.text() for item in node.items()) if node else ()
@@ -201,7 +214,7 @@ def _rules(parts: Mapping[str, Node]) -> ToolRules:
 
 @functools.lru_cache(maxsize=4096)
 def fitting(names: frozenset[str]) -> tuple[str, ...]:
-    """The shipped domains that know most of the names; none where that is less than half."""
+    """Return the shipped domains that know most of the names, or none below half of the names."""
     names = names - EVERYWHERE
     known = {name: len(names & _shipped(name).kinds.keys()) for name in SHIPPED}
     most = max(known.values())
@@ -211,20 +224,20 @@ def fitting(names: frozenset[str]) -> tuple[str, ...]:
 
 
 def _best_fit(names: set[str]) -> Domain | None:
-    """The shipped domain that fits; of several, one that knows all names as the others do."""
+    """Return the shipped domain that fits; if several do, the first if they agree, else None."""
     fit = fitting(frozenset(names))
     if not fit:
         return None
     first, *others = map(_shipped, fit)
-    torn = any(first.kind(name) != other.kind(name) for other in others for name in names)
-    strange = bool(others) and not names <= first.kinds.keys() | EVERYWHERE
-    return None if torn or strange else first
+    disagree = any(first.kind(name) != other.kind(name) for other in others for name in names)
+    unknown = bool(others) and not names <= first.kinds.keys() | EVERYWHERE
+    return None if disagree or unknown else first
 
 
 def _from_definitions(
     defined: Mapping[str, dict[str, Any]], kinds: Mapping[str, str]
 ) -> Domain | None:
-    """A domain from the tool definitions of a trace; None where there are none."""
+    """Return a domain from the tool definitions of a trace; None if there are none."""
     if not defined:
         return None
     stated = {name: _stated_kind(name, function) for name, function in defined.items()}
@@ -237,9 +250,9 @@ def _from_definitions(
 
 
 def _stated_kind(tool: str, function: Mapping[str, Any]) -> str | None:
-    """The kind that a definition gives: ours, tau2-bench's tool type, or by the hints of MCP.
+    """Return the kind that a definition states: our own key, tau2-bench's type, or MCP hints.
 
-    That a tool is not destructive says nothing: it may add something, or only read.
+    A tool that is not destructive has no stated kind: it may add something or only read.
     """
     for key in ("x-kind", "kind", "tool_type"):
         if isinstance(text := function.get(key), str) and (kind := _kind_of_type(tool, text)):
@@ -251,9 +264,9 @@ def _stated_kind(tool: str, function: Mapping[str, Any]) -> str | None:
 
 
 def _kind_of_type(tool: str, text: str) -> str | None:
-    """The kind that a type of tool names, such as "read" or "ToolType.WRITE".
+    """Return the kind for a tool type such as "read" or "ToolType.WRITE"; None if it is unknown.
 
-    The types of tau2-bench have none for a tool that ends the conversation.
+    tau2-bench has no type for tools that end the conversation; they are generic there.
     """
     kind = text.rpartition(".")[2].lower()
     if kind == "generic" and guessed_kind(tool) == "terminal":
@@ -262,7 +275,7 @@ def _kind_of_type(tool: str, text: str) -> str | None:
 
 
 def _hint(function: Mapping[str, Any], *names: str) -> bool | None:
-    """A hint of MCP, among the annotations or beside them; None where it is not given."""
+    """Return an MCP hint, inside the annotations or beside them; None if it is not given."""
     annotations = function.get("annotations")
     for place in (annotations if isinstance(annotations, dict) else {}, function):
         for name in names:
@@ -272,16 +285,16 @@ def _hint(function: Mapping[str, Any], *names: str) -> bool | None:
 
 
 def _schema(function: Mapping[str, Any]) -> Any:
-    """The parameters' schema, as OpenAI, MCP or Anthropic name it."""
+    """Return the schema of the parameters, under the key of OpenAI, MCP or Anthropic."""
     schemas = (function.get(key) for key in ("parameters", "inputSchema", "input_schema"))
     return next((schema for schema in schemas if schema), None)
 
 
 def _schema_rules(schema: Any) -> ToolRules:
-    """Keys that are booleans or text by a JSON schema, at any depth."""
+    """Return the rules from a JSON schema: keys that are boolean or text, at any depth."""
     types: dict[str, set[str]] = {}
     pending = [schema]
-    for part in pending:  # grows as it is walked
+    for part in pending:  # the loop extends the list
         if not isinstance(part, dict):
             continue
         pending += [part.get("items"), *(part.get("anyOf") or [])]
@@ -297,7 +310,7 @@ def _schema_rules(schema: Any) -> ToolRules:
 
 
 def _types(schema: Any) -> set[str]:
-    """The JSON types that a schema allows, of a list those of its elements; null aside."""
+    """Return the JSON types that a schema allows, without null; for a list those of its items."""
     if not isinstance(schema, dict):
         return {"unknown"}
     if isinstance(schema.get("anyOf"), list):

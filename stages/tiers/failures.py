@@ -1,4 +1,4 @@
-"""Which tool results are failed calls, by ordered rules that are data."""
+"""Detection of failed calls from tool results, by ordered rules from YAML."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import orjson
 from stages.core.arguments import parse_arguments
 from stages.tables.yamlfile import Node, parse_yaml
 
-_BESIDE = 2  # fields of data that a failure may have next to the key that says so
-_REMEMBERED = 100_000  # verdicts that are kept
-_LAYERS = 3  # objects within objects that are looked into
+_BESIDE = 2  # data fields that a failure may have beside the key that indicates it
+_REMEMBERED = 100_000  # most cached verdicts
+_LAYERS = 3  # levels of wrapping that are inspected
 
-# Fields, without case and "_", by which an answer tells how the call went; all others are data.
+# Fields, in lower case and without "_", that describe how the call went; all others are data.
 _ENVELOPE = frozenset(
     {"code", "detail", "details", "err", "errcode", "errmsg", "error", "errorcode", "errordetails"}
     | {"errormessage", "errors", "errortype", "exception", "exceptiontype", "failed", "hint"}
@@ -39,7 +39,7 @@ _ENVELOPE = frozenset(
 )
 _WRAPPERS = ("result", "output", "response", "data", "body", "content", "text", "toolresult")
 _MESSAGES = ("message", "msg", "detail")
-# Words that stand in place of an error where there is none.
+# Placeholders in an error field for "no error".
 _NOTHING = re.compile(
     r"\s*(?:-+|0|false|n/?a|nil|no(?:ne|ne found)?|(?:no|0) (?:errors?|issues?)(?: found)?"
     r"|null|ok|success|undefined)?\s*\.?\s*",
@@ -48,18 +48,18 @@ _NOTHING = re.compile(
 _DECORATION = r"[\s\[(<*_`\"'❌⚠️🚫✗✖!]*"
 _PYTHON_MAY_FAIL = re.compile("error|fail|exception|false|success|ok|status|traceback", re.I)
 
-Layer = str | dict[str, Any]  # a text, or an object with keys without case and "_"
+Layer = str | dict[str, Any]  # a text, or an object with keys in lower case and without "_"
 
 
 @dataclass(frozen=True)
 class FailureRule:
-    """What a result must be for its call to have failed.
+    """A rule that decides whether a result means a failed call.
 
     Attributes:
-        name: what the results that it decides are counted under.
-        test: whether it applies to a text or an object; None: it is the record's own flag.
-        worked: the results that it applies to are no failures.
-        beside: most fields of data that an object has to which it applies.
+        name: name under which its results are counted.
+        test: whether the rule applies to a text or an object; None: the record's own flag decides.
+        worked: whether the results it applies to count as successful calls.
+        beside: most data fields, beside the tested key, of an object to which the rule applies.
     """
 
     name: str
@@ -69,7 +69,7 @@ class FailureRule:
 
 
 class Failures:
-    """Ordered rules; the first that applies to a result decides."""
+    """Ordered rules; the first one that applies to a result decides."""
 
     def __init__(self, rules: tuple[FailureRule, ...]) -> None:
         self._rules = rules
@@ -77,11 +77,14 @@ class Failures:
         self._known: dict[tuple[bool | None, str], str | None] = {}
 
     def rule(self, flagged: bool | None, result: str | None) -> str | None:
-        """The name of the rule by which a call failed; None: it worked.
+        """Return the name of the rule by which a call failed, or None if it worked.
 
         Args:
-            flagged: failed or not, by the result's own flag; None: it has none.
-            result: text of the tool's answer; None: no answer was recorded.
+            flagged: whether the result's own flag says failed; None if it has no flag.
+            result: text of the tool's answer; None if no answer was recorded.
+
+        Returns:
+            The name of the rule, or None.
         """
         case = flagged, result or ""
         try:
@@ -93,7 +96,7 @@ class Failures:
         return name
 
     def _decide(self, flagged: bool | None, text: str) -> str | None:
-        # An object with more data than any rule allows needs no rule; most results are such.
+        # No rule applies to an object with more data than all rules allow; most results are such.
         layers = [
             layer
             for layer in _layers(text)
@@ -112,15 +115,21 @@ class Failures:
 
 @functools.cache
 def default_failures() -> Failures:
-    """The shipped rules."""
+    """Return the shipped rules."""
     return Failures(_shipped())
 
 
 def own_failures(node: Node) -> Failures:
-    """A domain's own rules, then the shipped ones.
+    """Return a domain's own rules followed by the shipped ones.
+
+    Args:
+        node: the domain's rules.
+
+    Returns:
+        The rules of both.
 
     Raises:
-        InputError: as by `failure_rules`.
+        InputError: a rule is malformed; see `failure_rules`.
     """
     return Failures(failure_rules(node) + _shipped())
 
@@ -132,10 +141,16 @@ def _shipped() -> tuple[FailureRule, ...]:
 
 
 def failure_rules(node: Node) -> tuple[FailureRule, ...]:
-    """Rules from YAML; `data/failures.yaml` says what they may be.
+    """Read rules from YAML; `data/failures.yaml` documents their form.
+
+    Args:
+        node: a list of rules.
+
+    Returns:
+        The rules, in order.
 
     Raises:
-        InputError: a rule without a name or with not exactly one test, or a bad expression.
+        InputError: a rule has no name, not exactly one test, or a bad regular expression.
     """
     return tuple(_rule(item) for item in node.items())
 
@@ -166,7 +181,7 @@ def _is_true(node: Node) -> bool:
 
 
 def _text_test(node: Node) -> Callable[[Layer], bool]:
-    """A test of how a text starts."""
+    """Return a test of the start of a text."""
     try:
         starts = re.compile(f"{_DECORATION}(?:{node.text()})").match
     except re.error as error:
@@ -175,7 +190,7 @@ def _text_test(node: Node) -> Callable[[Layer], bool]:
 
 
 def _key_test(fields: dict[str, Node], beside: int) -> Callable[[Layer], bool]:
-    """A test of what an object has under one of some keys."""
+    """Return a test of the values that an object has under given keys."""
     keys = [_plain_key(item.text()) for item in fields["key"].items()]
     values = None
     if "values" in fields:
@@ -201,12 +216,12 @@ def _plain_key(key: str) -> str:
 
 
 def _plain_value(value: Any) -> str | None:
-    """A scalar as text in lower case; None for anything else."""
+    """Return a text, boolean or integer as text in lower case; None for anything else."""
     return str(value).strip().lower() if isinstance(value, (str, bool, int)) else None
 
 
 def _states(value: Any) -> bool:
-    """Whether a value states an error. A number may be a margin of error."""
+    """Return whether a value states an error. A number does not: it may be a margin of error."""
     if isinstance(value, str):
         return _NOTHING.fullmatch(value) is None
     if isinstance(value, dict):
@@ -221,7 +236,7 @@ def _filled(value: Any) -> bool:
 
 
 def _data(layer: dict[str, Any], aside: str = "") -> list[str]:
-    """The fields that hold data, without one."""
+    """Return the fields that hold data, except `aside`."""
     return [
         key
         for key, value in layer.items()
@@ -230,14 +245,14 @@ def _data(layer: dict[str, Any], aside: str = "") -> list[str]:
 
 
 def _layers(text: str) -> list[Layer]:
-    """A result, and what it only wraps."""
+    """Return a result and what it wraps, layer by layer."""
     layers: list[Layer] = []
     inside: Any = text
     for _ in range(_LAYERS):
         value = _parsed(inside) if isinstance(inside, str) else inside
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
             part = value[0].get("text")  # a list of content parts
-            value = _parsed(part) if isinstance(part, str) else _answer_alone(value[0])
+            value = _parsed(part) if isinstance(part, str) else _if_envelope(value[0])
         if isinstance(value, str):
             return [*layers, value]
         if not isinstance(value, dict):
@@ -248,13 +263,13 @@ def _layers(text: str) -> list[Layer]:
     return layers
 
 
-def _answer_alone(value: dict[str, Any]) -> dict[str, Any] | None:
-    """An object if it holds no data but tells how a call went, and else what a list holds."""
+def _if_envelope(value: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the single object of a list if it only says how the call went; else None."""
     return value if all(_plain_key(str(key)) in _ENVELOPE for key in value) else None
 
 
 def _inside(layer: dict[str, Any]) -> Any:
-    """What an object only wraps: its one field of data, or without any its message."""
+    """Return what an object wraps: its only data field, or its message if it has no data."""
     data = _data(layer)
     if not data:
         return next((layer[key] for key in _MESSAGES if key in layer), None)
@@ -262,7 +277,7 @@ def _inside(layer: dict[str, Any]) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """The object or list that a text holds; else the text."""
+    """Return the object or list that a text holds, or the text itself."""
     if text[:1] not in ("{", "[") and not text[:1].isspace():
         return text
     text = text.strip()

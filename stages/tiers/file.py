@@ -1,4 +1,4 @@
-"""Tiers and rewards from YAML, checked so that every call has a tier and every tier a reward."""
+"""Tier files: rules and rewards from YAML, checked to cover every call and every tier."""
 
 from __future__ import annotations
 
@@ -27,9 +27,15 @@ _KEYS = ("match", "arguments", "tool_rules", "rules", "rank", "rewards")
 def load_tiers(name_or_path: str) -> Tiers:
     """Load shipped tiers by name, or tiers from a YAML file of the same form.
 
+    Args:
+        name_or_path: name in SHIPPED, or path of a YAML file.
+
+    Returns:
+        The tiers.
+
     Raises:
-        InputError: unknown key, tier without reward or rank, rule that can never apply, or call
-            without a rule; with FILE:LINE:COL.
+        InputError: the file has an unknown key, a tier without reward or rank, a rule that can
+            never apply, or no rule for some call; the error names FILE:LINE:COL.
     """
     if name_or_path in SHIPPED:
         where = f"data/tiers/{name_or_path}.yaml"
@@ -39,15 +45,18 @@ def load_tiers(name_or_path: str) -> Tiers:
 
 
 def use_rewards(tiers: Tiers, calibration: Node, path: str) -> tuple[Tiers, list[str]]:
-    """Return the tiers with the rewards of a calibration, and the tiers it has none for.
+    """Return the tiers with a calibration's rewards, and the tiers without such a reward.
 
-    A tier that the calibration never met has shown nothing: its reward is 0. The rewards are paid
-    as the calibration says.
+    A tier that the calibration has no evidence about gets the reward 0. The calibration also sets
+    how rewards are paid.
 
     Args:
-        tiers: whose rewards are replaced.
-        calibration: what its file holds.
-        path: of the file.
+        tiers: tiers whose rewards are replaced.
+        calibration: content of the calibration file.
+        path: path of the calibration file.
+
+    Returns:
+        The tiers with new rewards, and the names of the tiers that the calibration lacks.
 
     Raises:
         InputError: the file has no `rewards`, has one for a tier that does not exist, or pays in an
@@ -130,7 +139,7 @@ def _flag(node: Node) -> bool:
 
 
 def _check_reach(rules: list[Rule], places: list[Node], node: Node) -> None:
-    """Every rule must decide some call, and every call must be decided."""
+    """Check that every rule decides some call and that some rule decides every call."""
     first = first_rules(rules)
     deciding = set(first.values())
     for i, rule in enumerate(rules):

@@ -1,4 +1,4 @@
-"""Which calls of an episode meet which of the task's gold actions."""
+"""Matching of an episode's calls with the task's gold actions."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from stages.tiers.domains import Domain
 from stages.traces.episode import Call, GoldAction
 
 FULL, PARTIAL, NONE = "full", "partial", "none"
-_REMEMBERED = 100_000  # readings, and comparisons, that are kept
+_REMEMBERED = 100_000  # most entries of each cache
 
-# One call meets one gold action: as many full matches as can be, then the largest matched shares;
-# of calls that match alike those that worked, then the earliest.
+# Weights of the one-to-one assignment: as many full matches as possible, then the largest matched
+# shares; among equal matches, calls that worked, then earlier calls.
 _FULL_WEIGHT, _FAILED_COSTS, _LATER_COSTS = 1e3, 1e-3, 1e-6
-_SEARCHED = 6  # gold actions up to which all pairings are tried, in less time than scipy loads
+_SEARCHED = 6  # up to so many gold actions, trying all pairings is faster than importing scipy
 
 Weights = Mapping[tuple[int, int], float]  # by positions of call and gold action
 
 
 class Side:
-    """A call or a gold action, its arguments read; made ready to be compared when first needed."""
+    """A call or a gold action with parsed arguments, prepared for comparison on first use."""
 
     __slots__ = ("_key", "_prepared", "_rules", "compare_args", "exists", "kind", "name", "parsed")
 
@@ -56,7 +56,7 @@ class Side:
 
     @property
     def key(self) -> str:
-        """Equal for calls that repeat each other; free text counts: another thought is none."""
+        """Text that is equal for calls that repeat each other; ignored free text counts here."""
         if self._key is None:
             ignores = bool(self._rules.ignore)
             self._key = canonical(self.parsed.value) if ignores else self.prepared.key
@@ -64,23 +64,23 @@ class Side:
 
 
 class Match(NamedTuple):
-    """How a call meets the gold actions."""
+    """How a call matches the gold actions."""
 
     kind: str  # full | partial | none
-    share: float = 0.0  # of the gold action's arguments that the call has equal
-    gold: int | None = None  # position of that gold action; None: no gold action has the name
+    share: float = 0.0  # share of the gold action's arguments that the call has equal
+    gold: int | None = None  # position of that gold action; None: none of its name, or none left
 
 
 NO_MATCH, _FULL_MATCH = Match(NONE), Match(FULL, 1.0)
 
 
 class Matcher:
-    """Compares calls with gold actions by one mode, under the tools' own rules or without."""
+    """Comparison of calls with gold actions in one mode, with or without the tools' own rules."""
 
     def __init__(self, domain: Domain, mode: Mode = "deep", *, tool_rules: bool = False) -> None:
         self._domain, self._mode = domain, mode
         self._rules = domain.rules if tool_rules else {}
-        # The trials of a task repeat its gold actions, and many of its calls, word for word.
+        # Trials of a task repeat its gold actions and many calls verbatim, so results are cached.
         self._sides: dict[tuple[str, str | bytes], Side] = {}
         self._matches: dict[tuple[Side, Side], Match] = {}
 
@@ -99,7 +99,7 @@ class Matcher:
         return Side(name, parsed, self._domain, self._rules.get(name, NO_RULES))
 
     def read_gold(self, action: GoldAction) -> Side:
-        """Read a gold action, with what its mode needs besides the arguments."""
+        """Read a gold action as the mode needs it: `compare_args`, or allowed values for `bfcl`."""
         side = self.read(action)
         if action.compare_args is None and self._mode != "bfcl":
             return side
@@ -139,7 +139,7 @@ class Matcher:
         return matched_arguments(expected, actual, self._mode) / arguments
 
     def best(self, calls: Sequence[Side], gold: Sequence[Side]) -> list[Match]:
-        """Return the best gold action of each call; one may be met by many calls."""
+        """Return each call's best match; many calls may match the same gold action."""
         by_name, matches = _places(gold), []
         for call in calls:
             best = NO_MATCH
@@ -155,9 +155,9 @@ class Matcher:
     def one_to_one(
         self, calls: Sequence[Side], gold: Sequence[Side], failed: Sequence[bool]
     ) -> list[Match]:
-        """Return the gold action that each call meets when each may be met once.
+        """Return each call's match if each gold action may be matched once.
 
-        The pairing with the greatest total weight; see the weights above.
+        The assignment has the greatest total weight; see the weights above.
         """
         by_name = _places(gold)
         pairs = {
@@ -173,7 +173,7 @@ class Matcher:
 
 
 def _written(arguments: Any) -> bytes:
-    """Return arguments that are no text as bytes that differ where they do: 1, 1.0 and true."""
+    """Encode arguments that are not text as a cache key that distinguishes 1, 1.0 and true."""
     try:
         return msgspec.msgpack.encode(arguments)
     except (OverflowError, TypeError, RecursionError):
@@ -181,7 +181,7 @@ def _written(arguments: Any) -> bytes:
 
 
 def _places(gold: Sequence[Side]) -> dict[str, list[int]]:
-    """Return the positions of the gold actions of each name."""
+    """Return the positions of the gold actions by tool name."""
     places: dict[str, list[int]] = {}
     for j, action in enumerate(gold):
         places.setdefault(action.name, []).append(j)
@@ -191,12 +191,12 @@ def _places(gold: Sequence[Side]) -> dict[str, list[int]]:
 def _assignment(
     pairs: dict[tuple[int, int], Match], failed: Sequence[bool]
 ) -> list[tuple[int, int]]:
-    """Return the pairs of the best one-to-one pairing."""
+    """Return the pairs of the best one-to-one assignment."""
     sure = _alone([pair for pair, match in pairs.items() if match.kind == FULL])
     calls, gold = {i for i, _ in sure}, {j for _, j in sure}
     rest = [(i, j) for i, j in pairs if i not in calls and j not in gold]
     if len(_alone(rest)) == len(rest):
-        return sure + rest  # nothing to choose
+        return sure + rest  # no pair competes with another
     weights = {(i, j): _weight(pairs[i, j], i, failed[i]) for i, j in rest}
     few = len({j for _, j in rest}) <= _SEARCHED
     return sure + (best_of_few(weights) if few else best_of_many(weights))
@@ -208,14 +208,18 @@ def _weight(match: Match, place: int, fails: bool) -> float:
 
 
 def best_of_few(weights: Weights) -> list[tuple[int, int]]:
-    """Return the one-to-one pairs of the greatest total weight, from all there are.
+    """Return the one-to-one pairs with the greatest total weight by exhaustive search.
 
     Args:
-        weights: positive, by call and gold action; the time is exponential in the gold actions.
+        weights: positive weights by call and gold action. The time is exponential in the number of
+            gold actions.
+
+    Returns:
+        The pairs of call and gold action.
     """
     best: dict[frozenset[int], tuple[float, list[tuple[int, int]]]] = {frozenset(): (0.0, [])}
     for call in sorted({i for i, _ in weights}):
-        more = dict(best)  # by the gold actions that are taken
+        more = dict(best)  # best pairing by the set of gold actions in use
         for taken, (total, chosen) in best.items():
             for (i, j), weight in weights.items():
                 if i != call or j in taken:
@@ -227,8 +231,15 @@ def best_of_few(weights: Weights) -> list[tuple[int, int]]:
 
 
 def best_of_many(weights: Weights) -> list[tuple[int, int]]:
-    """Return what `best_of_few` returns, by the Hungarian method."""
-    # Imported late: they take longer to load than most traces take to score.
+    """Return the one-to-one pairs with the greatest total weight by linear sum assignment.
+
+    Args:
+        weights: positive weights by call and gold action.
+
+    Returns:
+        The pairs of call and gold action.
+    """
+    # Imported late, because the imports take longer than scoring most traces.
     import numpy as np
     from scipy.optimize import linear_sum_assignment
 
@@ -243,12 +254,13 @@ def best_of_many(weights: Weights) -> list[tuple[int, int]]:
 def _alone(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return the pairs whose call and gold action are in no other pair.
 
-    Full matches come first, so a full match that is alone among them is in the best pairing.
+    Full matches outweigh all else, so a full match with no competitor among the full matches is in
+    the best assignment.
     """
     calls, gold = [i for i, _ in pairs], [j for _, j in pairs]
     return [(i, j) for i, j in pairs if calls.count(i) == gold.count(j) == 1]
 
 
 def agent_gold(gold: tuple[GoldAction, ...] | None) -> list[GoldAction]:
-    """Return the gold actions that are the agent's to make, not the simulated user's."""
+    """Return the gold actions of the agent, without those of the simulated user."""
     return [action for action in gold or () if action.requestor != "user"]

@@ -1,4 +1,4 @@
-"""Tiers as data: ordered rules over what can be said of a call, decided once for every case."""
+"""Tiers as data: ordered rules over facts about a call, evaluated once for every combination."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import NamedTuple
 from stages.core.arguments import Mode
 from stages.core.payment import Pay
 
-# What the rules can test, and every value it can have. A call is one point of the product of them.
+# The conditions of rules and all their values. A call is a point of their Cartesian product.
 CONDITIONS: dict[str, tuple[str | bool, ...]] = {
     "match": ("full", "partial", "none"),  # with the task's gold actions
     "kind": ("read", "write", "terminal", "generic", "unknown"),  # of the tool
     "result": ("ok", "error"),
-    "repeat": (True, False),  # of an earlier call, no write in between
-    "exists": (True, False),  # whether the domain has such a tool
+    "repeat": (True, False),  # whether an earlier call is repeated with no write in between
+    "exists": (True, False),  # whether the domain has the tool
 }
 MATCH_RULES = ("any", "one-to-one")
 ARGUMENT_MODES: tuple[Mode, ...] = ("exact", "deep", "tau2")
 
 
 class CallFacts(NamedTuple):
-    """What the rules can see of a call; a value of each of CONDITIONS, in their order."""
+    """The facts about a call that rules can test, in the order of CONDITIONS."""
 
     match: str
     kind: str
@@ -34,7 +34,7 @@ class CallFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """A tier and the conditions under which a call has it; without conditions: any call."""
+    """A tier and the conditions for it; without conditions the rule applies to any call."""
 
     tier: str
     when: Mapping[str, frozenset[str | bool]]
@@ -53,7 +53,7 @@ class Reward:
     cap: float = float("inf")
 
     def of(self, match_share: float) -> float:
-        """Return the reward of a turn whose best call agrees in this share of its arguments."""
+        """Return the reward of a turn whose best call has this matched share."""
         return min(self.base + self.share * match_share, self.cap)
 
     def __str__(self) -> str:
@@ -65,10 +65,10 @@ class Reward:
 
 @dataclass(frozen=True)
 class Tiers:
-    """A set of tiers: how calls are compared, classed and rewarded. Best rank first.
+    """A set of tiers: how calls are compared, classified and rewarded.
 
-    `rules` cover every call (each of `all_facts()` meets one), `message` is the tier of a turn
-    without a call; the reader of the tiers files checks both.
+    `rules` cover every call: for each of `all_facts()` a rule applies. `message` is the tier of a
+    turn without a call. `rank` lists the best tier first. The reader of tier files checks all this.
     """
 
     name: str
@@ -82,19 +82,19 @@ class Tiers:
     pay: Pay = "turn"  # which turns of a tier earn its reward
 
     def table(self) -> dict[CallFacts, str]:
-        """Return the tier of every possible call: the first rule that applies names it."""
+        """Return the tier of every possible call, set by the first rule that applies."""
         return {facts: self.rules[i].tier for facts, i in first_rules(self.rules).items()}
 
     def need_gold(self) -> list[str]:
-        """Return the tiers that no turn has where gold actions are unknown, in order of rank."""
+        """Return the tiers that no turn can have without gold actions, in order of rank."""
         without = {tier for facts, tier in self.table().items() if facts.match == "none"}
         return [tier for tier in self.rank if tier not in without | {self.message}]
 
     def as_without_gold(self, other: Tiers) -> dict[str, str]:
-        """Return what the tiers of turns without gold actions are called in another set.
+        """Map the tiers of turns without gold actions to the tiers of another set.
 
         Raises:
-            ValueError: a tier of this set is several of the other.
+            ValueError: a tier of this set corresponds to several of the other.
         """
         table, theirs = self.table(), other.table()
         pairs = {(table[facts], theirs[facts]) for facts in table if facts.match == "none"}
@@ -104,13 +104,13 @@ class Tiers:
         return names
 
     def worth(self, rewards: Mapping[str, Reward], pay: Pay) -> Tiers:
-        """Return the tiers with these rewards, paid so; a tier that has none of them is worth 0."""
+        """Return the tiers with other rewards and payment; a tier without a reward gets 0."""
         by_tier = {tier: rewards.get(tier, Reward(0.0)) for tier in self.rank}
         return replace(self, rewards=by_tier, pay=pay)
 
 
 def all_facts() -> list[CallFacts]:
-    """Return every possible call, as the rules see it."""
+    """Return the facts of every possible call."""
     return [CallFacts(*values) for values in product(*CONDITIONS.values())]  # type: ignore[arg-type] # the product of CONDITIONS has CallFacts' types
 
 

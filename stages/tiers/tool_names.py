@@ -1,11 +1,11 @@
-"""What a tool's name says about what the tool does."""
+"""Guesses of a tool's kind from its name."""
 
 from __future__ import annotations
 
 import functools
 import re
 
-# What the words of a tool's name say about its kind; a verb counts as its first word.
+# Words by which a tool's name suggests its kind; a verb counts as the first word.
 READING = frozenset(
     {"browse", "check", "compare", "count", "describe", "display", "fetch", "find", "get", "has"}
     | {"inspect", "is", "list", "lookup", "preview", "query", "read", "retrieve", "search", "show"}
@@ -25,7 +25,7 @@ WRITING = frozenset(
     | {"withdraw"}
     | {"write"}
 )
-# Verbs that are nouns too: `order_pizza` writes, `order_lookup` and `order_status` read.
+# Verbs that are also nouns: `order_pizza` writes, `order_lookup` and `order_status` read.
 BOTH = frozenset(
     {"book", "charge", "checkout", "copy", "credit", "debit", "deposit", "dispute", "exchange"}
     | {"file", "issue", "log", "make", "order", "patch", "place", "post", "purchase", "record"}
@@ -37,15 +37,15 @@ WRITING_ENDS = frozenset(
     {"cancel", "create", "delete", "edit", "insert", "modify", "remove", "update"}
 )
 READ_NOUNS = frozenset({"detail", "details", "history", "info", "information", "policy", "status"})
-# After a noun they are what is read, after a verb what is written: `credit_score`, `charge_fee`.
+# Read after a noun (`credit_score`) but written after a verb (`charge_fee`).
 UNCLEAR_NOUNS = frozenset(
     {"amount", "balance", "count", "eligibility", "exists", "fee", "fees", "hours", "id", "ids"}
     | {"limit", "limits", "list", "location", "locations", "number", "price", "prices", "rate"}
     | {"rates", "schema", "score", "size", "summary", "total", "totals", "type", "types", "view"}
 )
 RECORDING = frozenset({"copy", "file", "log", "make", "patch", "place", "post", "record", "report"})
-RECORDING |= {"store"}  # `store_details` writes them, unless it is the details of a store
-PHRASES = frozenset({"check", "log", "sign"})  # verbs of another meaning before "in" and "out"
+RECORDING |= {"store"}  # `store_details` may write details or read the details of a store
+PHRASES = frozenset({"check", "log", "sign"})  # "in" or "out" after them changes their meaning
 OPAQUE = frozenset({"call", "do", "exec", "execute", "handle", "invoke", "perform", "run"})
 THINKING = frozenset({"calculate", "calculator", "compute", "reason", "think"})
 ESCALATING = frozenset({"escalate", "handoff"})
@@ -58,11 +58,17 @@ CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 @functools.lru_cache(maxsize=10_000)
 def guessed_kind(tool: str) -> str:
-    """What a tool's name suggests that it does: read, write, terminal, generic or unknown.
+    """Guess a tool's kind from its name.
 
-    `transfer_to_human` ends the conversation, `transfer_money` does not. A verb may also stand at
-    the end: `KB_search`. A prefix that names a server or module ("shop.get_order",
-    "mcp__shop__get_order") says nothing, nor does a number at the end.
+    `transfer_to_human` ends the conversation, `transfer_money` does not. The verb may also be the
+    last word: `KB_search`. A server or module prefix ("shop.get_order", "mcp__shop__get_order") is
+    ignored, and so are digits.
+
+    Args:
+        tool: name of the tool.
+
+    Returns:
+        read | write | terminal | generic | unknown.
     """
     words = _words(tool)
     if not words:
@@ -88,31 +94,31 @@ def guessed_kind(tool: str) -> str:
 
 
 def _kind_with_second_verb(words: list[str]) -> str:
-    """The kind of a tool whose first verb reads: `get_or_create_user` writes."""
+    """Return the kind of a tool whose first verb reads; `get_or_create_user` writes."""
     for at in (i for i, word in enumerate(words[:-1]) if word in ("and", "or")):
         if at == 1 and words[2] in WRITING | BOTH:
             return "write"
-        if words[at + 1] in WRITING:  # which may be a noun's adjective here
+        if words[at + 1] in WRITING:  # here it may be an adjective
             return "unknown"
     return "read"
 
 
 def _kind_of_both(first: str, last: str) -> str:
-    """The kind of a tool whose first word is a verb that writes, or a noun."""
+    """Return the kind of a tool whose first word is both a writing verb and a noun."""
     if last in UNCLEAR_NOUNS or (last in READ_NOUNS and first in RECORDING):
         return "unknown"
     return "read" if last in READ_NOUNS else "write"
 
 
 def _hands_over(words: list[str]) -> bool:
-    """Whether a tool of this name hands the conversation to a person."""
+    """Return whether a tool of this name hands the conversation to a person."""
     if not ESCALATING.isdisjoint(words) or words[:2] == ["hand", "off"]:
         return True
     return "transfer" in words and not PEOPLE.isdisjoint(words)
 
 
 def _words(tool: str) -> list[str]:
-    """The words of the name's last part that has any, in lower case."""
+    """Return the words, in lower case, of the last part of the name that has words."""
     for part in reversed(PREFIX.split(tool)):
         if words := [word for run in WORD.findall(part) for word in CAMEL.split(run)]:
             return [word.lower() for word in words]

@@ -1,8 +1,9 @@
-"""Which domain each episode of a trace is from, and so which tools its agent had.
+"""The domain, and so the tools, of each episode of a trace.
 
-A trace may mix episodes of several domains, and its records need not say which is whose. An episode
-is of the domain that it states; else of the shipped domain that knows most of its tools, and at
-least half; else, where its own tools do not tell, of that of its task or of the whole trace.
+A trace may mix episodes of several domains, and its records need not name them. An episode belongs
+to the domain that it states, otherwise to the shipped domain that knows most of its tools and at
+least half. If its own tools are not conclusive, the domain of its task or of the whole trace is
+used.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from stages.tiers.domains import SHIPPED, Domain, find_domain, fitting, load_dom
 from stages.tiers.failures import default_failures
 from stages.traces.episode import Episode, GoldAction
 
-LOOK_AHEAD = 256  # episodes that are met before one is told its domain
-_KEPT = 256  # domains that are kept, of traces where each record defines tools of its own
+LOOK_AHEAD = 256  # episodes that are read before the first one gets its domain
+_KEPT = 256  # most cached domains; in some traces every record defines its own tools
 _UNCLEAR = "domain unclear, in a trace of several"
 
 Names = frozenset[str]
@@ -28,27 +29,27 @@ Gold = tuple[GoldAction, ...] | None
 
 
 class Toolsets:
-    """Finds the domains of one trace's episodes, from those met so far and a few to come.
+    """Finder of the domains of a trace's episodes, from the episodes so far and a look-ahead.
 
     Attributes:
-        given: the tools that the user names, for every episode.
-        notes: counts the episodes whose domain stays unclear.
+        given: the domain that the user names, whose tools every episode then has.
+        notes: counter of the episodes whose domain stays unclear.
     """
 
     def __init__(self, given: Domain | None = None) -> None:
         self.given = given
         self.notes = Counter[str]()
         self._named: dict[str, set[str]] = {}  # tool names by the domain that episodes state
-        self._fitted: dict[str, set[str]] = {}  # ... by the shipped domain that fits
-        self._foreign: list[set[str]] = []  # ... of episodes that none fits, those that share one
-        self._verdicts: dict[str, bool] = {}  # of `_accepted`, until there is more to judge by
+        self._fitted: dict[str, set[str]] = {}  # tool names by the shipped domain that fits
+        self._foreign: list[set[str]] = []  # tool names that fit none, in sets that share names
+        self._verdicts: dict[str, bool] = {}  # cache of `_accepted`; cleared by new tool names
         self._tasks: dict[str, dict[str, Gold]] = {}  # gold actions by task id and domain
         self._types: dict[str | None, dict[str, str]] = {}  # tools' types by stated domain
         self._tools: list[dict[str, Any]] | None = None  # the first definitions of the trace
         self._domains: dict[tuple[Names, frozenset[tuple[str, str]], bytes], Domain] = {}
 
     def assign(self, episodes: Iterable[Episode]) -> Iterator[tuple[Episode, Domain]]:
-        """Yield each episode, its `domain` filled in where it is known, with its tools."""
+        """Yield each episode and its tools; fill in the episode's `domain` if it is known."""
         waiting = deque[tuple[Episode, Names]]()
         for episode in episodes:
             episode.domain = _stated(episode)
@@ -56,12 +57,12 @@ class Toolsets:
             self._learn(episode, names)
             waiting.append((episode, names))
             if len(waiting) > LOOK_AHEAD:
-                yield self._told(*waiting.popleft())
+                yield self._resolved(*waiting.popleft())
         while waiting:
-            yield self._told(*waiting.popleft())
+            yield self._resolved(*waiting.popleft())
 
     def _learn(self, episode: Episode, names: Names) -> None:
-        """Remember which tools, and which task, belong to the domain that an episode suggests."""
+        """Record the tools and the task for the domain that an episode suggests."""
         if self._tools is None:
             self._tools = episode.tools
         if episode.tool_types:
@@ -70,7 +71,7 @@ class Toolsets:
             self._add(self._named, domain, names)
         elif domain := _fit(names):
             self._add(self._fitted, domain, names)
-        elif not episode.tools:  # which tell all of the episode's own tools and no other's
+        elif not episode.tools:  # definitions, if there are any, belong to this episode alone
             self._join_foreign(names)
         if domain:
             self._tasks.setdefault(episode.task_id, {}).setdefault(domain, episode.gold)
@@ -82,7 +83,7 @@ class Toolsets:
             self._verdicts.clear()
 
     def _join_foreign(self, names: Names) -> None:
-        """Add names to the sets that share one with them that no shipped domain knows."""
+        """Merge the names that no shipped domain knows with the sets that share any of them."""
         joined, apart = set(_unshipped(names)), []
         if not joined or any(joined <= group for group in self._foreign):
             return
@@ -94,13 +95,13 @@ class Toolsets:
                 joined |= group
         self._foreign = [*apart, joined] if joined else apart
 
-    def _told(self, episode: Episode, names: Names) -> tuple[Episode, Domain]:
+    def _resolved(self, episode: Episode, names: Names) -> tuple[Episode, Domain]:
         if episode.domain is None:
-            episode.domain = self._found(episode, names)
+            episode.domain = self._inferred(episode, names)
         return episode, self.given or self._domain(episode, names)
 
-    def _found(self, episode: Episode, names: Names) -> str | None:
-        """The domain that the tools show, of the episode or of others of its task and trace."""
+    def _inferred(self, episode: Episode, names: Names) -> str | None:
+        """Infer the domain from the tools of the episode, its task or the trace."""
         fit = _fit(names)
         if fit and self._accepted(fit):
             return fit
@@ -121,20 +122,23 @@ class Toolsets:
         return None
 
     def _may_share(self, episode: Episode, names: Names, domain: str, gold: Gold) -> bool:
-        """Whether an episode may be of the task of its id in a domain."""
+        """Return whether an episode may belong to the task with its id in a domain."""
         if episode.gold is not None and gold is not None and episode.gold != gold:
             return False
         return bool(episode.gold and gold) or self._shares(names, domain)
 
     def _shares(self, names: Names, domain: str) -> bool:
-        """Whether nothing in an episode's tools speaks against a domain."""
+        """Return whether an episode's tools are compatible with a domain."""
         known = self._named.get(domain, set()) | self._fitted.get(domain, set())
         if domain in SHIPPED:
             return names <= known | load_domain(domain).kinds.keys()
         return not names or not known.isdisjoint(names)
 
     def _accepted(self, domain: str) -> bool:
-        """Whether episodes state a domain, or it knows half of the tools that come with its own."""
+        """Return whether episodes state a domain, or it knows half of the tools seen with its own.
+
+        A shipped domain that fits some episodes by chance is rejected by their other tools.
+        """
         if domain in self._named:
             return True
         if domain not in self._verdicts:
@@ -150,17 +154,17 @@ class Toolsets:
         return domain in fitting(frozenset(names))
 
     def _domain(self, episode: Episode, names: Names) -> Domain:
-        """The tools of an episode whose domain is found as far as it can be."""
+        """Return the tools of an episode after its domain is resolved as far as possible."""
         name = episode.domain
         if name in SHIPPED:
             return load_domain(name)
         if name is not None:
             names |= self._named.get(name, set())
-        elif _fit(names):  # which was not accepted
+        elif _fit(names):  # the domain that fits was not accepted
             names = frozenset()
         tools = episode.tools or self._tools or []
         if not episode.tools and names.isdisjoint(definitions(tools)):
-            tools = []  # another episode's, which says nothing of these
+            tools = []  # another episode's definitions, which do not apply here
         types = self._types.get(name, {})
         key = names, frozenset(types.items()), _text(tools)
         if key not in self._domains:
@@ -171,7 +175,7 @@ class Toolsets:
 
 
 def _stated(episode: Episode) -> str | None:
-    """The domain that a record states, by our name where it is a shipped one; else its `env`."""
+    """Return the domain that a record states: a shipped one's name, else its `domain` or `env`."""
     for name in filter(None, (episode.domain, episode.env)):
         plain = name.lower().removeprefix("tau2-")
         if plain in SHIPPED:
@@ -180,9 +184,15 @@ def _stated(episode: Episode) -> str | None:
 
 
 def names_of(episode: Episode) -> Names:
-    """The tools that an episode defines, is expected to call, or calls without failing.
+    """Return the tools that an episode defines, is expected to call, or calls without failing.
 
-    A call that fails may name a tool that the model made up.
+    A failed call does not count, because it may name a tool that the model invented.
+
+    Args:
+        episode: the episode.
+
+    Returns:
+        Names of tools.
     """
     failed = default_failures().rule
     names = {action.name for action in episode.gold or () if action.requestor != "user"}
@@ -198,19 +208,19 @@ def names_of(episode: Episode) -> Names:
 
 @functools.lru_cache(_KEPT)
 def _fit(names: Names) -> str | None:
-    """The one shipped domain that fits; None where none does, or several."""
+    """Return the only shipped domain that fits; None if none or several do."""
     fit = fitting(names)
     return fit[0] if len(fit) == 1 else None
 
 
 @functools.lru_cache(_KEPT)
 def _unshipped(names: Names) -> Names:
-    """The names that no shipped domain knows."""
+    """Return the names that no shipped domain knows."""
     return names.difference(*(load_domain(domain).kinds for domain in SHIPPED))
 
 
 def _text(tools: list[dict[str, Any]]) -> bytes:
     try:
         return orjson.dumps(tools)
-    except orjson.JSONEncodeError:  # a number too large for it
+    except orjson.JSONEncodeError:  # a number too large for orjson
         return repr(tools).encode()
