@@ -1,4 +1,4 @@
-"""Turns read in blocks of whole episodes, each block checked: memory is that of a block."""
+"""Turns in checked blocks of whole episodes, so that memory holds only a few blocks."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from stages.errors import InputError
 from stages.tables.artifacts import COUNTS, TURNS
 from stages.traces.episode import SUCCESS
 
-# One value for all turns of an episode; the last one where the turns have it.
+# Columns with one value per episode; turns may lack the last one.
 OF_EPISODE = ["task_id", "group_id", "policy", "domain", "success", "status", "outcome"]
-COLUMNS = ["episode_id", "turn", "tier", "reward", *OF_EPISODE]  # all that is read
+COLUMNS = ["episode_id", "turn", "tier", "reward", *OF_EPISODE]  # the columns that are read
 _ONLY_CHECKED = ("reward", "outcome")  # not summed, so turns may lack them
 _KNOWN = ("episode_id", "task_id", "group_id", "turn", "tier", "reward", "status")  # never null
-# Nulls are counted apart, for nothing, and the order of turns says more than their rule.
+# Without null rules, because null counts are free, and without the rule on `turn`, because
+# `_check_order` is stricter.
 _RULES = {
     rule: holds
     for rule, holds in TURNS.rules.items()
     if not rule.endswith("not null") and holds.meta.root_names() != ["turn"]
 } | {"success as the outcome says": pl.col("success").eq_missing(pl.col("outcome") >= SUCCESS)}
-_BLOCK = 1 << 19  # turns: two of the row groups that polars writes
+_BLOCK = 1 << 19  # turns; two of polars' row groups
 
 
 class Block(NamedTuple):
     """Turns of whole episodes."""
 
     turns: pl.DataFrame  # [N] COLUMNS, and `code`: position of the turn's tier among the tiers
-    episodes: pl.DataFrame  # [E] what is one for all turns of an episode
+    episodes: pl.DataFrame  # [E] the columns with one value per episode
     begins: Ints  # [E] row of each episode's first turn
 
     @property
     def lengths(self) -> Ints:
-        """Turns of each episode, [E]."""
+        """Number of turns of each episode, [E]."""
         return np.diff(self.begins, append=self.turns.height)
 
     def without_last(self) -> Block:
@@ -45,7 +46,7 @@ class Block(NamedTuple):
         return Block(self.turns[: int(self.begins[-1])], self.episodes[:-1], self.begins[:-1])
 
     def counting(self) -> Block:
-        """Return the episodes that count and have an outcome."""
+        """Return the block without excluded episodes and episodes of unknown success."""
         counts = self.episodes.select(COUNTS & pl.col("success").is_not_null()).to_series()
         if counts.all():
             return self
@@ -56,15 +57,18 @@ class Block(NamedTuple):
 
 
 def episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[Block, list[str]]]:
-    """Yield blocks of whole episodes, and the tiers met so far.
+    """Yield blocks of whole episodes, with the tiers seen so far.
 
     Args:
-        turns: those of an episode together and in order, with the columns `COLUMNS`.
+        turns: turns with the columns `COLUMNS`, each episode contiguous and in order.
         where: name of the turns in errors.
 
+    Yields:
+        A block, and the names of the tiers that its codes index.
+
     Raises:
-        InputError: a row breaks a rule of TURNS, the turns of an episode do not stand together
-            and in order, or they differ in what is one for all of them.
+        InputError: a row breaks a rule of TURNS, the turns of an episode are not contiguous and in
+            order, or they differ in a column that has one value per episode.
     """
     held = turns.collect_schema().names()
     turns = turns.select(n for n in COLUMNS if n in held or n not in _ONLY_CHECKED)
@@ -75,7 +79,7 @@ def episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[Block, lis
             if block.turns["code"].null_count():
                 tiers = list(dict.fromkeys([*tiers, *block.turns["tier"].unique().sort()]))
                 block = block._replace(turns=block.turns.with_columns(code=_code(tiers)))
-            if rows == size:  # the last episode may go on: it is read again with the next block
+            if rows == size:  # the last episode may continue, so the next block reads it again
                 block = block.without_last()
                 size *= 1 if block.turns.height else 2
             start += block.turns.height
@@ -85,7 +89,7 @@ def episode_blocks(turns: pl.LazyFrame, where: str) -> Iterator[tuple[Block, lis
 
 
 def _read_block(turns: pl.LazyFrame, start: int, size: int, tiers: list[str], where: str) -> Block:
-    # What is computed in one query with the reading costs twice as much.
+    # Computing the columns in the same query as the read costs twice as much.
     rows = turns.slice(start, size).collect().with_columns(code=_code(tiers))
     new = pl.col("episode_id").ne_missing(pl.col("episode_id").shift())
     first = rows.select(new).to_series()
@@ -98,7 +102,7 @@ def _read_block(turns: pl.LazyFrame, start: int, size: int, tiers: list[str], wh
 
 
 def _code(tiers: list[str]) -> pl.Expr:
-    """Position of each turn's tier among the tiers; null for any other tier."""
+    """Return the position of each turn's tier among the tiers; null for any other tier."""
     return pl.col("tier").cast(pl.Enum(tiers), strict=False).to_physical()
 
 
@@ -108,7 +112,7 @@ def _check_rows(block: Block, start: int, where: str) -> None:
         for name in _KNOWN
         if name in block.turns.columns and block.turns[name].null_count()
     }
-    # A rule on what is one for all turns of an episode, as is checked besides, asks its first.
+    # Columns with one value per episode (see `_check_episodes`) are tested on the first turn only.
     for rows, names in ((block.episodes, set(OF_EPISODE)), (block.turns, {"reward"})):
         of_rows = {
             rule: holds
@@ -121,7 +125,7 @@ def _check_rows(block: Block, start: int, where: str) -> None:
 
 
 def _check_order(block: Block, start: int, where: str) -> None:
-    """Raise InputError unless each episode's turns stand together as 0, 1, 2, ..."""
+    """Raise InputError unless each episode's turns are contiguous and numbered 0, 1, 2, ..."""
     turn = block.turns["turn"].to_numpy()
     expected = np.empty_like(turn)
     np.add(turn[:-1], 1, out=expected[1:])
@@ -133,7 +137,7 @@ def _check_order(block: Block, start: int, where: str) -> None:
 
 
 def _check_episodes(turns: pl.DataFrame, first: pl.Series, start: int, where: str) -> None:
-    """Raise InputError where the turns of an episode differ in what is one for all of them."""
+    """Raise InputError if the turns of an episode differ in a column with one value per episode."""
     names = _varying(turns)
     goes_on = pl.lit(~first)
     changes = {name: goes_on & pl.col(name).ne_missing(pl.col(name).shift()) for name in names}
@@ -150,9 +154,9 @@ def _check_episodes(turns: pl.DataFrame, first: pl.Series, start: int, where: st
 
 
 def _varying(turns: pl.DataFrame) -> list[str]:
-    """Return which columns of `OF_EPISODE` may have several values.
+    """Return the columns of `OF_EPISODE` that have several values.
 
-    That is cheaper to tell than where a value changes.
+    This is cheaper than finding where values change.
     """
     held = [turns[name] for name in OF_EPISODE if name in turns.columns and turns.height]
     alike = [column.name for column in held if column[0] == column[-1]]

@@ -1,4 +1,4 @@
-"""What the sums tell of each tier: correlations, their uncertainty, and values."""
+"""Estimates from the sums: correlations of each tier, their uncertainty, and values."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ ADJUSTMENTS = ("length", "none")
 STRATA = ("auto", "none")
 Payment: TypeAlias = Pay | Literal["auto"]
 PAYMENTS: tuple[Payment, ...] = ("auto", *PAYS)
-# Panels of the help.
+# Panels of the options in --help.
 STATISTICS, PAYMENT, CHECK, POLICIES = "Statistics", "Payment", "Check", "Several policies"
 MOST_RESAMPLES = 50_000
-ACCIDENT = 0.01  # probability below which no accident keeps a tier in every success
-# By the normal law of the rule; in simulated runs such plans decide in 80 % (`make validate`).
+ACCIDENT = 0.01  # chance probability below which a tier in every success counts as necessary
+# Nominal power under the normal approximation; such plans decide in 80 % of simulated runs
+# (`make validate`).
 PLANNED_POWER = 0.78
-SPLITS = 200  # of the tasks into halves, for what a value is worth elsewhere
+SPLITS = 200  # random splits of the tasks into halves, for the held-out correlation
 
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    """How a tier's statistics become its value, and what counts as converged."""
+    """How a tier's statistics become its value, and when calibration has converged."""
 
     measure: Annotated[
         str,
@@ -56,7 +57,7 @@ class CalibrateConfig:
             STATISTICS,
             choices=CORRELATIONS,
         ),
-    ] = "auto"  # within where two tasks or more have mixed outcomes, else pooled
+    ] = "auto"  # within if two tasks or more have mixed outcomes, else pooled
     adjust: Annotated[
         str,
         Setting(
@@ -64,7 +65,7 @@ class CalibrateConfig:
             STATISTICS,
             choices=ADJUSTMENTS,
         ),
-    ] = "length"  # the excess over what length explains sets values; none: the raw r
+    ] = "length"  # the excess sets the values; none: the raw r does
     delta: Annotated[
         float,
         Setting("Absolute correlation that a value must exceed.", STATISTICS, low=0, high=1),
@@ -81,13 +82,13 @@ class CalibrateConfig:
     min_support: Annotated[
         int,
         Setting("Minimum episodes with and without a tier for a value.", STATISTICS, low=0),
-    ] = 20  # without it only where presence is measured
+    ] = 20  # episodes without the tier only count if presence is measured
     effect: Annotated[
         float,
         Setting(
             "Absolute correlation below which an effect is negligible.", STATISTICS, low=0, below=1
         ),
-    ] = 0.2  # neutral is what rules it out
+    ] = 0.2  # a tier is neutral if its interval rules this out
     alpha: Annotated[
         float | None,
         Setting(
@@ -99,7 +100,7 @@ class CalibrateConfig:
         Setting(
             "Bootstrap resamples of the tasks, or more if --fdr needs them.", STATISTICS, low=100
         ),
-    ] = 2000  # for intervals and p; more where q needs them
+    ] = 2000  # for intervals and p; more if q needs a finer p
     eta: Annotated[
         float,
         Setting(
@@ -134,41 +135,44 @@ class CalibrateConfig:
 
     @property
     def payment(self) -> Pay:
-        """How values are paid: presence is measured once per episode, count and share by turns."""
+        """How values are paid; `auto` pays presence once per episode, count and share per turn."""
         if self.pay == "auto":
             return "once" if self.measure == "presence" else "turn"
         return self.pay
 
 
 class TierStatistics(NamedTuple):
-    """One tier's evidence and what follows from it; undefined is None."""
+    """One tier's evidence and the results derived from it; None means undefined.
+
+    The chosen r is the r that sets the value: the excess, or the raw r if `adjust` is none.
+    """
 
     tier: str
     turns: int
     episodes: int
-    r_pooled: float | None  # raw: over all episodes
-    r_within: float | None  # raw: centred on the means of each group
-    r_turn: float | None  # a description: turns of an episode share its outcome
-    explained: float | None  # the part of the chosen raw r that the lengths of episodes explain
+    r_pooled: float | None  # raw, over all episodes
+    r_within: float | None  # raw, centred on the means of each group
+    r_turn: float | None  # descriptive only, because the turns of an episode share its outcome
+    explained: float | None  # the part of the raw r that the lengths of episodes explain
     excess: float | None  # the rest
-    ci_low: float | None  # of what sets the value: the excess, or with adjust none the raw r
+    ci_low: float | None  # interval of the chosen r
     ci_high: float | None
-    p: float | None  # of the same, from the same bootstrap of tasks
-    q: float | None  # over the tiers: that the tier tells, and with adjust length beyond length
-    r_cv: float | None  # of what sets the value, on tasks that did not choose the tier
-    r_landmark: float | None  # raw, of the first turns alone; None also where sums hold no turns
+    p: float | None  # of the chosen r, from the same bootstrap over tasks
+    q: float | None  # over the tiers, from the larger p of the raw and the chosen r
+    r_cv: float | None  # held-out chosen r, on tasks that did not select the tier
+    r_landmark: float | None  # raw, over the first turns only; None too if the turns are unknown
     value: float
     status: str  # discriminative | neutral | undecided | constant
-    more_episodes: int | None  # undecided: so many more decide at 80 % power; None: no number
-    more_low: int | None  # the same if |r| lies a standard deviation above what is expected
-    more_high: int | None  # and below
-    sign_reversed: bool  # Simpson: pooled and within tasks point opposite ways
-    held_back: bool  # no value, only because policies or domains do not agree on one
-    necessary: bool  # no success lacks it, though episodes do: r is a definition, not a discovery
+    more_episodes: int | None  # episodes to decide with 80 % power; None: decided, or no number
+    more_low: int | None  # the same if |z| is 1.28 standard deviations above its expectation
+    more_high: int | None  # ... or 1.28 below
+    sign_reversed: bool  # Simpson's paradox: pooled and within-task r have opposite signs
+    held_back: bool  # no value, only because the policies or domains disagree
+    necessary: bool  # every success has it but not every episode: true by definition of the task
 
 
 class Calibration(NamedTuple):
-    """All that a table of sums says."""
+    """The result of calibrating a table of sums."""
 
     episodes: int
     excluded: int
@@ -178,10 +182,10 @@ class Calibration(NamedTuple):
     correlation: Which
     adjust: str  # length | none
     tiers: list[TierStatistics]
-    pay: Pay = "turn"  # which turns of a tier earn its value: see stages.core.payment
-    strata: Sequence[TierStrata] = ()  # of several policies or domains, for each tier
-    landmark: int | None = None  # turns that r_landmark is of
-    critic: Critic | None = None  # what turns add to a forecast; None: only sums are known
+    pay: Pay = "turn"  # which turns of a tier earn its value; see stages.core.payment
+    strata: Sequence[TierStrata] = ()  # per tier; empty with a single policy and domain
+    landmark: int | None = None  # number of turns that r_landmark covers
+    critic: Critic | None = None  # None: only the sums are known, not the turns
 
     def values(self) -> Values:
         """Return the calibrated value of each tier, how it is paid, and the critic."""
@@ -189,31 +193,39 @@ class Calibration(NamedTuple):
 
 
 def chosen_r(tier: TierStatistics, calibration: Calibration) -> float | None:
-    """Return the correlation that sets the tier's value, and that its interval is of."""
+    """Return the correlation that sets the tier's value; its interval is `ci_low`, `ci_high`.
+
+    Args:
+        tier: a tier of the calibration.
+        calibration: the calibration.
+
+    Returns:
+        r, or None if it is undefined.
+    """
     if calibration.adjust == "length":
         return tier.excess
     return tier.r_within if calibration.correlation == "within" else tier.r_pooled
 
 
 class Evidence(NamedTuple):
-    """What is known of each tier, arrays over C tiers, and of all episodes together."""
+    """The evidence on C tiers, as arrays over the tiers."""
 
-    which: Which  # of the correlations sets the values
-    raw: Inference  # that correlation, as it is
-    chosen: Inference  # what sets the values: the excess over what length explains, or the same
-    excess: Floats
+    which: Which  # the correlation that sets the values
+    raw: Inference  # that correlation, unadjusted
+    chosen: Inference  # what sets the values: the excess, or the raw correlation
+    excess: Floats  # [C] r of the excess
     within: Inference  # the raw correlation within groups
-    held_out: Floats  # the chosen r on tasks that did not choose it
-    episodes: float  # how many, as evidence
-    rarer: Floats  # of them with the tier, or without it if those are fewer
+    held_out: Floats  # [C] the chosen r on tasks that did not select the tier
+    episodes: float  # effective number of episodes
+    rarer: Floats  # [C] episodes with the tier or without it, whichever are fewer
 
     @property
     def p(self) -> Floats:
-        """P of a tier that tells: the larger of both, and 1 where the two disagree in sign.
+        """The p-value that decides, [C]: the larger of raw and chosen; 1 if their signs differ.
 
-        A tier of which each episode has one turn, whatever its length, has a raw r of 0 and an
-        excess below 0 where long episodes succeed. A tier scattered at random has an excess of 0
-        and a raw r above it. Neither tells anything.
+        A tier with exactly one turn in every episode has a raw r of 0, and an excess below 0 if
+        long episodes succeed more often. A tier scattered at random has an excess of 0 and then a
+        raw r above 0. Neither is informative, so both must be significant.
         """
         agree = np.sign(self.chosen.r) == np.sign(self.raw.r)
         p = np.where(agree, np.maximum(self.chosen.p, self.raw.p), 1.0)
@@ -221,7 +233,7 @@ class Evidence(NamedTuple):
 
     @property
     def weaker(self) -> Inference:
-        """Of the chosen r and the raw one, what lies fewer standard errors from 0."""
+        """The less significant of the chosen and the raw correlation, per tier."""
         raw = self.raw.p > self.chosen.p
         pairs = zip(self.raw, self.chosen, strict=True)
         return Inference(*(np.where(raw, of_raw, of_chosen) for of_raw, of_chosen in pairs))
@@ -237,17 +249,20 @@ def weigh(
     config: CalibrateConfig,
     rng: np.random.Generator,
 ) -> Evidence:
-    """Infer from each task's share of the sums how sure the correlations are.
+    """Infer the correlations and their uncertainty from each task's share of the sums.
 
     Args:
-        which: of the correlations sets the values.
-        raw: the terms of that correlation, shape [T, 3 or 6, C].
-        excess: the same, less what length explains.
-        within: the terms of the raw correlation within groups.
-        episodes: how many there are, as evidence.
-        rarer: of them with the tier, or without it if those are fewer; shape [C].
+        which: the correlation that sets the values.
+        raw: terms of that correlation, shape [T, 3 or 6, C].
+        excess: terms of its excess over the length adjustment, of the same shape.
+        within: terms of the raw correlation within groups, shape [T, 3, C].
+        episodes: effective number of episodes.
+        rarer: episodes with the tier or without it, whichever are fewer, shape [C].
         config: how values are set.
         rng: source of randomness.
+
+    Returns:
+        The evidence on C tiers.
     """
     resamples = enough_resamples(config, raw.shape[2])
     test_raw, test_excess = (
@@ -266,13 +281,28 @@ def weigh(
 
 
 def enough_resamples(config: CalibrateConfig, tiers: int) -> int:
-    """Return how many resamples let q fall to a tenth of its bar, up to `MOST_RESAMPLES`."""
+    """Return the number of resamples at which q can fall to a tenth of `fdr`.
+
+    Args:
+        config: its `resamples` is the least number.
+        tiers: number of tiers.
+
+    Returns:
+        The number of resamples, limited to `MOST_RESAMPLES` unless the config asks for more.
+    """
     needed = 10 * tiers / config.fdr if config.fdr else 0
     return max(config.resamples, round(min(needed, MOST_RESAMPLES)))
 
 
 def mixed_tasks(cells: LengthSums) -> int:
-    """Return how many tasks have a group with both successes and failures."""
+    """Count the tasks that have a group with both successes and failures.
+
+    Args:
+        cells: cells of T tasks.
+
+    Returns:
+        A number in 0..T.
+    """
     n, s = (add_by(part, cells.group) for part in (cells.sums.episodes, cells.sums.successes))
     first = np.flatnonzero(np.diff(cells.group, prepend=-1))
     mixed = (s > 0) & (s < n)
@@ -282,7 +312,7 @@ def mixed_tasks(cells: LengthSums) -> int:
 def describe(
     sums: TierSums,
     evidence: Evidence,
-    tells: Bools,
+    has_value: Bools,
     excluded: int,
     config: CalibrateConfig,
     worth: Floats | None = None,
@@ -291,19 +321,22 @@ def describe(
     """Turn the evidence on the tiers into their values and statuses.
 
     Args:
-        sums: of C tiers.
-        evidence: on them.
-        tells: which have a value, shape [C].
-        excluded: episodes that were left out.
+        sums: sums of C tiers.
+        evidence: evidence on these tiers.
+        has_value: whether each tier has a value, shape [C].
+        excluded: number of excluded episodes.
         config: how values are set.
-        worth: r that the values follow, shape [C]; None: the chosen r.
-        held_back: which have none only because the strata disagree, shape [C]; more episodes of
-            the same policies and domains do not decide those.
+        worth: r to which values are proportional, shape [C]; None: the chosen r.
+        held_back: whether a tier has no value only because the strata disagree, shape [C]. More
+            episodes of the same policies and domains would not decide it.
+
+    Returns:
+        The calibration.
     """
     held = np.zeros(len(sums.tiers), np.bool_) if held_back is None else held_back
-    status = _statuses(evidence, tells, config)
-    plans = _plans(evidence, tells, (status == "undecided") & ~held, config)
-    pays = tells & ~np.isin(sums.tiers, config.zero)
+    status = _statuses(evidence, has_value, config)
+    plans = _plans(evidence, has_value, (status == "undecided") & ~held, config)
+    pays = has_value & ~np.isin(sums.tiers, config.zero)
     values = _values(np.where(pays, evidence.chosen.r if worth is None else worth, 0), config.alpha)
     tasks = sums.tasks
     return Calibration(
@@ -319,24 +352,26 @@ def describe(
     )
 
 
-def _statuses(evidence: Evidence, tells: Bools, config: CalibrateConfig) -> npt.NDArray[np.str_]:
+def _statuses(
+    evidence: Evidence, has_value: Bools, config: CalibrateConfig
+) -> npt.NDArray[np.str_]:
     """Return the status of each tier; [C]."""
     negligible = _within(evidence.chosen, config.effect) | _within(evidence.raw, config.effect)
     supported = evidence.rarer >= config.min_support
     return np.select(
-        [np.isnan(evidence.chosen.r), tells, negligible & supported],
+        [np.isnan(evidence.chosen.r), has_value, negligible & supported],
         ["constant", "discriminative", "neutral"],
         "undecided",
     )
 
 
 def _plans(
-    evidence: Evidence, tells: Bools, undecided: Bools, config: CalibrateConfig
+    evidence: Evidence, has_value: Bools, undecided: Bools, config: CalibrateConfig
 ) -> tuple[Floats, Floats, Floats]:
-    """Return how many more episodes decide, and at least and at most; infinite: no number; [C]."""
+    """Return the further episodes to decide, and their range; infinite: no number; each [C]."""
     tested = max(np.isfinite(evidence.chosen.r).sum(), 1)
-    level = max(config.fdr * (tells.sum() + 1) / tested, 1e-9)
-    # 80 % of what |r| may be lies within 1.28 standard deviations.
+    level = max(config.fdr * (has_value.sum() + 1) / tested, 1e-9)
+    # 80 % of the distribution of |z| lies within 1.28 standard deviations.
     more, low, high = (
         np.where(undecided, _more_episodes(evidence, config, min(level, config.fdr), shift), np.inf)
         for shift in (0, 1.28, -1.28)
@@ -353,7 +388,7 @@ def _tier_rows(
     held_back: Bools,
     config: CalibrateConfig,
 ) -> list[TierStatistics]:
-    """Gather what is known of each tier."""
+    """Return the row of each tier."""
     chosen, r_within, q = evidence.chosen, evidence.within.r, benjamini_hochberg(evidence.p)
     r_pooled, q_within = pooled(sums.tasks), benjamini_hochberg(evidence.within.p)
     reverses = sign_reversed(r_pooled, r_within, q_within, config.delta, config.fdr)
@@ -389,17 +424,26 @@ def _tier_rows(
 
 
 def with_landmark(result: Calibration, at: Landmark) -> Calibration:
-    """Return the calibration with what its tiers tell early."""
+    """Return the calibration with `r_landmark` filled in.
+
+    Args:
+        result: the calibration.
+        at: the landmark analysis of the same turns.
+
+    Returns:
+        A copy of the calibration.
+    """
     tiers = [tier._replace(r_landmark=at.r.get(tier.tier)) for tier in result.tiers]
     return result._replace(tiers=tiers, landmark=at.k)
 
 
 def _necessary(sums: TierSums, which: Which) -> Bools:
-    """Whether no success lacks a tier, which is no accident; [C].
+    """Return whether a tier is necessary: no success lacks it, beyond chance; [C].
 
-    Within tasks, those count of which some success has the tier: no other asks for it. It is no
-    accident if failures drawn at random among a task's episodes would all miss the successes with
-    a probability below `ACCIDENT`, which is a product of C(n - s, m) / C(n, m) over tasks.
+    Only tasks where some success has the tier count, because other tasks do not ask for it. A task
+    has n episodes, s successes and m episodes without the tier. If those m were drawn at random,
+    they would all be failures with probability C(n - s, m) / C(n, m); the product over the tasks
+    must be below `ACCIDENT`.
     """
     from scipy.special import gammaln
 
@@ -410,7 +454,7 @@ def _necessary(sums: TierSums, which: Which) -> Bools:
     )
     having, won = add_by(sums.having, task), add_by(sums.won, task)
     asked = won > 0
-    lacking = np.maximum(n - having, 0)  # sums that forget are rounded
+    lacking = np.maximum(n - having, 0)  # sums with forgetting carry rounding errors
     lost = np.maximum(n - s, lacking)
     log_chance = gammaln(lost + 1) - gammaln(lost - lacking + 1)
     log_chance += gammaln(having + 1) - gammaln(n + 1)
@@ -420,7 +464,7 @@ def _necessary(sums: TierSums, which: Which) -> Bools:
 
 
 def _within(test: Inference, effect: float) -> Bools:
-    """Whether an interval rules out every correlation that matters."""
+    """Return whether the interval rules out every correlation that matters; [C]."""
     with np.errstate(invalid="ignore"):
         return np.asarray((-effect < test.low) & (test.high < effect), np.bool_)
 
@@ -435,9 +479,9 @@ def _values(r: Floats, alpha: float | None) -> Floats:
 def _more_episodes(
     evidence: Evidence, config: CalibrateConfig, level: float, shift: float
 ) -> Floats:
-    """How many more episodes would decide, with enough support; infinite if nothing tells; [C].
+    """Return the further episodes needed to decide with enough support; infinite: no number; [C].
 
-    level: that Benjamini and Hochberg's procedure asks of one more tier.
+    `level` is the level that one more tier faces under Benjamini-Hochberg.
     """
     weaker, episodes = evidence.weaker, evidence.episodes
     for_power = episodes_to_decide(
@@ -455,7 +499,7 @@ def _more_episodes(
 
 
 def _turn_correlation(sums: TierSums, c: int) -> float | None:
-    """Phi of "the turn has the tier" and "its episode succeeds", from the counts of turns."""
+    """Return phi of "the turn has the tier" and "its episode succeeds", from counts of turns."""
     n, s = sums.all_turns, sums.all_turns_in_successes
     x, xo = float(sums.turns[c]), float(sums.turns_in_successes[c])
     spread = x * (n - x) * s * (n - s)
@@ -467,5 +511,12 @@ def _whole(value: float) -> int | None:
 
 
 def defined(value: float) -> float | None:
-    """Return the number, or None where it is NaN: undefined."""
+    """Return the number, or None if it is NaN.
+
+    Args:
+        value: any number.
+
+    Returns:
+        The number as a float, or None.
+    """
     return None if np.isnan(value) else float(value)

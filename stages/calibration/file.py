@@ -1,4 +1,4 @@
-"""The calibration as a YAML file: for people, for `score --rewards`, and for `--previous`."""
+"""The calibration file (YAML), which people, `score --rewards` and `--previous` read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stages.core.advantages import AdvantageConfig
 
 TODO = "give a calibration.yaml of irc-cli calibrate"
-WITHOUT_CRITIC = (  # such as calibrations of sums, and those of earlier versions
+WITHOUT_CRITIC = (  # for example calibrations of sums, and those of earlier versions
     "has no critic for the estimator 'potential'",
     "calibrate the turns themselves: irc-cli calibrate TURNS",
 )
@@ -24,7 +24,7 @@ _HEADER = "# The rewards are what each tier's turns are worth: irc-cli score --r
 
 
 class Previous(NamedTuple):
-    """What an earlier calibration said of the tiers."""
+    """The values and statuses of an earlier calibration."""
 
     values: Values
     statuses: dict[str, str]
@@ -38,7 +38,18 @@ def write_calibration(
     *,
     force: bool,
 ) -> None:
-    """Write a calibration with what made it; `online`: the gates, where it follows a policy."""
+    """Write a calibration file.
+
+    Args:
+        calibration: the calibration.
+        path: path of the file.
+        made_by: provenance, written first.
+        online: the document of an online calibration; None: calibrated once.
+        force: replace an existing file.
+
+    Raises:
+        InputError: the file exists and `force` is not set, or it can't be written.
+    """
     import yaml
 
     document = made_by | {
@@ -64,7 +75,14 @@ def write_calibration(
 
 
 def strata_rows(calibration: Calibration) -> list[dict[str, Any]]:
-    """Return what policies and domains say of each tier, as plain values."""
+    """Return the results per policy and domain of each tier as plain values.
+
+    Args:
+        calibration: the calibration.
+
+    Returns:
+        A row per tier.
+    """
     return [
         tier._asdict() | {"strata": [stratum._asdict() for stratum in tier.strata]}
         for tier in calibration.strata
@@ -72,7 +90,14 @@ def strata_rows(calibration: Calibration) -> list[dict[str, Any]]:
 
 
 def critic_record(critic: Critic) -> dict[str, Any]:
-    """Return a critic as plain values: the weights of all tasks, and those without each fold."""
+    """Return a critic as plain values: the weights of all tasks, and those without each fold.
+
+    Args:
+        critic: the critic.
+
+    Returns:
+        The record that `read_critic` reads.
+    """
     every, *folds = (
         {"turn": row.turn, "first": dict(row.first), "again": dict(row.again)}
         for row in (critic.every, *critic.folds)
@@ -81,10 +106,16 @@ def critic_record(critic: Critic) -> dict[str, Any]:
 
 
 def read_critic(fields: Mapping[str, Node]) -> Critic | None:
-    """Return the critic of a calibration; None: it has none.
+    """Return the critic of a calibration; None if it has none.
+
+    Args:
+        fields: fields of the calibration file.
+
+    Returns:
+        The critic, or None.
 
     Raises:
-        InputError: a weight is missing or no number.
+        InputError: a weight is missing or not a number, or the number of folds is wrong.
     """
     if "critic" not in fields:
         return None
@@ -97,12 +128,15 @@ def read_critic(fields: Mapping[str, Node]) -> Critic | None:
 
 
 def check_critic(values: Values | None, calibration: str | None, config: AdvantageConfig) -> None:
-    """Raise InputError where an estimator takes a critic, and none comes with the values.
+    """Raise InputError if the estimator needs a critic and the values have none.
 
     Args:
-        values: of the calibration; None: none is given.
-        calibration: its path.
+        values: values of the calibration; None if no calibration is given.
+        calibration: path of the calibration.
         config: the estimator.
+
+    Raises:
+        InputError: the critic is missing.
     """
     if config.estimator != "potential" or (values is not None and values.critic):
         return
@@ -126,8 +160,14 @@ def _weights(node: Node) -> Weights:
 def read_previous(path: str) -> Previous:
     """Read the values and statuses of a calibration.
 
+    Args:
+        path: path of the calibration file.
+
+    Returns:
+        The values and statuses.
+
     Raises:
-        InputError: the file is no calibration.
+        InputError: the file is not a calibration.
     """
     fields = read_yaml(path).fields()
     if "rewards" not in fields or "tiers" not in fields:
@@ -143,9 +183,15 @@ def read_previous(path: str) -> Previous:
 
 
 def read_pay(fields: Mapping[str, Node]) -> Pay:
-    """Return how a calibration's values are paid; files before there was a choice pay every turn.
+    """Return how a calibration's values are paid; older files without the field pay every turn.
+
+    Args:
+        fields: fields of the calibration file.
+
+    Returns:
+        turn | once.
 
     Raises:
-        InputError: a way that does not exist.
+        InputError: the value of `pay` is unknown.
     """
     return cast(Pay, fields["pay"].one_of(PAYS)) if "pay" in fields else "turn"

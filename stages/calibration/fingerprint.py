@@ -1,12 +1,12 @@
-"""Which episodes some sums cover, so that no episode counts twice.
+"""Fingerprints of the episodes behind sums, so that no episode counts twice.
 
-An episode is known by a 64-bit hash of its id: 8 bytes per episode, which is less than what the
-sums take where groups are small. Among ten million episodes, two ids share a hash with a
-probability below 1e-3, so honest shards are not rejected.
+An episode is identified by a 64-bit hash of its id: 8 bytes per episode, less than the sums take if
+groups are small. Among ten million episodes two ids share a hash with a probability below 1e-3, so
+honest shards are not rejected.
 
-Ids are not enough: a copied trace gets ids that start with the name of its own file. So each file
-also has a digest of its episodes' tiers and successes, whatever their ids and order. How many of
-them are alike is counted on up to a million, those with the smallest hashes.
+Ids are not enough: the ids of a copied trace start with the name of its own file. So each file also
+has a digest of its episodes' tiers and successes that ignores ids and order. Identical episodes are
+counted on a sample of up to a million, those with the smallest hashes.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from stages.errors import InputError
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
-# Of n episodes let s be like no other. The next one is then like none of them with a probability
-# near s / n (Good 1953, Biometrika 40, 237-264), so n more are all like one of them with a
-# probability near e^-s: 3e-4 for 8.
+# If s of n episodes are unique, the next episode is unlike all of them with a probability near
+# s / n (Good 1953, Biometrika 40, 237-264). So n further episodes are all identical to known ones
+# with a probability near e^-s: 3e-4 for s = 8.
 TELLING = 8
-LIKES = 1 << 20  # episodes of which is counted how many are alike
-_AT_ONCE = 1 << 17  # bytes that are hashed at once, which the cache holds as numbers
+LIKES = 1 << 20  # most episodes in the sample that counts identical ones
+_AT_ONCE = 1 << 17  # bytes hashed at once; as integers they fit the cache
 _TODO = "count each episode once"
 
 
 class Part(NamedTuple):
-    """What the episodes of one file are like, whatever their ids."""
+    """The content of one file's episodes, independent of their ids."""
 
     episodes: int
     content: int  # sum over the episodes of a 64-bit hash of tiers and success
-    single: int  # episodes like no other of their task, of those that are counted
+    single: int  # sampled episodes that are identical to no other one of their task
 
 
 class Fingerprint(NamedTuple):
-    """Which episodes some sums cover."""
+    """The identity of the episodes that sums cover."""
 
-    ids: Hashes  # [E] sorted
-    parts: tuple[Part, ...]  # a file each
-    doubled: bool = False  # each episode occurs twice, under two ids
+    ids: Hashes  # [E] hashes of the ids, sorted
+    parts: tuple[Part, ...]  # one per file
+    doubled: bool = False  # whether each episode occurs twice, under two ids
 
     def document(self) -> dict[str, Any]:
-        """Return it as values of JSON."""
+        """Return the fingerprint as JSON values."""
         ids = b64encode(self.ids.astype("<u8").tobytes()).decode()
         return {"ids": ids, "parts": [part._asdict() for part in self.parts]}
 
@@ -59,14 +59,17 @@ NOTHING = Fingerprint(np.zeros(0, np.uint64), ())
 
 
 def read_fingerprint(document: Any, where: str) -> Fingerprint:
-    """Return the fingerprint that a document holds.
+    """Read a fingerprint from a document.
 
     Args:
-        document: values of JSON, as `Fingerprint.document` returns them.
+        document: JSON values, as `Fingerprint.document` returns them.
         where: name of the file in errors.
 
+    Returns:
+        The fingerprint.
+
     Raises:
-        InputError: the document holds none.
+        InputError: the document is not a fingerprint.
     """
     try:
         ids = np.frombuffer(b64decode(document["ids"], validate=True), "<u8")
@@ -78,21 +81,21 @@ def read_fingerprint(document: Any, where: str) -> Fingerprint:
 
 
 class Fingerprinter:
-    """Takes the fingerprint of the episodes of one file, one block after another."""
+    """Builder of the fingerprint of one file's episodes, block by block."""
 
     def __init__(self) -> None:
         self._ids: Hashes = np.zeros(0, np.uint64)
-        self._likes = Smallest(LIKES)  # of task, tiers and success
+        self._likes = Smallest(LIKES)  # hashes of task, tiers and success
         self._content = 0
-        self._copies = 0  # ids with "#": `score` writes "id#2" for an id that it meets again
+        self._copies = 0  # ids with "#": `score` writes "id#2" for the second use of an id
         self._tasks: set[int] = set()
 
     def add(self, block: Block, tiers: list[str]) -> None:
         """Add whole episodes.
 
         Args:
-            block: their turns.
-            tiers: names of the tiers.
+            block: turns of whole episodes.
+            tiers: names of the tiers, indexed by the turns' codes.
         """
         turns, episodes = block.turns, block.episodes
         position = turns["turn"].to_numpy()
@@ -119,10 +122,10 @@ class Fingerprinter:
         return Fingerprint(ids, (part,), self._doubled(len(ids), alike))
 
     def _doubled(self, episodes: int, alike: Ints) -> bool:
-        """Whether each episode occurs twice, by how many episodes are alike.
+        """Return whether each episode occurs twice, given the counts of identical episodes.
 
-        A deterministic policy plays each trial of a task the same, so that is no sign of copies.
-        Tasks that are played in several ways, each an even number of times, are one.
+        Identical trials of a task alone are no sign of copies, because a deterministic policy
+        repeats itself. Tasks played in several ways, each an even number of times, are a sign.
         """
         pairs = np.count_nonzero(alike == 2)
         if pairs < TELLING or (alike % 2).any():
@@ -132,13 +135,13 @@ class Fingerprinter:
 
 
 class Smallest:
-    """The smallest of many hashes: all below a bound that is halved until few enough are.
+    """The smallest of many hashes: all below a bound, which is halved when there are too many.
 
-    Equal hashes are all kept or none, and which ones are depends on no order.
+    Equal hashes are kept or dropped together, and the result does not depend on the order.
     """
 
     def __init__(self, limit: int) -> None:
-        """Keep at most `limit` hashes."""
+        """Create an empty collection of at most `limit` hashes."""
         self._limit, self._halved = limit, 0
         self._hashes: Hashes = np.zeros(0, np.uint64)
 
@@ -155,7 +158,7 @@ class Smallest:
             self._hashes = self._below(self._hashes)
 
     def kept(self) -> Hashes:
-        """Return those that are below the bound."""
+        """Return the hashes below the bound."""
         return self._hashes
 
     def _below(self, hashes: Hashes) -> Hashes:
@@ -163,22 +166,22 @@ class Smallest:
 
 
 def _append(array: Hashes, more: Hashes) -> None:
-    """Make an array longer where it is, without a copy of it."""
+    """Extend an array in place, without copying it."""
     had = len(array)
     array.resize(had + len(more), refcheck=False)
     array[had:] = more
 
 
 def refuse_doubles(fingerprints: Sequence[Fingerprint], places: Sequence[str]) -> None:
-    """Raise InputError where an episode counts twice.
+    """Raise InputError if an episode counts twice.
 
     Args:
-        fingerprints: of several files.
-        places: their names in errors, as many.
+        fingerprints: one fingerprint per file.
+        places: name of each file in errors.
 
     Raises:
-        InputError: an episode is in two files or twice in one, by its id; or the episodes of a
-            file are those of another under other ids.
+        InputError: an episode id is in two files or twice in one file, or the episodes of a file
+            equal those of another under other ids.
     """
     for fingerprint, where in zip(fingerprints, places, strict=True):
         if fingerprint.doubled:
@@ -211,13 +214,20 @@ def _refuse_equal_ids(fingerprints: Sequence[Fingerprint], places: Sequence[str]
 
 
 def joined(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
-    """Return the fingerprint of all episodes together."""
+    """Return the fingerprint of all episodes together.
+
+    Args:
+        fingerprints: fingerprints of disjoint episodes.
+
+    Returns:
+        Their union.
+    """
     parts = (part for fingerprint in fingerprints for part in fingerprint.parts)
     return Fingerprint(_ids(fingerprints), tuple(sorted(parts)))
 
 
 def _ids(fingerprints: Sequence[Fingerprint]) -> Hashes:
-    """Return the ids of all episodes, sorted; those of one file are, and need no copy."""
+    """Return the ids of all episodes, sorted; without a copy for a single file."""
     if len(fingerprints) == 1:
         return fingerprints[0].ids
     ids = np.concatenate([NOTHING.ids, *(fingerprint.ids for fingerprint in fingerprints)])
@@ -226,13 +236,13 @@ def _ids(fingerprints: Sequence[Fingerprint]) -> Hashes:
 
 
 def text_hashes(texts: pl.Series) -> Hashes:
-    """Hash texts in the same way on every machine, which polars' own hash does not promise.
+    """Hash texts identically on every machine, which polars' own hash does not guarantee.
 
-    h = sum over the bytes b_i of m_i b_i, mod 2^64, with fixed random m_i; then bits are mixed. Two
-    texts share a hash with a probability of at most 2^-57 over the choice of the m_i.
+    h = sum over the bytes b_i of m_i b_i, mod 2^64, with fixed random m_i; then the bits are mixed.
+    Two texts share a hash with a probability of at most 2^-57 over the choice of the m_i.
 
     Args:
-        texts: shape [N], none null.
+        texts: texts without nulls, shape [N].
 
     Returns:
         Hashes, shape [N].
@@ -253,7 +263,7 @@ def text_hashes(texts: pl.Series) -> Hashes:
 
 
 def _multipliers(count: int) -> Hashes:
-    """Return the first odd numbers of one fixed random sequence."""
+    """Return the first `count` odd numbers of a fixed random sequence."""
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return np.asarray(_mixed(steps) | np.uint64(1), np.uint64)
 

@@ -1,7 +1,7 @@
-"""What a tier tells early: its r within the first k turns, among episodes of k turns or more.
+"""Landmark analysis: r of a tier within the first k turns, among episodes of k turns or more.
 
-All of these episodes are seen for the same k turns, so their lengths explain nothing. What tells
-only at the end of an episode, as a write does that ends it well, has no landmark r.
+All these episodes are observed for the same k turns, so length explains nothing. A tier that occurs
+only near the end of an episode, like a final write, has no landmark r.
 
 Source: docs/method.md, "Landmark".
 """
@@ -18,21 +18,24 @@ from stages.core.lengths import stratum_terms
 
 
 class Landmark(NamedTuple):
-    """The raw r of each tier at turn k; None: undefined."""
+    """The raw r of each tier within the first k turns."""
 
     k: int
-    episodes: int  # that have k turns or more
-    r: dict[str, float | None]
+    episodes: int  # episodes of k turns or more
+    r: dict[str, float | None]  # None: undefined
 
 
 def landmark(turns: pl.DataFrame, measure: str, which: Which, k: int | None) -> Landmark:
     """Correlate the tiers of the first k turns with the outcome (TURNS -> Landmark).
 
     Args:
-        turns: those of the episodes that count, an episode's together and in order.
+        turns: turns of the episodes that count, each episode contiguous and in order.
         measure: presence | count | share.
-        which: within | pooled, each stratum around its own means.
-        k: turns; None: the median length of an episode.
+        which: within | pooled, each stratum centred on its own means.
+        k: number of turns; None: the median episode length.
+
+    Returns:
+        k, the number of episodes that reach it, and r by tier.
     """
     length = pl.len().over(pl.col("episode_id").rle_id())
     if k is None:

@@ -1,11 +1,11 @@
-"""Calibrate while the policy trains: sums that forget, and gates (SUMS, state -> Calibration).
+"""Online calibration: sums with forgetting, and gates (SUMS, state -> Calibration).
 
-"Empirical Discriminative Gating". Each iteration adds its episodes to `stages.calibration.sums`,
-which forget the older ones with a half-life, counted in episodes; a tier has a value while its gate
-is open. Everything is centred on a task's episodes *within one addition*: those are the groups that
-training sees, and a policy that gets better and calls a tool more often at the same time would
-otherwise show a correlation that no group has. So only tasks with two episodes or more in one
-addition tell anything.
+This is "Empirical Discriminative Gating". Each iteration adds its episodes to sums that forget
+older episodes with a half-life, counted in episodes. A tier has a value while its gate is open.
+Sums are centred on a task's episodes *within one addition*, because these are the groups that
+training sees. Otherwise a policy that improves and calls a tool more often at the same time would
+show a correlation that no group has. So only tasks with two episodes or more in one addition are
+informative.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from stages.tables.state import check_rows, check_types
 from stages.tables.table_file import made_by, read_table, write_table
 
 HALF_LIFE = 1000.0  # episodes: eight iterations of 16 tasks x 8
-FORGOTTEN = 1e-3  # a task whose episodes weigh less than this together is dropped
+FORGOTTEN = 1e-3  # a task is dropped when its episodes together weigh less than this
 
-_SQUARED = ("squares",)  # sums of w^2; all others are sums of w
+_SQUARED = ("squares",)  # sums of w^2; all other columns are sums of w
 
 
 class Event(NamedTuple):
-    """A gate that moved."""
+    """A change of a tier's gate."""
 
     iteration: int  # 1-based
     tier: str
-    event: str  # opened | closed | turned: open again at once, with the other sign
+    event: str  # opened | closed | turned (reopened at once with the other sign)
     r: float | None
     p: float | None
 
 
 class Addition(NamedTuple):
-    """One iteration's episodes, and what the tiers were worth after them."""
+    """One iteration's episodes, and the tiers' values after them."""
 
     inputs: dict[str, str]  # sha256 by path
     episodes: int
@@ -65,7 +65,7 @@ class Addition(NamedTuple):
 
 
 class _State(TypedDict):
-    """What a state records beside its sums, without what it knows."""
+    """The fields of a state file beside its sums and its fingerprint."""
 
     measure: Literal["presence", "count", "share"]
     half_life: float
@@ -76,25 +76,25 @@ class _State(TypedDict):
 
 @dataclass(frozen=True)
 class Online:
-    """All that online calibration remembers."""
+    """The state of online calibration."""
 
     measure: str
-    half_life: float
+    half_life: float  # episodes
     sums: pl.DataFrame = field(default_factory=ONLINE.empty)  # ONLINE
-    signs: dict[str, int] = field(default_factory=dict)  # of the open gates
+    signs: dict[str, int] = field(default_factory=dict)  # sign of r of each open gate
     additions: tuple[Addition, ...] = ()
     events: tuple[Event, ...] = ()
-    known: Fingerprint = field(default=NOTHING, compare=False)  # of all episodes that were added
+    known: Fingerprint = field(default=NOTHING, compare=False)  # of all added episodes
 
     @property
     def effective_episodes(self) -> float:
-        """How many episodes of weight 1 would tell as much."""
+        """The effective number of episodes, (sum w)^2 / sum w^2."""
         totals = self.sums.filter(pl.col("tier").is_null())
         sums = (totals[name].to_numpy().sum(keepdims=True) for name in ("episodes", "squares"))
         return float(effective_size(*sums)[0])
 
     def document(self) -> dict[str, Any]:
-        """Return what is reported of it."""
+        """Return the state's summary for reports and for the calibration file."""
         return {
             "half_life": self.half_life,
             "iteration": len(self.additions),
@@ -112,18 +112,21 @@ def add(
     gate: GateConfig,
     rng: np.random.Generator,
 ) -> tuple[Online, Calibration]:
-    """Forget a little, add an iteration's episodes, and move the gates.
+    """Down-weight the old episodes, add an iteration's episodes, and update the gates.
 
     Args:
-        online: what is remembered so far.
-        summed: of the new episodes, at least one of which counts.
+        online: the state so far.
+        summed: sums of the new episodes, at least one of which counts.
         inputs: sha256 of the new turns, by path.
-        config: as for `calibrate`, but that q sets no value: a gate does.
-        gate: when gates open and close.
-        rng: for the intervals.
+        config: as for `calibrate`, but gates replace q.
+        gate: thresholds for opening and closing gates.
+        rng: source of randomness of the bootstrap.
+
+    Returns:
+        The new state and its calibration.
 
     Raises:
-        InputError: some of the inputs were added before.
+        InputError: an input was added before.
     """
     _refuse_known(online, inputs)
     new = lay_out(summed.sums, online.measure)
@@ -163,7 +166,7 @@ def add(
 def _evidence(
     sums: pl.DataFrame, config: CalibrateConfig, measure: str, rng: np.random.Generator
 ) -> tuple[TierSums, Evidence]:
-    """Return the sums (ONLINE) as arrays, and what they say of each tier."""
+    """Return the sums (ONLINE) as arrays, and the evidence on each tier."""
     grid = Grid(sums, ["task_id"])
     oo = np.repeat(grid.totals["oo_deviation"].to_numpy()[:, None], len(grid.tiers), axis=1)
     raw, excess = (
@@ -172,18 +175,26 @@ def _evidence(
     weights, squares = (grid(name).sum(axis=0) for name in ("episodes", "squares"))
     everyone = [grid.totals[name].to_numpy().sum(keepdims=True) for name in ("episodes", "squares")]
     support = effective_size(weights, squares)
-    if measure == "presence":  # otherwise a tier may be in every episode, more or less often
+    if measure == "presence":  # other measures vary even if every episode has the tier
         without = effective_size(everyone[0] - weights, everyone[1] - squares)
         support = np.minimum(support, without)
     episodes = float(effective_size(*everyone)[0])
     evidence = weigh("within", raw, excess, raw, episodes, support, config, rng)
-    # The measure's unit is in the sums already, as it is where the measure is presence.
+    # `weighted` has already divided by the measure's unit.
     task = np.arange(grid.totals.height)
     return tier_sums(grid, task, task, np.zeros_like(task), 1), evidence
 
 
 def weighted(sums: pl.DataFrame, measure: str) -> pl.DataFrame:
-    """Return the sums of new episodes (SUMS) with what forgetting needs besides (ONLINE)."""
+    """Add the columns that forgetting needs to the sums of new episodes (SUMS -> ONLINE).
+
+    Args:
+        sums: SUMS.
+        measure: presence | count | share, the measure of the sums.
+
+    Returns:
+        ONLINE, each episode with weight 1.
+    """
     laid_out = lay_out(sums, measure)
     raw, excess = (
         length_terms(laid_out.cells, "within", measure, adjust=adjust) for adjust in (False, True)
@@ -221,14 +232,14 @@ def weighted(sums: pl.DataFrame, measure: str) -> pl.DataFrame:
 
 
 def _joined(old: pl.DataFrame, new: pl.DataFrame, kept: float) -> pl.DataFrame:
-    """Return the old sums, their weights multiplied by `kept`, and the new ones together."""
+    """Return the total of the old sums, their weights multiplied by `kept`, and the new sums."""
     sums = [name for name in ONLINE.columns if name not in ONLINE.key]
     weights = {name: kept**2 if name in _SQUARED else kept for name in sums}
     faded = old.with_columns(pl.col(name) * weight for name, weight in weights.items())
     total = pl.col("tier").is_null()
     dropped = faded.filter(total & (pl.col("episodes") < FORGOTTEN))["task_id"]
     both = pl.concat([faded.filter(~pl.col("task_id").is_in(dropped.implode())), new])
-    # At most two rows a key, and a + b is b + a: the same bits in any order.
+    # Each key has at most two rows, and a + b equals b + a bit for bit, so order does not matter.
     return both.group_by(ONLINE.key).agg(pl.col(sums).sum()).sort(ONLINE.key)
 
 
@@ -259,7 +270,13 @@ def _refuse_known(online: Online, inputs: Mapping[str, str]) -> None:
 
 
 def write_online(online: Online, path: str, origin: dict[str, Any]) -> None:
-    """Write the state, whole, in the place of the one before."""
+    """Replace the state file atomically.
+
+    Args:
+        online: the state.
+        path: path of the state file.
+        origin: provenance.
+    """
     state = {
         "measure": online.measure,
         "half_life": online.half_life,
@@ -272,19 +289,23 @@ def write_online(online: Online, path: str, origin: dict[str, Any]) -> None:
 
 
 def open_online(path: str, measure: str, half_life: float | None) -> Online:
-    """Read a state, or begin one where there is no file.
+    """Read a state, or begin one if there is no file.
 
     Args:
-        path: of the state.
-        measure: that it must be of.
-        half_life: episodes after which one weighs half; None: what the state has, or the default.
+        path: path of the state file.
+        measure: measure that the state must have.
+        half_life: half-life in episodes; None: the state's own, or the default.
+
+    Returns:
+        The state.
 
     Raises:
-        InputError: the file is no state, or was begun with another measure or half-life.
+        InputError: the file is not a state, can't be written, or was begun with another measure or
+            half-life.
     """
     if half_life is not None and not half_life > 0:
         raise InputError("--half-life", f"{half_life:g} is out of range", "use a number above 0")
-    refuse_existing(path, force=True)  # says now if it can't be written
+    refuse_existing(path, force=True)  # fails early if the path can't be written
     if not Path(path).exists():
         return Online(measure, HALF_LIFE if half_life is None else half_life)
     state = read_online(path)
@@ -301,8 +322,14 @@ def open_online(path: str, measure: str, half_life: float | None) -> Online:
 def read_online(path: str) -> Online:
     """Read a state.
 
+    Args:
+        path: path of the state file.
+
+    Returns:
+        The state.
+
     Raises:
-        InputError: the file is none, or damaged.
+        InputError: the file is not a state, or it is damaged.
     """
     state = made_by(path).get("online")
     if state is None:

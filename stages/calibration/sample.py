@@ -1,8 +1,8 @@
-"""Whole groups of turns that files hold, as many as memory takes.
+"""A sample of whole groups from files of turns, small enough for memory.
 
-Advantages compare the episodes of a group, so a check of them takes all of a group's turns or none.
-The groups with the smallest hashes of their ids are chosen: a random choice that is the same
-whichever files they lie in.
+Advantages compare the episodes of a group, so a check needs all turns of a group or none. The
+sample has the groups with the smallest hashes of their ids: a random choice that does not depend on
+how groups are spread over files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stages.tables.artifacts import COUNTS, TURNS
 from stages.tables.table_file import read_table, reading, scan_table
 
 LIMIT = 250_000  # turns
-# What checks read of turns; the other columns are null.
+# The columns that checks need; the others are not read.
 _COLUMNS = [
     *("episode_id", "task_id", "group_id", "turn", "tier", "reward"),
     *("outcome", "success", "status", "n_tokens"),
@@ -26,20 +26,20 @@ _COLUMNS = [
 
 
 class Sample(NamedTuple):
-    """The turns of some groups, and out of how many."""
+    """The turns of sampled groups, and the sizes of the sample and the whole."""
 
-    turns: pl.DataFrame  # columns of TURNS, those of episodes that count
-    groups: int
-    of_groups: int
-    of_turns: int
+    turns: pl.DataFrame  # `_COLUMNS` of TURNS, without excluded episodes
+    groups: int  # sampled groups
+    of_groups: int  # all groups
+    of_turns: int  # all turns
 
     @property
     def is_all(self) -> bool:
-        """Whether nothing was left out."""
+        """Whether the sample has all groups."""
         return self.groups == self.of_groups
 
     def document(self) -> dict[str, int]:
-        """Return its sizes as values of JSON."""
+        """Return the sizes as JSON values."""
         return {
             "groups": self.groups,
             "of_groups": self.of_groups,
@@ -52,9 +52,12 @@ def sample_groups(sums: pl.DataFrame, paths: Sequence[str], limit: int = LIMIT) 
     """Read the turns of whole groups (SUMS, TURNS -> TURNS).
 
     Args:
-        sums: of all turns in the files.
-        paths: of the files.
-        limit: turns that are read; at least one group is.
+        sums: sums over all turns in the files.
+        paths: paths of the files.
+        limit: most turns to read; at least one group is read.
+
+    Returns:
+        The sample.
 
     Raises:
         InputError: a file can't be read.
@@ -68,7 +71,7 @@ def sample_groups(sums: pl.DataFrame, paths: Sequence[str], limit: int = LIMIT) 
 
 
 def _turns_of(groups: pl.Series, path: str) -> pl.DataFrame:
-    """The turns of these groups in one file."""
+    """Return the turns of these groups in one file."""
     lazy = scan_table(TURNS, path)
     turns = (read_table(TURNS, path).lazy() if lazy is None else lazy).select(_COLUMNS)
     wanted = turns.filter(pl.col("group_id").is_in(groups.implode()) & COUNTS)

@@ -1,6 +1,7 @@
-"""Files of turns: read, summed one after another, and files of such sums added up.
+"""Files of turns and of sums: turns are read or summed file by file, and sums are added up.
 
-Memory grows with the groups and by 8 bytes per episode, not with the turns or the files.
+Summing takes memory in proportion to the groups, plus 8 bytes per episode; it does not grow with
+the turns or the files.
 """
 
 from __future__ import annotations
@@ -25,21 +26,24 @@ from stages.tables.table_file import made_by, read_table, reading, scan_table, w
 
 
 class Turns(NamedTuple):
-    """Turns of whole episodes, checked."""
+    """Checked turns of whole episodes."""
 
-    frame: pl.DataFrame  # TURNS, those of an episode together
-    without_turns: int  # episodes that were left out before they became rows
+    frame: pl.DataFrame  # TURNS, each episode contiguous
+    without_turns: int  # episodes that were excluded before they became rows
     where: str  # name of the turns in errors
 
 
 def read_turns(paths: Sequence[str]) -> Turns:
-    """Read files of turns into one table, in the order of their episodes (TURNS).
+    """Read files of turns into one table (TURNS).
 
     Args:
         paths: files, at least one.
 
+    Returns:
+        The turns, each episode contiguous.
+
     Raises:
-        InputError: a file is no table of turns, or an episode counts twice.
+        InputError: a file is not a table of turns, or an episode counts twice.
     """
     frames = [read_table(TURNS, path) for path in paths]
     where, frame = few(paths), pl.concat(frames)
@@ -50,23 +54,33 @@ def read_turns(paths: Sequence[str]) -> Turns:
 
 
 def as_turns(turns: Turns | pl.DataFrame, where: str = "turns") -> Turns:
-    """Return a table of turns as if it were read.
+    """Wrap a table of turns as `Turns`.
 
     Args:
-        turns: TURNS, all of each episode.
+        turns: TURNS with all turns of each episode, or `Turns`, which are returned unchanged.
         where: name of the turns in errors.
+
+    Returns:
+        The turns, each episode contiguous.
     """
     return turns if isinstance(turns, Turns) else Turns(in_order(turns), 0, where)
 
 
 def in_order(turns: pl.DataFrame) -> pl.DataFrame:
-    """Return turns with those of each episode together; sorted only if they are not."""
+    """Return turns with each episode contiguous; sort them only if necessary.
+
+    Args:
+        turns: TURNS.
+
+    Returns:
+        The same rows.
+    """
     together = pl.struct("episode_id").rle_id().n_unique() == pl.col("episode_id").n_unique()
     return turns if turns.select(together).item() else turns.sort("episode_id", "turn")
 
 
 def _fingerprint(turns: pl.DataFrame) -> Fingerprint:
-    # An episode may go on in another file, so its turns are numbered anew.
+    # An episode may continue in another file, so its turns are renumbered.
     number = pl.int_range(pl.len(), dtype=pl.Int32).over("episode_id")
     numbered = in_order(turns).with_columns(turn=number)
     return sum_turns(numbered.lazy(), "presence", "turns").fingerprint or joined([])
@@ -76,11 +90,14 @@ def sum_file(path: str, measure: str) -> Summed:
     """Sum a measure of the tiers over one file (TURNS -> SUMS).
 
     Args:
-        path: of the turns.
+        path: path of the turns.
         measure: presence | count | share of the tier in an episode.
 
+    Returns:
+        The sums.
+
     Raises:
-        InputError: the file is no table of turns, or an episode's turns do not stand together.
+        InputError: the file is not a table of turns, or an episode's turns are not contiguous.
     """
     lazy = scan_table(TURNS, path)
     turns = read_table(TURNS, path).lazy() if lazy is None else lazy
@@ -89,15 +106,18 @@ def sum_file(path: str, measure: str) -> Summed:
 
 
 def read_sums(path: str, measure: str) -> Summed:
-    """Read sums that `write_sums` wrote (SUMS).
+    """Read sums written by `write_sums` (SUMS).
 
     Args:
-        path: of the sums.
-        measure: that they must be of.
+        path: path of the sums.
+        measure: measure that the sums must have.
+
+    Returns:
+        The sums, with their fingerprint if the file has one.
 
     Raises:
-        InputError: the file is no table of sums, no turns can have such sums, or they are of
-            another measure.
+        InputError: the file is not a table of sums, its sums are impossible, or they have another
+            measure.
     """
     origin = made_by(path)
     recorded = origin.get("summary", {})
@@ -118,18 +138,21 @@ def read_sums(path: str, measure: str) -> Summed:
 
 
 def add_up(shards: Iterable[Summed], places: Sequence[str] | None = None) -> Summed:
-    """Add up sums (SUMS -> SUMS) as they come, in the memory of two.
+    """Add up sums (SUMS -> SUMS) one by one, with at most two tables in memory.
 
     Args:
         shards: sums of different episodes.
-        places: names of the shards in errors; None: they are numbered.
+        places: names of the shards in errors; None: their numbers.
+
+    Returns:
+        The total; its fingerprint is None if any shard lacks one.
 
     Raises:
         InputError: an episode counts twice.
     """
     sums, excluded, covered, known = SUMS.empty(), 0, list[Fingerprint | None](), dict[str, int]()
     for number, shard in enumerate(shards):
-        if shard.fingerprint is None and shard.sums.height:  # else all of it is compared
+        if shard.fingerprint is None and shard.sums.height:  # fingerprints are compared below
             same = known.setdefault(_digest(shard.sums), number)
             if same != number:
                 names = [_name(at, places) for at in (number, same)]
@@ -138,10 +161,10 @@ def add_up(shards: Iterable[Summed], places: Sequence[str] | None = None) -> Sum
         covered.append(shard.fingerprint)
         sums = merge([sums, shard.sums]) if sums.height else shard.sums
         excluded += shard.excluded
-    told = [(part, _name(at, places)) for at, part in enumerate(covered) if part is not None]
-    fingerprints = [part for part, _ in told]
-    refuse_doubles(fingerprints, [name for _, name in told])
-    return Summed(sums, excluded, joined(fingerprints) if len(told) == len(covered) else None)
+    named = [(part, _name(at, places)) for at, part in enumerate(covered) if part is not None]
+    fingerprints = [part for part, _ in named]
+    refuse_doubles(fingerprints, [name for _, name in named])
+    return Summed(sums, excluded, joined(fingerprints) if len(named) == len(covered) else None)
 
 
 def _name(number: int, places: Sequence[str] | None) -> str:
@@ -155,11 +178,14 @@ def _digest(sums: pl.DataFrame) -> str:
 
 
 def summary(summed: Summed, measure: str) -> dict[str, Any]:
-    """Return what a file of sums records of what they cover.
+    """Return the summary that a file of sums records.
 
     Args:
         summed: the sums.
-        measure: that they are of.
+        measure: measure of the sums.
+
+    Returns:
+        JSON values.
     """
     totals = summed.sums.filter(pl.col("tier").is_null())
     return {
@@ -173,14 +199,14 @@ def summary(summed: Summed, measure: str) -> dict[str, Any]:
 def write_sums(
     summed: Summed, measure: str, path: str, made_by: dict[str, Any], *, force: bool
 ) -> None:
-    """Write sums with what `read_sums` needs besides (SUMS).
+    """Write sums with their summary and fingerprint (SUMS).
 
     Args:
         summed: the sums.
-        measure: that they are of.
-        path: where to write; `-`: to standard output, which has no room for what they cover.
-        made_by: what the file records of its making.
-        force: replace a file that exists.
+        measure: measure of the sums.
+        path: path of the file; `-` for standard output, which carries no metadata.
+        made_by: provenance.
+        force: replace an existing file.
     """
     recorded = made_by | {"summary": summary(summed, measure)}
     if summed.fingerprint is not None:
@@ -189,5 +215,12 @@ def write_sums(
 
 
 def unseen(path: str) -> int:
-    """Return how many episodes a file of turns left out before they became rows."""
+    """Return how many episodes a file of turns excluded before they became rows.
+
+    Args:
+        path: path of the turns.
+
+    Returns:
+        The number that the file records, or 0.
+    """
     return int(made_by(path).get("summary", {}).get("excluded_without_turns", 0))

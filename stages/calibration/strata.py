@@ -1,7 +1,7 @@
-"""What each policy and domain says of the tiers, and what all of them say together.
+"""Results per policy and domain, and their combination.
 
-Strata are the policies, the domains, or the pairs of both that some turns have. A value is paid to
-policies and in domains that were not measured, so it comes from the random-effects mean.
+Strata are the policies, the domains, or the pairs of both that occur in the turns. A value is also
+paid to policies and in domains that were not measured, so it follows the random-effects mean.
 
 Source: docs/method.md, "Several policies or domains".
 """
@@ -19,12 +19,12 @@ from stages.core.lengths import length_terms, select
 from stages.core.resampling import Inference, correlation_inference
 from stages.core.strata import RandomEffects, random_effects
 
-ENOUGH = 3  # strata from which on the interval of their mean decides
-WIDEST = np.arctanh(0.99)  # half of an interval of z from which on a stratum says nothing
+ENOUGH = 3  # from this many strata on, the interval of their mean decides
+WIDEST = np.arctanh(0.99)  # a stratum whose half-interval of z is at least this does not count
 
 
 class Stratum(NamedTuple):
-    """What one policy or domain says of a tier; undefined is None."""
+    """The result of one policy or domain for a tier; None means undefined."""
 
     stratum: str
     r: float | None
@@ -33,27 +33,27 @@ class Stratum(NamedTuple):
 
 
 class TierStrata(NamedTuple):
-    """What the strata say of one tier, and what they say together; undefined is None."""
+    """The strata of one tier and their combination; None means undefined."""
 
     tier: str
     strata: list[Stratum]
-    counted: int  # strata whose interval says something; the following are over those
+    counted: int  # strata with a narrow enough interval; the figures below are over these
     mean: float | None  # random-effects mean
     ci_low: float | None
     ci_high: float | None
-    i2: float | None  # share of the variance between strata that is not chance
+    i2: float | None  # share of the variance of the estimates that lies between strata
     i2_low: float | None
     i2_high: float | None
-    reading: str  # alike | differ | unclear
+    reading: str  # alike | differ | unclear, from the interval of I2
     agree: bool  # whether the strata allow a value
 
 
 class OverStrata(NamedTuple):
-    """The strata of all tiers, and what follows for their values."""
+    """The strata of all tiers, and the consequences for their values."""
 
     tiers: list[TierStrata]
     worth: Floats  # [C] r that sets the value
-    agree: Bools  # [C]
+    agree: Bools  # [C] whether the strata allow a value
 
 
 def over_strata(
@@ -66,20 +66,23 @@ def over_strata(
     *,
     adjust: bool,
 ) -> OverStrata:
-    """Measure each stratum by itself, and pool what they say of each tier.
+    """Measure each stratum separately and combine the strata of each tier.
 
-    Strata allow a value where their mean surely lies on the side of the overall r: from three
-    strata on by the interval of the mean, with two by their signs, because an interval from two
-    has a t quantile of 12.7. With fewer than two there is nothing to ask.
+    The strata allow a value if their mean lies on the side of the overall r. From three strata on
+    the interval of the mean decides. With two their signs decide, because the interval of two has a
+    t quantile of 12.7. With fewer than two a value is always allowed.
 
     Args:
-        sums: of C tiers in two or more strata.
+        sums: sums of C tiers in two or more strata.
         which: within | pooled.
         measure: presence | count | share.
         overall: r of each tier over all strata, shape [C].
-        resamples: of the tasks, for each interval.
+        resamples: number of resamples of the tasks for each interval.
         rng: source of randomness.
         adjust: measure the excess instead of the raw r.
+
+    Returns:
+        The strata of each tier, and the consequences for the values.
     """
     tests = []
     for number in range(len(sums.strata)):
@@ -94,7 +97,7 @@ def over_strata(
 def _tier(sums: TierSums, tests: list[Inference], c: int, overall: float) -> TierStrata:
     r = np.array([test.r[c] for test in tests])
     with np.errstate(divide="ignore", invalid="ignore"):
-        # Half of the interval: of few tasks the standard error alone says too little.
+        # The half-interval, because with few tasks the standard error alone is too small.
         half = np.array([test.quantile[c] * test.standard_error[c] for test in tests])
         z, error = np.arctanh(r), half / NormalDist().inv_cdf(0.975)
         counted = np.isfinite(z) & (half < WIDEST)
@@ -119,14 +122,14 @@ def _tier(sums: TierSums, tests: list[Inference], c: int, overall: float) -> Tie
 
 
 def _agree(z: Floats, interval: Floats) -> bool:
-    """Whether z of the strata, and the interval of their mean, are on the positive side."""
+    """Return whether the strata allow a value, with z and interval on the overall r's side > 0."""
     if len(z) < ENOUGH:
         return bool(len(z) < 2 or (z > 0).all())
     return bool((interval > 0).all())
 
 
 def _reading(pooled: RandomEffects) -> str:
-    """One word on the interval of I2."""
+    """Return a one-word reading of the interval of I2."""
     if pooled.i2_low > 0:
         return "differ"
     return "alike" if pooled.i2_high < 0.5 else "unclear"

@@ -1,6 +1,6 @@
-"""Sums per group, length and tier: all that calibration needs of the turns; shards add up.
+"""Sums per group, length and tier: the sufficient statistics of calibration.
 
-The sums are integers, so that a merge in any order gives the same table, bit for bit. Turns are
+The sums are integers, so merging shards in any order gives the same table, bit for bit. Turns are
 read in blocks: memory grows with the groups and the lengths in each, not with the turns.
 """
 
@@ -23,26 +23,26 @@ from stages.tables.artifacts import SUMS
 UNITS = {"presence": 1, "count": 1, "share": 2**20}
 _GROUP = ["task_id", "group_id", "policy", "domain"]
 _GROUP_TYPES = {name: SUMS.columns[name] for name in _GROUP}
-_CELLS = 1 << 13  # summed at once
-_UPPER = 32  # bits: a number holds two counts below 2^32, or a group and a length
+_CELLS = 1 << 13  # cells summed at once
+_UPPER = 32  # bits; an integer packs two counts below 2^32, or a group and a length
 _LOWER = 2**_UPPER - 1
 _CHANNELS = [name for name in SUMS.columns if name not in SUMS.key]
 
 
 class Summed(NamedTuple):
-    """The sums of some turns, and what was left out of them."""
+    """The sums over some turns, and the number of excluded episodes."""
 
     sums: pl.DataFrame  # SUMS
     excluded: int  # episodes that crashed, were cut by infrastructure, or have no outcome
-    fingerprint: Fingerprint | None = None  # of the episodes; None: not known
+    fingerprint: Fingerprint | None = None  # of the episodes; None: unknown
 
 
 def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
     """Sum a measure of the tiers per group and length (TURNS -> SUMS).
 
     Args:
-        turns: the turns of whole episodes, those of an episode together and in order, as `score`
-            writes them.
+        turns: turns of whole episodes, each episode contiguous and in order, as `score` writes
+            them.
         measure: presence | count | share of the tier in an episode.
         where: name of the turns in errors.
 
@@ -50,8 +50,8 @@ def sum_turns(turns: pl.LazyFrame, measure: str, where: str) -> Summed:
         The sums with the fingerprint of the episodes.
 
     Raises:
-        InputError: a row breaks a rule of TURNS, the turns of an episode do not stand together
-            and in order, or they differ in what is one for all of them.
+        InputError: a row breaks a rule of TURNS, the turns of an episode are not contiguous and in
+            order, or they differ in a column that has one value per episode.
     """
     table, fingerprinter, excluded = _GrowingTable(), Fingerprinter(), 0
     with ThreadPoolExecutor(1) as aside:
@@ -76,33 +76,38 @@ def merge(sums: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 
 class TierSums(NamedTuple):
-    """Sums laid out as arrays; tasks, groups and tiers in the order of their names."""
+    """Sums as arrays; tasks, groups and tiers are sorted by name."""
 
     tiers: list[str]  # [C]
     cells: LengthSums
-    episodes: Floats  # [C] with the tier
-    successes: Floats  # [C] among them
-    turns: Floats  # [C]
-    turns_in_successes: Floats  # [C]
+    episodes: Floats  # [C] episodes with the tier
+    successes: Floats  # [C] successes among them
+    turns: Floats  # [C] turns of the tier
+    turns_in_successes: Floats  # [C] turns of the tier in successes
     all_turns: float
     all_turns_in_successes: float
-    stratum: Ints  # [L] of each cell
-    strata: list[str]  # their names: policy and domain, as far as they vary
+    stratum: Ints  # [L] stratum of each cell
+    strata: list[str]  # names of the strata: policy and domain, as far as they vary
     having: Floats  # [L, C] episodes with the tier, whatever the measure
     won: Floats  # [L, C] successes among them
 
     @property
     def tasks(self) -> TaskSums:
-        """The sums over each task's episodes, whatever their lengths and groups."""
+        """The sums per task, over all lengths and groups."""
         return TaskSums(*(add_by(part, self.cells.task) for part in self.cells.sums))
 
 
 class Grid:
-    """Rows of sums as arrays over cells and tiers [L, C], both in the order of their names."""
+    """A table of sums as arrays over cells and tiers [L, C], both sorted by name."""
 
     def __init__(self, sums: pl.DataFrame, cell: list[str]) -> None:
-        """Columns `cell` name a cell; the row of a cell with tier null holds its total."""
-        sums = sums.sort([*cell, "tier"])  # a cell's total comes first
+        """Index a table whose columns `cell` identify a cell; the row with tier null is its total.
+
+        Args:
+            sums: a table with the columns of SUMS or ONLINE.
+            cell: names of the columns that identify a cell.
+        """
+        sums = sums.sort([*cell, "tier"])  # null sorts first, so a cell's total comes first
         total = sums["tier"].is_null()
         tiers = sums["tier"].drop_nulls().unique().sort()
         self.totals, self.rows = sums.filter(total), sums.filter(~total)
@@ -111,14 +116,22 @@ class Grid:
         self.tier = self.rows["tier"].cast(pl.Enum(tiers)).to_physical().to_numpy()
 
     def __call__(self, name: str) -> Floats:
-        """Return a column of the tiers' rows; 0 where a cell lacks the tier."""
+        """Return a column as an array [L, C]; 0 where a cell lacks the tier."""
         array = np.zeros((self.totals.height, len(self.tiers)))
         array[self.cell, self.tier] = self.rows[name].to_numpy()
         return array
 
 
 def lay_out(sums: pl.DataFrame, measure: str) -> TierSums:
-    """Lay out a table of sums (SUMS) as arrays over groups, lengths and tiers."""
+    """Convert a table of sums (SUMS) to arrays over groups, lengths and tiers.
+
+    Args:
+        sums: SUMS.
+        measure: presence | count | share, the measure of the sums.
+
+    Returns:
+        The arrays, in the unit of the measure.
+    """
     grid = Grid(_of_one_policy(sums), [*_GROUP, "length"])
     task, group = (
         grid.totals.select(pl.struct(names).rle_id()).to_series().to_numpy().astype(np.int64)
@@ -137,17 +150,28 @@ def lay_out(sums: pl.DataFrame, measure: str) -> TierSums:
 
 
 def _of_one_policy(sums: pl.DataFrame) -> pl.DataFrame:
-    """Give each group one policy and domain.
+    """Give each group a single policy and domain.
 
-    Where a trace states groups but no policy, the name of its file stands for the policy. A group
-    that is spread over files then has several, and is still one.
+    If a trace states groups but no policy, the file name stands for the policy. A group spread over
+    several files then has several policies but is still one group.
     """
     named = sums.with_columns(pl.col("policy", "domain").min().over("task_id", "group_id"))
     return sums if named.equals(sums) else merge([named])
 
 
 def tier_sums(grid: Grid, task: Ints, group: Ints, length: Ints, unit: int) -> TierSums:
-    """Sum up a grid whose cells have these tasks, groups and lengths, each of shape [L]."""
+    """Return the sums of a grid as arrays.
+
+    Args:
+        grid: grid of L cells and C tiers.
+        task: number of each cell's task, sorted, shape [L].
+        group: number of each cell's group, sorted, shape [L].
+        length: number of turns of each cell's episodes, shape [L].
+        unit: unit of the measure's sums, see UNITS.
+
+    Returns:
+        The arrays, with a single stratum.
+    """
     episodes, successes, turns, turns_in_successes = (
         grid.totals[name].to_numpy()
         for name in ("episodes", "successes", "turns", "turns_in_successes")
@@ -173,17 +197,17 @@ def tier_sums(grid: Grid, task: Ints, group: Ints, length: Ints, unit: int) -> T
 
 
 def _sum_block(block: Block, group: Ints, tiers: list[str], measure: str) -> tuple[Ints, Ints]:
-    """Sum whole episodes per cell, which is a group and a length, and per tier.
+    """Sum whole episodes per cell (group and length) and per tier.
 
     Args:
         block: turns of E episodes.
         group: number of each episode's group, shape [E].
-        tiers: names of the C tiers that codes stand for.
-        measure: of a tier in an episode.
+        tiers: names of the C tiers, indexed by the turns' codes.
+        measure: presence | count | share.
 
     Returns:
-        Cells in the form group << 32 | length, shape [n]; sums, shape [channels, n, 1 + C],
-        whose column 0 sums over all of a cell's episodes.
+        Cells encoded as group << 32 | length, shape [n]; and sums, shape [channels, n, 1 + C],
+        whose column 0 is the total over a cell's episodes.
     """
     shape = (len(group), 1 + len(tiers))
     place = np.repeat(np.arange(shape[0]) * shape[1] + 1, block.lengths)
@@ -196,7 +220,7 @@ def _sum_block(block: Block, group: Ints, tiers: list[str], measure: str) -> tup
     cell, turns = cell[order], turns[order]
     bounds = np.flatnonzero(np.diff(cell, prepend=-1))
     won = block.episodes["success"].to_numpy()[order, None].astype(np.int64)
-    # Over the episodes of each cell: [E, 1 + C] -> [n, 1 + C], as many as the cache holds at once.
+    # Sum over the episodes of each cell, [E, 1 + C] -> [n, 1 + C], in chunks that fit the cache.
     sums = np.empty((2 if measure == "presence" else 5, len(bounds), shape[1]), np.int64)
     for at in range(0, len(bounds), _CELLS):
         some = slice(bounds[at], bounds[at + _CELLS] if at + _CELLS < len(bounds) else shape[0])
@@ -208,8 +232,8 @@ def _sum_block(block: Block, group: Ints, tiers: list[str], measure: str) -> tup
 
 
 def _channels(turns: Ints, won: Ints, measure: str) -> list[Ints]:
-    """Return what is summed over episodes [E, 1 + C], from turns [E, 1 + C] and success [E, 1]."""
-    # Half as many sums: a number counts all episodes in its lower half, successes in its upper.
+    """Return the summands per episode [E, 1 + C], from turns [E, 1 + C] and success [E, 1]."""
+    # Packing halves the sums: the lower half counts all episodes, the upper half successes.
     both = 1 + (won << _UPPER)
     channels = [(turns > 0) * both, turns * both]
     if measure == "presence":
@@ -220,17 +244,17 @@ def _channels(turns: Ints, won: Ints, measure: str) -> list[Ints]:
 
 
 class _GrowingTable:
-    """Sums over cells and tiers that are met one block after another."""
+    """Sums over cells and tiers, extended block by block."""
 
     def __init__(self) -> None:
         self.groups = pl.DataFrame(schema={**_GROUP_TYPES, "number": pl.Int64()})
         self.tiers: list[str] = []
         self.cells: Ints = np.zeros(0, np.int64)  # sorted
-        self.rows: Ints = np.zeros(0, np.int64)  # of each cell in the sums
+        self.rows: Ints = np.zeros(0, np.int64)  # row of each cell in the sums
         self.sums: Ints = np.zeros((0, 0, 1), np.int64)  # [channels, rows, 1 + C]
 
     def number(self, episodes: pl.DataFrame) -> Ints:
-        """Return the number of each episode's group, shape [E]; episodes hold `_GROUP`."""
+        """Return the number of each episode's group, shape [E]; `episodes` has columns `_GROUP`."""
         changes = (pl.col(name).ne_missing(pl.col(name).shift()) for name in _GROUP)
         first = pl.int_range(pl.len()) == 0
         begins = episodes.select(pl.any_horizontal(first, *changes)).to_series()
@@ -245,14 +269,14 @@ class _GrowingTable:
         return np.asarray(numbers.to_numpy()[run], np.int64)
 
     def _known(self, groups: pl.DataFrame) -> pl.Series:
-        """Return the number of each group; null where it is new."""
+        """Return the number of each group; null for a new group."""
         joined = groups.join(
             self.groups, on=_GROUP, how="left", nulls_equal=True, maintain_order="left"
         )
         return joined["number"]
 
     def add(self, cells: Ints, tiers: list[str], sums: Ints) -> None:
-        """Add the sums [channels, n, 1 + C] of these cells; tiers go on where the last ended."""
+        """Add the sums [channels, n, 1 + C] of n cells; `tiers` may only grow at the end."""
         self.tiers = tiers
         at = np.searchsorted(self.cells, cells)
         new = np.ones(len(cells), np.bool_)
@@ -265,7 +289,7 @@ class _GrowingTable:
             at = np.searchsorted(self.cells, cells)
         (_, rows_had, tiers_had), need = self.sums.shape, len(self.cells)
         if need > rows_had or sums.shape[2] > tiers_had:
-            # Doubling keeps the cost of growing in proportion to the result.
+            # Doubling keeps the total cost of growing linear in the result.
             grown = np.zeros((len(sums), max(need, 2 * rows_had), sums.shape[2]), np.int64)
             grown[: len(self.sums), :rows_had, :tiers_had] = self.sums
             self.sums = grown

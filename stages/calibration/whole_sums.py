@@ -1,4 +1,4 @@
-"""Whether some turns can have given sums: they come from other machines, and other programs."""
+"""Consistency checks of sums, which may come from other machines and other programs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from stages.tables.artifacts import SUMS
 
 _CELL = [name for name in SUMS.key if name != "tier"]
 _COUNTS = ["episodes", "successes", "turns", "turns_in_successes"]
-_LARGEST = 2**40  # of a count; sums of squares of shares stay below 2^63 for what anyone has
+_LARGEST = 2**40  # of a count; sums of squared shares then stay below 2^63 for realistic data
 
 
 def check_sums(sums: pl.DataFrame, measure: str, where: str) -> None:
-    """Raise InputError unless some turns have these sums.
+    """Raise InputError if no turns can have these sums.
 
     Args:
         sums: SUMS.
-        measure: presence | count | share.
+        measure: presence | count | share, the measure of the sums.
         where: name of the sums in errors.
 
     Raises:
@@ -53,7 +53,7 @@ def check_sums(sums: pl.DataFrame, measure: str, where: str) -> None:
 
 
 def _rules(measure: str) -> dict[str, pl.Expr]:
-    """What holds of each row, by the name that users read."""
+    """Return the rules that each row must satisfy, by the name that users read."""
     total, unit = pl.col("tier").is_null(), UNITS[measure]
     episodes, won, turns, turns_won = (pl.col(name) for name in _COUNTS)
     x, xx, xo, length = (pl.col(name) for name in ("x", "xx", "xo", "length"))
