@@ -1,1 +1,1 @@
-"""What `train` is made of: sequences of tokens, packed passes, the loss, and state on disk."""
+"""The parts of `train`: token sequences, packed passes, the loss, and state on disk."""

@@ -1,4 +1,4 @@
-"""Which tokens meet in which step and pass, and the tensors of a pass (Sequence -> Pack)."""
+"""Batching: the examples of each step and pass, and the tensors of a pass (Example -> Pack)."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ import torch
 from stages.training.packing import packs, shared_tokens
 from stages.training.sequences import Example
 
-MOST_PACKED = 16_384  # tokens of a pass that nobody set
+MOST_PACKED = 16_384  # most tokens of a pass by default
 
 
 class Pack(NamedTuple):
-    """Sequences of T tokens that share a pass; M of the tokens are the policy's."""
+    """Sequences that share a pass, T tokens in all, M of which the policy wrote."""
 
     token_ids: torch.Tensor  # [T]
-    positions: torch.Tensor  # [T]
-    lengths: list[int]  # of the sequences, or of what they share and of the rest of each
-    at: torch.Tensor  # [M]
+    positions: torch.Tensor  # [T] position of each token in its sequence
+    lengths: list[int]  # of the sequences; or of the shared prefix and the rest of each sequence
+    at: torch.Tensor  # [M] indices of the policy's tokens
     temperature: torch.Tensor  # [M]
-    shared: bool  # whether what stands first is what all sequences begin with
+    shared: bool  # whether the first part is a prefix of all sequences
 
     @classmethod
     def of(cls, examples: List[Example], device: torch.device) -> Pack:
-        """Lay sequences in a row.
+        """Concatenate the sequences of a pass.
 
         Args:
-            examples: of the pass.
-            device: that the tensors are made on.
+            examples: examples of the pass.
+            device: device of the tensors.
 
         Returns:
-            The pack; its M tokens are those of the policy, in the order of the examples.
+            The pack; its M tokens are in the order of the examples.
         """
         first = shared_prefix(examples)
         ids = [example.sequence.token_ids[first:] for example in examples]
         lengths = [len(rest) for rest in ids]
-        moved = np.cumsum([0, *lengths[:-1]])  # of each sequence's tokens, for those before it
+        moved = np.cumsum([0, *lengths[:-1]])  # offset of each sequence's tokens
         at = [example.at + start for example, start in zip(examples, moved, strict=True)]
         temperature = [
             np.full(len(example.at), example.temperature, np.float32) for example in examples
@@ -61,16 +61,17 @@ class Pack(NamedTuple):
 
 
 def shared_prefix(examples: List[Example]) -> int:
-    """Return how many tokens a pack of these examples holds once for all of them.
+    """Return the length of the prefix that a pack of these examples shares.
 
     Args:
-        examples: of a pack, or of all packs of a step.
+        examples: examples of a pack, or of all packs of a step.
 
     Returns:
-        Fewer than stand before any token of the policy: each is predicted by a token of its own.
+        A number of tokens. The prefix ends before the token that predicts the policy's first token
+        in any sequence, so each sequence has its own predicting token.
     """
-    learnt = [int(example.at[0]) for example in examples if len(example.at)]
-    most = min(learnt, default=1) - 1
+    firsts = [int(example.at[0]) for example in examples if len(example.at)]
+    most = min(firsts, default=1) - 1
     return shared_tokens([example.sequence.token_ids for example in examples], most)
 
 
@@ -79,18 +80,18 @@ def _tensor(parts: List[npt.NDArray[np.generic]], device: torch.device) -> torch
 
 
 def steps(examples: List[Example], batch_size: int, epochs: int, seed: int) -> list[list[int]]:
-    """Return the examples of each optimizer step of a run, episodes whole and in random order.
+    """Return the examples of each optimizer step of a run: whole episodes in random order.
 
-    The episodes of an epoch are spread evenly, so that no step is much smaller than another.
+    Episodes are spread evenly over the steps of an epoch, so no step is much smaller than others.
 
     Args:
-        examples: all of them.
-        batch_size: about how many episodes a step has.
-        epochs: how often each episode is learnt from.
-        seed: of the order, another in each epoch.
+        examples: all examples.
+        batch_size: approximate number of episodes per step.
+        epochs: passes over the episodes.
+        seed: seed of the order, which differs by epoch.
 
     Returns:
-        For each step the positions of its examples in `examples`.
+        For each step, the positions of its examples in `examples`.
     """
     parts: dict[str, list[int]] = {}
     for place, example in enumerate(examples):
@@ -107,18 +108,19 @@ def steps(examples: List[Example], batch_size: int, epochs: int, seed: int) -> l
 def passes(
     lengths: List[int], budget: int, process: int = 0, processes: int = 1
 ) -> Iterator[tuple[list[int], bool]]:
-    """Yield the packs that one of several processes is to pass through its model.
+    """Yield the packs of one of several processes.
 
-    Each process gets equally many, for they wait for each other.
+    Every process gets the same number of packs, because the processes synchronise at each pass.
 
     Args:
-        lengths: of the sequences of a step.
-        budget: tokens of a pack.
-        process: this one.
-        processes: all of them.
+        lengths: lengths of the sequences of a step.
+        budget: most tokens of a pack.
+        process: number of this process.
+        processes: number of processes.
 
     Yields:
-        Positions in `lengths`, and whether they count: False where it only keeps step.
+        Positions in `lengths`, and whether they count. A pack that does not count only keeps this
+        process in step with the others.
     """
     packed = packs(lengths, budget)
     for first in range(0, len(packed), processes):

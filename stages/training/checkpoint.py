@@ -1,10 +1,10 @@
-"""The state of a training run on disk: weights, optimizer, random states and position.
+"""Checkpoints of a training run: weights, optimizer, random state and position.
 
-A checkpoint is a folder that appears whole or not at all, without pickles:
+A checkpoint is a folder without pickles that is written atomically:
 
-    model.safetensors      the weights that training changes, by name
-    optimizer.safetensors  what the optimizer keeps for each of them
-    state.json             the step, torch's random state, and what the run is
+    model.safetensors      the trainable weights, by name
+    optimizer.safetensors  the optimizer's state for each of them
+    state.json             the step, torch's random state, and the identity of the run
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from stages.tables.files import whole_folder
 from stages.tables.state import damaged, read_state
 from stages.training.model import read_weights, trained, whole, write_weights
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
 class State(NamedTuple):
-    """All that a run needs to go on, but for its position."""
+    """The tensors that a run needs to resume."""
 
-    weights: dict[str, torch.Tensor]  # those that training changes
+    weights: dict[str, torch.Tensor]  # the trainable weights
     optimizer: dict[str, torch.Tensor]
 
 
 class _Position(TypedDict):
-    """What a checkpoint records beside its tensors."""
+    """The fields of a checkpoint's state.json."""
 
     step: int
     dev_loss: float | None
@@ -46,7 +46,7 @@ class Saved(NamedTuple):
     """A checkpoint on disk."""
 
     path: Path
-    dev_loss: float  # infinite: there is no dev set
+    dev_loss: float  # infinite without a dev set
 
 
 def random_state() -> str:
@@ -62,21 +62,21 @@ def set_random_state(text: str) -> None:
     """Set torch's random state.
 
     Args:
-        text: as from `random_state`.
+        text: a state from `random_state`.
     """
     state = bytearray(base64.b64decode(text))
     torch.set_rng_state(torch.frombuffer(state, dtype=torch.uint8))
 
 
 def optimizer_state(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
-    """Return what an optimizer keeps, as `weights/quantity`; a collective on sharded weights.
+    """Return an optimizer's state by `weights/quantity`; a collective call on sharded weights.
 
     Args:
-        model: of transformers, or peft's around it.
-        optimizer: of its weights.
+        model: transformers model, possibly wrapped by peft.
+        optimizer: its optimizer.
 
     Returns:
-        Whole tensors, on whatever device they lie.
+        Unsharded tensors, on their devices.
     """
     return {
         f"{name}/{quantity}": whole(value)
@@ -86,15 +86,15 @@ def optimizer_state(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
 
 
 def set_optimizer_state(model: Any, optimizer: Any, state: dict[str, torch.Tensor]) -> None:
-    """Give an optimizer what another one kept for the same weights.
+    """Load another optimizer's state for the same weights.
 
     Args:
-        model: of transformers, or peft's around it.
-        optimizer: of its weights; changed in place.
-        state: as from `optimizer_state`.
+        model: transformers model, possibly wrapped by peft.
+        optimizer: its optimizer; changed in place.
+        state: a state from `optimizer_state`.
 
     Raises:
-        InputError: it kept something else, or not all of MOMENTS.
+        InputError: the state is of other weights, or does not hold exactly MOMENTS.
     """
     weights = trained(model)
     held_of = {key.rpartition("/")[0] for key in state}
@@ -113,11 +113,11 @@ def set_optimizer_state(model: Any, optimizer: Any, state: dict[str, torch.Tenso
 
 
 def set_weights(model: Any, state: dict[str, torch.Tensor], where: str) -> None:
-    """Give a model other values for the weights that training changes.
+    """Load values of the trainable weights into a model.
 
     Args:
-        model: of transformers, or peft's around it; changed in place.
-        state: values by the names of the weights that training changes.
+        model: transformers model, possibly wrapped by peft; changed in place.
+        state: values by name, one for each trainable weight.
         where: name of the state in errors.
 
     Raises:
@@ -135,10 +135,10 @@ def set_weights(model: Any, state: dict[str, torch.Tensor], where: str) -> None:
 
 
 def like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return a tensor on the device, and with the shards, of another.
+    """Return a tensor with the device and the sharding of another.
 
     Args:
-        value: the tensor, whole.
+        value: an unsharded tensor.
         target: the other tensor, of the same shape.
 
     Returns:
@@ -154,14 +154,14 @@ def like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def state(model: Any, optimizer: Any) -> State:
-    """Return weights and optimizer state; on several devices every process takes part.
+    """Return trainable weights and optimizer state; a collective call on sharded weights.
 
     Args:
-        model: of transformers, or peft's around it.
-        optimizer: of its weights.
+        model: transformers model, possibly wrapped by peft.
+        optimizer: its optimizer.
 
     Returns:
-        Whole tensors by name.
+        Unsharded tensors by name.
     """
     weights = {name: whole(value) for name, value in trained(model).items()}
     return State(weights, optimizer_state(model, optimizer))
@@ -170,14 +170,14 @@ def state(model: Any, optimizer: Any) -> State:
 def save(
     folder: Path, held: State, step: int, dev_loss: float | None, record: dict[str, Any]
 ) -> None:
-    """Write a checkpoint: state, position, and what the run is.
+    """Write a checkpoint atomically.
 
     Args:
-        folder: of the checkpoint; appears when it is whole.
+        folder: folder of the checkpoint.
         held: weights and optimizer state.
         step: number of optimizer steps taken.
-        dev_loss: mean loss of a token of the dev set, in nats; None: there is no dev set.
-        record: what the run is, as for `check_same`.
+        dev_loss: mean loss per token on the dev set, in nats; None without a dev set.
+        record: identity of the run, as for `check_same`.
     """
     with whole_folder(str(folder)) as path:
         write_weights(held.weights, path / WEIGHTS)
@@ -187,13 +187,13 @@ def save(
 
 
 def load(folder: Path, model: Any, optimizer: Any, record: dict[str, Any]) -> int:
-    """Put model, optimizer and random state where a checkpoint was; return its step.
+    """Restore model, optimizer and random state from a checkpoint; return its step.
 
     Args:
-        folder: of the checkpoint.
-        model: of transformers, or peft's around it; changed in place.
-        optimizer: of its weights; changed in place.
-        record: what the run must be.
+        folder: folder of the checkpoint.
+        model: transformers model, possibly wrapped by peft; changed in place.
+        optimizer: its optimizer; changed in place.
+        record: expected identity of the run.
 
     Returns:
         The number of optimizer steps taken before the checkpoint.
@@ -214,10 +214,10 @@ def saved(folder: Path) -> list[Saved]:
     """Return a run's checkpoints, oldest first.
 
     Args:
-        folder: that holds the checkpoints of a run.
+        folder: folder with the checkpoints of a run.
 
     Returns:
-        The checkpoints; [] where the folder is missing.
+        The checkpoints; [] if the folder is missing.
 
     Raises:
         InputError: a checkpoint is damaged.
@@ -231,28 +231,28 @@ def saved(folder: Path) -> list[Saved]:
 
 
 def best(checkpoints: list[Saved]) -> Saved | None:
-    """Return the checkpoint with the least loss on the dev set, if there is one.
+    """Return the checkpoint with the lowest loss on the dev set.
 
     Args:
-        checkpoints: of a run.
+        checkpoints: checkpoints of a run, oldest first.
 
     Returns:
-        The first of those with the least loss; None: there is no dev set.
+        The earliest one with the lowest loss; None without a dev set.
     """
     judged = [checkpoint for checkpoint in checkpoints if checkpoint.dev_loss < math.inf]
     return min(judged, key=lambda checkpoint: checkpoint.dev_loss, default=None)
 
 
 def check_same(made: dict[str, Any], record: dict[str, Any], where: str) -> None:
-    """Raise InputError unless a run that was begun is the one that goes on.
+    """Raise InputError unless the resumed run is the same as the recorded one.
 
     Args:
-        made: what the begun run is, by name.
-        record: what the run that goes on is, by name.
-        where: name of the begun run in the error.
+        made: identity of the recorded run, by name.
+        record: identity of the resumed run, by name.
+        where: name of the recorded run in the error.
 
     Raises:
-        InputError: they differ.
+        InputError: they differ in a name of `record`.
     """
     for name in record:
         if record[name] != made.get(name):

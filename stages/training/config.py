@@ -1,4 +1,4 @@
-"""How a policy is trained: settings alone, which need none of the libraries that training does."""
+"""Settings of training, importable without the libraries that training needs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Scale: TypeAlias = Literal["none", "rms"]
 Old: TypeAlias = Literal["trainer", "engine"]
 Aggregation: TypeAlias = Literal["token-mean", "sequence-mean", "constant"]
 
-# Panels of the help.
+# Panels of the options in --help.
 ADVANTAGE, OPTIMISATION, LOSS = "Advantage", "Optimisation", "Loss"
 MEMORY, CHECKPOINTS = "Memory", "Checkpoints"
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The choices that change the loss."""
+    """Settings of the loss."""
 
     clip_low: Annotated[
         float,
@@ -37,7 +37,7 @@ class LossConfig:
             above=1,
             high=math.inf,
         ),
-    ] = None  # None: without
+    ] = None  # None: no dual clip
     kl: Annotated[
         float, Setting("Weight of the KL divergence (k3) from the reference.", LOSS, low=0)
     ] = 0.0
@@ -70,7 +70,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a policy is trained. Equal settings make equal weights, on one CPU bit for bit."""
+    """Settings of training. On one CPU, equal settings give the same weights bit for bit."""
 
     lr: Annotated[float, Setting("Learning rate of AdamW.", OPTIMISATION, low=0)] = 1e-6
     schedule: Annotated[Schedule, Setting("Schedule of the learning rate.", OPTIMISATION)] = (
@@ -99,7 +99,7 @@ class TrainConfig:
         Setting(
             "Tokens per pass; default: as many as fit in memory, at most 16,384.", MEMORY, low=1
         ),
-    ] = None  # a longer episode has a pass for itself
+    ] = None  # a longer sequence gets its own pass
     advantage_scale: Annotated[
         Scale,
         Setting("Scaling of each step's advantages; rms: to a root mean square of 1.", ADVANTAGE),
@@ -126,7 +126,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class MemorySaving:
-    """What saves memory, for time or for precision."""
+    """Options that save memory at the cost of time or precision."""
 
     lora_rank: Annotated[
         int | None, Setting("Train LoRA adapters of this rank, not all weights.", MEMORY, low=1)
@@ -141,7 +141,7 @@ class MemorySaving:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """How often a run is saved."""
+    """When checkpoints are saved, kept and resumed from."""
 
     save_every: Annotated[
         int | None, Setting("Steps between checkpoints; default: none.", CHECKPOINTS, low=1)

@@ -1,4 +1,4 @@
-"""What is to be learnt of recorded episodes (messages, or rollouts with advantages -> Example)."""
+"""Training examples from recorded episodes (messages, or rollouts with advantages -> Example)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from stages.messages.renderer import Renderer
 from stages.tables.artifacts import TOKENS, RolloutRow
 from stages.training.sequences import NO_TIER, Example, TokenSequence, retokenised, sequences
 
-# Other ways to truncate a distribution, and the values that leave it whole.
+# Sampling options that change a distribution in other ways, and the values that switch them off.
 UNTRUNCATED = {"top_k": (0, -1), "min_p": (0,), "typical_p": (1,), "repetition_penalty": (1,)}
 
 
 class Demonstration(NamedTuple):
-    """Messages to be learnt from as they stand."""
+    """A conversation for supervised fine-tuning."""
 
     name: str
     messages: List[Message]
@@ -30,24 +30,24 @@ class Demonstration(NamedTuple):
 
 
 class Reinforced(NamedTuple):
-    """Examples of episodes that were played, and what was left out."""
+    """Examples from rollouts, and counts of what was left out."""
 
     examples: list[Example]
-    tiers: list[str]  # that the examples' codes mean
+    tiers: list[str]  # tier names, indexed by the examples' codes
     groups: int
-    dropped_groups: int  # without a turn whose advantage is not 0
-    retokenised: int  # episodes
+    dropped_groups: int  # groups in which every advantage is 0
+    retokenised: int  # episodes without recorded tokens
 
 
 def supervised(conversations: Iterable[Demonstration], chat: Renderer) -> list[Example]:
-    """Return examples in which every assistant token counts the same.
+    """Return examples for supervised fine-tuning, with equal weights on all assistant tokens.
 
     Args:
-        conversations: with the assistant's messages to learn.
-        chat: makes tokens from messages.
+        conversations: conversations whose assistant messages are learned.
+        chat: renderer from messages to tokens.
 
     Returns:
-        An example for each sequence that holds a token of the assistant; all weights are 1.
+        An example for each sequence with at least one assistant token; all weights are 1.
     """
     rows = [
         row
@@ -73,21 +73,22 @@ def reinforced(
     chat: Renderer | None,
     where: str,
 ) -> Reinforced:
-    """Return examples whose tokens have their turn's advantage.
+    """Return examples in which each token has its turn's advantage.
 
     Args:
-        episodes: those that count.
-        tokens: as they were sampled (TOKENS).
-        advantages: of all turns of these episodes (ADVANTAGES).
-        tools: that the policy saw, where tokens are to be made from messages.
-        chat: makes tokens from messages where none were recorded; None: that is refused.
+        episodes: the episodes that count.
+        tokens: their recorded tokens (TOKENS).
+        advantages: advantages of all their turns (ADVANTAGES).
+        tools: tools that the policy saw, for tokenizing messages.
+        chat: renderer for episodes without recorded tokens; None: such episodes are an error.
         where: name of the rollouts in errors.
 
     Returns:
         The examples of groups in which some advantage differs from 0, and what was left out.
 
     Raises:
-        InputError: tokens were not recorded, a turn has no advantage, or none differs from 0.
+        InputError: tokens were not recorded, turns and advantages do not match, the sampling is
+            not supported, or all advantages are 0.
     """
     missing = [row for row in episodes if not row["tokens_recorded"]]
     if missing and chat is None:
@@ -124,15 +125,15 @@ def reinforced(
 def focused(
     examples: List[Example], tiers: List[str], values: Mapping[str, float]
 ) -> list[Example]:
-    """Return the examples in which only turns count whose tier is worth something.
+    """Restrict examples to turns whose tier has a value.
 
     Args:
-        examples: of episodes.
-        tiers: by their codes.
-        values: of the tiers; one that is missing is worth 0.
+        examples: any examples.
+        tiers: tier names, indexed by the examples' codes.
+        values: value of each tier; a missing tier is worth 0.
 
     Returns:
-        Examples with a weight of 0 on the other turns, without those that have no other weight.
+        Examples with weight 0 on all other turns; examples without a remaining turn are dropped.
     """
     worth = np.array([bool(values.get(tier)) for tier in tiers])
     chosen = []
@@ -151,7 +152,7 @@ def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:
 def _check_turns(
     rows: pl.DataFrame, advantages: pl.DataFrame, recorded: pl.Series, where: str
 ) -> None:
-    """Raise InputError unless each turn has tokens and an advantage."""
+    """Raise InputError unless each turn has both tokens and an advantage."""
     key, todo = ["episode_id", "turn"], "rerun irc-cli score on these rollouts"
     for episode, turn in rows.join(advantages, on=key, how="anti").select(key).head(1).iter_rows():
         what = f"turn {turn} of episode '{episode}' was not scored"
@@ -163,23 +164,23 @@ def _check_turns(
 
 
 def _live(advantages: pl.DataFrame) -> set[str]:
-    """Return the episodes of groups in which some turn has an advantage."""
+    """Return the episodes of groups in which some advantage is not 0."""
     moves = (pl.col("advantage").abs() > DEAD).any().over("group_id")
     return set(advantages.filter(moves)["episode_id"])
 
 
 def _sampled(row: RolloutRow, where: str) -> tuple[float, float]:
-    """Return the temperature and the top_p that an episode was sampled with."""
+    """Return the temperature and top_p with which an episode was sampled."""
     sampling = row["sampling"]
     for name, off in UNTRUNCATED.items():
         if sampling.get(name) not in (None, *off):
             what = f"episode '{row['episode_id']}' was sampled with {name} {sampling[name]}"
             raise InputError(where, what, "sample without it: train supports temperature and top_p")
-    # Greedy decoding records log-probabilities at temperature 1.
+    # With greedy decoding (temperature 0), engines record log-probabilities at temperature 1.
     return float(sampling.get("temperature") or 1.0), float(sampling.get("top_p") or 1.0)
 
 
-Turns = Mapping[tuple[str, int], tuple[float, int]]  # episode and turn: advantage, code of the tier
+Turns = Mapping[tuple[str, int], tuple[float, int]]  # (episode, turn): (advantage, tier code)
 
 
 def _by_turn(advantages: pl.DataFrame, tiers: list[str]) -> Turns:
@@ -202,13 +203,13 @@ def _example(sequence: TokenSequence, turns: Turns, temperature: float, top_p: f
 
 
 def offending(batch: Iterable[Example]) -> Iterator[dict[str, Any]]:
-    """Yield the sequences of a step as rows of a table, for whoever looks for what went wrong.
+    """Yield the sequences of a rejected step as table rows, for debugging.
 
     Args:
         batch: the examples of the step.
 
     Yields:
-        A row for each example.
+        A row per example.
     """
     for example in batch:
         yield {

@@ -1,10 +1,10 @@
-"""The folder that a training run writes.
+"""The output folder of a training run.
 
-OUT/model.safetensors, config.json, tokenizer files   the policy, once it is trained
-OUT/metrics.jsonl             a line for each optimizer step
+OUT/model.safetensors, config.json, tokenizer files   the trained policy, written at the end
+OUT/metrics.jsonl             one line per optimizer step
 OUT/tensorboard/              the same for TensorBoard
 OUT/checkpoints/step-000010/  state to resume from; see `stages.training.checkpoint`
-OUT/trainer/                  the optimizer at the end, and train.json: what made the policy
+OUT/trainer/                  the final optimizer state, and train.json with the run's provenance
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ RECORD, METRICS = "train.json", "metrics.jsonl"
 
 
 class _Complete(TypedDict):
-    """What a complete run records beside what made it."""
+    """The field that train.json has beside the run's identity."""
 
     result: dict[str, Any]
 
 
 class RunFolder:
-    """Where a run writes; only the main process does.
+    """The output folder of a run; only the main process writes to it.
 
     Args:
-        out: the folder.
+        out: path of the folder.
         main: whether this is the main process.
-        keep: how many of the latest checkpoints stay, at least 1.
+        keep: number of latest checkpoints to keep, at least 1.
     """
 
     def __init__(self, out: str, *, main: bool, keep: int) -> None:
@@ -59,12 +59,15 @@ class RunFolder:
         self._board: Any = None
 
     def begin(self, trainer: Trainer, record: dict[str, Any], *, resume: bool) -> int:
-        """Make the folder ready; return how many steps a resumed run has taken already.
+        """Prepare the folder; on resume, load the last checkpoint.
 
         Args:
-            trainer: gets the state of the last checkpoint.
-            record: what makes the policy.
-            resume: go on from the last checkpoint, if there is one.
+            trainer: receives the state of the last checkpoint.
+            record: identity of the run.
+            resume: continue from the last checkpoint, if there is one.
+
+        Returns:
+            The number of steps already taken.
 
         Raises:
             InputError: the last checkpoint is damaged, or of a run with other settings.
@@ -77,20 +80,20 @@ class RunFolder:
         if self.main:
             with writing(str(self.path), SPACE):
                 self._make(done, resume=resume)
-                threading.excepthook = _told_later
+                threading.excepthook = _ignore_disk_errors
                 board = str(self.path / "tensorboard")
                 self._board = SummaryWriter(board, purge_step=done + 1 if done else None)
         return done
 
     def _make(self, done: int, *, resume: bool) -> None:
-        """Make the folder, or clear it of what a resumed run will make again."""
-        folder = Path(os.path.realpath(self.path))  # a link stays
+        """Create the folder, or on resume clear what the run will write again."""
+        folder = Path(os.path.realpath(self.path))  # a symbolic link stays
         if not resume:
             remove_folder(folder)
         folder.mkdir(exist_ok=True)
-        self._keep_metrics(done)  # first: by them a folder is known as a run's
+        self._keep_metrics(done)  # first, because the metrics identify a folder as a run's
         (self.path / "trainer").mkdir(exist_ok=True)
-        for old in self._checkpoints.glob(".step-*"):  # of a process that was killed
+        for old in self._checkpoints.glob(".step-*"):  # left by a process that was killed
             shutil.rmtree(old)
         self._drop_old()
 
@@ -99,7 +102,7 @@ class RunFolder:
 
         Args:
             step: number of the step, from 1.
-            values: numbers by name, nested by tier where there is one for each.
+            values: numbers by name; numbers per tier are nested by tier.
         """
         if not self.main:
             return
@@ -110,12 +113,12 @@ class RunFolder:
                 self._board.add_scalar(name, value, step)
 
     def save(self, trainer: Trainer, step: int, dev_loss: float | None) -> None:
-        """Write a checkpoint and drop old ones but the best; every process takes part.
+        """Write a checkpoint and delete old ones except the best; every process takes part.
 
         Args:
-            trainer: whose weights and optimizer state are written.
+            trainer: provides weights and optimizer state.
             step: number of optimizer steps taken.
-            dev_loss: mean loss of a token of the dev set, in nats; None: there is no dev set.
+            dev_loss: mean loss per token on the dev set, in nats; None without a dev set.
         """
         state = checkpoint.state(trainer.bare, trainer.optimizer)
         if self.main:
@@ -124,11 +127,11 @@ class RunFolder:
             self._drop_old()
 
     def take_best(self, trainer: Trainer, dev_loss: float) -> None:
-        """Go back to the best checkpoint, if its loss on the dev set was below this one.
+        """Return to the best checkpoint if its loss on the dev set is lower than the current one.
 
         Args:
-            trainer: gets the state of the best checkpoint.
-            dev_loss: of the weights that it has now, in nats.
+            trainer: receives the state of the best checkpoint.
+            dev_loss: loss of its current weights on the dev set, in nats per token.
         """
         best = checkpoint.best(checkpoint.saved(self._checkpoints))
         if best and best.dev_loss < dev_loss:
@@ -138,7 +141,7 @@ class RunFolder:
         return checkpoint.load(chosen.path, trainer.bare, trainer.optimizer, self._record)
 
     def save_batch(self, batch: Iterable[Example]) -> str:
-        """Write the sequences of a step that must not be taken; return where.
+        """Write the sequences of a rejected step.
 
         Args:
             batch: the examples of the step.
@@ -153,12 +156,12 @@ class RunFolder:
         return path
 
     def finish(self, trainer: Trainer, tokenizer: Any, result: dict[str, Any]) -> None:
-        """Write the policy and what made it, which comes last: a folder with it is complete.
+        """Write the policy, and last train.json, which marks the folder as complete.
 
         Args:
-            trainer: whose weights become the policy.
-            tokenizer: written beside them.
-            result: what the command prints, kept for a repetition.
+            trainer: provides the policy's weights.
+            tokenizer: tokenizer to write beside them.
+            result: what the command prints; kept so that a rerun can print it.
         """
         state = checkpoint.state(trainer.bare, trainer.optimizer)
         weights = whole_weights(trainer.bare)
@@ -183,23 +186,23 @@ class RunFolder:
                 remove_folder(old.path)
 
     def _keep_metrics(self, steps: int) -> None:
-        """Drop the lines of steps that a resumed run will take again."""
+        """Keep the lines of the first `steps` steps; a resumed run repeats the others."""
         lines = self._metrics.read_bytes().splitlines(True) if self._metrics.exists() else []
         with whole_file(str(self._metrics), force=True) as file:
             file.writelines(lines[:steps])
 
 
 def optimizer_of(model: str) -> dict[str, torch.Tensor]:
-    """Return the state that the optimizer of a run ended with.
+    """Return the final optimizer state of a run.
 
     Args:
-        model: the folder that the run wrote.
+        model: output folder of the run.
 
     Returns:
         Tensors as from `stages.training.checkpoint.optimizer_state`.
 
     Raises:
-        InputError: the model's folder holds none.
+        InputError: the folder has no optimizer state, or it is damaged.
     """
     path = Path(model) / "trainer" / checkpoint.OPTIMIZER
     if not path.exists():
@@ -209,17 +212,17 @@ def optimizer_of(model: str) -> dict[str, torch.Tensor]:
 
 
 def result_of(out: str, record: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the result of a run that is complete; None: it is not.
+    """Return the result of a complete run.
 
     Args:
-        out: the folder of the run.
-        record: what the run must be.
+        out: output folder of the run.
+        record: expected identity of the run.
 
     Returns:
-        What the command printed.
+        What the command printed; None if the run is not complete.
 
     Raises:
-        InputError: it is another run.
+        InputError: the folder is of another run.
     """
     path = Path(out) / "trainer" / RECORD
     if not path.exists():
@@ -232,12 +235,12 @@ def result_of(out: str, record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def refuse_existing_run(out: str, *, resume: bool, force: bool) -> None:
-    """Raise InputError unless a run may write its folder, which it clears when it begins.
+    """Raise InputError unless a run may write to its folder.
 
     Args:
-        out: the folder.
-        resume: go on with the run that is there.
-        force: replace the run that is there.
+        out: path of the folder.
+        resume: continue the existing run.
+        force: replace the existing run.
 
     Raises:
         InputError: the folder is a file, holds a run or an input, or can't be made.
@@ -259,8 +262,8 @@ def refuse_existing_run(out: str, *, resume: bool, force: bool) -> None:
     refuse_input(out, folder=True)
 
 
-def _told_later(failed: threading.ExceptHookArgs) -> None:
-    """Say nothing where TensorBoard's thread meets a full disk: the next step meets it, too."""
+def _ignore_disk_errors(failed: threading.ExceptHookArgs) -> None:
+    """Ignore a full disk in TensorBoard's thread, because the next step reports it, too."""
     if not isinstance(failed.exc_value, OSError):
         threading.__excepthook__(failed)
 

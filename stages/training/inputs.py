@@ -1,4 +1,4 @@
-"""What `train` reads, checked against each other before any model is loaded."""
+"""The inputs of `train`, read and cross-checked before any model is loaded."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ REQUIRED = ("episode_id", "group_id", "status", "messages", "sampling", "tokens_
 
 
 class Rollouts(NamedTuple):
-    """Episodes that were played, with their tokens."""
+    """Rollouts with their tokens."""
 
     path: str
-    episodes: list[RolloutRow]  # those that count
+    episodes: list[RolloutRow]  # the episodes that count
     tokens: pl.DataFrame  # TOKENS
-    tools: list[dict[str, Any]]  # that the policy saw
+    tools: list[dict[str, Any]]  # tools that the policy saw
     weights: set[str]  # sha256 of the policy's weights; empty: unknown
-    prompt: dict[str, str]  # how it was told of its tools (the record of Told); empty: unknown
+    prompt: dict[str, str]  # how the prompt described the tools (record of Told); empty: unknown
 
 
 def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
-    """Read rollouts.jsonl and what lies beside it.
+    """Read rollouts.jsonl and its sidecar files.
 
     Args:
-        path: of the rollouts.
-        notes: gets the episodes that are left out.
+        path: path of the rollouts.
+        notes: counter of excluded episodes, updated in place.
 
     Returns:
-        The episodes that count, their tokens, and what is recorded of their policy.
+        The episodes that count, their tokens, and the recorded facts about their policy.
 
     Raises:
         InputError: a file is missing or broken, or no episode counts.
@@ -93,13 +93,13 @@ def read_rollouts(path: str, notes: Counter[str] | None = None) -> Rollouts:
 
 
 def is_rollouts(path: str) -> bool:
-    """Tell rollouts from other traces.
+    """Return whether a file holds rollouts rather than another kind of trace.
 
     Args:
-        path: of any file.
+        path: path of any file.
 
     Returns:
-        Whether it begins with an episode that `irc-cli rollout` played.
+        Whether the first line is an episode written by `irc-cli rollout`.
     """
     try:
         _, first = next(_objects(path), (0, {}))
@@ -109,42 +109,42 @@ def is_rollouts(path: str) -> bool:
 
 
 def check_logprobs(tokens: pl.DataFrame, path: str) -> None:
-    """Raise InputError where a recorded logprob can't be one.
+    """Raise InputError if a recorded logprob is impossible.
 
     Args:
-        tokens: of some episodes (TOKENS).
-        path: of their file, in errors.
+        tokens: TOKENS.
+        path: path of their file, for errors.
 
     Raises:
-        InputError: a logprob is not finite, or above 0.
+        InputError: a logprob is not finite, or it is above 0.
     """
     logprob = pl.element()
     possible = (logprob.is_finite() & (logprob <= LOGPROB_SLACK)).fill_null(False)
-    fine = pl.col("logprobs").list.eval(possible).list.all()  # null where none are recorded
+    fine = pl.col("logprobs").list.eval(possible).list.all()  # null if none are recorded
     for row in tokens.filter(~fine).head(1).iter_rows(named=True):
         what = f"turn {row['turn']} of episode '{row['episode_id']}' has an invalid logprob"
         raise InputError(path, what, "find out what the engine recorded: want finite and <= 0")
 
 
 def check_tokens(rollouts: Rollouts) -> None:
-    """Raise InputError where the tokens of an episode were not recorded.
+    """Raise InputError if the tokens of any episode were not recorded.
 
     Args:
-        rollouts: the episodes.
+        rollouts: the rollouts.
 
     Raises:
-        InputError: some have no tokens.
+        InputError: an episode has no recorded tokens.
     """
     if missing := sum(not row["tokens_recorded"] for row in rollouts.episodes):
         raise InputError(rollouts.path, *without_tokens(missing, len(rollouts.episodes)))
 
 
 def without_tokens(missing: int, several: int) -> tuple[str, str]:
-    """Say that episodes have no tokens.
+    """Return the error text for episodes without recorded tokens.
 
     Args:
-        missing: how many have none.
-        several: how many there are.
+        missing: number of episodes without tokens.
+        several: number of all episodes.
 
     Returns:
         What is wrong, and what to do.
@@ -154,14 +154,14 @@ def without_tokens(missing: int, several: int) -> tuple[str, str]:
 
 
 def check_precision(rollouts: Rollouts, *, weighted: bool) -> None:
-    """Raise InputError where rounded logprobs would enter importance ratios.
+    """Raise InputError if rounded logprobs would enter importance ratios.
 
     Args:
-        rollouts: whose episodes say `logprobs_rounded` where their format rounded them.
-        weighted: ratios or importance weights take the engine's logprobs.
+        rollouts: the rollouts; episodes have `logprobs_rounded` if their format rounds logprobs.
+        weighted: whether ratios or importance weights use the engine's logprobs.
 
     Raises:
-        InputError: some logprobs are rounded, and ratios or weights would take them.
+        InputError: some logprobs are rounded and would be used.
     """
     rounded = [row["episode_id"] for row in rollouts.episodes if row.get("logprobs_rounded")]
     if weighted and rounded:
@@ -171,14 +171,14 @@ def check_precision(rollouts: Rollouts, *, weighted: bool) -> None:
 
 
 def check_lineage(rollouts: Rollouts, model: str) -> None:
-    """Raise InputError if another policy than this one played the rollouts.
+    """Raise InputError unless the rollouts were sampled from this policy.
 
     Args:
-        rollouts: with the policies' names and the digests of their weights, where recorded.
-        model: the folder of the policy.
+        rollouts: the rollouts; digests of the policy's weights are compared if recorded.
+        model: folder of the policy.
 
     Raises:
-        InputError: there are several policies, or the weights are other ones.
+        InputError: several policies sampled them, or the weights differ.
     """
     if len(names := sorted({str(row.get("policy")) for row in rollouts.episodes})) > 1:
         what = f"was played by several policies: {few(names)}"
@@ -193,20 +193,21 @@ def check_lineage(rollouts: Rollouts, model: str) -> None:
 def read_conversations(
     path: str, notes: Counter[str] | None = None, given: Given | None = None
 ) -> list[dict[str, Any]]:
-    """Read the records with `messages` of JSON lines; rollouts are such records.
+    """Read JSON lines with `messages`, such as rollouts.
 
-    Calls that are flat, as {id, name, arguments} or {id, name, args}, come in OpenAI's form.
+    Flat calls, {id, name, arguments} or {id, name, args}, are converted to OpenAI's format.
 
     Args:
-        path: of the conversations.
-        notes: gets what was guessed.
+        path: path of the conversations.
+        notes: counter of guesses, updated in place.
         given: fields and gold actions that the user names.
 
     Returns:
-        The records, with messages in OpenAI's form.
+        The records, with messages in OpenAI's format.
 
     Raises:
-        InputError: the file is missing or broken, or a line has no messages as templates take them.
+        InputError: the file is missing or broken, or a line has no messages that chat templates
+            can render.
     """
     records = []
     for number, recorded in _objects(path):
@@ -218,10 +219,10 @@ def read_conversations(
         messages = record.get("messages")
         if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
             raise InputError(where, "has no list of 'messages'", "give one conversation per line")
-        told = [_message(message, place, where) for place, message in enumerate(messages, 1)]
+        converted = [_message(message, place, where) for place, message in enumerate(messages, 1)]
         if notes is not None and (guessed := _without_arguments(messages)):
             notes["call without arguments, read as {}"] += guessed
-        records.append(record | {"messages": told})
+        records.append(record | {"messages": converted})
     if not records:
         raise InputError(path, "no conversation", "give one conversation per line")
     return records
@@ -235,18 +236,18 @@ def played_advantages(
     turns: str,
     advantages: str | None = None,
 ) -> pl.DataFrame:
-    """Return the advantage of every turn of the episodes that were played (TURNS -> ADVANTAGES).
+    """Return the advantage of every turn of the rollouts (TURNS -> ADVANTAGES).
 
     Args:
-        played: the episodes.
-        scored: their turns (TURNS), and maybe others.
-        values: what each tier is worth, and how it is paid; None: the rewards in the turns count.
+        played: the rollouts.
+        scored: their turns (TURNS), possibly with turns of other episodes.
+        values: value of each tier and how it is paid; None: use the rewards in the turns.
         config: the estimator.
-        turns: path of the turns.
-        advantages: path of advantages that `calibrate` made of these turns; None: they are made.
+        turns: path of the turns, for errors.
+        advantages: path of advantages that `calibrate` wrote for these turns; None: compute them.
 
     Returns:
-        A row for each turn (ADVANTAGES).
+        A row per turn (ADVANTAGES).
 
     Raises:
         InputError: an episode has no turns, or the advantages do not fit the turns, the values or
@@ -268,14 +269,14 @@ def played_advantages(
 
 
 def other_turns(played: Rollouts, scored: pl.DataFrame) -> Counter[str]:
-    """Return a note on the turns (TURNS) of episodes that are not among the rollouts.
+    """Count the episodes with turns (TURNS) that are not among the rollouts.
 
     Args:
         played: the rollouts.
         scored: the turns (TURNS).
 
     Returns:
-        The note with the number of such episodes; empty where there is none.
+        A note with the number of such episodes; empty if there are none.
     """
     ids = [row["episode_id"] for row in played.episodes]
     others = ~pl.col("episode_id").is_in(ids) & COUNTS
@@ -284,21 +285,21 @@ def other_turns(played: Rollouts, scored: pl.DataFrame) -> Counter[str]:
 
 
 def read_values(calibration: str | None, turns: str, estimator: AdvantageConfig) -> Values | None:
-    """Return what a calibration says that the tiers of turns are worth; None: none is given.
+    """Read the tiers' values from a calibration; return None if none is given.
 
-    A tier that the calibration never met has shown nothing, and is worth nothing.
+    A tier that is missing in the calibration is worth 0.
 
     Args:
         calibration: path of a calibration.yaml, or None.
         turns: path of the turns.
-        estimator: which may take a critic.
+        estimator: the estimator, which may need a critic.
 
     Returns:
-        The value of each tier, and how values are paid.
+        The value of each tier, how values are paid, and the critic; or None.
 
     Raises:
-        InputError: the file is no calibration, one of other tiers than those of the turns, or
-            without the critic that the estimator takes.
+        InputError: the file is not a calibration, has tiers that the turns can't have, or lacks
+            the critic that the estimator needs.
     """
     values = None if calibration is None else read_previous(calibration).values
     check_critic(values, calibration, estimator)
@@ -312,13 +313,13 @@ def read_values(calibration: str | None, turns: str, estimator: AdvantageConfig)
 
 
 def recorded_tools(path: str) -> list[dict[str, Any]]:
-    """Return the tools that a policy saw, where they are recorded beside rollouts.
+    """Return the tools that a policy saw, as recorded beside the rollouts.
 
     Args:
-        path: of the rollouts.
+        path: path of the rollouts.
 
     Returns:
-        Tools in OpenAI's form; [] where they are not recorded.
+        Tools in OpenAI's format; [] if they are not recorded.
 
     Raises:
         InputError: the record is not JSON.
@@ -328,13 +329,13 @@ def recorded_tools(path: str) -> list[dict[str, Any]]:
 
 
 def recorded_prompt(path: str) -> dict[str, str]:
-    """Return how a policy was told of its tools, where that is recorded beside rollouts.
+    """Return how the policy's prompt described the tools, as recorded beside the rollouts.
 
     Args:
-        path: of the rollouts.
+        path: path of the rollouts.
 
     Returns:
-        The record of `Told`; {} where there is none.
+        The record of `Told`; {} if there is none.
 
     Raises:
         InputError: the record is not JSON.
@@ -343,12 +344,12 @@ def recorded_prompt(path: str) -> dict[str, str]:
 
 
 def _message(message: dict[str, Any], place: int, where: str) -> dict[str, Any]:
-    """Return a message whose calls are in OpenAI's form; raise InputError where it is none."""
+    """Return a message with calls in OpenAI's format; raise InputError if that is impossible."""
     if not isinstance(message.get("role"), str):
         raise InputError(where, f"message {place} has no 'role'", "give each message a role")
     calls = message.get("tool_calls") or []
     try:
-        told = message | {"tool_calls": [_call(call) for call in calls]} if calls else message
+        converted = message | {"tool_calls": [_call(call) for call in calls]} if calls else message
     except (AttributeError, TypeError, UnreadableCallError):
         what = f"message {place} has an invalid call: {calls!r:.60}"
         raise InputError(where, what, "give {id, function: {name, arguments}}") from None
@@ -356,11 +357,11 @@ def _message(message: dict[str, Any], place: int, where: str) -> dict[str, Any]:
         what = f"message {place} holds a call or a result in another form than OpenAI's"
         todo = "give calls as 'tool_calls', and each result as a message of role 'tool'"
         raise InputError(where, what, todo)
-    return told
+    return converted
 
 
 def _is_openai(message: dict[str, Any], calls: int) -> bool:
-    """Whether all that a message says is where chat templates look for it."""
+    """Return whether a message has all calls and results where chat templates look for them."""
     lost: list[str] = []
     events = read_message(message, lost, Counter())
     read = sum(len(event.calls) for event in events if not isinstance(event, Result))
@@ -374,7 +375,7 @@ def _without_arguments(messages: list[dict[str, Any]]) -> int:
 
 
 def _call(call: Any) -> dict[str, Any]:
-    """Return a call as {id, function: {name, arguments}}, or raise where it can't be one."""
+    """Return a call as {id, function: {name, arguments}}; raise if it is not a call."""
     written = read_call(call)
     arguments = "{}" if written.arguments is None else written.arguments
     function = {"name": written.name, "arguments": arguments}
@@ -398,7 +399,7 @@ def _objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 class _Meta(TypedDict, total=False):
-    """What is read again of what made rollouts."""
+    """The fields of the rollouts' metadata that are read."""
 
     inputs: list[Input]
     tools: list[dict[str, Any]]

@@ -1,19 +1,19 @@
-"""Log-probabilities of given tokens, without ever holding all logits.
+"""Log-probabilities of given tokens without materialising all logits.
 
-The matrix [tokens, vocabulary] is the largest thing in training: 16,000 tokens by 150,000 words
-take 9.6 GB in float32. It is made a few rows at a time, and made again on the way back.
+The matrix [tokens, vocabulary] would be the largest tensor of training: 16,000 tokens by 150,000
+words take 9.6 GB in float32. It is computed in chunks of rows and recomputed in the backward pass.
 
-Where tokens were sampled with top_p below 1, the policy that played is not the softmax p over all
-words but p within the nucleus N, the fewest likeliest tokens that hold top_p of the mass:
+If tokens were sampled with top_p below 1, the sampling policy is not the softmax p over all words
+but p within the nucleus N, the smallest set of most likely words that holds top_p of the mass:
 
     log q(t) = log p(t) - log sum of p(v) over v in N
 
-Ratios and gradients must be q's: p's are lower by up to log(1 / top_p) for each token, which the
-clip would take for a change of policy. N is found once, from the logits of the policy that played,
-and then stays as it is. That is exact where training starts, because N only changes in jumps, so
-that the gradient of log q has no term for it. Later, q of the new weights within the old N and q of
-the old weights are distributions over the same tokens, as an importance ratio needs. The token that
-was sampled is always counted as in N: engines round otherwise, and may see the edge elsewhere.
+Ratios and gradients must be those of q. log p is lower by up to log(1 / top_p) per token, which the
+clip would mistake for a change of policy. N is determined once, from the logits of the sampling
+policy, and then held fixed. This is exact at the start of training: N changes only in jumps, so it
+adds no term to the gradient of log q. Later, the new q within the old N and the old q are
+distributions over the same words, as an importance ratio requires. The sampled token always counts
+as a member of N, because engines round differently and may put the edge elsewhere.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from torch.utils.checkpoint import checkpoint
 from stages.policies.nucleus import in_nucleus
 from stages.training.packing import PACKED
 
-CHUNK = 1 << 26  # logits at a time: 256 MB in float32
+CHUNK = 1 << 26  # logits per chunk: 256 MB in float32
 OUTSIDE = -1e30  # logit of a word outside the nucleus
 
 
 class Nuclei(NamedTuple):
-    """Which words each of M tokens was drawn from."""
+    """The sets of words from which M tokens were sampled."""
 
-    words: torch.Tensor  # of all nuclei, one after the other, [K]
-    counts: torch.Tensor  # how many are of each token; 0: it was drawn from all words, [M]
+    words: torch.Tensor  # words of all nuclei, concatenated, [K]
+    counts: torch.Tensor  # size of each token's nucleus, [M]; 0: sampled from all words
 
     @classmethod
     def of(cls, inside: torch.Tensor, top_p: torch.Tensor) -> Nuclei:
-        """Return nuclei from booleans.
+        """Return nuclei from a boolean matrix.
 
         Args:
-            inside: whether each token could have been each word, [M, V].
-            top_p: that each token was sampled with, in (0, 1], [M]; from 1 on all words count.
+            inside: whether each word is in each token's nucleus, [M, V].
+            top_p: top_p of each token's sampling, [M]; from 1 on all words count.
 
         Returns:
             The nuclei of M tokens.
@@ -54,7 +54,7 @@ class Nuclei(NamedTuple):
 
     @classmethod
     def cat(cls, parts: Sequence[Nuclei]) -> Nuclei:
-        """Lay nuclei one after the other.
+        """Concatenate nuclei.
 
         Args:
             parts: nuclei of M1, M2, ... tokens.
@@ -65,13 +65,13 @@ class Nuclei(NamedTuple):
         return cls(*map(torch.cat, zip(*parts, strict=True)))
 
     def split(self, sizes: Sequence[int]) -> list[Nuclei]:
-        """Return the nuclei of tokens in groups of these sizes.
+        """Split the nuclei into groups of tokens.
 
         Args:
-            sizes: of the groups, which add up to M.
+            sizes: numbers of tokens of the groups, which add up to M.
 
         Returns:
-            Nuclei for each group.
+            The nuclei of each group.
         """
         counts = self.counts.split(list(sizes))
         words = self.words.split([int(part.sum()) for part in counts])
@@ -81,7 +81,7 @@ class Nuclei(NamedTuple):
         """Return the nuclei on a device.
 
         Args:
-            device: of torch.
+            device: torch device.
 
         Returns:
             The same nuclei.
@@ -89,13 +89,13 @@ class Nuclei(NamedTuple):
         return Nuclei(self.words.to(device), self.counts.to(device))
 
     def inside(self, vocabulary: int) -> torch.Tensor:
-        """Return whether each token could have been each word.
+        """Return whether each word is in each token's nucleus.
 
         Args:
             vocabulary: number of words, V.
 
         Returns:
-            Booleans [M, V]; a token that was drawn from all words could have been any.
+            Booleans [M, V]; all true for a token sampled from all words.
         """
         tokens = len(self.counts)
         allowed = self.counts.new_zeros((tokens, vocabulary), dtype=torch.bool)
@@ -105,22 +105,22 @@ class Nuclei(NamedTuple):
 
 
 class TokenValues(NamedTuple):
-    """Of M tokens that the policy wrote, each [M]."""
+    """Log-probabilities and entropies of M tokens that the policy wrote, each [M]."""
 
     logprobs: torch.Tensor  # nats
-    entropy: torch.Tensor  # of the distribution that the token was drawn from, nats
-    nuclei: Nuclei | None = None  # that were found for them
+    entropy: torch.Tensor  # of the distribution from which the token is sampled, nats
+    nuclei: Nuclei | None = None  # their nuclei, if this pass determined them
 
 
 Limit: TypeAlias = Nuclei | torch.Tensor | None
 
 
 class TokenLogprobs(nn.Module):
-    """A causal language model that answers with log-probabilities in the place of logits.
+    """A causal language model that returns log-probabilities instead of logits.
 
     Args:
-        model: of transformers, perhaps with adapters of peft.
-        chunk: most logits held at once.
+        model: transformers model, possibly with peft adapters.
+        chunk: most logits in memory at once.
     """
 
     def __init__(self, model: Any, chunk: int = CHUNK) -> None:
@@ -140,32 +140,33 @@ class TokenLogprobs(nn.Module):
         top_p: torch.Tensor | None = None,
         nuclei: Nuclei | None = None,
     ) -> TokenValues:
-        """Return what the model gives to some of the tokens of a pack.
+        """Score some of the tokens of a pack.
 
         Args:
-            token_ids: of a pack, [T].
-            positions: of each token in its sequence, [T].
-            lengths: of its sequences; they add up to T.
-            at: which tokens, none the first of its sequence, [M].
-            temperature: that divides the logits of each of them, [M].
-            shared: whether the first sequence is what all others begin with.
-            entropy_gradient: whether the entropy is to be learnt from, too.
-            top_p: of each of them, [M]: their nuclei are found, and returned.
-            nuclei: of each of them, from an earlier pass; with neither, all words count.
+            token_ids: tokens of the pack, [T].
+            positions: position of each token in its sequence, [T].
+            lengths: lengths of the sequences, which add up to T.
+            at: indices of the tokens to score, never the first of a sequence, [M].
+            temperature: divisor of the logits of each scored token, [M].
+            shared: whether the first sequence is a prefix of all others.
+            entropy_gradient: whether gradients flow through the entropy.
+            top_p: top_p of each scored token, [M]; their nuclei are determined and returned.
+            nuclei: nuclei of the scored tokens from an earlier pass. Without `top_p` and `nuclei`
+                all words count.
 
         Returns:
-            Log-probabilities and entropies, [M], in nats, and the nuclei if asked for.
+            Log-probabilities and entropies, [M], in nats, and the nuclei if determined here.
 
         Source: docs/method.md, "The nucleus".
         """
-        # A sequence alone needs neither, and not every model takes them.
+        # A single sequence needs none of these arguments, and not every model accepts them.
         apart: dict[str, Any] = {}
         if self.packed:
             apart = {"position_ids": positions[None], "lengths": lengths, "shared": shared}
         body, head = self.bare.get_decoder(), self.bare.get_output_embeddings()
         output = body(input_ids=token_ids[None], use_cache=False, **apart)
         hidden = output.last_hidden_state[0]  # [T, width]
-        before, targets = hidden[at - 1], token_ids[at]  # a token is predicted by the one before
+        before, targets = hidden[at - 1], token_ids[at]  # the previous position predicts a token
         rows = max(1, self.chunk // head.weight.shape[0])
         chunks = [part.split(rows) for part in (before, targets, temperature)]
         sizes = [len(chunk) for chunk in chunks[0]]
@@ -184,12 +185,12 @@ class TokenLogprobs(nn.Module):
 
     @property
     def packed(self) -> bool:
-        """Whether the model has our attention, which keeps sequences apart."""
+        """Whether the model uses our packed attention."""
         return bool(self.bare.config._attn_implementation == PACKED)
 
     @property
     def bare(self) -> Any:
-        """The model under peft's wrapping; its adapters are in the layers themselves."""
+        """The model without peft's wrapper; its layers still hold the adapters."""
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
 
@@ -201,16 +202,16 @@ def _chunk(
     limit: Limit,
     entropy_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, Nuclei | None]:
-    """Log-probabilities and entropies of targets [C], given hidden states [C, width].
+    """Return log-probabilities and entropies of targets [C], given hidden states [C, width].
 
-    The limit is nuclei, or the top_p of each target, [C], whose nuclei are returned, too.
+    `limit` has the nuclei of the targets, or their top_p [C], from which nuclei are determined.
     """
     logits = head(hidden).float() / temperature[:, None]  # [C, V]
     nuclei = limit if isinstance(limit, Nuclei) else None
     if limit is not None and nuclei is None:
         nuclei = _find_nuclei(logits.detach(), targets, limit)
     if nuclei is not None:
-        # Finite, so that 0 times it is 0; no float32 logit of a model comes near.
+        # Finite, so that 0 times it is 0, and far below any logit of a model.
         logits = logits.masked_fill(~nuclei.inside(logits.shape[1]), OUTSIDE)
     logprobs = -nn.functional.cross_entropy(logits, targets, reduction="none")
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
@@ -220,6 +221,6 @@ def _chunk(
 
 
 def _find_nuclei(logits: torch.Tensor, targets: torch.Tensor, top_p: torch.Tensor) -> Nuclei:
-    """Return the nuclei of distributions, given logits [C, V]; targets [C] are always inside."""
+    """Return the nuclei of the distributions with logits [C, V]; targets [C] are always inside."""
     inside = in_nucleus(torch.log_softmax(logits, -1), top_p)
     return Nuclei.of(inside.scatter_(1, targets[:, None], value=True), top_p)

@@ -1,4 +1,4 @@
-"""The policy loss: PPO's clip on given advantages, with what is usually added to it.
+"""The policy loss: PPO's clipped objective on given advantages, with the usual extensions.
 
 For a token with advantage A, ratio r = exp(logp - old) and weight w (see `token_weights`):
 
@@ -27,16 +27,16 @@ from stages.training.config import LossConfig
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """What is known of M tokens beforehand, each [M]."""
+    """The constants of the loss for M tokens, each [M]."""
 
     advantage: torch.Tensor
     weight: torch.Tensor
     old: torch.Tensor  # logprobs before this update, by the trainer
-    engine: torch.Tensor  # logprobs when it was sampled; NaN: unknown
-    reference: torch.Tensor | None  # logprobs of the reference model; None: kl is 0
+    engine: torch.Tensor  # logprobs at sampling time, by the engine; NaN: unknown
+    reference: torch.Tensor | None  # logprobs of the reference model; None: no KL term
 
 
-# Sums over tokens that a log makes means of.
+# Quantities that are summed over tokens and logged as means.
 METRICS = (
     "clip_low_share",
     "clip_high_share",
@@ -49,17 +49,17 @@ METRICS = (
 
 
 def token_weights(n_tokens: npt.NDArray[np.float64], config: LossConfig) -> npt.NDArray[np.float64]:
-    """Return the weight of each token of an episode, so that the loss is a plain sum.
+    """Return the weight of each episode's tokens, which makes the loss a plain sum.
 
-    A plain sum is the same however tokens are packed, accumulated or spread over devices.
+    A plain sum does not depend on how tokens are packed, accumulated or spread over devices.
 
     Args:
-        n_tokens: that count in each episode of one optimizer step, [E].
+        n_tokens: number of tokens that count in each episode of an optimizer step, [E].
         config: its aggregation. token-mean: each token counts the same; sequence-mean: each
-            episode does; constant: as a sum over the episode's tokens / constant_length.
+            episode counts the same; constant: each episode's sum is divided by constant_length.
 
     Returns:
-        The weight of a token of each episode, [E].
+        The weight of each token of each episode, [E].
 
     Source: docs/method.md, "The loss".
     """
@@ -76,13 +76,13 @@ def token_weights(n_tokens: npt.NDArray[np.float64], config: LossConfig) -> npt.
 def policy_loss(
     logprobs: torch.Tensor, entropy: torch.Tensor, batch: TokenBatch, config: LossConfig
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Return the loss of M tokens and sums for a log; see the module for formula and sources.
+    """Return the loss of M tokens, and sums to log; see the module for formula and sources.
 
     Args:
-        logprobs: of the tokens under the policy that learns, [M].
-        entropy: of the distributions they were drawn from, [M].
-        batch: what is known of them.
-        config: the choices.
+        logprobs: logprobs of the tokens under the current policy, [M].
+        entropy: entropy of the current policy at each token, [M].
+        batch: the constants of the loss for these tokens.
+        config: settings of the loss.
 
     Returns:
         The loss, a scalar, and the sum over the tokens of each of METRICS.
@@ -98,7 +98,7 @@ def policy_loss(
         per_token = torch.where(advantage < 0, torch.minimum(per_token, most), per_token)
     tis = torch.ones_like(per_token)
     if config.tis_cap is not None:
-        # Unknown engine logprobs are taken to be the trainer's own.
+        # If the engine's logprob is unknown (NaN), the weight is 1.
         tis = torch.exp(batch.old - batch.engine).nan_to_num(1.0).clamp(max=config.tis_cap)
         per_token = tis * per_token
     if config.entropy:
@@ -116,5 +116,5 @@ def policy_loss(
 
 
 def _k3(log_ratio: torch.Tensor) -> torch.Tensor:
-    """exp(x) - x - 1 >= 0: unbiased for KL(p || q) over samples of p, with x = log q - log p."""
+    """Return exp(x) - x - 1 >= 0, unbiased for KL(p || q) under p, with x = log q - log p."""
     return torch.exp(log_ratio) - log_ratio - 1

@@ -1,4 +1,4 @@
-"""What a training run is made from: which files, which of them go together, and all they hold."""
+"""The inputs of a training run: which files are given, whether they fit together, their content."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from stages.training.inputs import (
     read_values,
 )
 
-INPUT = "Input"  # panel of the help
+INPUT = "Input"  # panel of the options in --help
 
 
 @dataclass(frozen=True)
 class TrainFiles:
-    """Where a run's models and data lie."""
+    """Paths of a run's models and data."""
 
     model: Annotated[str, Setting("Policy to start from.", INPUT, metavar="DIR|NAME")]
     rollouts: Annotated[
@@ -83,14 +83,14 @@ class TrainFiles:
 
     @property
     def data(self) -> list[str]:
-        """The files that are given, but for models."""
+        """The given files, without models."""
         paths = (self.rollouts, self.turns, self.calibration, self.advantages, self.sft, self.dev)
         return [path for path in paths if path]
 
 
 @dataclass(frozen=True)
 class Uses:
-    """Which episodes and turns are learnt from, and from which optimizer."""
+    """Which episodes and turns are accepted for training, and from which optimizer state."""
 
     only_valued: Annotated[
         bool, Setting("Train only on turns whose tier has a value in --calibration.", ADVANTAGE)
@@ -107,26 +107,26 @@ class Uses:
 
 
 class Material(NamedTuple):
-    """All that a run reads before a model is loaded."""
+    """All inputs that a run reads before a model is loaded."""
 
     played: Rollouts | None
     scored: pl.DataFrame | None  # TURNS of the rollouts
-    weighed: pl.DataFrame | None  # ADVANTAGES of these turns, where a file has them
+    weighed: pl.DataFrame | None  # ADVANTAGES of these turns, if a file has them
     values: Values | None
-    talks: list[dict[str, Any]]
-    held_out: list[dict[str, Any]]
+    talks: list[dict[str, Any]]  # conversations for supervised fine-tuning
+    held_out: list[dict[str, Any]]  # conversations of the dev set
     notes: Counter[str]
 
 
 def check_files(files: TrainFiles, uses: Uses) -> None:
-    """Check that there is one thing to learn from, and all that goes with it.
+    """Raise InputError unless the files define exactly one kind of training, completely.
 
     Args:
-        files: that are given.
-        uses: what is learnt from them.
+        files: the given files.
+        uses: how they are used.
 
     Raises:
-        InputError: there is nothing, too much, or something is missing.
+        InputError: there is nothing to learn from, too much, or a file is missing.
     """
     if (files.sft is None) == (files.rollouts is None):
         raise InputError("irc-cli train", "nothing to train on", "give --rollouts or --sft")
@@ -148,17 +148,17 @@ def read_material(
     """Read the files, and check them against each other and the policy.
 
     Args:
-        files: that `check_files` has passed.
+        files: files that passed `check_files`.
         uses: which episodes are accepted.
-        config: whose loss says whether the engine's logprobs matter.
-        estimator: of the advantages, which a file of them has used already.
+        config: settings of training; they determine whether the engine's logprobs are used.
+        estimator: the advantage estimator; must be the default if a file has the advantages.
 
     Returns:
-        All that was read, with notes on what was left out.
+        The content of the files, with notes on what was left out.
 
     Raises:
-        InputError: a file is missing or broken, another policy played the rollouts, the advantages
-            are of other turns, or the calibration has no critic for the estimator.
+        InputError: a file is missing or broken, another policy sampled the rollouts, the advantages
+            are of other turns, or the calibration lacks the estimator's critic.
     """
     notes = Counter[str]()
     played = read_rollouts(files.rollouts, notes) if files.rollouts else None

@@ -1,4 +1,4 @@
-"""Models to train: loaded, checked, wrapped with adapters, and written, safetensors only."""
+"""Models to train: load, check, wrap with LoRA adapters, and write (safetensors only)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from stages.policies.threads import limit_threads
 from stages.training.logprobs import TokenLogprobs
 from stages.training.packing import PACKED
 
-TRIAL = 8  # tokens of the sequences that a model is tried on
-ALIKE = 4  # tokens that these begin with
+TRIAL = 8  # length of the sequences on which a model is tested
+ALIKE = 4  # length of their shared prefix
 
 
 def load_model(folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """Load a causal language model in float32, and its tokenizer.
 
     Args:
-        folder: a checkpoint in Hugging Face's form, or a model of the hub.
+        folder: a checkpoint in Hugging Face's format, or the name of a model on the hub.
 
     Returns:
-        The model of transformers, and its tokenizer.
+        The transformers model and its tokenizer.
 
     Raises:
-        InputError: it is missing, a pickle, damaged, holds NaN, or its tokenizer doesn't fit.
+        InputError: the model is missing, pickled or damaged, holds NaN, or its tokenizer doesn't
+            fit.
     """
     if not Path(folder).is_dir() and (folder.startswith((".", "/")) or folder.count("/") > 1):
         todo = "give a folder that holds a model, or a name like 'Qwen/Qwen3-4B'"
@@ -49,8 +50,8 @@ def check_model(folder: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
 
     Args:
         folder: name of the model in errors.
-        model: of transformers.
-        tokenizer: that it is used with.
+        model: transformers model.
+        tokenizer: tokenizer to use with the model.
 
     Raises:
         InputError: a weight is NaN or infinite, or the tokenizer has more tokens than the model.
@@ -66,13 +67,13 @@ def check_model(folder: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def refuse_pickle(folder: str) -> None:
-    """Raise InputError where a checkpoint's weights are a pickle, which can run any code.
+    """Raise InputError if a checkpoint's weights are a pickle, which can run any code.
 
     Args:
-        folder: of the checkpoint; a name of the hub passes.
+        folder: folder of the checkpoint; the name of a hub model passes.
 
     Raises:
-        InputError: there are pickled weights, and no safetensors.
+        InputError: there are pickled weights and no safetensors.
     """
     files = list(Path(folder).glob("*")) if Path(folder).is_dir() else []
     if any(f.suffix in (".bin", ".pt", ".pth") for f in files) and not any(
@@ -83,13 +84,13 @@ def refuse_pickle(folder: str) -> None:
 
 
 def packable(model: Any) -> bool:
-    """Whether every layer attends to all that stands before, so that sequences can be packed.
+    """Return whether sequences can be packed: every layer has full causal attention.
 
     Args:
-        model: of transformers.
+        model: transformers model.
 
     Returns:
-        False for sliding windows, linear attention and models with a state.
+        False for sliding windows, linear attention and models with a recurrent state.
     """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
@@ -102,22 +103,23 @@ def packable(model: Any) -> bool:
 def learner(
     model: Any, *, lora_rank: int | None = None, gradient_checkpointing: bool = False
 ) -> TokenLogprobs:
-    """Make a model ready to learn: our attention where it fits, adapters, checkpointing.
+    """Prepare a model for training: packed attention if possible, LoRA adapters, checkpointing.
 
     Args:
-        model: of transformers.
-        lora_rank: of adapters on all linear layers, which alone are trained; None: all weights.
-        gradient_checkpointing: compute activations again on the way back instead of keeping them.
+        model: transformers model.
+        lora_rank: rank of adapters on all linear layers, which alone are trained; None: train all
+            weights.
+        gradient_checkpointing: recompute activations in the backward pass instead of storing them.
 
     Returns:
-        The model, which answers with log-probabilities.
+        The model, wrapped to return log-probabilities.
 
     Raises:
-        InputError: it computes in a way that ours does not give the same numbers.
+        InputError: the wrapped model does not reproduce the model's own log-probabilities.
     """
-    if model.config._attn_implementation == PACKED:  # its config was another learner's
+    if model.config._attn_implementation == PACKED:  # the config comes from another learner
         model.set_attn_implementation("eager")
-    weightless = model.device.type == "meta"  # a plan's
+    weightless = model.device.type == "meta"  # only planned, see `stages.training.plan`
     expected = [] if weightless else [_own_logprobs(model, trial) for trial in _trials(model)]
     if packable(model):
         model.set_attn_implementation(PACKED)
@@ -143,7 +145,7 @@ def learner(
 
 
 def _trials(model: Any) -> list[torch.Tensor]:
-    """Return two short sequences of a model's tokens, which begin with the same."""
+    """Return two short token sequences that share a prefix."""
     ids = torch.arange(2 * TRIAL) * 7 % model.config.get_text_config().vocab_size
     first, second = ids.split(TRIAL)
     return [first, torch.cat((first[:ALIKE], second[ALIKE:]))]
@@ -157,10 +159,10 @@ def _own_logprobs(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _check_learner(made: TokenLogprobs, expected: list[torch.Tensor]) -> None:
-    """Raise InputError unless log-probabilities are those of the model's own logits.
+    """Raise InputError unless log-probabilities agree with the model's own logits.
 
-    They are not where logits are scaled or capped after the head (Gemma 2, Granite, Cohere), or
-    where layers see more than what our attention shows them.
+    They disagree if logits are scaled or capped after the head (Gemma 2, Granite, Cohere), or if
+    layers depend on more than our attention provides.
     """
     trials = _trials(made.bare)
     packs = [trials] if made.packed else [[trial] for trial in trials]
@@ -170,7 +172,7 @@ def _check_learner(made: TokenLogprobs, expected: list[torch.Tensor]) -> None:
             given.append(made(*_sharing_pack(trials), shared=True).logprobs)
             expected = [*expected, *(own[ALIKE:] for own in expected)]
         close = torch.allclose(torch.cat(given), torch.cat(expected), rtol=1e-4, atol=1e-4)
-    except (AttributeError, TypeError):  # it has other parts, or its parts take other arguments
+    except (AttributeError, TypeError):  # other modules, or other arguments of modules
         close = False
     if not close:
         what = f"a {type(made.bare).__name__} does not compute as irc-cli train expects"
@@ -179,7 +181,7 @@ def _check_learner(made: TokenLogprobs, expected: list[torch.Tensor]) -> None:
 
 
 def _pack(sequences: list[torch.Tensor]) -> tuple[Any, ...]:
-    """Return the arguments of TokenLogprobs for all tokens but each sequence's first."""
+    """Return TokenLogprobs' arguments for a pack, scoring all but each sequence's first token."""
     positions = torch.cat([torch.arange(len(ids)) for ids in sequences])
     at = torch.nonzero(positions)[:, 0]
     lengths = [len(ids) for ids in sequences]
@@ -187,7 +189,7 @@ def _pack(sequences: list[torch.Tensor]) -> tuple[Any, ...]:
 
 
 def _sharing_pack(sequences: list[torch.Tensor]) -> tuple[Any, ...]:
-    """Return the arguments of TokenLogprobs for what follows after a start that is shared."""
+    """Return TokenLogprobs' arguments for a pack with a shared prefix, scoring what follows it."""
     rests = [torch.arange(ALIKE, len(ids)) for ids in sequences]
     positions = torch.cat([torch.arange(ALIKE), *rests])
     ids = torch.cat([sequences[0][:ALIKE], *(ids[ALIKE:] for ids in sequences)])
@@ -197,10 +199,10 @@ def _sharing_pack(sequences: list[torch.Tensor]) -> tuple[Any, ...]:
 
 
 def trained(model: Any) -> dict[str, torch.Tensor]:
-    """Return the weights that training changes, by name.
+    """Return the trainable weights, by name.
 
     Args:
-        model: of transformers, or peft's around it.
+        model: transformers model, possibly wrapped by peft.
 
     Returns:
         The parameters themselves, not copies.
@@ -209,13 +211,13 @@ def trained(model: Any) -> dict[str, torch.Tensor]:
 
 
 def whole_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Return the weights of a model, adapters merged into it; a collective on sharded weights.
+    """Return a model's full weights with adapters merged; a collective call on sharded weights.
 
     Args:
-        model: of transformers, or peft's around it, which it changes.
+        model: transformers model, possibly wrapped by peft; merging changes it.
 
     Returns:
-        Whole tensors by the names of a model without adapters.
+        Unsharded tensors, named as in a model without adapters.
     """
     if hasattr(model, "peft_config"):
         model = model.merge_and_unload()
@@ -225,17 +227,17 @@ def whole_weights(model: Any) -> dict[str, torch.Tensor]:
 def write_policy(
     model: Any, weights: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
-    """Write a model that transformers and vLLM load.
+    """Write a model that transformers and vLLM can load.
 
     Args:
-        model: of transformers, or peft's around it; gives the config.
-        weights: to write, as from `whole_weights`.
-        tokenizer: written beside them.
-        folder: to write to.
+        model: transformers model, possibly wrapped by peft; provides the config.
+        weights: weights to write, as from `whole_weights`.
+        tokenizer: tokenizer to write beside them.
+        folder: output folder.
     """
     bare = model.get_base_model() if hasattr(model, "peft_config") else model
     attention = bare.config._attn_implementation
-    bare.config._attn_implementation = None  # ours has a meaning here only
+    bare.config._attn_implementation = None  # no other program knows our attention
     bare.config.use_cache = True
     with _saving():
         bare.save_pretrained(folder, state_dict=weights)
@@ -245,7 +247,7 @@ def write_policy(
 
 @contextmanager
 def _saving() -> Iterator[None]:
-    """Raise OSError for safetensors' own word for a full disk."""
+    """Convert safetensors' error for a full disk to OSError."""
     try:
         yield
     except SafetensorError as error:
@@ -253,25 +255,25 @@ def _saving() -> Iterator[None]:
 
 
 def weights_of(folder: str) -> list[str]:
-    """Return the files that hold a checkpoint's weights; none where it is no folder.
+    """Return the files that hold a checkpoint's weights.
 
     Args:
-        folder: of the checkpoint, or a name of the hub.
+        folder: folder of the checkpoint, or the name of a hub model.
 
     Returns:
-        Paths of safetensors, sorted.
+        Sorted paths of safetensors files; empty if there is no such folder.
     """
     return sorted(str(path) for path in Path(folder).glob("*.safetensors"))
 
 
 def whole(value: torch.Tensor) -> torch.Tensor:
-    """Return a tensor as one piece, wherever its shards lie.
+    """Return a tensor unsharded; a collective call on a sharded tensor.
 
     Args:
         value: a tensor, sharded or not.
 
     Returns:
-        The same values; on several devices every process takes part.
+        The same values.
     """
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
@@ -281,7 +283,7 @@ def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
 
     Args:
         weights: tensors by name, on any device.
-        path: of the file.
+        path: path of the file.
     """
     from safetensors.torch import save_file
 
@@ -291,10 +293,10 @@ def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read tensors of safetensors.
+    """Read a safetensors file.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Returns:
         Tensors by name, on the CPU.

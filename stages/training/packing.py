@@ -1,8 +1,8 @@
-"""Many sequences in one pass without padding: they stand in a row, and none sees another.
+"""Sequence packing: many sequences in one pass without padding, isolated from each other.
 
-Positions begin anew with each sequence, and attention runs on each by itself, so that a pass over
-a pack gives what passes over its sequences give. What all sequences of a pack begin with, such as
-an agent's instructions and tools, stands there once: each of them goes on from it.
+Positions restart with each sequence and attention runs per sequence, so a pass over a pack gives
+the same results as one pass per sequence. A prefix shared by all sequences of a pack, such as an
+agent's instructions and tools, is stored once, and every sequence continues from it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 PACKED = "irc_packed"  # name of our attention in transformers
-LEAST_SHARED = 64  # tokens: fewer cost more, in copies of keys and values, than they save
+LEAST_SHARED = 64  # tokens; a shorter prefix costs more in copies of keys and values than it saves
 
 
 def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Put sequences into few packs of at most `budget` tokens: first fit, longest first.
+    """Pack sequences into few packs of at most `budget` tokens by first fit, longest first.
 
     Args:
-        lengths: of the sequences; a longer one than the budget stands alone.
-        budget: tokens of a pack.
+        lengths: lengths of the sequences; a sequence longer than the budget gets its own pack.
+        budget: most tokens of a pack.
 
     Returns:
-        Positions in `lengths`, each in one pack.
+        Packs of positions in `lengths`; each position is in one pack.
     """
     packed: list[list[int]] = []
     room: list[int] = []
@@ -47,14 +47,14 @@ def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def shared_tokens(token_ids: Sequence[npt.NDArray[np.int64]], most: int) -> int:
-    """Return how many tokens at the start of a pack are to stand there once.
+    """Return the length of the prefix that all sequences of a pack should share.
 
     Args:
-        token_ids: of the sequences.
-        most: that may be shared.
+        token_ids: tokens of each sequence.
+        most: most tokens that may be shared.
 
     Returns:
-        0 where it is not worth its copies of keys and values.
+        The length in tokens; 0 if sharing is not worth the copies of keys and values.
     """
     if len(token_ids) < 2:
         return 0
@@ -79,28 +79,28 @@ def packed_attention(
     shared: bool = False,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each sequence of a pack, in transformers' form.
+    """Causal attention within each sequence of a pack, with transformers' attention interface.
 
     Args:
         queries: [1, H, T, D].
         keys: [1, K, T, D], K heads shared by H / K queries each.
         values: [1, K, T, D].
-        scaling: of the scores.
-        dropout: of the weights.
-        lengths: of the sequences, which add up to T.
-        shared: whether the first of them is what all others begin with.
+        scaling: factor of the scores.
+        dropout: dropout probability of the attention weights.
+        lengths: lengths of the sequences, which add up to T.
+        shared: whether the first sequence is a prefix of all others.
 
     Returns:
-        The mixed values [1, T, H, D], and no weights.
+        The mixed values [1, T, H, D], and None for the attention weights.
 
     Source: scaled dot-product attention, arXiv 1706.03762, section 3.2.1.
     """
-    # As autocast would: rotations leave float32, and a mask of torch's own wants one type.
+    # Cast as autocast would: rotary embeddings return float32, and torch's mask needs one dtype.
     queries, keys = queries.to(values.dtype), keys.to(values.dtype)
     groups = queries.shape[1] // keys.shape[1]
     if groups > 1:
         keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
-    # split: its gradient is one concatenation; that of slices would be a full tensor each.
+    # The gradient of split is one concatenation; each slice would add a full-size gradient.
     parts = zip(*(x.split(list(lengths), 2) for x in (queries, keys, values)), strict=True)
     attend = partial(scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
     q, k_first, v_first = next(parts)

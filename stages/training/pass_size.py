@@ -1,8 +1,8 @@
-"""How many tokens share a pass, where nobody says: as many as the memory that is there holds.
+"""The default number of tokens per pass, chosen by the available memory.
 
-A GPU gets as many as fit beside weights, gradients and moments. A CPU is no faster with more than
-a few thousand, and its memory serves other programs: it gets a tenth of it for what a pass keeps.
-The longest sequence always has its pass.
+A GPU takes as many tokens as fit beside weights, gradients and moments. A CPU is no faster with
+more than a few thousand tokens and shares its memory with other programs, so a pass may use a tenth
+of it. The longest sequence always fits in a pass.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ import torch
 from stages.training.batches import MOST_PACKED
 from stages.training.plan import Architecture, Setup, describe, fits, memory
 
-CPU_SHARE = 0.1  # of the computer's memory: an allowance of ours
+CPU_SHARE = 0.1  # of the computer's memory; our choice
 GB = 1e9
 
 
 def here(setup: Setup) -> Setup:
-    """Fill in the devices that torch finds: GPUs, else this computer and its memory.
+    """Fill in the devices that torch finds: GPUs, otherwise this computer and its memory.
 
     Args:
-        setup: of a run; 0 devices, or of 0 GB, where torch is to look.
+        setup: setup of a run; 0 devices or 0 GB are filled in.
 
     Returns:
-        The same run on so many devices, of so many GB.
+        The same setup with devices and their memory.
     """
     gpus = torch.cuda.device_count()
     if gpus:
         memory_gb = torch.cuda.get_device_properties(0).total_memory / GB
     else:
         memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
-    cpu = not (gpus or setup.devices or setup.device_gb)  # else another machine is planned for
+    cpu = not (gpus or setup.devices or setup.device_gb)  # given devices are another machine's
     devices, device_gb = setup.devices or gpus or 1, setup.device_gb or memory_gb
     return replace(setup, devices=devices, device_gb=device_gb, cpu=cpu)
 
@@ -44,12 +44,12 @@ def fitting_tokens(model: Architecture, setup: Setup, longest: int) -> int:
     """Return how many tokens a pass can have.
 
     Args:
-        model: what is trained.
-        setup: how, and on which devices; its tokens do not count.
-        longest: tokens of the longest sequence.
+        model: architecture to train.
+        setup: setup of the run; its `tokens` are ignored.
+        longest: length of the longest sequence in tokens.
 
     Returns:
-        At least `longest`, at most MOST_PACKED if that is less.
+        The most tokens that fit, limited to MOST_PACKED, but at least `longest`.
 
     Source: docs/method.md, "Memory of a training step".
     """
@@ -68,12 +68,12 @@ def tokens_here(config: Any, setup: Setup, longest: int) -> int:
     """Return how many tokens a pass can have on the devices that torch finds.
 
     Args:
-        config: of a model, from transformers.
-        setup: of the run.
-        longest: tokens of the longest sequence.
+        config: transformers config of the model.
+        setup: setup of the run.
+        longest: length of the longest sequence in tokens.
 
     Returns:
-        See `fitting_tokens`.
+        A number of tokens; see `fitting_tokens`.
     """
     setup = replace(here(setup), cpu=not torch.cuda.is_available())
     return fitting_tokens(describe(config, setup), setup, longest)

@@ -1,27 +1,27 @@
-"""What a training run would take, from a model's config alone: no weights are loaded.
+"""Memory of a training run, estimated from a model's config without loading weights.
 
 Bytes on each of N devices, for P parameters of which P' are trained, in float32:
 
     weights, gradients, moments   4 P / N, 4 P' / N, 8 P' / N   (AdamW; FSDP2 shards all of them)
-    copies       one device: autocast's casts of weights to bf16, held until the pass is over; and
-                 what peft makes of adapters on experts, as large as these
+    copies       one device, or adapters: autocast's bf16 casts of the weights, held until the pass
+                 ends; and the matrices of the same size that peft builds for adapters on experts
     gathered     several devices: two layers, the weights outside of layers, and the gradient of
-                 the larger of both, in the type that is computed with
-    activations  what autograd keeps of T tokens: found by running the model's own code on tensors
-                 without content (`trace`); with gradient checkpointing 4 T width for each layer
-    layer        that goes back: three gradients as large as the largest thing kept; and with
-                 gradient checkpointing all that it keeps, as it is run again
+                 the larger of both, in the dtype of the computation
+    activations  tensors that autograd stores for T tokens, measured by running the model's own
+                 code on fake tensors (`trace`); with gradient checkpointing 4 T width per layer
+    layer        the backward pass of a layer: three gradients of the size of the largest stored
+                 tensor; with gradient checkpointing also the recomputed activations
     logits       four matrices of a chunk: logits, their softmax, its product, their gradient; and
-                 on one device twice the gradient of the largest trained weights: a sum, its term
+                 on one device twice the largest trained weights: a gradient sum and its new term
 
-The last two come one after the other, so that the peak is the sum with the larger of them.
+`layer` and `logits` follow each other, so the peak counts only the larger of them.
 
-A reference model of the KL is run before the first step and dropped: its weights meet the policy's
-weights, but neither gradients nor moments. Without --reference there is none.
+The reference model of the KL runs before the first step and is then dropped. Its weights coexist
+with the policy's weights, but not with gradients or moments. Without --reference there is none.
 
 Sources: the sum of parts ZeRO, arXiv 1910.02054, section 3; checkpointing arXiv 1604.06174; what
-FSDP gathers arXiv 2304.11277, section 4. We trace activations, where arXiv 2205.05198 counts them
-by hand, for its formula knows neither gates, experts nor linear attention.
+FSDP gathers arXiv 2304.11277, section 4. We trace activations instead of counting them by hand as
+in arXiv 2205.05198, whose formula does not cover gates, experts or linear attention.
 """
 
 from __future__ import annotations
@@ -44,46 +44,46 @@ from stages.training.logprobs import CHUNK, TokenLogprobs
 from stages.training.model import learner, packable
 from stages.training.model import trained as trained_weights
 
-# Of a device, for what is not counted: the context of CUDA, buffers of NCCL, gaps between tensors.
-RESERVE = 0.1  # an allowance of ours, measured nowhere
+# Share of a device for memory that is not counted: CUDA context, NCCL buffers, fragmentation.
+RESERVE = 0.1  # our choice, not measured
 CONFIG = "give a folder that holds the config.json"
-TRACED = (64, 128)  # tokens; what is kept grows by the same for each further one
+TRACED = (64, 128)  # tokens of the traced passes; stored bytes are linear in the tokens
 ONE_EXPERT = "irc_one_expert"  # name of a stand-in for the experts
-LORA_RANK = 16  # that is suggested
-MOST_DEVICES = 1024  # that are suggested
+LORA_RANK = 16  # suggested rank
+MOST_DEVICES = 1024  # most devices to suggest
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What of a run decides on its memory."""
+    """The settings of a run that determine its memory."""
 
-    tokens: int  # of a pass; 0: not known yet
+    tokens: int  # tokens per pass; 0: not known yet
     bf16: bool = False
     gradient_checkpointing: bool = False
     lora_rank: int | None = None
     devices: int = 1
     device_gb: float = 0.0
-    cpu: bool = False  # the device is this computer, whose memory serves others, too
+    cpu: bool = False  # whether the device is this computer, whose memory other programs share
 
 
 class Layer(NamedTuple):
-    """Layers of one kind."""
+    """Layers of the same kind."""
 
-    times: int  # that the model has one
-    parameters: int  # of each
-    kept: int  # bytes for each token, for the way back
-    casts: int  # bytes of weights in bf16, however many tokens there are
-    largest: int  # bytes for each token of the largest tensor kept
+    times: int  # number of such layers
+    parameters: int  # parameters per layer
+    kept: int  # bytes per token stored for the backward pass
+    casts: int  # bytes of bf16 casts of weights, independent of the tokens
+    largest: int  # bytes per token of the largest stored tensor
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model, and what a pass through it keeps."""
+    """A model's sizes, and the memory of a pass through it."""
 
     parameters: int
-    trained: int
-    active: int  # parameters that a token meets
-    largest: int  # parameters of the largest tensor trained
+    trained: int  # trainable parameters
+    active: int  # parameters used per token
+    largest: int  # parameters of the largest trainable tensor
     width: int
     vocabulary: int
     packable: bool  # whether sequences can share a pass
@@ -91,7 +91,7 @@ class Architecture:
 
     @property
     def outside(self) -> int:
-        """Parameters outside of layers: embeddings, head, last norm."""
+        """Parameters outside of layers: embeddings, head and final norm."""
         return self.parameters - sum(kind.times * kind.parameters for kind in self.layers)
 
 
@@ -110,7 +110,7 @@ class Memory:
 
     @property
     def peak(self) -> float:
-        """Of a step: the layer goes back when the logits are gone."""
+        """Peak of a step: logits are freed before a layer's backward pass, so the larger counts."""
         return float(sum(asdict(self).values())) - min(self.layer, self.logits)
 
 
@@ -121,13 +121,13 @@ def read_config(name: str) -> Any:
     """Read the config of a model's text part.
 
     Args:
-        name: a folder with a config.json, or a model of the hub.
+        name: a folder with a config.json, or the name of a hub model.
 
     Returns:
-        The config of transformers.
+        The transformers config.
 
     Raises:
-        InputError: there is none, or no causal language model of such a kind.
+        InputError: there is no config, or it is not of a causal language model.
     """
     with loading(name, CONFIG):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config()
@@ -136,30 +136,31 @@ def read_config(name: str) -> Any:
 
 
 def bare(config: Any, *, lora_rank: int | None = None) -> Any:
-    """Make a model without weights, ready to learn: tensors have a shape, but no content.
+    """Build a model for training on torch's meta device, without weights.
 
     Args:
-        config: of transformers.
-        lora_rank: of adapters on all linear layers, which alone are trained; None: all weights.
+        config: transformers config.
+        lora_rank: rank of adapters on all linear layers, which alone are trained; None: train all
+            weights.
 
     Returns:
-        The model, on torch's device "meta".
+        The model, on the device "meta".
     """
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # peft's, on patterns of experts
+        warnings.simplefilter("ignore", RuntimeWarning)  # from peft, about expert patterns
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         return learner(model, lora_rank=lora_rank).model
 
 
 def describe(config: Any, setup: Setup) -> Architecture:
-    """Count a model's parameters and trace what a pass keeps.
+    """Count a model's parameters and trace the memory of a pass.
 
     Args:
-        config: of transformers.
-        setup: whether there are adapters, and what is computed in.
+        config: transformers config.
+        setup: setup of the run; only adapters and bf16 matter.
 
     Returns:
-        Numbers of parameters, and bytes for each token.
+        Numbers of parameters, and bytes per token.
     """
     model = bare(config, lora_rank=setup.lora_rank)
     base = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -174,7 +175,7 @@ def describe(config: Any, setup: Setup) -> Architecture:
         little, much = few[first[kind]], many[first[kind]]
         kept = (sum(much) - sum(little)) // step
         casts = max(0, sum(little) - kept * TRACED[0])
-        grown = Counter(much) - Counter(little)  # without the casts, which are in both
+        grown = Counter(much) - Counter(little)  # the casts are in both, so they cancel
         parameters = sum(math.prod(shape) for _, shape in kind)
         layers.append(Layer(count, parameters, kept, casts, max(grown) // TRACED[1]))
     every, trained = list(model.parameters()), list(trained_weights(model).values())
@@ -193,12 +194,12 @@ def describe(config: Any, setup: Setup) -> Architecture:
 
 
 def _kind(layer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """What tells layers apart: the names and shapes of their weights."""
+    """Return the kind of a layer: the names and shapes of its weights."""
     return tuple((name, tuple(weights.shape)) for name, weights in layer.named_parameters())
 
 
 def _idle(config: Any, every: list[torch.Tensor]) -> int:
-    """Parameters of experts that a token is not sent to."""
+    """Return the number of parameters in the experts that a token does not use."""
     experts = _experts(config)
     if not experts:
         return 0
@@ -209,33 +210,33 @@ def _idle(config: Any, every: list[torch.Tensor]) -> int:
 
 
 def _experts(config: Any) -> int:
-    """How many experts a layer has; 0: it is no mixture."""
+    """Return the number of experts per layer; 0 if the model is not a mixture of experts."""
     return int(getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0) or 0)
 
 
 def trace(config: Any, setup: Setup, layers: int, tokens: int) -> list[list[int]]:
-    """Return the bytes of each tensor that the first layers keep for the way back.
+    """Return the bytes of each tensor that the first layers store for the backward pass.
 
-    Runs the model's own code with our attention, on tensors without content: shapes and types are
-    those of a CPU's kernels, whose attention keeps what FlashAttention keeps. Kernels that replace
-    code of transformers, such as those of flash-linear-attention, may keep less.
+    The model's own code runs with our attention on fake tensors. Shapes and dtypes are those of CPU
+    kernels, whose attention stores the same tensors as FlashAttention. Kernels that replace
+    transformers' code, such as flash-linear-attention's, may store less.
 
     Args:
-        config: of the model.
-        setup: with or without adapters and bf16; gradient checkpointing does not count here.
-        layers: how many.
-        tokens: of the pass.
+        config: transformers config.
+        setup: setup of the run; only adapters and bf16 matter, not gradient checkpointing.
+        layers: number of layers to trace.
+        tokens: tokens of the pass.
 
     Returns:
-        Bytes of each tensor, by layer.
+        Bytes of each stored tensor, by layer.
     """
     short = copy.deepcopy(config)
     short.num_hidden_layers = layers
     if getattr(short, "layer_types", None):
         short.layer_types = short.layer_types[:layers]
     kept: list[list[int]] = [[] for _ in range(layers)]
-    place: list[int] = []  # of the layer that runs
-    seen: dict[int, torch.Tensor] = {}  # by storage; held, so that no other takes its number
+    place: list[int] = []  # number of the running layer, or empty
+    seen: dict[int, torch.Tensor] = {}  # by storage id; kept alive so that no id is reused
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -266,10 +267,10 @@ def trace(config: Any, setup: Setup, layers: int, tokens: int) -> list[list[int]
 def _one_expert(
     experts: Any, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Keep what the experts of transformers ('grouped_mm') keep, without looking at the tokens.
+    """Store the same tensors as transformers' experts ('grouped_mm'), without real tokens.
 
-    One expert does the work of all. Like theirs it computes in the type of its weights: autocast
-    knows nothing of grouped matrix products.
+    A single expert computes all tokens. Like the original it computes in the dtype of its weights,
+    because autocast does not cover grouped matrix products.
     """
     n_tokens, n_chosen = chosen.shape
     order = chosen.reshape(-1).argsort()
@@ -286,11 +287,11 @@ ALL_EXPERTS_FUNCTIONS.register(ONE_EXPERT, _one_expert)
 
 
 def memory(model: Architecture, setup: Setup) -> Memory:
-    """Return what each device holds in a step; see the module's formulas.
+    """Return the memory of a step on each device; see the module's formulas.
 
     Args:
-        model: what is trained.
-        setup: how.
+        model: architecture to train.
+        setup: setup of the run.
 
     Returns:
         Bytes by part.
@@ -304,7 +305,7 @@ def memory(model: Architecture, setup: Setup) -> Memory:
     if setup.gradient_checkpointing:
         kept = 4 * model.width * sum(kind.times for kind in model.layers)
         again = max(kind.kept for kind in model.layers)
-        if setup.lora_rank:  # autocast remembers the casts of weights that are trained
+        if setup.lora_rank:  # autocast caches casts of trainable weights only
             casts = max(kind.casts for kind in model.layers)
     unit = max(kind.parameters for kind in model.layers)
     gathered = 2 * unit + model.outside + max(unit, model.outside)
@@ -322,12 +323,12 @@ def memory(model: Architecture, setup: Setup) -> Memory:
 
 
 def reference_peak(model: Architecture, reference: Architecture, setup: Setup) -> float:
-    """Return the bytes on each device while a reference model is run, before the first step.
+    """Return the bytes on each device while the reference model runs, before the first step.
 
     Args:
-        model: what is trained.
-        reference: the reference model.
-        setup: how the model is trained.
+        model: architecture to train.
+        reference: architecture of the reference model.
+        setup: setup of the run.
 
     Returns:
         Bytes.
@@ -335,35 +336,33 @@ def reference_peak(model: Architecture, reference: Architecture, setup: Setup) -
     Source: docs/method.md, "Memory of a training step".
     """
     there = memory(reference, replace(setup, gradient_checkpointing=True))
-    held = there.gradients + there.moments + there.activations  # no way back: nothing of these
+    held = there.gradients + there.moments + there.activations  # none without a backward pass
     return 4 * model.parameters / setup.devices + there.peak - held
 
 
 def fits(peak: float, setup: Setup) -> bool:
-    """Whether a peak leaves the reserve free.
+    """Return whether a peak leaves the reserve free.
 
     Args:
-        peak: in bytes, on each device.
-        setup: with the memory of a device.
+        peak: bytes on each device.
+        setup: setup with the memory of a device.
 
     Returns:
-        True where it does.
+        True if it fits.
     """
     return peak <= (1 - RESERVE) * setup.device_gb * 1e9
 
 
 def remedies(setup: Setup, describe: Describe) -> list[str]:
-    """Return which options make a run fit that doesn't.
-
-    Each alone that suffices; else as many of them as it takes, in this order, as one entry; none
-    where all of them are not enough.
+    """Return the options that make a run fit.
 
     Args:
-        setup: of the run that doesn't fit.
-        describe: counts and traces the model for a setup.
+        setup: setup of the run that doesn't fit.
+        describe: returns the architecture for a setup.
 
     Returns:
-        Options as they are typed.
+        Options as typed: each single option that suffices; otherwise one entry that combines as
+        many as needed, in order; empty if even all together do not suffice.
     """
     enough = [option for option, changed in _knobs(setup, describe) if _fits(changed, describe)]
     together: list[str] = []
@@ -381,7 +380,7 @@ def _fits(setup: Setup, describe: Describe) -> bool:
 
 
 def _knobs(setup: Setup, describe: Describe) -> Iterator[tuple[str, Setup]]:
-    """Yield what can be turned, with the run that it makes."""
+    """Yield each option that could save memory, with the setup that it gives."""
     if not setup.gradient_checkpointing:
         yield "--gradient-checkpointing", replace(setup, gradient_checkpointing=True)
     if not setup.bf16:

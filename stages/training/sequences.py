@@ -1,8 +1,8 @@
-"""Sequences of tokens to learn from, made of the turns that a policy wrote (TOKENS -> Sequence).
+"""Token sequences for training, assembled from the turns of a policy (TOKENS -> TokenSequence).
 
-An episode is one sequence as long as each prompt goes on where the last turn ended. Where a chat
-template rewrites history (Qwen3 drops earlier thoughts), the next turn begins another sequence.
-So every token that the policy wrote is learnt from once, in the context it was written in.
+An episode is a single sequence while each prompt extends the previous turn. When a chat template
+rewrites history (Qwen3 drops earlier thoughts), the next turn begins a new sequence. So training
+uses every sampled token once, in the context in which it was sampled.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from stages.messages.message import Message
 from stages.messages.probe import SYSTEM
 from stages.messages.renderer import Renderer
 
-PROMPT = -1  # the turn of a token that the policy did not write
+PROMPT = -1  # turn of tokens that the policy did not write
 NO_TIER = -1
 
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """Tokens that a model reads at once; all arrays are [L].
+    """A sequence of L tokens; all arrays are [L].
 
     Attributes:
-        episode_id: of all its turns.
-        token_ids: of prompts and of what the policy wrote.
-        turn: of each token that the policy wrote; PROMPT elsewhere.
-        logprobs: of each such token when it was sampled, in nats; NaN where unknown.
+        episode_id: the episode of all its turns.
+        token_ids: tokens of prompts and of the policy.
+        turn: turn of each token that the policy wrote; PROMPT elsewhere.
+        logprobs: logprob of each such token when it was sampled, in nats; NaN elsewhere and where
+            unknown.
     """
 
     episode_id: str
@@ -44,7 +45,7 @@ class TokenSequence:
 
     @property
     def written(self) -> npt.NDArray[np.bool_]:
-        """The tokens that the policy wrote; never the first, which nothing predicts."""
+        """Whether the policy wrote each token, [L]; `check` rejects a written first token."""
         return np.asarray(self.turn != PROMPT)
 
     def __len__(self) -> int:
@@ -53,15 +54,15 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class Example:
-    """One sequence and what is to be learnt of it; arrays are over the M tokens of the policy.
+    """A sequence with its training signal; arrays are over the M tokens that the policy wrote.
 
     Attributes:
         sequence: the tokens.
-        advantage: of each token.
-        tier: code of the tier of each token's turn, or NO_TIER.
-        weight: of each token, relative to the others.
-        temperature: that it was sampled with.
-        top_p: that it was sampled with.
+        advantage: advantage of each token, [M].
+        tier: code of the tier of each token's turn, or NO_TIER, [M].
+        weight: relative weight of each token, [M].
+        temperature: sampling temperature.
+        top_p: sampling top_p.
     """
 
     sequence: TokenSequence
@@ -73,41 +74,41 @@ class Example:
 
     @cached_property
     def at(self) -> npt.NDArray[np.int64]:
-        """Where the tokens of the policy stand, [M]."""
+        """Positions of the policy's tokens, [M]."""
         return np.flatnonzero(self.sequence.written)
 
     @property
     def engine(self) -> npt.NDArray[np.float32]:
-        """Log-probabilities when the tokens were sampled, [M]; NaN: unknown."""
+        """Logprobs of the policy's tokens when they were sampled, [M]; NaN: unknown."""
         return self.sequence.logprobs[self.at]
 
     @property
     def episode_id(self) -> str:
-        """Of the episode that it is a part of."""
+        """The episode of the sequence."""
         return self.sequence.episode_id
 
 
 def without_engine(example: Example) -> Example:
-    """Return an example whose log-probabilities when it was sampled are unknown.
+    """Return an example without the engine's logprobs.
 
     Args:
-        example: any.
+        example: any example.
 
     Returns:
-        Its copy; the engine's log-probabilities are NaN.
+        A copy in which the engine's logprobs are NaN.
     """
     unknown = np.full_like(example.sequence.logprobs, np.nan)
     return replace(example, sequence=replace(example.sequence, logprobs=unknown))
 
 
 def sequences(tokens: pl.DataFrame) -> list[TokenSequence]:
-    """Return the sequences of all turns, in the order of the table.
+    """Assemble turns into sequences, in the order of the table.
 
     Args:
-        tokens: a TOKENS table, the turns of an episode together and in order.
+        tokens: TOKENS, each episode contiguous and in order.
 
     Returns:
-        One sequence for each run of turns whose prompts go on where the last turn ended.
+        One sequence for each run of turns in which each prompt extends the previous turn.
     """
     parts: list[list[dict[str, Any]]] = []
     for row in tokens.iter_rows(named=True):
@@ -137,11 +138,11 @@ def _sequence(rows: List[dict[str, Any]]) -> TokenSequence:
 
 
 def check(examined: Iterable[TokenSequence], vocabulary: int, where: str) -> None:
-    """Raise InputError where a model can't learn from a sequence.
+    """Raise InputError if a model can't be trained on a sequence.
 
     Args:
         examined: the sequences.
-        vocabulary: number of tokens that the model knows, V.
+        vocabulary: size of the model's vocabulary, V.
         where: name of their file in errors.
 
     Raises:
@@ -163,24 +164,24 @@ def check(examined: Iterable[TokenSequence], vocabulary: int, where: str) -> Non
 def retokenised(
     episode_id: str, messages: List[Message], tools: List[dict[str, Any]], chat: Renderer
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of TOKENS that recorded messages would have made, without logprobs.
+    """Yield TOKENS rows for recorded messages, without logprobs.
 
-    The ids are the tokenizer's own cut of the text, which need not be what an engine sampled.
+    The tokenizer determines the ids, which may differ from the tokens that an engine sampled.
 
     Args:
-        episode_id: of the messages.
-        messages: of the episode, in order.
-        tools: that the policy saw, in OpenAI's form.
-        chat: makes tokens from messages.
+        episode_id: the episode of the messages.
+        messages: messages of the episode, in order.
+        tools: tools that the policy saw, in OpenAI's format.
+        chat: renderer from messages to tokens.
 
     Yields:
-        A row for each message of the assistant that answers something.
+        A row for each assistant message that follows a message other than the system prompt.
     """
     end = 0  # tokens up to the end of the previous turn
     assistant = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     for turn, count in enumerate(assistant):
         if all(message["role"] in SYSTEM for message in messages[:count]):
-            continue  # a greeting, which answers nothing
+            continue  # a greeting, which has no prompt but the system message
         prompt = chat.prompt(episode_id, messages[:count], tools)
         wrote = chat.recorded(episode_id, messages[: count + 1], tools)
         yield {

@@ -1,7 +1,7 @@
-"""A model small enough for tests and for learning on two CPU cores: Qwen3 with a word tokenizer.
+"""A tiny Qwen3 with a word tokenizer, for tests and for training on two CPU cores.
 
-Its weights are random, made from a seed. The tokenizer holds a domain's own pieces of text as one
-token each, and spells everything else in characters and bytes, so that any text comes back whole.
+Its weights are random, drawn from a seed. The tokenizer has a token for each of a domain's common
+pieces of text and encodes everything else as characters and bytes, so any text round-trips.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 PAD, END = "<|endoftext|>", "<|im_end|>"
 USER, ASSISTANT = "<|im_start|>user\n", "<|im_start|>assistant\n"
 SPECIAL = (PAD, END, USER, ASSISTANT)
-# What the template puts around calls and results, each a token: episodes stay short.
+# The template's text around calls and results; each is one token, which keeps episodes short.
 SCAFFOLD = (
     '<tool_call>\n{"name": "',
     '", "arguments": ',
@@ -27,9 +27,9 @@ CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 WORDS = ("[A-Za-z]", "[0-9]")
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
-# Qwen's form of messages, calls and results, with two departures. It says nothing of policy and
-# tools, which a model of one domain holds in its weights; and it only ever appends, so that an
-# episode is one growing sequence.
+# Qwen's format of messages, calls and results, with two departures. It omits policy and tools,
+# which a single-domain model learns; and it only ever appends, so that an episode is one growing
+# sequence.
 TEMPLATE = """\
 {#- irc-cli: the tools are in the weights -#}
 {%- for message in messages -%}
@@ -77,10 +77,10 @@ def make_tiny_model(
     """Write a model with random weights and its tokenizer, in Hugging Face's format.
 
     Args:
-        folder: is made where missing; files in it are replaced.
-        pieces: texts that are to be one token each; see `split_pattern`.
-        seed: of the weights; the same seed, pieces and size give the same bytes.
-        size: of the model.
+        folder: output folder; created if missing, and files in it are replaced.
+        pieces: texts that become one token each; see `split_pattern`.
+        seed: seed of the weights; the same seed, pieces and size give the same bytes.
+        size: shape of the model; None: the default.
     """
     tokenizer = tiny_tokenizer(pieces)
     model = tiny_model(len(tokenizer), seed, size or Size())
@@ -90,15 +90,17 @@ def make_tiny_model(
 
 
 def tiny_model(vocabulary: int, seed: int, size: Size) -> Any:
-    """Return a Qwen3 causal language model with random weights; torch's own seed stays as it is.
+    """Return a Qwen3 causal language model with random weights.
+
+    torch's global random state is unchanged.
 
     Args:
         vocabulary: number of tokens.
-        seed: of the weights.
-        size: of the model.
+        seed: seed of the weights.
+        size: shape of the model.
 
     Returns:
-        The model, in float32, ready to generate.
+        The model in float32, in evaluation mode.
     """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -125,13 +127,13 @@ def tiny_model(vocabulary: int, seed: int, size: Size) -> Any:
 
 
 def tiny_tokenizer(pieces: Iterable[str]) -> Any:
-    """Return a fast tokenizer with the chat template, whose tokens are the pieces.
+    """Return a fast tokenizer with the pieces as tokens, and the chat template.
 
     Args:
-        pieces: texts that are to be one token each; see `split_pattern`.
+        pieces: texts that become one token each; see `split_pattern`.
 
     Returns:
-        A tokenizer of transformers.
+        A transformers tokenizer.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -139,8 +141,8 @@ def tiny_tokenizer(pieces: Iterable[str]) -> Any:
     known = list(dict.fromkeys((*SCAFFOLD, *pieces)))
     tokens = dict.fromkeys((*SPECIAL, *known, *CHARACTERS, *BYTES))
     vocabulary = {token: place for place, token in enumerate(tokens)}
-    # Without merges, and with whole words looked up first, BPE is a table of words that spells
-    # what it doesn't know in bytes; WordLevel would lose it.
+    # With no merges and whole-word lookup first, BPE is a word table with a byte fallback for
+    # unknown text; WordLevel would lose unknown text.
     model = models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, ignore_merges=True)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(split_pattern(known)), "isolated")
@@ -158,12 +160,13 @@ def tiny_tokenizer(pieces: Iterable[str]) -> Any:
 
 
 def split_pattern(pieces: Sequence[str]) -> str:
-    """Return the regular expression that cuts a text: the longest piece here, else a character.
+    """Return the regular expression that splits text into the longest pieces, else characters.
 
-    A piece that starts or ends in a letter or digit is not cut out of a longer word or number.
+    A piece that starts or ends with a letter or digit does not match inside a longer word or
+    number.
 
     Args:
-        pieces: texts that are not to be cut.
+        pieces: texts to keep whole.
 
     Returns:
         The pattern, in the syntax of tokenizers' Regex.
@@ -174,7 +177,7 @@ def split_pattern(pieces: Sequence[str]) -> str:
 
 
 def _whole(piece: str) -> str:
-    """Return the regular expression of a piece that is no part of a longer word or number."""
+    """Return the regular expression of a piece outside of longer words and numbers."""
     start = next((f"(?<!{kind})" for kind in WORDS if re.match(kind, piece[0])), "")
     end = next((f"(?!{kind})" for kind in WORDS if re.match(kind, piece[-1])), "")
     return start + re.escape(piece) + end

@@ -1,4 +1,4 @@
-"""The model that learns, its optimizer and its devices."""
+"""The model in training, its optimizer and its devices."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from stages.training.sequences import Example
 
 @dataclass(frozen=True)
 class Trainer:
-    """What learns."""
+    """The model in training with its optimizer and devices."""
 
-    model: Any  # TokenLogprobs, as accelerate wraps it
+    model: Any  # TokenLogprobs, wrapped by accelerate
     optimizer: Any
     accelerator: Any
     packable: bool  # whether sequences can share a pass
@@ -35,7 +35,7 @@ class Trainer:
 
         Args:
             learner: the model.
-            config: gives the optimizer's settings.
+            config: settings of the optimizer.
             packable: whether sequences can share a pass.
             bf16: whether passes run in bf16, under autocast.
 
@@ -49,7 +49,7 @@ class Trainer:
 
         accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
         started = int(os.environ.get("WORLD_SIZE", "1"))
-        if started != accelerator.num_processes:  # as accelerate does where FSDP meets a CPU
+        if started != accelerator.num_processes:  # accelerate does this with FSDP on a CPU
             what = f"{started} processes were started, which accelerate does not connect"
             raise InputError("accelerate launch", what, "on a CPU leave FSDP out, and give --cpu")
         weights = [tensor for tensor in learner.parameters() if tensor.requires_grad]
@@ -65,12 +65,12 @@ class Trainer:
 
     @property
     def bare(self) -> Any:
-        """The model of transformers, or peft's around it."""
+        """The transformers model, possibly wrapped by peft."""
         return self.accelerator.unwrap_model(self.model).model
 
     @property
     def shards(self) -> int:
-        """How many devices share one copy of the weights."""
+        """The number of devices that share one copy of the weights."""
         sharded = str(self.accelerator.distributed_type).endswith("FSDP")
         return int(self.accelerator.num_processes) if sharded else 1
 
@@ -80,11 +80,12 @@ class Trainer:
         """Yield this process's passes over some examples; see `stages.training.batches`.
 
         Args:
-            examples: of a step, or all that are to be measured.
-            config: gives the tokens of a pass.
+            examples: the examples of a step, or all examples to evaluate.
+            config: sets the tokens per pass.
 
         Yields:
-            Positions in `examples`, and whether they count: False where it only keeps step.
+            Positions in `examples`, and whether they count. A pass that does not count only keeps
+            this process in step with the others.
         """
         first = shared_prefix(examples) if self.packable else 0
         lengths = [len(example.sequence) - first for example in examples]
@@ -93,13 +94,13 @@ class Trainer:
         return passes(lengths, budget, devices.process_index, devices.num_processes)
 
     def total(self, numbers: List[float]) -> list[float]:
-        """Add up numbers over the processes.
+        """Sum numbers over all processes.
 
         Args:
-            numbers: of this process.
+            numbers: this process's numbers.
 
         Returns:
-            Their sums over all processes.
+            The sum of each number.
         """
         mine = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
         return list(self.accelerator.reduce(mine, "sum").tolist())
