@@ -1,1 +1,1 @@
-"""What plays an episode: each policy maps the messages so far to the next assistant message."""
+"""Policies: each maps the messages so far to the next assistant message."""

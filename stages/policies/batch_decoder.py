@@ -1,17 +1,17 @@
-"""Decodes many episodes at once with a transformers model, each in a row of one KV cache.
+"""Batched decoding of many episodes with a transformers model, one row of a KV cache per episode.
 
-A row holds an episode from turn to turn, so that a prompt costs only what it adds. Rows have their
-own lengths: a token's place in its row is its column in the cache, and a mask hides the rest.
+A row keeps an episode between turns, so a prompt costs only its new tokens. Rows have individual
+lengths: a token's position in its row is its column in the cache, and a mask hides the rest.
 
-Every pass has one of a few fixed shapes, filled up with padding, and which of them a token goes
-through depends on its own episode alone; how many columns it sees does not change their sum. So the
-results are the same whoever shares the batch, to the last bit where a matrix product treats all
-rows of a shape alike, and as long as each live episode has a row. One that loses its row between
-turns is read anew, in other shapes.
+Every pass has one of a few fixed shapes, filled up with padding. The shape of a token's pass
+depends only on its own episode, and the number of visible columns does not change the result. So
+results do not depend on the other episodes of the batch. They are equal bit for bit if matrix
+products treat all rows of a shape alike and each live episode keeps its row. An episode that loses
+its row between turns is read again, in other shapes.
 
-What a request names as its opening, such as instructions and tools, is read once and kept apart
-from the rows: each token's attention is then computed over the opening and over its row, and the
-two are merged. On a CPU that saves most of a step, which is spent on reading keys and values.
+The shared prefix that a request names as its opening, such as instructions and tools, is read once
+and stored outside the rows. Attention is then computed over the opening and over the row, and the
+two are merged. On a CPU this saves most of a step, which is dominated by reading keys and values.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from stages.policies.kv_cache import Opening, RowCache, grouped
 from stages.policies.nucleus import nucleus
 from stages.policies.policy import Sampling
 
-# Shapes of a pass over prompts, as (tokens, rows); a prompt takes the longest that it fills.
+# Shapes of a prefill pass, as (tokens, rows); a prompt takes the longest one that it fills.
 PROMPT_SHAPES = ((512, 1), (64, 4), (32, 8))
-PATIENCE = 4  # steps that a pass over prompts waits to be full
-BLOCK = 32  # rows that are written together; a pass of so many costs little more than of one
-COLUMN_STEP = 64  # a pass sees a multiple of this
-SPAN = 512  # columns that attention on a CPU takes at once
-LEAST_OPENING = 64  # tokens; fewer stand in the rows
-PART = 256  # words whose probabilities are added up before one among them is sampled
+PATIENCE = 4  # steps for which a prefill pass waits to be full
+BLOCK = 32  # rows decoded together; a pass over a block costs little more than over one row
+COLUMN_STEP = 64  # the number of visible columns is a multiple of this
+SPAN = 512  # columns that the CPU attention kernel processes at once
+LEAST_OPENING = 64  # tokens; a shorter prefix is stored in the rows
+PART = 256  # words in a part; sampling first selects a part, then a word in it
 
 
 @dataclass(eq=False)
 class MessageRequest:
-    """One message to be sampled, and what has been sampled of it."""
+    """A message to sample, and the tokens sampled so far."""
 
     episode_id: str
     prompt: list[int]
     sampling: Sampling
     seed: int
-    opening: int = 0  # first tokens of the prompt, which many episodes have in common
+    opening: int = 0  # length of the prefix that many episodes share
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None  # None: not finished
@@ -58,28 +58,28 @@ class MessageRequest:
 
 @dataclass(eq=False)
 class _Row:
-    """One row of the cache, and the request that it works on."""
+    """A row of the cache, and its current request."""
 
     place: int
     episode_id: str | None = None
-    opening: Opening | None = None  # what stands before its own columns
+    opening: Opening | None = None  # prefix before the row's own columns
     cached: list[int] = field(default_factory=list)  # tokens of opening and columns
-    todo: list[int] = field(default_factory=list)  # of the prompt, or the last one sampled
+    todo: list[int] = field(default_factory=list)  # tokens to pass: prompt, or last sampled token
     request: MessageRequest | None = None
-    used: int = 0  # when it last got a request
+    used: int = 0  # time of its last request, by the decoder's clock
 
     @property
     def columns(self) -> int:
-        """How many columns of its own it has filled."""
+        """The number of filled columns, without the opening."""
         return len(self.cached) - (self.opening.length if self.opening else 0)
 
 
 class BatchDecoder:
-    """Samples for any number of requests, `rows` at a time.
+    """Sampler of any number of requests, `rows` at a time.
 
     Args:
-        model: a causal language model of transformers with full attention in every layer.
-        rows: how many requests are decoded at once; beyond one block, rounded up to whole blocks.
+        model: transformers causal language model with full attention in every layer.
+        rows: number of requests decoded at once; beyond one block it is rounded up to whole blocks.
         context: most tokens of an episode.
         stops: ids that end a message.
     """
@@ -88,33 +88,33 @@ class BatchDecoder:
         self._model = model.eval()
         self._context = context
         self._stops = frozenset(stops)
-        # Blocks of one shape, so that it does not matter in which of them an episode stands.
+        # All blocks have the same shape, so it does not matter which block an episode is in.
         rows = rows if rows < BLOCK else -(-rows // BLOCK) * BLOCK
         self._cache = RowCache(rows)
-        # An opening stays as long as a row holds it.
+        # Weak references: an opening lives while a row uses it.
         self._openings: WeakValueDictionary[tuple[int, ...], Opening] = WeakValueDictionary()
         self._rows = [_Row(place) for place in range(rows)]
         self._waiting: list[MessageRequest] = []
         self._clock = 0
-        self._held = 0  # steps for which prompts have waited
+        self._held = 0  # steps for which prompts have waited so far
 
     @property
     def busy(self) -> bool:
-        """Whether some request is not finished."""
+        """Whether any request is unfinished."""
         return bool(self._waiting) or any(row.request for row in self._rows)
 
     def submit(self, request: MessageRequest) -> None:
-        """Add a request; its prompt is not empty and shorter than the context."""
+        """Add a request; its prompt must be non-empty and shorter than the context."""
         self._waiting.append(request)
 
     def forget(self, episode_id: str) -> None:
-        """Give the row of an episode that has ended to the next new one."""
+        """Free the row of an episode that has ended, so that the next new episode gets it."""
         for row in self._rows:
             if row.episode_id == episode_id and row.request is None:
                 row.episode_id, row.used = None, 0
 
     def step(self) -> list[MessageRequest]:
-        """Read the prompts that are due and sample a token for each row; return what finished."""
+        """Prefill the prompts that are due, sample a token per row; return finished requests."""
         finished = []
         with torch.inference_mode():
             self._admit()
@@ -123,7 +123,7 @@ class BatchDecoder:
             return finished + self._write()
 
     def _admit(self) -> None:
-        """Give rows to requests: the episode's own if it still has one, else the longest unused."""
+        """Assign rows to requests: the episode's own row, or else the least recently used one."""
         left = []
         for request in self._waiting:
             idle = [row for row in self._rows if row.request is None]
@@ -133,25 +133,25 @@ class BatchDecoder:
             row = min(idle, key=lambda row: (row.episode_id != request.episode_id, row.used))
             self._clock += 1
             if row.episode_id != request.episode_id or not _goes_on(row, request):
-                # Keep nothing of another episode's: which row is free depends on the clock.
+                # Reuse no prefix of another episode, because which row is free depends on timing.
                 row.opening = self._opening(request)
                 row.cached = request.prompt[: row.opening.length] if row.opening else []
             row.used, row.request, row.episode_id = self._clock, request, request.episode_id
-            # The last token is read again, if need be, for what it predicts.
+            # The last token is never taken from the cache, because its logits are needed.
             pairs = zip(row.cached, request.prompt[:-1], strict=False)
             same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
             row.cached, row.todo = row.cached[:same], request.prompt[same:]
         self._waiting = left
 
     def _due(self) -> list[_Row]:
-        """Return rows whose prompts are to be read now, all in a pass of the same shape.
+        """Return the rows of the next prefill pass, all of the same shape; empty to wait.
 
-        A pass costs much the same full or not, so that it waits to be full while others write.
+        A pass costs much the same full or not, so it waits to be full while other rows decode.
         """
         reading = [row for row in self._rows if row.request and not row.request.token_ids]
         if not reading:
             return []
-        reading.sort(key=lambda row: row.used)  # who waits longest decides on the shape
+        reading.sort(key=lambda row: row.used)  # the longest wait determines the shape
         shape = _shape(reading[0])
         batch = [row for row in reading if _shape(row) == shape][: shape.rows]
         others_write = any(map(_writes, self._rows))
@@ -162,7 +162,7 @@ class BatchDecoder:
         return batch
 
     def _read(self, batch: list[_Row]) -> list[MessageRequest]:
-        """Pass on through the prompts of some rows; sample where one is read to its end."""
+        """Prefill the next tokens of some rows; sample for rows whose prompt is complete."""
         shape = _shape(batch[0])
         padding = shape.rows - len(batch)
         places = [*(row.place for row in batch), *[0] * padding]
@@ -174,7 +174,7 @@ class BatchDecoder:
         return self._sample([batch[place] for place in done], logits[done]) if done else []
 
     def _write(self) -> list[MessageRequest]:
-        """Sample a token for each row whose prompt is read, block by block."""
+        """Decode a token for each row whose prompt is complete, block by block."""
         self._close_ranks()
         finished = []
         for first in range(0, len(self._rows), BLOCK):
@@ -184,13 +184,13 @@ class BatchDecoder:
             if not batch:
                 continue
             columns = self._width(max(row.columns for row in batch) + 1)
-            # The whole block, though some idle: so the cache is read in place.
+            # Idle rows take part, so that the block's cache is read in place.
             logits = self._forward(self._cache, writing, places, 1, columns)
             finished += self._sample(batch, logits[[row.place - first for row in batch]])
         return finished
 
     def _close_ranks(self) -> None:
-        """Move the last episodes to rows that others left, if that empties a block."""
+        """Move the last episodes to free rows, so that the last blocks become empty."""
         held = [row for row in self._rows if row.episode_id is not None]
         end = -(-len(held) // BLOCK) * BLOCK
         free = [row for row in self._rows[:end] if row.episode_id is None]
@@ -200,7 +200,7 @@ class BatchDecoder:
             self._rows[row.place], self._rows[empty.place] = row, empty
 
     def _opening(self, request: MessageRequest) -> Opening | None:
-        """Return a request's opening, read now if no row holds it."""
+        """Return a request's opening; prefill it if no row uses it."""
         ids = request.prompt[:-1][: request.opening]
         if len(ids) < LEAST_OPENING or self._model.device.type != "cpu":
             return None
@@ -214,10 +214,11 @@ class BatchDecoder:
         return held
 
     def _width(self, columns: int) -> int:
-        """Return how many columns a pass sees that needs so many; the rest are hidden.
+        """Round the number of visible columns up to a width that does not change results.
 
-        In float32 oneMKL adds up half a span in one piece and a span in two, but 384 columns in
-        one, too. With a width between, what its companions need would change a row's last bits.
+        Surplus columns are masked. In float32 oneMKL sums half a span in one piece and a span in
+        two pieces, but also 384 columns in one. A width between half a span and a span would let
+        the other rows' lengths change a row's last bits, so it is rounded up to the span.
         """
         wide = -(-columns // COLUMN_STEP) * COLUMN_STEP
         between = wide % SPAN > SPAN // 2 and self._model.dtype == torch.float32
@@ -231,10 +232,10 @@ class BatchDecoder:
         length: int,
         width: int,
     ) -> torch.Tensor:
-        """Pass up to `length` tokens of each row; return the logits after the last, [B, V].
+        """Pass up to `length` tokens of each row; return the logits after the last token, [B, V].
 
-        Padding stands to the left, so that the last column is everyone's last token. A row that
-        is None is all padding, but has a place, too. Tokens see their row's first `width` columns.
+        Padding is on the left, so the last position is the last token of every row. A row that is
+        None is all padding but has a place, too. Tokens see the first `width` columns of their row.
         """
         openings = _by_opening(rows)
         ids, columns, starts = [], [], []
@@ -268,7 +269,7 @@ class BatchDecoder:
         return logits
 
     def _sample(self, rows: list[_Row], logits: torch.Tensor) -> list[MessageRequest]:
-        """Sample a token for each row, given logits [B, V]; return the requests it finishes."""
+        """Sample a token for each row, given logits [B, V]; return finished requests."""
         requests = [row.request for row in rows if row.request]
         draws = [request.random.random() for request in requests]
         token_ids, logprobs = sample(logits, [request.sampling for request in requests], draws)
@@ -291,16 +292,16 @@ class BatchDecoder:
 def sample(
     logits: torch.Tensor, sampling: Sequence[Sampling], draws: Sequence[float]
 ) -> tuple[list[int], list[float]]:
-    """Sample one token from each row by inverting its distribution function.
+    """Sample one token per row by inverting its cumulative distribution function.
 
     Args:
-        logits: of any float type, [B, V].
-        sampling: temperature and top_p of each row; temperature 0 takes the likeliest token.
-        draws: of each row, uniform in [0, 1).
+        logits: logits of any float dtype, [B, V].
+        sampling: temperature and top_p of each row; temperature 0 selects the most likely token.
+        draws: uniform random number in [0, 1) of each row, [B].
 
     Returns:
-        Ids, and their log-probabilities in nats: at the row's temperature (1 where it is 0) and
-        within its nucleus, where top_p is below 1.
+        Ids, and their log-probabilities in nats, at the row's temperature (1 if it is 0) and
+        within its nucleus if top_p is below 1.
     """
     device = logits.device
     temperatures = [row.temperature or 1.0 for row in sampling]
@@ -321,10 +322,10 @@ def sample(
 
 
 def _drawn(shares: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """Invert distribution functions: given probabilities [B, V] and draws [B], ids [B].
+    """Invert cumulative distribution functions: probabilities [B, V] and draws [B] give ids [B].
 
-    First the part of the words that a draw falls into, then the word: so that only one part of
-    each row is added up word by word.
+    A draw first selects a part of the words, then a word in it, so only one part of each row needs
+    a cumulative sum over words.
     """
     padding = -shares.shape[1] % PART
     parts = torch.nn.functional.pad(shares, (0, padding)).unflatten(1, (-1, PART))  # [B, P, PART]
@@ -335,11 +336,14 @@ def _drawn(shares: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 
 
 def _place(weights: torch.Tensor, draws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which weights [B, N] draws in [0, 1) fall on, and how far into them, both [B]."""
+    """Return the index in weights [B, N] that each draw falls on, and the fraction inside it, [B].
+
+    Draws [B] are in [0, 1).
+    """
     ends = weights.double().cumsum(-1)
     target = draws[:, None] * ends[:, -1:]
     place = torch.searchsorted(ends, target, right=True)
-    # Rounding must not end beyond the last weight that is not 0.
+    # Rounding must not select an index after the last non-zero weight.
     last = torch.searchsorted(ends, ends[:, -1:].contiguous())
     place = torch.minimum(place, last)
     weight = weights.gather(1, place).double()
@@ -348,20 +352,20 @@ def _place(weights: torch.Tensor, draws: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def _goes_on(row: _Row, request: MessageRequest) -> bool:
-    """Whether a request's prompt still begins with the opening of its episode."""
+    """Return whether a request's prompt still begins with the row's opening."""
     length = row.opening.length if row.opening else 0
     return row.cached[:length] == request.prompt[:-1][:length]
 
 
 def _by_opening(rows: Sequence[_Row | None]) -> list[tuple[Opening, torch.Tensor]]:
-    """Return the openings of the rows of a pass, each with the rows that begin with it, [B]."""
+    """Return the openings in a pass, each with a mask of the rows that begin with it, [B]."""
     held = [row.opening if row else None for row in rows]
     distinct = {id(opening): opening for opening in held if opening}.values()
     return [(each, torch.tensor([opening is each for opening in held])) for each in distinct]
 
 
 def _writes(row: _Row) -> bool:
-    """Whether a row's prompt is read, so that each pass gives it a token."""
+    """Return whether a row is decoding: its prompt is complete and its message is not."""
     return row.request is not None and bool(row.request.token_ids)
 
 
@@ -371,6 +375,6 @@ class _Shape(NamedTuple):
 
 
 def _shape(row: _Row) -> _Shape:
-    """Return the shape of the next pass over a row's prompt, which only this row decides on."""
+    """Return the shape of a row's next prefill pass, which depends only on this row."""
     fits = (shape for shape in PROMPT_SHAPES if len(row.todo) >= shape[0])
     return _Shape(*next(fits, PROMPT_SHAPES[-1]))

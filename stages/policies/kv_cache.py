@@ -1,8 +1,8 @@
-"""Keys and values of many episodes for models of transformers, and attention over them.
+"""KV cache of many episodes for transformers models, and attention over it.
 
-An episode's tokens stand in a row of the cache, whose columns are its own. Before them there may be
-an opening, which is held once for all episodes that begin with it. Attention runs over both, and
-the results are merged by the sums of their exponentials.
+Each episode has a row of the cache. The row may continue a shared prefix (an opening), which is
+stored once for all episodes that begin with it. Attention is computed over the prefix and over the
+row, and the two results are merged by their log-sum-exp.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GROUPED = "irc_grouped"  # name of our attention in transformers
 
 @dataclass(eq=False)
 class Opening:
-    """What many episodes begin with."""
+    """A prefix shared by many episodes."""
 
     length: int  # tokens
     layers: list[tuple[torch.Tensor, torch.Tensor]]  # keys and values, [1, heads, length, size]
@@ -34,20 +34,19 @@ def attend(
     mask: torch.Tensor | None,
     scaling: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention on a CPU, with what it takes to merge it with that over other keys.
+    """Attention on a CPU that also returns the log-sum-exp of its scores, for merging.
 
     Args:
         queries: [B, K, L, D].
         keys: [B, K, W, D].
         values: [B, K, W, D].
-        mask: to be added to the scores, [B, 1, L, W].
-        scaling: of the scores.
+        mask: added to the scores, [B, 1, L, W].
+        scaling: factor of the scores.
 
     Returns:
-        The mixed values [B, K, L, D], and the logarithms of the sums of exp(score) in float32,
-        [B, K, L].
+        The mixed values [B, K, L, D], and the log-sum-exp of the scores in float32, [B, K, L].
     """
-    # What scaled_dot_product_attention runs on a CPU; it keeps the sums to itself.
+    # scaled_dot_product_attention calls this kernel on a CPU, but does not return the log-sum-exp.
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     mixed, logsum = flash(queries, keys, values, attn_mask=mask, scale=scaling)
     return mixed, logsum
@@ -63,23 +62,23 @@ def grouped_attention(
     openings: Sequence[tuple[Opening, torch.Tensor]] = (),
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of queries [B, H, L, D] in groups that share the K heads of keys and values.
+    """Grouped-query attention without copies of keys and values.
 
-    The heads of a group stand as further positions of one head. transformers copies keys and
-    values for each head instead, which takes half the time of a pass.
+    The query heads of a group are treated as further positions of a single head. transformers
+    copies keys and values for each query head instead, which takes half the time of a pass.
 
     Args:
-        module: the layer's.
+        module: attention module of the layer.
         queries: [B, H, L, D].
         keys: [B, K, W, D].
         values: [B, K, W, D].
-        mask: to be added to the scores, [B, 1, L, W].
-        scaling: of the scores.
-        openings: each with the rows that begin with it, booleans [B]; a row begins with one at
-            most. On a CPU only.
+        mask: added to the scores, [B, 1, L, W].
+        scaling: factor of the scores.
+        openings: shared prefixes, each with the rows that begin with it, booleans [B]; a row
+            begins with one at most. On a CPU only.
 
     Returns:
-        What transformers wants: the mixed values [B, L, H, D], and no weights.
+        The mixed values [B, L, H, D], and None for the attention weights, as transformers expects.
     """
     groups = queries.shape[1] // keys.shape[1]
     together = queries.reshape(queries.shape[0], keys.shape[1], -1, queries.shape[3])
@@ -101,12 +100,12 @@ def _merged(
     logsum: torch.Tensor,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Merge attention over the rows' own columns with that over an opening, [B, K, L, D].
+    """Merge attention over the rows' own columns with attention over an opening, [B, K, L, D].
 
-    All rows ask, so that the shape is the same however many of them begin with the opening.
+    All rows take part, so the shape does not depend on how many of them begin with the opening.
     """
-    asked = queries.transpose(0, 1).flatten(1, 2)[None]  # [1, K, B * L, D]
-    first, first_logsum = attend(asked, *opening, None, scaling)
+    flat_queries = queries.transpose(0, 1).flatten(1, 2)[None]  # [1, K, B * L, D]
+    first, first_logsum = attend(flat_queries, *opening, None, scaling)
     rows, heads, length, size = queries.shape
     first = first.view(heads, rows, length, size).transpose(0, 1)
     first_logsum = first_logsum.reshape(heads, rows, length).transpose(0, 1)
@@ -116,10 +115,15 @@ def _merged(
 
 @contextmanager
 def grouped(model: Any) -> Iterator[None]:
-    """Let a model use our attention for a pass; it may be in training, with one of its own.
+    """Switch a model to our attention for a pass, and restore its own afterwards.
+
+    The model may be in training, where it uses another attention.
 
     Args:
-        model: of transformers.
+        model: transformers model.
+
+    Yields:
+        None.
     """
     config = model.config.get_text_config()
     before = config._attn_implementation
@@ -132,10 +136,10 @@ def grouped(model: Any) -> Iterator[None]:
 
 
 class RowCache:
-    """Keys and values of all rows, as models of transformers ask for them.
+    """KV cache with one row per episode, with the interface of a transformers cache.
 
     Args:
-        rows: how many there are.
+        rows: number of rows.
     """
 
     def __init__(self, rows: int) -> None:
@@ -144,40 +148,40 @@ class RowCache:
         self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []  # [rows, heads, columns, size]
 
     def prepare(self, places: Sequence[int], columns: torch.Tensor, width: int) -> None:
-        """Say where the next pass goes.
+        """Set the rows and columns of the next pass.
 
         Args:
-            places: of its rows, [B].
-            columns: of its tokens, -1 for padding, [B, L].
-            width: how many columns it sees.
+            places: index of each row, [B].
+            columns: column of each token, -1 for padding, [B, L].
+            width: number of columns that attention sees.
         """
         if width > self._capacity:
             self._grow(max(width, 2 * self._capacity))
-        # Neighbours need not be gathered.
+        # A slice of adjacent rows needs no gather.
         self._slice = slice(places.start, places.stop) if isinstance(places, range) else None
         self._places = torch.tensor(places, device=columns.device)
-        self._columns, self._width = columns, width  # -1 is the last column, which none sees
+        self._columns, self._width = columns, width  # -1 is a spare column that no pass sees
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store what a layer made of the pass, [B, heads, L, size]; return all that it sees."""
+        """Store a layer's keys and values, [B, heads, L, size]; return all that the pass sees."""
         if layer == len(self._layers):
             self._layers.append((self._empty(keys), self._empty(values)))
         held_keys, held_values = self._layers[layer]
         return self._put(held_keys, keys), self._put(held_values, values)
 
     def get_seq_length(self, *_: Any) -> int:
-        """Models ask, but positions and masks are given."""
+        """Return 0; transformers calls this, but positions and masks are given explicitly."""
         return 0
 
     def copy(self, source: int, target: int, columns: int) -> None:
-        """Copy what a row holds in its first columns to another row."""
+        """Copy the first columns of a row to another row."""
         for held in (tensor for layer in self._layers for tensor in layer):
             held[target, :, :columns] = held[source, :, :columns]
 
     def opening(self, length: int) -> Opening:
-        """Return what the first row holds in its first columns."""
+        """Return the first `length` columns of the first row as an opening."""
         layers = [
             (keys[:1, :, :length].contiguous(), values[:1, :, :length].contiguous())
             for keys, values in self._layers
@@ -191,7 +195,7 @@ class RowCache:
 
     def _empty(self, like: torch.Tensor) -> torch.Tensor:
         _, heads, _, size = like.shape
-        # Zeros, because hidden columns are multiplied by 0, which NaN would survive.
+        # Zeros, because masked columns get the weight 0, and 0 times NaN is NaN.
         return like.new_zeros(self._rows, heads, self._capacity + 1, size)
 
     def _grow(self, capacity: int) -> None:

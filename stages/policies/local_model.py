@@ -1,4 +1,4 @@
-"""A language model in this process that answers chat requests as a server does."""
+"""A language model in this process that answers chat requests like a server."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from stages.serving.endpoint import EndpointError
 
 
 class LocalModel:
-    """Answers with what a policy writes: for it, the one who speaks is the agent.
+    """A chat endpoint backed by a policy, which writes the assistant's messages.
 
     Args:
-        policy: holds the model.
+        policy: policy that holds the model.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -22,7 +22,14 @@ class LocalModel:
 
     @classmethod
     def load(cls, folder: str, rows: int) -> LocalModel:
-        """Load a checkpoint, with room for so many conversations.
+        """Load a checkpoint.
+
+        Args:
+            folder: folder of the checkpoint, or the name of a hub model.
+            rows: number of conversations whose KV cache is kept.
+
+        Returns:
+            The model.
 
         Raises:
             InputError: a package is missing, or the folder holds no model.
@@ -35,11 +42,15 @@ class LocalModel:
         return cls(TransformersPolicy.load(folder, rows))
 
     async def complete(self, name: str, body: dict[str, Any]) -> Answer:
-        """Return the answer to a chat request, in the form of /chat/completions.
+        """Return the answer to a chat request, in the format of /chat/completions.
 
         Args:
-            name: of the conversation, whose keys and values are kept.
-            body: messages, tools and seed; the rest is left to `Sampling`.
+            name: name of the conversation, under which its KV cache is kept.
+            body: messages, tools and seed; other fields are ignored in favour of `Sampling`'s
+                defaults.
+
+        Returns:
+            The answer as JSON values.
 
         Raises:
             EndpointError: the model failed, or the conversation is too long for it.
@@ -58,5 +69,5 @@ class LocalModel:
         return {"choices": [{"message": action.message}], "usage": usage}
 
     async def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         await self._policy.close()

@@ -1,4 +1,4 @@
-"""Which tokens nucleus sampling (top_p) leaves, as `rollout` samples and `train` reckons.
+"""Nucleus sampling (top_p), shared by `rollout` and `train`.
 
 Source: Holtzman et al. (2020), arXiv 1904.09751.
 """
@@ -9,31 +9,31 @@ import torch
 
 
 def in_nucleus(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Return whether each token is among the fewest likeliest that hold `top_p` of the mass.
+    """Return the nucleus: the smallest set of most likely tokens that holds `top_p` of the mass.
 
     Args:
-        logprobs: of whole distributions, in nats, [B, V].
-        top_p: in (0, 1], [B].
+        logprobs: complete distributions, in nats, [B, V].
+        top_p: share of the mass, in (0, 1], [B].
 
     Returns:
-        Booleans [B, V]; the likeliest token is always in it, and with top_p 1 every token.
+        Booleans [B, V]; the most likely token is always in the nucleus, and with top_p 1 all are.
     """
     ordered, places = logprobs.sort(dim=-1, descending=True, stable=True)
     mass = ordered.exp()
-    # Rounding may bring the sum to 1 before the last token.
+    # Rounding may bring the cumulative sum to 1 before the last token.
     inside = (mass.cumsum(-1) - mass < top_p[:, None]) | (top_p[:, None] >= 1)
     return torch.empty_like(inside).scatter_(1, places, inside)
 
 
 def nucleus(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Cut each distribution to its nucleus.
+    """Restrict each distribution to its nucleus and renormalise it.
 
     Args:
-        logprobs: [B, V].
-        top_p: in (0, 1], [B].
+        logprobs: complete distributions, in nats, [B, V].
+        top_p: share of the mass, in (0, 1], [B].
 
     Returns:
-        Log-probabilities that add up to 1 again, -inf outside the nucleus.
+        Log-probabilities, -inf outside the nucleus, [B, V].
     """
     outside = ~in_nucleus(logprobs, top_p)
     return torch.log_softmax(logprobs.masked_fill(outside, -torch.inf), -1)

@@ -16,50 +16,49 @@ from stages.policies.policy import Action, ContextOverflowError, LostError, Poli
 from stages.serving.answers import CHAT, COMPLETIONS, Answer, is_cut
 from stages.serving.endpoint import FIRST_WAIT_S, Endpoint, EndpointError, plain_text
 
-# What we ask for beyond the text; a server that knows one of them not is not asked again.
-# `return_token_ids` is vLLM's: it gives the ids of the prompt and of what was sampled.
+# Optional request fields; one that a server rejects is not sent again. `return_token_ids` is
+# vLLM's: it returns the ids of the prompt and of the sampled tokens.
 EXTRAS = {"return_token_ids": True, "logprobs": True}
-# Logprobs of no token but the sampled one. vLLM would take top_k and min_p from the model's own
-# settings (20 with Qwen3), and `train` knows of no truncation but top_p.
+# Logprobs of the sampled token only. By default vLLM takes top_k and min_p from the model's own
+# settings (top_k 20 with Qwen3), but `train` supports no truncation except top_p.
 EXTRAS_OF_IDS = {**EXTRAS, "logprobs": 0, "top_k": -1, "min_p": 0.0}
 TOO_LONG = re.compile(
     r"context.{0,20}length|maximum context|too long|context window", re.IGNORECASE
 )
-CHECK_S = 5.0  # from one look at a server that is down to the next
+CHECK_S = 5.0  # seconds between health checks of a server that is down
 
 
 @dataclass(eq=False)
 class Server:
-    """One server and its load."""
+    """A server and its load."""
 
     endpoint: Endpoint
-    up: bool = True  # when it was last asked
-    live: int = 0  # episodes that play there
-    episodes: int = 0  # that ever began there
+    up: bool = True  # as of the last check
+    live: int = 0  # running episodes
+    episodes: int = 0  # all episodes ever started there
 
 
 @dataclass
 class Place:
-    """Where an episode plays."""
+    """The server of an episode, and the servers that lost it."""
 
-    server: Server | None = None  # None: it has yet to begin
-    failed: list[Server] = field(default_factory=list)  # those that it was lost on
+    server: Server | None = None  # None: not started
+    failed: list[Server] = field(default_factory=list)  # servers that lost the episode
 
 
 class OpenAIPolicy:
-    """Plays each episode on one server, so that its prefix stays in that server's cache.
+    """A policy behind OpenAI-compatible servers, with each episode pinned to one server.
 
-    A server that is many behind one address is told which episode a request is part of.
+    Pinning keeps the episode's prefix in the server's cache. Each episode starts on the least
+    loaded server; requests carry its id for routers in front of several servers. If a server fails
+    for good, its episodes restart on other servers, at most once on each, and the server gets no
+    new episodes until it answers again.
 
-    It begins on the server where fewest play. A server that fails for good loses its episodes: each
-    begins again on another one, at most once on each. The server gets no more of them until it
-    answers again.
+    Token ids and logprobs are recorded if the server returns them. vLLM's logprobs are those of
+    temperature 1 unless it runs with `--logprobs-mode processed_logprobs`.
 
-    Token ids and logprobs are stored as the server tells them, and are unknown otherwise. vLLM's
-    logprobs are those of temperature 1 unless it runs with `--logprobs-mode processed_logprobs`.
-
-    A server of chats tokenizes what the model wrote again, at each turn. With the model's tokenizer
-    a prompt is sent as token ids, and goes on exactly where the model stopped.
+    A chat server tokenizes the model's earlier messages again at each turn. With the model's
+    tokenizer the prompt is sent as token ids that continue the sampled tokens exactly.
     """
 
     def __init__(
@@ -74,27 +73,27 @@ class OpenAIPolicy:
         rejoin: bool = True,
         check_s: float = CHECK_S,
     ) -> None:
-        """Prepare; nothing is sent yet.
+        """Create the clients; nothing is sent yet.
 
         Args:
-            model: name that the servers know.
-            base_urls: of the servers, each up to and with `/v1`; none: OpenAI's own.
-            timeout_s: of one request.
-            retries: of one request.
-            first_wait_s: before the first retry.
-            tokenizer: of transformers, with the model's chat template, for servers that take and
-                give token ids, as vLLM's does; None: the servers use their own.
-            rate_limit: requests per second to each server, at most; None: no limit.
-            rejoin: whether a server that comes back plays again. One that was given other weights
-                than it starts with must not.
-            check_s: from one look at a server that is down to the next.
+            model: name of the model on the servers.
+            base_urls: base URLs of the servers, each up to and including `/v1`; empty: OpenAI's.
+            timeout_s: timeout of a request in seconds.
+            retries: retries of a request.
+            first_wait_s: seconds before the first retry.
+            tokenizer: transformers tokenizer with the model's chat template, for servers that
+                accept and return token ids, such as vLLM; None: the servers tokenize.
+            rate_limit: most requests per second to each server; None: no limit.
+            rejoin: whether a server that recovers gets episodes again. It must not if weights were
+                loaded into it, because it would restart with stale weights.
+            check_s: seconds between health checks of a server that is down.
 
         Raises:
-            InputError: the package openai or an API key is missing.
+            InputError: the package openai or an API key is missing, or a URL is not an address.
         """
         self._model = model
         urls = tuple(base_urls)
-        self._own = bool(urls)  # not OpenAI's servers, which show tools
+        self._own = bool(urls)  # not OpenAI's servers, which always pass tools to the model
         self._extras = dict(EXTRAS_OF_IDS if tokenizer else EXTRAS)
         self._servers = [
             Server(Endpoint(url, timeout_s, retries, "--policy openai", first_wait_s, rate_limit))
@@ -104,11 +103,11 @@ class OpenAIPolicy:
         self._chat = Renderer(tokenizer) if tokenizer else None
         self._rejoin, self._check_s = rejoin, check_s
         self._watches: set[asyncio.Task[None]] = set()
-        # A server alone is asked in any case.
+        # A single server needs no initial check, because it is used in any case.
         self._checked, self._checking = len(self._servers) == 1, asyncio.Lock()
 
     def told(self, tools: list[dict[str, Any]]) -> Told:
-        """Return how the model is told of its tools; see `Prompts`."""
+        """Return how the prompt describes the tools; see `Prompts`."""
         if self._chat:
             return self._chat.template.told(tools)
         record = {"tools": "server", "system": "server"}
@@ -152,7 +151,7 @@ class OpenAIPolicy:
             raise LostError(str(error)) from None
 
     def forget(self, episode_id: str) -> None:
-        """Let go of an episode that has ended."""
+        """Release an episode that has ended."""
         place = self._places.pop(episode_id, None)
         if place and place.server:
             place.server.live -= 1
@@ -166,7 +165,7 @@ class OpenAIPolicy:
             await server.endpoint.close()
 
     def _server(self, episode_id: str) -> Server:
-        """The server of an episode: at its first turn, of those that are up, the least loaded."""
+        """Return an episode's server; assign the least loaded one that is up at the first turn."""
         place = self._places.setdefault(episode_id, Place())
         if place.server is None:
             left = [server for server in self._servers if server not in place.failed]
@@ -177,13 +176,13 @@ class OpenAIPolicy:
         return place.server
 
     def _others(self, episode_id: str) -> list[Server]:
-        """The servers on which an episode could begin again."""
+        """Return the servers on which an episode could restart."""
         place = self._places[episode_id]
         tried = [*place.failed, place.server]
         return [server for server in self._servers if server.up and server not in tried]
 
     def _leave(self, episode_id: str) -> None:
-        """Let an episode begin again, elsewhere."""
+        """Detach an episode from its server, so that it can restart elsewhere."""
         place = self._places[episode_id]
         if place.server:
             place.server.live -= 1
@@ -191,7 +190,7 @@ class OpenAIPolicy:
             place.server = None
 
     async def _check(self) -> None:
-        """Before the first turn of all, see which servers are there."""
+        """Check all servers once, before the first turn of any episode."""
         async with self._checking:
             if not self._checked:
                 asked = (server.endpoint.answers() for server in self._servers)
@@ -201,7 +200,7 @@ class OpenAIPolicy:
                 self._checked = True
 
     def _down(self, server: Server) -> None:
-        """Give a server nothing new until it answers again."""
+        """Mark a server as down, so that it gets no new episodes until it answers again."""
         if server.up:
             server.up = False
             if self._rejoin:
@@ -234,10 +233,16 @@ class OpenAIPolicy:
 
 
 def sendable(message: Message) -> Message:
-    """Return a message as every server takes it: arguments of calls are a JSON object.
+    """Return a message that every server accepts: call arguments that are no JSON object become {}.
 
-    Servers whose chat template needs the arguments parsed refuse a conversation in which the
-    model once wrote anything else. It still sees the error that its call got.
+    Servers whose chat template parses the arguments reject a conversation in which the model once
+    wrote anything else. The model still sees the error that its call got.
+
+    Args:
+        message: a message of the conversation.
+
+    Returns:
+        The message itself, or a copy with other arguments.
     """
     calls = message.get("tool_calls")
     if not calls:
@@ -246,12 +251,15 @@ def sendable(message: Message) -> Message:
 
 
 def action_of(answer: Answer, turn: int) -> Action:
-    """Read an answer, whatever the model wrote.
+    """Convert an answer of /chat/completions to an action.
 
     Args:
-        answer: of /chat/completions, as `checked` returns it.
-        turn: number that makes the ids of calls unique in the episode; the server's own are
-            drawn at random, which no two runs would share.
+        answer: the answer, as `checked` returns it.
+        turn: number that makes call ids unique in the episode. The server's own ids are random,
+            so runs would not be reproducible.
+
+    Returns:
+        The message, with tokens and logprobs if the server returned them.
     """
     choice = answer["choices"][0]
     said = choice["message"]
@@ -279,11 +287,20 @@ def action_of(answer: Answer, turn: int) -> Action:
 def continued(
     chat: Renderer, episode_id: str, prompt: list[int], answer: Answer, tools: list[dict[str, Any]]
 ) -> Action:
-    """Read an answer to a prompt of token ids.
+    """Convert an answer to a prompt of token ids to an action.
+
+    Args:
+        chat: renderer of the model.
+        episode_id: id of the episode.
+        prompt: tokens of the prompt.
+        answer: answer of /completions, as `checked` returns it.
+        tools: tools of the agent, in OpenAI's format.
+
+    Returns:
+        The message with its tokens, and logprobs if the server returned one for each.
 
     Raises:
-        PolicyError: the server does not tell which tokens it sampled, or they are of another
-            tokenizer.
+        PolicyError: the server returned no token ids, or ids of another tokenizer.
     """
     choice = answer["choices"][0]
     token_ids = choice.get("token_ids")
@@ -313,7 +330,7 @@ def _call(function: dict[str, Any], call_id: str) -> dict[str, Any]:
 
 
 def _logprobs(given: Any, token_ids: list[int] | None) -> list[float] | None:
-    """The logprob of each token; None unless there is one for each."""
+    """Return the logprob of each token; None unless there is one for each."""
     try:
         logprobs = [float(token["logprob"]) for token in given["content"]]
     except (TypeError, LookupError):

@@ -1,4 +1,4 @@
-"""What every policy offers: the next assistant message of an episode, as it was sampled."""
+"""The interface of policies: the next assistant message of an episode, with its sampled tokens."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 from stages.messages.message import Message, Told
 from stages.settings import Setting
 
-SAMPLING = "Sampling"  # panel of the help
+SAMPLING = "Sampling"  # panel of the options in --help
 
 
 class PolicyError(Exception):
-    """The engine failed: the episode's status is `error`, never an outcome of 0."""
+    """The engine failed; the episode gets the status `error`, never an outcome of 0."""
 
 
 class LostError(Exception):
-    """What played an episode is gone: it may begin again, from its first turn, elsewhere."""
+    """The episode's server is gone; the episode may restart from its first turn elsewhere."""
 
 
 class ContextOverflowError(Exception):
-    """The conversation no longer fits the context: the episode ends as `truncated`."""
+    """The conversation no longer fits the context; the episode gets the status `truncated`."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a policy samples."""
+    """Sampling parameters of a policy."""
 
     temperature: Annotated[
         float, Setting("Sampling temperature.", SAMPLING, low=0, high=math.inf, metavar="T")
@@ -43,38 +43,38 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Action:
-    """One assistant message, with the tokens that were sampled where the engine tells them."""
+    """An assistant message, with its sampled tokens if the engine reports them."""
 
     message: Message  # role assistant; content, tool_calls
-    prompt_ids: list[int] | None = None  # what the model saw; None: unknown
-    token_ids: list[int] | None = None  # what it wrote, as sampled, its end token included
+    prompt_ids: list[int] | None = None  # tokens of the prompt; None: unknown
+    token_ids: list[int] | None = None  # sampled tokens, including the end token; None: unknown
     logprobs: list[float] | None = None  # of token_ids, under the policy at its temperature
     finish: Literal["stop", "length"] = "stop"
-    n_tokens: int | None = None  # of the message, where the engine counts but gives no ids
+    n_tokens: int | None = None  # length of the message if the engine reports it without ids
 
 
 @runtime_checkable
 class Remembers(Protocol):
-    """A policy that keeps something of an episode from turn to turn."""
+    """A policy that keeps state of an episode between turns."""
 
     def forget(self, episode_id: str) -> None:
-        """Let go of an episode that has ended."""
+        """Release the state of an episode that has ended."""
 
 
 @runtime_checkable
 class Prompts(Protocol):
-    """A policy whose model reads a prompt."""
+    """A policy with a language model that reads a prompt."""
 
     def told(self, tools: list[dict[str, Any]]) -> Told:
-        """Return how the model is told of these tools.
+        """Return how the prompt describes these tools to the model.
 
         Raises:
-            InputError: the model's chat template can't tell it.
+            InputError: the model's chat template can't describe them.
         """
 
 
 class Policy(Protocol):
-    """Plays many episodes at once; a runner awaits `act` from one task per episode."""
+    """A policy for many concurrent episodes; the runner awaits `act` from one task per episode."""
 
     async def act(
         self,
@@ -84,13 +84,23 @@ class Policy(Protocol):
         sampling: Sampling,
         seed: int,
     ) -> Action:
-        """Return the next message; the seed is a function of run, task, trial and turn.
+        """Return the next message.
+
+        Args:
+            episode_id: id of the episode.
+            messages: the messages so far.
+            tools: tools of the agent, in OpenAI's format.
+            sampling: sampling parameters.
+            seed: seed of the message, derived from run, task, trial and turn.
+
+        Returns:
+            The message, with its tokens if known.
 
         Raises:
             ContextOverflowError: the conversation is too long.
             PolicyError: the engine failed for good, after its own retries.
-            LostError: it failed so, and another one can play the episode from its start.
+            LostError: the engine failed for good, but the episode can restart on another one.
         """
 
     async def close(self) -> None:
-        """Let go of engines and connections."""
+        """Release engines and connections."""

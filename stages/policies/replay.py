@@ -1,4 +1,4 @@
-"""The policy `replay`: says again what the assistant said in a rollouts file."""
+"""The policy `replay`: repeats the assistant messages of a rollouts file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from stages.tables.pipes import content
 
 
 class ReplayPolicy:
-    """Plays each (task, trial) as it was recorded; how the tokens were sampled is not repeated.
+    """A policy that repeats the recorded messages of each (task, trial), without their tokens.
 
     Attributes:
-        notes: what of the recording was left out.
+        notes: counter of recorded episodes that were left out.
     """
 
     def __init__(self, path: str) -> None:
@@ -29,7 +29,7 @@ class ReplayPolicy:
             path: a rollouts.jsonl.
 
         Raises:
-            InputError: the file is missing, or a line is no episode.
+            InputError: the file is missing, or a line is not an episode.
         """
         self._path = path
         self.notes = Counter[str]()
@@ -47,7 +47,7 @@ class ReplayPolicy:
 
         Raises:
             ContextOverflowError: the recorded episode was cut off here.
-            PolicyError: the recording has no such episode, or no more of it.
+            PolicyError: the recording lacks this episode or turn.
         """
         episode = self._episodes.get(episode_id.partition("/")[2])
         if episode is None:
@@ -64,11 +64,11 @@ class ReplayPolicy:
         raise PolicyError(f"the recording ends after {turn} turns")
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing; there is nothing to release."""
 
 
 def _read(path: str, notes: Counter[str]) -> dict[str, tuple[str, list[Message]]]:
-    """Status and assistant messages, by task/trial as in an episode's id."""
+    """Return status and assistant messages by task/trial, the end of an episode's id."""
     try:
         lines = content(path).splitlines()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How many threads torch should use."""
+"""The number of threads that torch uses."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 
-# Below this many parameters one thread is the fastest: several wait for each other at every
-# operation, and beside another job of the machine that was 26 times slower.
+# Below this many parameters one thread is fastest. Several threads synchronise at every operation,
+# which was 26 times slower while another job ran on the machine.
 SMALL = 20_000_000
 
 
 def limit_threads(model: Any) -> None:
-    """Set torch to one thread if the model, which runs on the CPU, is small."""
+    """Set torch to one thread if a model on the CPU is small.
+
+    Args:
+        model: torch model.
+    """
     if sum(weights.numel() for weights in model.parameters()) < SMALL:
         torch.set_num_threads(1)

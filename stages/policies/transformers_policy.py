@@ -23,18 +23,18 @@ from stages.policies.threads import limit_threads
 
 @dataclass(frozen=True)
 class _Job:
-    """A request, and who waits for it."""
+    """A request and the future that awaits it."""
 
     request: MessageRequest
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[MessageRequest]
 
     def settle(self, error: Exception | None = None) -> None:
-        """Tell who waits, from the worker's thread."""
+        """Resolve the future, from the worker's thread."""
         self.loop.call_soon_threadsafe(self._settle, error)
 
     def _settle(self, error: Exception | None) -> None:
-        if self.done.done():  # nobody waits any more
+        if self.done.done():  # the caller was cancelled
             return
         if error:
             self.done.set_exception(error)
@@ -43,17 +43,18 @@ class _Job:
 
 
 class TransformersPolicy:
-    """Plays with a model of transformers; a thread decodes all pending messages together.
+    """A transformers model as a policy; a thread decodes all pending messages in one batch.
 
-    The model must not change while the policy is in use: keys and values are kept from turn to
-    turn. Whoever trains it makes a new policy, which costs nothing.
+    The model must not change while the policy is in use, because its KV cache is kept between
+    turns. After a training step, create a new policy, which is cheap.
 
     Args:
         model: a causal language model with full attention in every layer.
         tokenizer: its tokenizer, with a chat template.
-        rows: how many episodes keep their place from turn to turn, each at the memory of the
-            longest. With at least as many as play at once, the same seeds give the same bits.
-        context: most tokens of an episode; None: what the model was made for.
+        rows: number of episodes whose KV cache is kept between turns; each row takes the memory of
+            the longest episode. With at least as many rows as concurrent episodes, the same seeds
+            give the same bits.
+        context: most tokens of an episode; None: the model's own limit.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class TransformersPolicy:
         )
         self._queue: SimpleQueue[_Job | str | None] = SimpleQueue()  # str: an episode's end
         self._closed = False
-        self._jobs: dict[int, _Job] = {}  # in the worker, by the identity of their requests
+        self._jobs: dict[int, _Job] = {}  # used by the worker only, by the id() of their requests
         self._thread = Thread(target=self._work, name="decoder", daemon=True)
         self._thread.start()
 
@@ -80,17 +81,20 @@ class TransformersPolicy:
         device: str | None = None,
         dtype: str = "auto",
     ) -> TransformersPolicy:
-        """Load a checkpoint, or a model of the hub; a small one sets torch to a single thread.
+        """Load a checkpoint or a hub model; a small model on a CPU sets torch to a single thread.
 
         Args:
-            folder: of the checkpoint, or the model's name.
+            folder: folder of the checkpoint, or the model's name.
             rows: see the class.
             context: see the class.
-            device: of torch; None: a GPU if there is one.
-            dtype: that it computes in, as torch names it; auto: the weights' own.
+            device: torch device; None: a GPU if there is one.
+            dtype: torch dtype of the computation; auto: the weights' own.
+
+        Returns:
+            The policy.
 
         Raises:
-            InputError: there is no such model, or it is of an unsupported kind.
+            InputError: the model is missing, or its architecture is not supported.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model, tokenizer = load_causal_model(folder, dtype=dtype, attn_implementation="sdpa")
@@ -99,7 +103,7 @@ class TransformersPolicy:
         return cls(model.to(device), tokenizer, rows, context)
 
     def told(self, tools: list[dict[str, Any]]) -> Told:
-        """Return how the model is told of its tools; see `Prompts`."""
+        """Return how the prompt describes the tools; see `Prompts`."""
         return self._chat.template.told(tools)
 
     async def act(
@@ -127,21 +131,21 @@ class TransformersPolicy:
         return Action(message, prompt, request.token_ids, request.logprobs, finish)
 
     def forget(self, episode_id: str) -> None:
-        """Free the place of an episode that has ended."""
+        """Free the row of an episode that has ended."""
         self._queue.put(episode_id)
 
     async def close(self) -> None:
-        """Stop the worker; messages that are pending fail."""
-        self._closed = True  # nothing comes after the None
+        """Stop the worker; pending messages fail."""
+        self._closed = True  # so that nothing follows the None in the queue
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _work(self) -> None:
-        """Decode, in the worker's thread, until told to stop."""
+        """Decode in the worker's thread until the policy is closed."""
         while self._take_jobs():
             try:
                 finished = self._decoder.step()
-            except Exception as error:  # such as out of memory; the cache is no longer known
+            except Exception as error:  # for example out of memory; the cache may be corrupt
                 failure = PolicyError(f"{type(error).__name__}: {error}")
                 self._fail(failure)
                 while (job := self._queue.get()) is not None:
@@ -153,7 +157,7 @@ class TransformersPolicy:
         self._fail(PolicyError("the policy was closed"))
 
     def _take_jobs(self) -> bool:
-        """Hand new requests to the decoder, waiting for one if it has none; False: stop."""
+        """Pass new requests to the decoder, waiting if it is idle; return False to stop."""
         try:
             while True:
                 job = self._queue.get(block=not self._decoder.busy)
@@ -174,7 +178,7 @@ class TransformersPolicy:
 
 
 def _check(config: Any) -> None:
-    """Refuse what keeps anything but all keys and values."""
+    """Raise InputError unless all layers have full attention, with a plain KV cache."""
     kinds = set(getattr(config, "layer_types", None) or ())
     if kinds - {"full_attention"} or config.is_encoder_decoder:
         raise InputError(
@@ -185,7 +189,7 @@ def _check(config: Any) -> None:
 
 
 def _stops(model: Any, tokenizer: Any, end: int) -> list[int]:
-    """Return the ids that end a message: the template's, the tokenizer's, the model's own."""
+    """Return the ids that end a message: the template's, the tokenizer's and the model's own."""
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends] if ends else []
     if not all(isinstance(end, int) for end in ends):

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-# Read as vLLM is imported, and by its processes: by default it logs to standard output.
+# vLLM and its processes read these on import; by default vLLM logs to standard output.
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
@@ -28,22 +28,22 @@ from stages.policies.policy import Action, ContextOverflowError, PolicyError, Sa
 
 
 class VLLMPolicy:
-    """Plays with an engine, which batches and caches by itself.
+    """A vLLM engine as a policy; the engine batches requests and caches prefixes.
 
-    Results of the same seed can differ in the last bits with what shares the batch, since the
-    engine's shapes follow its load.
+    Results of the same seed may differ in the last bits, because the engine's shapes depend on its
+    load.
 
     Args:
-        engine: vLLM's AsyncLLM; its `logprobs_mode` is processed_logprobs, so that logprobs are
-            those of the distribution that was sampled from.
-        tokenizer: of the model, with a chat template.
+        engine: vLLM's AsyncLLM with `logprobs_mode` processed_logprobs, so that logprobs are those
+            of the sampling distribution.
+        tokenizer: the model's tokenizer, with a chat template.
     """
 
     def __init__(self, engine: Any, tokenizer: Any) -> None:
         self._engine = engine
         self._chat = Renderer(tokenizer)
         self._context: int = engine.model_config.max_model_len
-        # The engine knows the model's own ends.
+        # The engine adds the model's own end tokens.
         self._ends = [id for id in {tokenizer.eos_token_id, self._chat.end_id} if id is not None]
         self._numbers = count()
 
@@ -56,17 +56,20 @@ class VLLMPolicy:
         dtype: str = "auto",
         **engine: Any,
     ) -> VLLMPolicy:
-        """Start an engine, in a process of its own.
+        """Start an engine in a separate process.
 
         Args:
-            folder: of the checkpoint, or the model's name.
-            rows: how many messages are decoded at once.
-            context: most tokens of an episode; None: what the model was made for.
-            dtype: that it computes in, as torch names it; auto: the weights' own.
+            folder: folder of the checkpoint, or the model's name.
+            rows: most messages decoded at once.
+            context: most tokens of an episode; None: the model's own limit.
+            dtype: torch dtype of the computation; auto: the weights' own.
             engine: further settings of vLLM's AsyncEngineArgs.
 
+        Returns:
+            The policy.
+
         Raises:
-            InputError: there is no such model, or vLLM doesn't take it.
+            InputError: the model is missing, or vLLM does not support it.
         """
         tokenizer = load_tokenizer(str(folder), TODO)
         with loading(folder, TODO):
@@ -80,8 +83,8 @@ class VLLMPolicy:
                 max_num_seqs=rows,
                 max_model_len=context,
                 enable_prefix_caching=True,
-                # On a CPU a prompt that is read in pieces kills the engine if its request has a
-                # seed: "CPU Generator does not use offset".
+                # On a CPU, chunked prefill of a request with a seed kills the engine: "CPU
+                # Generator does not use offset".
                 enable_chunked_prefill=False if current_platform.is_cpu() else None,
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
@@ -92,7 +95,7 @@ class VLLMPolicy:
         return cls(started, tokenizer)
 
     def told(self, tools: list[dict[str, Any]]) -> Told:
-        """Return how the model is told of its tools; see `Prompts`."""
+        """Return how the prompt describes the tools; see `Prompts`."""
         return self._chat.template.told(tools)
 
     async def act(
@@ -112,7 +115,7 @@ class VLLMPolicy:
             top_p=sampling.top_p,
             max_tokens=min(sampling.max_tokens, self._context - len(prompt)),
             seed=seed,
-            logprobs=0,  # of the sampled token alone
+            logprobs=0,  # only of the sampled token
             stop_token_ids=self._ends,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -134,4 +137,4 @@ class VLLMPolicy:
     async def close(self) -> None:
         """Stop the engine."""
         self._engine.shutdown()
-        self._engine = None  # its finalizer fails where it runs as Python ends
+        self._engine = None  # its finalizer would fail at interpreter shutdown

@@ -1,1 +1,1 @@
-"""Model servers: endpoints, the pool of servers, new weights."""
+"""Model servers: endpoints, the pool of servers, and weight updates."""

@@ -1,7 +1,7 @@
-"""Addresses of servers, and what of them is secret.
+"""Addresses of servers and the secrets in them.
 
-`http://USER:PASSWORD@HOST/v1?api_key=K` is an address. Its secrets are sent to the server. They
-stand in no artifact, log or error.
+`http://USER:PASSWORD@HOST/v1?api_key=K` is an address. Its secrets are sent to the server and must
+not appear in any artifact, log or error.
 """
 
 from __future__ import annotations
@@ -14,31 +14,43 @@ from urllib.parse import quote, unquote, urlsplit
 
 from stages.errors import InputError
 
-HIDDEN = "***"  # in the place of a secret
-PRIVATE = "restart-command"  # an option whose value may hold anything
-ADDRESS = re.compile(r"\S*://\S*|[^\s:@]+:\S+@\S+")  # in a text; some forget the scheme
-SECRET_NAME = re.compile(r"auth|cred|key|pass|secret|sig|token", re.IGNORECASE)  # of a parameter
+HIDDEN = "***"  # replaces a secret
+PRIVATE = "restart-command"  # option whose value may contain anything
+ADDRESS = re.compile(r"\S*://\S*|[^\s:@]+:\S+@\S+")  # in a text, also without a scheme
+SECRET_NAME = re.compile(r"auth|cred|key|pass|secret|sig|token", re.IGNORECASE)  # query parameters
 
 
 def shown(url: str) -> str:
-    """Return a URL without its user, password and query.
+    """Return a URL with its user, password and query hidden.
 
-    Where it can't be told what they are, nothing after `://` is shown.
+    If these can't be identified, everything after `://` is hidden.
+
+    Args:
+        url: any text, normally a URL.
+
+    Returns:
+        The URL with *** for each hidden part.
     """
     scheme, mark, rest = url.rpartition("://") if url.count("://") == 1 else url.partition("://")
     if not mark:
         scheme, rest = "", url
     user, at, place = rest.rpartition("@")
-    if re.search(r"[?#]", user):  # the `@` may be a password's, or the query's
+    if re.search(r"[?#]", user):  # the `@` may belong to a password or to the query
         return f"{scheme}{mark}{HIDDEN}"
     place, query, _ = re.sub("[?#]", "?", place).partition("?")
     return f"{scheme}{mark}{HIDDEN + at if at else ''}{place}{query}{HIDDEN if query else ''}"
 
 
 def without_secrets(value: Any) -> Any:
-    """Return a text with its addresses as they may be shown; of a list or mapping, all its texts.
+    """Return a value with the secrets of all addresses in its texts hidden.
 
-    A list may be a command line, a mapping the options of one: of PRIVATE nothing is shown.
+    A list may be a command line and a mapping its options; the value of PRIVATE is hidden entirely.
+
+    Args:
+        value: a text, or a list or mapping of values; other values are returned unchanged.
+
+    Returns:
+        A value of the same shape.
     """
     if isinstance(value, str):
         return ADDRESS.sub(lambda url: shown(url[0]), value)
@@ -56,12 +68,12 @@ def without_secrets(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is, apart from what it must not be called by in public.
+    """The address of a server, split into a public URL and its secrets.
 
     Attributes:
-        url: of the server, without user, password and query.
-        query: that goes with every request; "": none.
-        authorization: header of the user and password; None: there are none.
+        url: URL of the server, without user, password and query.
+        query: query that is sent with every request; "": none.
+        authorization: Authorization header for user and password; None: there are none.
         secrets: texts that must not be shown.
     """
 
@@ -75,15 +87,18 @@ class Address:
         """Read a base URL.
 
         Args:
-            base_url: up to and with `/v1`, maybe with user, password and query.
+            base_url: base URL up to and including `/v1`, possibly with user, password and query.
             where: the option that gave it, for errors.
 
+        Returns:
+            The address.
+
         Raises:
-            InputError: it is no address of a server.
+            InputError: the URL is not the address of a server.
         """
         try:
             parts = urlsplit(base_url)
-            host, _ = parts.hostname, parts.port  # raises where it is no number
+            host, _ = parts.hostname, parts.port  # raises ValueError if the port is not a number
         except ValueError:
             raise not_an_address(base_url, where) from None
         if not host or parts.scheme not in ("http", "https") or re.search(r"\s", base_url):
@@ -101,13 +116,21 @@ class Address:
 
 
 def not_an_address(base_url: str, where: str) -> InputError:
-    """Return the error of a base URL that no server can have."""
+    """Return the error for a base URL that is not the address of a server.
+
+    Args:
+        base_url: the URL.
+        where: the option that gave it.
+
+    Returns:
+        The error, with secrets hidden.
+    """
     what = f"'{shown(base_url)}' is no address of a server"
     return InputError(where, what, "write http://HOST:PORT/v1")
 
 
 def _secret_values(query: str) -> tuple[str, ...]:
-    """The values of a query that are secrets by their names, as they are written and as meant."""
+    """Return the values of a query whose names suggest a secret, as written and unquoted."""
     secrets: list[str] = []
     for part in filter(None, query.split("&")):
         name, equals, value = part.partition("=")

@@ -1,7 +1,7 @@
-"""What a server may answer: a completion is checked before anything is taken from it.
+"""Validation of servers' answers: a completion is checked before anything is taken from it.
 
-What a model wrote is never at fault here. What only a server can get wrong is: such an answer says
-nothing of the policy.
+The checks only reject what a server can get wrong, never what a model wrote, because a broken
+answer says nothing about the policy.
 """
 
 from __future__ import annotations
@@ -12,28 +12,31 @@ from typing import Any
 
 from stages.core.limits import LARGEST, LEAST_LOGPROB, LOGPROB_SLACK
 
-Answer = dict[str, Any]  # as JSON
+Answer = dict[str, Any]  # JSON values
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 KINDS = {CHAT: "chat completion", COMPLETIONS: "completion"}
-# How servers say that a message ended: by the model, by a call, by a limit; None: they don't say.
+# Known values of finish_reason: ended by the model or a call, and (CUTS) by a limit; None: unknown.
 ENDS = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", None})
 CUTS = frozenset({"length", "max_tokens", "model_length"})
 
 
 class AnswerError(ValueError):
-    """What is wrong with an answer."""
+    """An answer is malformed; the text says how."""
 
 
 def checked(answer: Any, path: str) -> Answer:
-    """Return a completion in plain form: a message's content is text or None, arguments are text.
+    """Check a completion and normalise it: message content is text or None, arguments are text.
 
     Args:
-        answer: JSON.
+        answer: JSON values; normalised in place.
         path: CHAT or COMPLETIONS.
 
+    Returns:
+        The answer.
+
     Raises:
-        AnswerError: no server that works answers so.
+        AnswerError: the answer is malformed.
     """
     try:
         choice = _only_choice(answer)
@@ -51,11 +54,18 @@ def checked(answer: Any, path: str) -> Answer:
     except (AnswerError, RecursionError) as error:
         wrong = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
         raise AnswerError(f"the answer is no {KINDS[path]}: {wrong}") from None
-    return answer  # type: ignore[no-any-return]  # a dict, as _only_choice says
+    return answer  # type: ignore[no-any-return]  # a dict, as _only_choice checks
 
 
 def is_cut(choice: dict[str, Any]) -> bool:
-    """Whether a limit ended what a choice holds."""
+    """Return whether a limit ended the message of a choice.
+
+    Args:
+        choice: choice of a checked answer.
+
+    Returns:
+        True if it was cut off.
+    """
     return choice.get("finish_reason") in CUTS
 
 
@@ -67,7 +77,7 @@ def _want(holds: bool, otherwise: str) -> None:
 def _only_choice(answer: Any) -> dict[str, Any]:
     _want(isinstance(answer, dict), "it is no object")
     if error := answer.get("error"):
-        raise AnswerError(f"it holds an error, {_told(error)}")
+        raise AnswerError(f"it holds an error, {_quoted(error)}")
     choices = answer.get("choices")
     _want(isinstance(choices, list), "it has no list of choices")
     _want(len(choices) == 1, f"it has {len(choices):,} choices, not one")
@@ -75,23 +85,23 @@ def _only_choice(answer: Any) -> dict[str, Any]:
     if not isinstance(choice, dict):
         raise AnswerError("its choice is no object")
     if error := choice.get("error"):
-        raise AnswerError(f"its choice holds an error, {_told(error)}")
+        raise AnswerError(f"its choice holds an error, {_quoted(error)}")
     return choice
 
 
 def _check_end(choice: dict[str, Any]) -> None:
     reason = choice.get("finish_reason")
     known = reason is None or isinstance(reason, str)
-    _want(known and (reason in ENDS or reason in CUTS), f"its finish_reason is {_told(reason)}")
+    _want(known and (reason in ENDS or reason in CUTS), f"its finish_reason is {_quoted(reason)}")
 
 
 def _message(choice: dict[str, Any]) -> dict[str, Any]:
-    """Return the message of a choice, its text and its calls in plain form."""
+    """Return the message of a choice, with normalised text and calls."""
     message = choice.get("message")
     if not isinstance(message, dict):
         raise AnswerError("it has no message")
     role = message.get("role", "assistant")
-    _want(role in ("assistant", None), f"its message is of the role {_told(role)}")
+    _want(role in ("assistant", None), f"its message is of the role {_quoted(role)}")
     content, refusal = _text(message.get("content")), message.get("refusal")
     if content is None and isinstance(refusal, str):
         content = refusal
@@ -103,7 +113,7 @@ def _message(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(content: Any) -> str | None:
-    """Return content as one text; it may come in parts."""
+    """Return content as a single text; it may come in parts."""
     if content is None or isinstance(content, str):
         return content
     _want(isinstance(content, list), "its content is no text")
@@ -119,7 +129,7 @@ def _text_of_part(part: Any) -> str:
 
 
 def _call(call: Any) -> dict[str, Any]:
-    """Return a call of a tool; what the arguments say is the model's matter."""
+    """Return a tool call with its arguments as text; their content is up to the model."""
     function = call.get("function") if isinstance(call, dict) else None
     if not (isinstance(function, dict) and isinstance(function.get("name"), str)):
         raise AnswerError("a call of a tool has no name")
@@ -135,7 +145,7 @@ def _check_counts(answer: Answer) -> None:
     _want(usage is None or isinstance(usage, dict), "its usage is no object")
     for name in ("prompt_tokens", "completion_tokens"):
         count = (usage or {}).get(name)
-        _want(count is None or _whole(count), f"its {name} are {_told(count)}")
+        _want(count is None or _whole(count), f"its {name} are {_quoted(count)}")
 
 
 def _check_ids(holder: dict[str, Any], name: str) -> None:
@@ -143,18 +153,18 @@ def _check_ids(holder: dict[str, Any], name: str) -> None:
     if ids is not None:
         _want(isinstance(ids, list) and len(ids) > 0, f"its {name} are no list of ids")
         wrong = [token for token in ids if not _whole(token)]
-        _want(not wrong, f"its {name} hold {_told(wrong[0]) if wrong else ''}")
+        _want(not wrong, f"its {name} hold {_quoted(wrong[0]) if wrong else ''}")
 
 
 def _check_logprobs(given: Any) -> None:
-    """Check those of sampled tokens, as chats and as texts have them."""
+    """Check the logprobs of sampled tokens, in the formats of chats and of completions."""
     if not isinstance(given, dict):
         return
     content, values = given.get("content"), given.get("token_logprobs")
     logprobs = [token.get("logprob") for token in _objects(content)]
     logprobs += values if isinstance(values, list) else []
     for logprob in logprobs:
-        _want(logprob is None or _possible(logprob), f"a logprob is {_told(logprob)}")
+        _want(logprob is None or _possible(logprob), f"a logprob is {_quoted(logprob)}")
 
 
 def _objects(items: Any) -> list[dict[str, Any]]:
@@ -162,7 +172,7 @@ def _objects(items: Any) -> list[dict[str, Any]]:
 
 
 def _check_sampled(answer: Answer, choice: dict[str, Any]) -> None:
-    """Check that there is a message, if an empty one: a model samples a token at least."""
+    """Check that a message was sampled; it may be empty, but a model samples at least one token."""
     message, usage = choice["message"], answer.get("usage") or {}
     if not (message["content"] or message["tool_calls"] or message.get("reasoning_content")):
         counted = usage.get("completion_tokens")
@@ -179,11 +189,11 @@ def _possible(logprob: Any) -> bool:
     return type(logprob) in (int, float) and LEAST_LOGPROB <= logprob <= LOGPROB_SLACK
 
 
-def _told(value: Any) -> str:
-    """A value of a server's in an error: short, and the words of an error object alone."""
+def _quoted(value: Any) -> str:
+    """Return a server's value for an error: shortened, and of an error object its message only."""
     if isinstance(value, dict) and isinstance(value.get("message"), str):
         value = value["message"]
     if isinstance(value, int) and not isinstance(value, bool):
-        # Python refuses to write out what has thousands of digits.
+        # Python refuses to print integers with thousands of digits.
         return str(value) if abs(value) < 10**18 else f"about 10^{math.log10(abs(value)):.0f}"
     return f"{value!r:.80}"

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server, asked until it answers or our patience ends."""
+"""A client of an OpenAI-compatible server, with timeouts, retries and a rate limit."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from stages.errors import InputError
 from stages.serving.address import HIDDEN, Address, not_an_address, shown
 from stages.serving.answers import CHAT, Answer, AnswerError, checked
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between two attempts; a server may ask for more or less
-PASSING = frozenset({408, 409, 429})  # these, and all from 500 on, may be gone at the next attempt
-ANSWERS_S = 10.0  # in which a server that lives tells its models
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between two attempts; Retry-After may lengthen a wait
+PASSING = frozenset({408, 409, 429})  # transient statuses, besides all from 500 on
+ANSWERS_S = 10.0  # timeout of a health check, which asks for the server's models
 OPENAI = "https://api.openai.com/v1"
-SECRET = 16  # characters of a key or password that no answer holds by chance
+SECRET = 16  # characters; a key or password of this length is not in an answer by chance
 
-SESSION = "x-session-id"  # as Ray Serve calls it
+SESSION = "x-session-id"  # Ray Serve's header
 
 
 class EndpointError(Exception):
@@ -31,20 +31,20 @@ class EndpointError(Exception):
 
     def __init__(self, what: str, status: int | None = None) -> None:
         super().__init__(what)
-        self.status = status  # of HTTP; None: there was no answer, or a broken one
+        self.status = status  # HTTP status; None: no answer, or a broken one
 
     @property
     def passing(self) -> bool:
-        """Whether another attempt, or another server, may do better."""
+        """Whether the error is transient: another attempt or another server may succeed."""
         return self.status is None or self.status in PASSING or self.status >= 500
 
 
 class Endpoint:
-    """One server.
+    """A client of one server.
 
-    A request ends after at most (retries + 1) * timeout_s and the waits between attempts, each
-    of at most LONGEST_WAIT_S, whatever the server does: one that sends a byte now and then does
-    not keep us. Waits double and are drawn at random, so that episodes do not come back together.
+    A request takes at most (retries + 1) * timeout_s plus the waits between attempts, each of at
+    most LONGEST_WAIT_S, even if the server keeps sending single bytes. Waits back off exponentially
+    with jitter, so that episodes do not retry in lockstep.
     """
 
     def __init__(
@@ -56,18 +56,18 @@ class Endpoint:
         first_wait_s: float = FIRST_WAIT_S,
         rate_limit: float | None = None,
     ) -> None:
-        """Prepare; nothing is sent yet.
+        """Create the client; nothing is sent yet.
 
         Args:
-            base_url: up to and with `/v1`; None: OpenAI's own.
-            timeout_s: of one attempt, from its start to the last byte.
+            base_url: base URL up to and including `/v1`; None: OPENAI_BASE_URL, or OpenAI's.
+            timeout_s: timeout of an attempt in seconds, from its start to the last byte.
             retries: attempts after the first.
-            where: the option that asked for this, for errors.
-            first_wait_s: before the first retry, where the server doesn't say.
-            rate_limit: attempts per second, at most, evenly spaced; None: no limit.
+            where: the option behind the request, for errors.
+            first_wait_s: longest wait before the first retry, in seconds, without Retry-After.
+            rate_limit: most attempts per second, evenly spaced; None: no limit.
 
         Raises:
-            InputError: the package openai or an API key is missing, or this is no address.
+            InputError: the package openai or an API key is missing, or the URL is not an address.
         """
         try:
             import openai
@@ -92,7 +92,7 @@ class Endpoint:
                 max_retries=0,
                 http_client=GuardedClient(address),
             )
-        except Exception:  # of httpx, which has its own rules for hosts
+        except Exception:  # from httpx, which has its own rules for hosts
             raise not_an_address(given, where) from None
         self._timeout_s, self._retries, self._first_wait_s = timeout_s, retries, first_wait_s
         self._spacing_s = 1 / rate_limit if rate_limit else 0.0
@@ -106,16 +106,19 @@ class Endpoint:
         replaceable: bool = False,
         session: str | None = None,
     ) -> Answer:
-        """Return the answer to a request, as `checked` returns it.
+        """Return the answer to a request, retrying transient errors.
 
         Args:
-            body: of the request.
+            body: body of the request.
             path: CHAT or COMPLETIONS.
-            replaceable: another server can take over, so that a dead one is not waited for.
-            session: what the request is part of, for a router that keeps a session in one place.
+            replaceable: whether another server can take over, so that a dead server is not retried.
+            session: id of the episode, for routers with session affinity.
+
+        Returns:
+            The answer, as `checked` returns it.
 
         Raises:
-            EndpointError: the server refused, or all attempts failed.
+            EndpointError: the server refused the request, or all attempts failed.
         """
         headers = {SESSION: quote(session)} if session else {}
         attempt = 0
@@ -135,7 +138,7 @@ class Endpoint:
             attempt += 1
 
     async def answers(self) -> bool:
-        """Whether the server is there, and not at its end: it tells its models, or refuses to."""
+        """Return whether the server is alive: it lists its models, or refuses for good."""
         try:
             async with asyncio.timeout(ANSWERS_S):
                 await self.call("GET", "/models")
@@ -144,15 +147,18 @@ class Endpoint:
         return True
 
     async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Return the JSON that the server answers to one request, which is not repeated.
+        """Send one request without retries; return the JSON of the answer.
 
         Args:
             method: GET or POST.
-            path: after the base URL.
-            body: of a POST.
+            path: path relative to the base URL, or a full URL.
+            body: body of a POST.
+
+        Returns:
+            JSON values.
 
         Raises:
-            EndpointError: the server refused, or gave no JSON.
+            EndpointError: the server refused, or did not answer with JSON.
         """
         try:
             return await self._request(method, path, body)
@@ -172,7 +178,7 @@ class Endpoint:
             raise _PassingError(self._error(str(error))) from None
 
     async def _pace(self) -> None:
-        """Wait for this attempt's turn under the rate limit."""
+        """Wait until the rate limit allows this attempt."""
         now = time.monotonic()
         begin = max(now, self._free_at)
         self._free_at = begin + self._spacing_s
@@ -215,12 +221,12 @@ class Endpoint:
             answer = await self._client.get(path, cast_to=str, options=options)
         else:
             answer = await self._client.post(path, cast_to=str, body=body, options=options)
-        for secret in filter(_is_telling, self._secrets):
+        for secret in filter(_is_distinctive, self._secrets):
             answer = answer.replace(secret, HIDDEN)
         return json.loads(answer)
 
     def _refusal(self, error: Any) -> EndpointError:
-        """The error of a status that is none of success."""
+        """Return the error for an HTTP status that is not a success."""
         status, told = error.status_code, error.body
         if 300 <= status < 400:
             place = shown(error.response.headers.get("location", "nowhere"))
@@ -229,33 +235,40 @@ class Endpoint:
         return self._error(f"HTTP {status}: {reason or error.message}", status)
 
     def _error(self, what: str, status: int | None = None) -> EndpointError:
-        """Return an error with what a server says, in one line and without our secrets."""
+        """Return an error with a server's text on one line, without our secrets."""
         for secret in self._secrets:
             what = what.replace(secret, HIDDEN)
         return EndpointError(_first_line(what), status)
 
 
 class _PassingError(Exception):
-    """A failure that may be gone at the next attempt."""
+    """A transient failure."""
 
     def __init__(self, error: EndpointError, wait_s: float | None = None) -> None:
         super().__init__(str(error))
         self.error, self.wait_s = error, wait_s
 
 
-def _is_telling(secret: str) -> bool:
-    """Whether a key is a real one: local servers are given such as EMPTY, which models may say."""
+def _is_distinctive(secret: str) -> bool:
+    """Return whether a secret can be masked in answers; "EMPTY", say, may be a model's own word."""
     letters, digits = re.search("[A-Za-z]", secret), re.search("[0-9]", secret)
     return len(secret) >= SECRET and bool(letters and digits)
 
 
 def plain_text(text: str) -> str:
-    """Return text that can be written as UTF-8: half a surrogate pair becomes '?'."""
+    """Return text that can be written as UTF-8; a lone surrogate becomes '?'.
+
+    Args:
+        text: any text.
+
+    Returns:
+        The text without surrogates.
+    """
     return text.encode("utf-8", "replace").decode()
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Seconds that the server asks us to wait; None where it doesn't, or not in a form we know."""
+    """Return the seconds to wait that the server asks for; None if absent or unreadable."""
     value = headers.get("retry-after", "")
     try:
         wait_s = float(value)

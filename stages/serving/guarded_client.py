@@ -1,4 +1,4 @@
-"""The HTTP client of one server, which trusts it with no more memory and no other host."""
+"""An HTTP client for one untrusted server, with bounded memory and no redirects to other hosts."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import openai
 
 from stages.serving.address import Address
 
-LARGEST_ANSWER = 2**24  # bytes, as sent and as decoded; ids and logprobs of 100,000 tokens fit
-HOPS = 5  # redirects that are followed
+LARGEST_ANSWER = 2**24  # bytes, sent and decoded; enough for ids and logprobs of 100,000 tokens
+HOPS = 5  # most redirects to follow
 OF_BYTES = ("content-type", "content-encoding", "content-length", "transfer-encoding")
 ENCODINGS = ("", "identity", "gzip", "x-gzip", "deflate")
 
 
 class UnreadableError(openai.OpenAIError):
-    """An answer is not taken in: it is too large, or wrongly encoded."""
+    """An answer is rejected because it is too large or wrongly encoded."""
 
 
 class GuardedClient(openai.DefaultAsyncHttpxClient):
-    """Sends requests to one server, and to no other that it redirects to.
+    """An HTTP client of one server that follows redirects only to the same origin.
 
-    An answer is read and decoded up to LARGEST_ANSWER. The secrets of the address are added where
-    a request is sent, so that no log of the libraries shows them in its URL.
+    An answer is read and decoded up to LARGEST_ANSWER. The address's secrets are added only when a
+    request is sent, so that the libraries' logs do not show them in its URL.
     """
 
     def __init__(self, address: Address) -> None:
@@ -33,7 +33,16 @@ class GuardedClient(openai.DefaultAsyncHttpxClient):
     async def send(
         self, request: Any, *, stream: bool = False, follow_redirects: Any = None, **more: Any
     ) -> Any:
-        """Return the whole answer, or the redirect that is not followed; see httpx.
+        """Send a request as httpx does; return the whole answer, or a redirect not followed.
+
+        Args:
+            request: httpx request.
+            stream: ignored; the answer is read completely.
+            follow_redirects: ignored; see the class.
+            more: further options of httpx.
+
+        Returns:
+            httpx response with decoded content.
 
         Raises:
             UnreadableError: the answer is too large, or wrongly encoded.
@@ -48,7 +57,7 @@ class GuardedClient(openai.DefaultAsyncHttpxClient):
         return await _whole(answer)
 
     async def _sent(self, request: Any, options: dict[str, Any]) -> Any:
-        """Send one request, with the secrets of the address."""
+        """Send one request with the address's secrets."""
         if self._address.authorization:
             request.headers["authorization"] = self._address.authorization
         if self._address.query:
@@ -63,7 +72,7 @@ def _origin(url: Any) -> tuple[str, str, int | None]:
 
 
 async def _whole(answer: Any) -> Any:
-    """Return an answer with all of its content, decoded."""
+    """Return an answer with its complete, decoded content."""
     pieces, size = [], 0
     try:
         async for piece in answer.aiter_raw():
@@ -89,13 +98,13 @@ async def _whole(answer: Any) -> Any:
 
 
 def _decoded(content: bytes, encoding: str) -> bytes:
-    """Return content without its compression, all at once: no two bombs are open together."""
+    """Decompress content synchronously, so that two decompression bombs never expand at once."""
     encoding = encoding.strip().lower()
     if encoding not in ENCODINGS:
         raise UnreadableError(f"the answer is encoded as '{encoding:.40}', which was not asked for")
     if encoding in ENCODINGS[:2]:
         return content
-    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # by its header: gzip or zlib
+    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # the header selects gzip or zlib
     try:
         decoded = decoder.decompress(content, LARGEST_ANSWER + 1)
     except zlib.error:

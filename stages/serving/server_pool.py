@@ -1,14 +1,14 @@
-"""A pool of servers: their addresses, and new weights for those that run.
+"""A pool of servers: their addresses, and weight updates of running servers.
 
-A server gets a checkpoint in the first of these ways that it offers:
+A server gets a checkpoint by the first of these methods that is available:
 
-1. It is sent the weights over NCCL: vLLM's weight-transfer API, of a server that was started with
-   `--weight-transfer-config`, where this process has vLLM and a GPU.
-2. It reads the folder, which it must see under the same path: vLLM's `/collective_rpc`.
-3. It is started anew, by a command of the user's.
+1. Weights are sent over NCCL by vLLM's weight-transfer API. The server must have been started with
+   `--weight-transfer-config`, and this process needs vLLM and a GPU.
+2. The server reads the folder, which it must see under the same path, by vLLM's `/collective_rpc`.
+3. The user's command restarts the server.
 
-vLLM serves the routes of 1 and 2 where VLLM_SERVER_DEV_MODE=1. On a CPU, vLLM 0.32 packs an output
-layer that is tied to the embeddings, and goes on with the old pack: there only the third is right.
+vLLM serves the routes of 1 and 2 if VLLM_SERVER_DEV_MODE=1. On a CPU, vLLM 0.32 keeps a packed copy
+of an output layer tied to the embeddings and does not update it, so only method 3 is correct there.
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ from stages.serving.weight_transfer import can_send, send_weights, takes_nccl
 from stages.tables.pipes import content
 from stages.tables.state import read_state
 
-LOADING_S = 1800.0  # in which a server loads weights, or starts
+LOADING_S = 1800.0  # most seconds for a server to load weights or to start
 MOST_WORKERS = 2**16  # of a server
-LOOK_S = 1.0  # from one look at a starting server to the next
+LOOK_S = 1.0  # seconds between health checks of a starting server
 RELOAD, FORGET_PREFIXES = "/collective_rpc", "/reset_prefix_cache"
 INFO = "/server_info?config_format=json"
 
 
 def addresses(given: Iterable[str]) -> tuple[str, ...]:
-    """Return the base URLs of servers, each once.
+    """Return the base URLs of servers, without repetitions.
 
     Args:
-        given: URLs, and files with a URL a line; empty lines and those with `#` first don't count.
+        given: URLs, and paths of files with one URL per line; empty lines and lines that start with
+            `#` are ignored.
+
+    Returns:
+        The URLs, in order.
 
     Raises:
-        InputError: there is no such file, or a line is no URL.
+        InputError: a file is missing, or a line is not a URL.
     """
     urls: list[str] = []
     for url_or_file in given:
@@ -53,21 +57,22 @@ def addresses(given: Iterable[str]) -> tuple[str, ...]:
 async def load_weights(
     base_urls: Sequence[str], folder: str, restart_command: str | None
 ) -> tuple[str, ...]:
-    """Have servers load weights, all at once; return those that did.
+    """Update the weights of all servers concurrently.
 
     Args:
-        base_urls: of the servers, each up to and with `/v1`.
-        folder: with the weights, as the servers see it.
-        restart_command: starts a server anew that can't load weights while it runs. It is called
-            with the server's base URL and the folder, and ends when the old server is gone.
+        base_urls: base URLs of the servers, each up to and including `/v1`.
+        folder: folder of the weights, as the servers see it.
+        restart_command: command that restarts a server that can't load weights while it runs. It is
+            called with the server's base URL and the folder, and must end after the old server has
+            stopped.
 
     Returns:
-        The servers that are there, in their order. One that is down without a restart command is
-        left out.
+        The servers with the new weights, in order. A server that is down is left out unless there
+        is a restart command.
 
     Raises:
-        InputError: a server can't load weights, or not these; or none is there; or the command is
-            none.
+        InputError: a server can't load weights or rejects these, no server answers, or the command
+            is invalid.
     """
     path, sending = str(Path(folder).resolve()), asyncio.Lock()
     restart = _words(restart_command) if restart_command else []
@@ -79,7 +84,7 @@ async def load_weights(
 
 
 def _words(command: str) -> list[str]:
-    """Return the program and the arguments of a command, as a shell reads them."""
+    """Split a command into words as a shell does."""
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -91,14 +96,14 @@ def _words(command: str) -> list[str]:
 
 
 async def _load(base_url: str, folder: str, restart: list[str], sending: asyncio.Lock) -> bool:
-    """Have one server load weights; return False if it is not there."""
+    """Update the weights of one server; return False if it is down and can't be restarted."""
     server = Endpoint(base_url, LOADING_S, 0, "--load-weights")
     root, name = _root(server.url), shown(base_url)
     try:
         up = await server.answers()
-        paths = (await _told(server, root + "/openapi.json")).get("paths") if up else None
+        paths = (await _queried(server, root + "/openapi.json")).get("paths") if up else None
         routes = paths if isinstance(paths, dict) else {}
-        info = await _told(server, root + INFO) if RELOAD in routes else {}
+        info = await _queried(server, root + INFO) if RELOAD in routes else {}
         stale = on_cpu(info) and _tied(folder)
         if RELOAD in routes and not stale:
             sends = TRANSFER in routes and takes_nccl(info) and can_send()
@@ -117,17 +122,24 @@ async def _load(base_url: str, folder: str, restart: list[str], sending: asyncio
         await server.close()
 
 
-async def _told(server: Endpoint, url: str) -> dict[str, Any]:
-    """What a server says of itself; nothing where it doesn't."""
+async def _queried(server: Endpoint, url: str) -> dict[str, Any]:
+    """Return the JSON object at a URL of the server; {} if there is none."""
     try:
-        told = await server.call("GET", url)
+        answer = await server.call("GET", url)
     except EndpointError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def on_cpu(server_info: Any) -> bool:
-    """Return whether a vLLM server computes on a CPU, by its `/server_info`."""
+    """Return whether a vLLM server computes on a CPU.
+
+    Args:
+        server_info: its answer to `/server_info?config_format=json`.
+
+    Returns:
+        True if its device is the CPU; False if it is another one or unknown.
+    """
     try:
         return bool(server_info["vllm_config"]["device_config"]["device"] == "cpu")
     except (LookupError, TypeError):
@@ -135,13 +147,13 @@ def on_cpu(server_info: Any) -> bool:
 
 
 class _ModelConfig(TypedDict, total=False):
-    """What is read of a model's config.json."""
+    """The fields of a model's config.json that are read."""
 
     tie_word_embeddings: bool
 
 
 def _tied(folder: str) -> bool:
-    """Whether a model's output layer is its embeddings; transformers' own default is that it is."""
+    """Return whether output layer and embeddings are tied, which is transformers' default."""
     path = Path(folder, "config.json")
     if not path.exists():
         return True
@@ -152,19 +164,20 @@ def _tied(folder: str) -> bool:
 async def _replace(
     server: Endpoint, base_url: str, folder: str, sending: asyncio.Lock | None
 ) -> None:
-    """Have vLLM take the weights, and forget what it computed with those before.
+    """Have vLLM load the weights and reset its prefix cache.
 
     Args:
         server: the server.
         base_url: its address.
-        folder: the weights.
-        sending: held while they are sent, since one GPU sends to all; None: the server reads them.
+        folder: folder of the weights.
+        sending: lock to hold while weights are sent over NCCL, because one GPU sends to all
+            servers; None: the server reads the folder.
     """
     root, name = _root(server.url), shown(base_url)
     try:
         if sending:
             async with sending:
-                size = (await _told(server, root + "/get_world_size")).get("world_size")
+                size = (await _queried(server, root + "/get_world_size")).get("world_size")
                 if not (type(size) is int and 0 < size < MOST_WORKERS):
                     raise EndpointError("it does not tell how many workers it has")
                 target = _root(base_url.partition("?")[0])  # with the user and password
@@ -184,7 +197,7 @@ async def _replace(
 async def _restart(server: Endpoint, base_url: str, folder: str, restart: list[str]) -> None:
     args = [*restart, base_url, folder]
     try:
-        # Standard output is for our results.
+        # Standard output is reserved for our results.
         process = await asyncio.create_subprocess_exec(*args, stdout=asyncio.subprocess.DEVNULL)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -200,7 +213,7 @@ async def _restart(server: Endpoint, base_url: str, folder: str, restart: list[s
 
 
 def _root(base_url: str) -> str:
-    """Return where a server's routes beside OpenAI's lie."""
+    """Return the base URL of the routes that are not OpenAI's."""
     return base_url.removesuffix("/v1")
 
 

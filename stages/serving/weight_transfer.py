@@ -1,6 +1,6 @@
-"""Weights to a running vLLM server over NCCL, with vLLM's own side of its weight-transfer API.
+"""Transfer of weights to a running vLLM server over NCCL, with vLLM's weight-transfer client.
 
-The folder is read here and broadcast from this machine's GPU, so that the server need not see it.
+The folder is read here and broadcast from this machine's GPU, so the server needs no access to it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ ROUTE = "/init_weight_transfer_engine"
 
 
 def can_send() -> bool:
-    """Return whether this process could send weights: it has vLLM and a GPU."""
+    """Return whether this process can send weights.
+
+    Returns:
+        True if vLLM is installed and there is a GPU.
+    """
     if find_spec("vllm") is None:
         return False
     import torch
@@ -28,7 +32,10 @@ def takes_nccl(server_info: Any) -> bool:
     """Return whether a server was started with `--weight-transfer-config '{"backend": "nccl"}'`.
 
     Args:
-        server_info: what it answers to `/server_info?config_format=json`.
+        server_info: its answer to `/server_info?config_format=json`.
+
+    Returns:
+        True if it accepts weights over NCCL.
     """
     try:
         return bool(server_info["vllm_config"]["weight_transfer_config"]["backend"] == "nccl")
@@ -43,10 +50,10 @@ def send_weights(
 
     Args:
         root: URL of the server, without `/v1`.
-        folder: with safetensors.
-        workers: processes of the server that hold a part of the model.
-        timeout_s: of one request.
-        device: whence tensors are broadcast.
+        folder: folder with safetensors files.
+        workers: number of server processes that hold a part of the model.
+        timeout_s: timeout of a request in seconds.
+        device: device from which tensors are broadcast.
 
     Raises:
         EndpointError: the server or NCCL failed.
@@ -58,7 +65,7 @@ def send_weights(
 
     client = HTTPVLLMWeightSyncClient(root, timeout_s)
     meeting = NCCLTrainerInitInfo(get_ip(), get_open_port(), 1 + workers, rank=0)
-    source: Any = Checkpoint(folder, device)  # has what vLLM's WeightSource asks for
+    source: Any = Checkpoint(folder, device)  # has the interface of vLLM's WeightSource
     try:
         engine = WeightTransferTrainerFactory.trainer_init(meeting, client=client, source=source)
         try:
@@ -66,7 +73,7 @@ def send_weights(
         finally:
             engine.shutdown()
         client.shutdown_weight_transfer_engine()
-    except (OSError, RuntimeError) as error:  # of requests; of torch and NCCL
+    except (OSError, RuntimeError) as error:  # from requests; from torch and NCCL
         raise EndpointError(f"weight transfer: {error}") from error
 
 
@@ -78,7 +85,7 @@ class Checkpoint:
         self._device = device
 
     def metadata(self) -> list[Any]:
-        """Return the name, type and shape of each tensor, in the order of iteration."""
+        """Return the name, dtype and shape of each tensor, in the order of iteration."""
         from vllm.distributed.weight_transfer.base import ParamMeta
 
         return [
@@ -94,5 +101,5 @@ class Checkpoint:
 
         for path in self._files:
             with safe_open(path, framework="pt", device=device) as file:
-                for name in file.keys():  # noqa: SIM118  # it is no dict
+                for name in file.keys():  # noqa: SIM118  # the file is not a dict
                     yield name, file.get_tensor(name)
