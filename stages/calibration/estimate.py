@@ -193,15 +193,7 @@ class Calibration(NamedTuple):
 
 
 def chosen_r(tier: TierStatistics, calibration: Calibration) -> float | None:
-    """Return the correlation that sets the tier's value; its interval is `ci_low`, `ci_high`.
-
-    Args:
-        tier: a tier of the calibration.
-        calibration: the calibration.
-
-    Returns:
-        r, or None if it is undefined.
-    """
+    """Return the correlation that sets the tier's value; its interval is `ci_low`, `ci_high`."""
     if calibration.adjust == "length":
         return tier.excess
     return tier.r_within if calibration.correlation == "within" else tier.r_pooled
@@ -281,28 +273,13 @@ def weigh(
 
 
 def enough_resamples(config: CalibrateConfig, tiers: int) -> int:
-    """Return the number of resamples at which q can fall to a tenth of `fdr`.
-
-    Args:
-        config: its `resamples` is the least number.
-        tiers: number of tiers.
-
-    Returns:
-        The number of resamples, limited to `MOST_RESAMPLES` unless the config asks for more.
-    """
+    """Return how many resamples let q fall to a tenth of `fdr`, up to `MOST_RESAMPLES`."""
     needed = 10 * tiers / config.fdr if config.fdr else 0
     return max(config.resamples, round(min(needed, MOST_RESAMPLES)))
 
 
 def mixed_tasks(cells: LengthSums) -> int:
-    """Count the tasks that have a group with both successes and failures.
-
-    Args:
-        cells: cells of T tasks.
-
-    Returns:
-        A number in 0..T.
-    """
+    """Count the tasks that have a group with both successes and failures."""
     n, s = (add_by(part, cells.group) for part in (cells.sums.episodes, cells.sums.successes))
     first = np.flatnonzero(np.diff(cells.group, prepend=-1))
     mixed = (s > 0) & (s < n)
@@ -424,15 +401,7 @@ def _tier_rows(
 
 
 def with_landmark(result: Calibration, at: Landmark) -> Calibration:
-    """Return the calibration with `r_landmark` filled in.
-
-    Args:
-        result: the calibration.
-        at: the landmark analysis of the same turns.
-
-    Returns:
-        A copy of the calibration.
-    """
+    """Return the calibration with `r_landmark` filled in."""
     tiers = [tier._replace(r_landmark=at.r.get(tier.tier)) for tier in result.tiers]
     return result._replace(tiers=tiers, landmark=at.k)
 
@@ -511,12 +480,5 @@ def _whole(value: float) -> int | None:
 
 
 def defined(value: float) -> float | None:
-    """Return the number, or None if it is NaN.
-
-    Args:
-        value: any number.
-
-    Returns:
-        The number as a float, or None.
-    """
+    """Return the number, or None if it is NaN."""
     return None if np.isnan(value) else float(value)
