@@ -1,1 +1,1 @@
-"""The work of irc-cli: stages are functions from tables to tables over `stages.core`."""
+"""The stages of irc-cli: functions from tables to tables, built on `stages.core`."""

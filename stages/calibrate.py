@@ -1,8 +1,8 @@
-"""Measure which tiers tell success from failure, and what each is worth (TURNS -> Calibration).
+"""Measure how well tiers separate success from failure, and set values (TURNS -> Calibration).
 
-One function per way to get there: `calibrate_turns` from a table, `stream_turns` from files of any
-size, `sum_shard` and `merge_shards` from machines that work apart, `calibrate_online` while a
-policy trains. All of them sum the turns and give the sums to `calibrate`.
+There is one function per kind of input: `calibrate_turns` for a table, `stream_turns` for files of
+any size, `sum_shard` and `merge_shards` for separate machines, `calibrate_online` during training.
+All of them sum the turns and pass the sums to `calibrate`.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def calibrate_turns(
     """Calibrate the tiers of some turns (TURNS -> Calibration).
 
     Args:
-        turns: all turns of each episode, in any order of the episodes.
+        turns: all turns of each episode, with episodes in any order.
         config: how statistics become values.
-        seed: of the resamples.
-        landmark_at: turns that the landmark r is of; None: the median length of an episode.
+        seed: seed of the resamples.
+        landmark_at: number of first turns for the landmark r; None: the median episode length.
 
     Returns:
-        What each tier tells and is worth.
+        Statistics and value of each tier.
 
     Raises:
         InputError: a row breaks a rule of TURNS, an episode counts twice, all episodes fail or
@@ -75,7 +75,7 @@ def _summed(turns: Turns, measure: str) -> Summed:
 def _with_order(
     result: Calibration, turns: Turns, config: CalibrateConfig, at: int | None
 ) -> Calibration:
-    """Add what the order of turns tells, which sums do not hold: landmark r and the critic."""
+    """Add what needs the order of turns, which sums lack: the landmark r and the critic."""
     counts = COUNTS & pl.col("success").is_not_null()
     counting = turns.frame.filter(counts)
     result = with_landmark(result, landmark(counting, config.measure, result.correlation, at))
@@ -83,7 +83,7 @@ def _with_order(
 
 
 class Streamed(NamedTuple):
-    """What files of turns say, and some of their turns to check advantages on."""
+    """The calibration of files of turns, and a sample of turns to check advantages on."""
 
     calibration: Calibration
     sample: Sample
@@ -92,13 +92,16 @@ class Streamed(NamedTuple):
 def stream_turns(
     paths: Sequence[str], config: CalibrateConfig, seed: int = 0, sampled: int = LIMIT
 ) -> Streamed:
-    """Calibrate files of turns as they are read, in little memory (TURNS -> Calibration, TURNS).
+    """Calibrate files of turns in a stream, with little memory (TURNS -> Calibration, TURNS).
 
     Args:
-        paths: files of turns, which may lie in an object store.
+        paths: files of turns, possibly in an object store.
         config: how statistics become values.
-        seed: of the resamples.
-        sampled: turns of whole groups that are read once more, at most.
+        seed: seed of the resamples.
+        sampled: most turns in the sample of whole groups.
+
+    Returns:
+        The calibration and the sample.
 
     Raises:
         InputError: as for `calibrate_turns`.
@@ -109,11 +112,14 @@ def stream_turns(
 
 
 def sum_shard(paths: Sequence[str], measure: str) -> Summed:
-    """Sum files of turns, for `merge_shards` to go on with (TURNS -> SUMS).
+    """Sum files of turns as input of `merge_shards` (TURNS -> SUMS).
 
     Args:
-        paths: files of turns, which may lie in an object store.
+        paths: files of turns, possibly in an object store.
         measure: presence | count | share of the tier in an episode.
+
+    Returns:
+        The sums.
 
     Raises:
         InputError: a row breaks a rule of TURNS, or an episode counts twice.
@@ -127,10 +133,13 @@ def merge_shards(paths: Sequence[str], config: CalibrateConfig, seed: int = 0) -
     Args:
         paths: files of sums.
         config: how statistics become values.
-        seed: of the resamples.
+        seed: seed of the resamples.
+
+    Returns:
+        The calibration.
 
     Raises:
-        InputError: no turns can have such sums, or an episode is in two shards.
+        InputError: sums are impossible, or an episode is in two shards.
     """
     return calibrate_sums(read_shards(paths, config.measure), config, seed, where=few(paths))
 
@@ -140,10 +149,13 @@ def read_shards(paths: Sequence[str], measure: str) -> Summed:
 
     Args:
         paths: files of sums.
-        measure: that they must be of.
+        measure: measure that the sums must have.
+
+    Returns:
+        The total.
 
     Raises:
-        InputError: no turns can have such sums, or an episode is in two shards.
+        InputError: sums are impossible, or an episode is in two shards.
     """
     return add_up((read_sums(path, measure) for path in paths), paths)
 
@@ -154,10 +166,13 @@ def calibrate_sums(
     """Calibrate the tiers from their sums (SUMS -> Calibration).
 
     Args:
-        summed: of episodes of which each counts once.
+        summed: sums of distinct episodes.
         config: how statistics become values.
-        seed: of the resamples.
+        seed: seed of the resamples.
         where: name of the sums in errors.
+
+    Returns:
+        The calibration.
 
     Raises:
         InputError: an episode counts twice, all episodes fail or succeed, or a tier of
@@ -169,18 +184,18 @@ def calibrate_sums(
 def calibrate_summed(
     summed: Summed, config: CalibrateConfig, rng: np.random.Generator, *, where: str
 ) -> Calibration:
-    """Calibrate as `calibrate_sums` does, with a source of randomness that goes on."""
+    """Calibrate like `calibrate_sums`, with a given source of randomness."""
     _check_summed(summed, config, where)
     _check_both_outcomes(summed, where)
     return calibrate(lay_out(summed.sums, config.measure), summed.excluded, config, rng)
 
 
 class OnlineResult(NamedTuple):
-    """What an iteration's turns did."""
+    """The state and the calibration after an iteration's turns."""
 
     state: Online
     calibration: Calibration
-    notes: Counter[str]  # what was odd
+    notes: Counter[str]  # oddities
 
 
 def calibrate_online(
@@ -192,16 +207,19 @@ def calibrate_online(
     seed: int = 0,
     landmark_at: int | None = None,
 ) -> OnlineResult:
-    """Add an iteration's turns to what is remembered (TURNS, state -> state, Calibration).
+    """Add an iteration's turns to the online state (TURNS, state -> state, Calibration).
 
     Args:
-        state: what is remembered so far.
-        turns: of the new episodes.
+        state: the state so far.
+        turns: turns of the new episodes.
         inputs: sha256 of the files of these turns, by path.
-        config: how statistics become values; a gate stands in the place of q.
-        gate: when gates open and close.
-        seed: of the resamples.
-        landmark_at: turns that the landmark r is of; None: the median length of an episode.
+        config: how statistics become values; gates replace q.
+        gate: thresholds for opening and closing gates.
+        seed: seed of the resamples.
+        landmark_at: number of first turns for the landmark r; None: the median episode length.
+
+    Returns:
+        The new state, its calibration, and notes.
 
     Raises:
         InputError: inputs or their episodes were added before, or no episode has an outcome.
@@ -219,7 +237,7 @@ def calibrate_online(
 
 
 def _lone_episodes(summed: Summed) -> Counter[str]:
-    """Return a note where each group has a single episode."""
+    """Return a note if every group has a single episode."""
     totals = summed.sums.filter(pl.col("tier").is_null())
     groups = totals.group_by("task_id", "group_id").agg(pl.col("episodes").sum())
     if groups["episodes"].max() != 1:
@@ -229,7 +247,7 @@ def _lone_episodes(summed: Summed) -> Counter[str]:
 
 
 def _check_summed(summed: Summed, config: CalibrateConfig, where: str) -> None:
-    """Raise InputError for doubles, fewer than two episodes, or an unknown tier of `zero`."""
+    """Raise InputError for repeated episodes, fewer than two, or an unknown tier of `zero`."""
     if summed.fingerprint is not None:
         refuse_doubles([summed.fingerprint], [where])
     episodes = int(summed.sums.filter(pl.col("tier").is_null())["episodes"].sum())
@@ -244,13 +262,22 @@ def _check_summed(summed: Summed, config: CalibrateConfig, where: str) -> None:
 
 
 def _check_both_outcomes(summed: Summed, where: str) -> None:
-    """Raise InputError where all episodes fail, or all succeed."""
+    """Raise InputError if all episodes fail or all succeed."""
     totals = summed.sums.filter(pl.col("tier").is_null())
     check_both_outcomes(int(totals["episodes"].sum()), int(totals["successes"].sum()), where)
 
 
 def check_both_outcomes(episodes: int, successes: int, where: str) -> None:
-    """Raise InputError where all episodes fail, or all succeed."""
+    """Raise InputError if all episodes fail or all succeed.
+
+    Args:
+        episodes: number of episodes.
+        successes: number of successes among them.
+        where: name of the episodes in errors.
+
+    Raises:
+        InputError: there are no successes or no failures.
+    """
     if successes in (0, episodes):
         outcomes = "failures" if successes == 0 else "successes"
         todo = "collect both successes and failures"
@@ -260,18 +287,21 @@ def check_both_outcomes(episodes: int, successes: int, where: str) -> None:
 def calibrate(
     sums: TierSums, excluded: int, config: CalibrateConfig, rng: np.random.Generator
 ) -> Calibration:
-    """Calibrate the tiers from their sums, laid out as arrays.
+    """Calibrate the tiers from their sums.
 
-    value = alpha * excess where |excess| > delta, q < fdr and the support is enough, else 0. The
-    false discoveries that q counts are tiers that tell nothing, or nothing beyond length. With
-    several policies or domains the excess is their random-effects mean, if they agree on it. The
-    raw r of `adjust` none is over all episodes.
+    value = alpha * excess if |excess| > delta, q < fdr and the support suffices, else 0. q controls
+    false discoveries: tiers that are uninformative, or informative only through length. With
+    several policies or domains the excess is their random-effects mean, if they agree. The raw r
+    that `adjust` none uses is over all episodes.
 
     Args:
-        sums: of C tiers.
-        excluded: episodes that were left out.
+        sums: sums of C tiers.
+        excluded: number of excluded episodes.
         config: how statistics become values.
         rng: source of randomness.
+
+    Returns:
+        The calibration, without landmark r and critic.
 
     Source: docs/method.md, "Evidence for a tier" and "Values".
     """
@@ -286,16 +316,16 @@ def calibrate(
         r = evidence.chosen.r
         over = over_strata(sums, which, config.measure, r, config.resamples, rng, adjust=adjusted)
     worth = over.worth if over and adjusted else evidence.chosen.r
-    tells = _tells(evidence, worth, config)
-    held_back = tells & ~over.agree if over and adjusted else np.zeros_like(tells)
-    result = describe(sums, evidence, tells & ~held_back, excluded, config, worth, held_back)
+    passes = _passes(evidence, worth, config)
+    held_back = passes & ~over.agree if over and adjusted else np.zeros_like(passes)
+    result = describe(sums, evidence, passes & ~held_back, excluded, config, worth, held_back)
     return result._replace(strata=over.tiers) if over else result
 
 
 def _evidence(
     sums: TierSums, which: Which, config: CalibrateConfig, rng: np.random.Generator, *, apart: bool
 ) -> Evidence:
-    """Infer what the sums say of each tier; `apart`: each stratum around its own means."""
+    """Return the evidence on each tier; `apart` centres each stratum on its own means."""
     stratum = sums.stratum if apart else np.zeros_like(sums.stratum)
     raw, excess = (
         stratum_terms(sums.cells, stratum, which, config.measure, adjust=adjust)
@@ -306,14 +336,14 @@ def _evidence(
         within = length_terms(sums.cells, "within", config.measure, adjust=False)
     episodes = int(sums.tasks.episodes.sum())
     rarer = sums.episodes
-    if config.measure == "presence":  # otherwise a tier may be in every episode, more or less often
+    if config.measure == "presence":  # other measures vary even if every episode has the tier
         rarer = np.minimum(rarer, episodes - rarer)
     return weigh(which, raw, excess, within, episodes, rarer, config, rng)
 
 
-def _tells(evidence: Evidence, worth: Floats, config: CalibrateConfig) -> Bools:
-    """Whether each tier passes every bar for a value; [C]."""
+def _passes(evidence: Evidence, worth: Floats, config: CalibrateConfig) -> Bools:
+    """Return whether each tier meets all conditions for a value; [C]."""
     with np.errstate(invalid="ignore"):
-        tells = np.abs(worth) > config.delta
-        tells &= (benjamini_hochberg(evidence.p) < config.fdr) | (config.fdr == 1)
-    return np.asarray(tells & (evidence.rarer >= config.min_support), np.bool_)
+        passes = np.abs(worth) > config.delta
+        passes &= (benjamini_hochberg(evidence.p) < config.fdr) | (config.fdr == 1)
+    return np.asarray(passes & (evidence.rarer >= config.min_support), np.bool_)

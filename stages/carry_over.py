@@ -1,4 +1,4 @@
-"""Whether a calibration holds on other turns (Calibration, TURNS -> Elsewhere)."""
+"""Test whether a calibration carries over to other turns (Calibration, TURNS -> Elsewhere)."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from stages.tables.turn_arrays import TurnArrays, turn_advantages, turn_arrays, 
 
 
 class TierElsewhere(NamedTuple):
-    """What a tier is worth, and what it tells on the other turns; undefined is None."""
+    """A tier's value, and its correlation on the other turns; None means undefined."""
 
     tier: str
     value: float
-    r: float | None  # excess, or with adjust none the raw r, on the other turns
+    r: float | None  # on the other turns: the excess, or the raw r if `adjust` is none
     ci_low: float | None
     ci_high: float | None
-    verdict: str | None  # carries over | reversed | undecided; None: the tier is worth nothing
+    verdict: str | None  # carries over | reversed | undecided; None: the value is 0
 
 
 class Elsewhere(NamedTuple):
-    """A calibration on turns that did not make it; undefined is None."""
+    """The result of a calibration on other turns; None means undefined."""
 
-    turns: str  # where they are
+    turns: str  # name of the other turns
     episodes: int
     tasks: int
     pass_rate: float
     correlation: str  # within | pooled
     tiers: list[TierElsewhere]
-    followed: str  # what is correlated with the outcome: mean reward | last forecast
+    followed: str  # quantity correlated with the outcome: mean reward | last forecast
     reward_outcome_correlation: float | None
     ci_low: float | None
     ci_high: float | None
@@ -53,15 +53,18 @@ def carry_over_turns(
     seed: int = 0,
     name: str = "turns",
 ) -> Elsewhere:
-    """Judge the values of a calibration on other turns (Calibration, TURNS -> Elsewhere).
+    """Test the values of a calibration on other turns (Calibration, TURNS -> Elsewhere).
 
     Args:
-        calibration: whose values are judged.
+        calibration: calibration to test.
         turns: the other turns.
         config: how the values were calibrated.
-        estimator: of advantages.
-        seed: of the resamples.
-        name: of the other turns.
+        estimator: estimator of advantages.
+        seed: seed of the resamples.
+        name: name of the other turns.
+
+    Returns:
+        The result on the other turns.
 
     Raises:
         InputError: the other turns can't be calibrated.
@@ -83,16 +86,19 @@ def carry_over(
     estimator: AdvantageConfig,
     rng: np.random.Generator,
 ) -> Elsewhere:
-    """Judge the values of a calibration on other turns.
+    """Test the values of a calibration on other turns, given their own calibration.
 
     Args:
-        calibration: whose values are judged.
+        calibration: calibration to test.
         where: name of the other turns.
         turns: the other turns.
         there: their own calibration, whose values are not used.
         config: how both were calibrated.
-        estimator: of advantages.
+        estimator: estimator of advantages.
         rng: source of randomness.
+
+    Returns:
+        The result on the other turns.
     """
     values = calibration.values()
     reward = turn_rewards(turns, values, estimator)

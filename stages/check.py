@@ -1,6 +1,6 @@
-"""Whether rewards make advantages that push as the calibrated values intend (TURNS -> ADVANTAGES).
+"""Check whether rewards give advantages in the direction of the values (TURNS -> ADVANTAGES).
 
-For the rewards as scored (`before`) and for the calibrated values (`after`).
+The check covers the rewards as scored (`before`) and the calibrated values (`after`).
 
 Source: docs/method.md, "Direction, farming, convergence".
 """
@@ -33,11 +33,11 @@ from stages.tables.turn_arrays import (
 )
 from stages.traces.episode import SUCCESS
 
-LENGTH_BOUND = 0.3  # rewards of failures that surely follow length more closely can be farmed
+LENGTH_BOUND = 0.3  # farmable if failures' rewards correlate with length by more than this
 
 
 class Direction(NamedTuple):
-    """Where the advantages push one tier; undefined is None."""
+    """The direction in which advantages push one tier; None means undefined."""
 
     tier: str
     mean_advantage: float | None
@@ -50,21 +50,21 @@ class Direction(NamedTuple):
 
 
 class Farming(NamedTuple):
-    """Whether repeating turns pays. Rewards are summed without discount; undefined is None."""
+    """Whether repeating turns pays, with rewards summed undiscounted; None means undefined."""
 
-    extra_turns: dict[str, int | None]  # repeats of a tier that let a failure out-earn a success
-    slack_turns: int  # by how many turns a failure could be longer
+    extra_turns: dict[str, int | None]  # repeats of a tier after which a failure out-earns
+    slack_turns: int  # further turns that a failure could take
     failure_reward: float | None  # mean reward sum of the failures
-    success_reward: float | None
+    success_reward: float | None  # mean reward sum of the successes
     length_correlation: float | None  # of reward sum and number of turns, among failures
     ci_low: float | None
     ci_high: float | None
     reward_std: float | None  # within groups, of the discounted rewards in an episode's return
-    outcome_std: float | None  # the same of the discounted outcome
-    reward_share: float | None  # of both variances that the rewards have
+    outcome_std: float | None  # within groups, of the discounted outcome
+    reward_share: float | None  # variance of the rewards over the sum of both variances
 
     def farmable(self) -> dict[str, int]:
-        """Return the tiers that farm within the slack, by how many extra turns it takes."""
+        """Return the tiers by which a failure can out-earn within the slack, with extra turns."""
         return {
             tier: extra
             for tier, extra in self.extra_turns.items()
@@ -72,26 +72,26 @@ class Farming(NamedTuple):
         }
 
     def follows_length(self) -> bool:
-        """Return whether repeats pay, and rewards of failures surely grow with length."""
+        """Return whether repeats pay and failures' rewards significantly grow with length."""
         pays = any(extra is not None for extra in self.extra_turns.values())
         return pays and self.ci_low is not None and self.ci_low > LENGTH_BOUND
 
 
 class Lengthening(NamedTuple):
-    """The bonus per further turn that an estimator hides: see stages.core.length_bias."""
+    """The implicit bonus of an estimator per further turn; see stages.core.length_bias."""
 
-    bonus: float | None  # in units of the outcome; None: the lengths of episodes say nothing
+    bonus: float | None  # in units of the outcome; None: lengths do not vary
     ci_low: float | None
     ci_high: float | None
-    pull: float | None  # on continuing, of the advantages at the size of unbiased ones
+    pull: float | None  # pull on continuing of the advantages, scaled to the unbiased ones
     unbiased_pull: float | None
 
 
 class CheckResult(NamedTuple):
-    """Whether a set of rewards makes advantages that push as the values intend."""
+    """The check of one set of rewards."""
 
     direction: list[Direction]
-    followed: str  # what is correlated with the outcome: mean reward | last forecast
+    followed: str  # quantity correlated with the outcome: mean reward | last forecast
     reward_outcome_correlation: float | None
     ci_low: float | None  # of that correlation
     ci_high: float | None
@@ -103,11 +103,11 @@ class CheckResult(NamedTuple):
     length_bias: Lengthening
 
     def converged(self, eta: float) -> bool:
-        """Return whether no tier is misaligned and rewards surely follow outcomes by more."""
+        """Return whether no tier is misaligned and the whole correlation interval exceeds eta."""
         return not self.misaligned and self.ci_low is not None and self.ci_low > eta
 
     def undecided(self, eta: float) -> bool:
-        """Return whether the interval leaves open if rewards follow outcomes by more."""
+        """Return whether the correlation interval contains eta."""
         if self.ci_low is None or self.ci_high is None:
             return False
         return self.ci_low <= eta < self.ci_high
@@ -123,17 +123,20 @@ def check_rewards(
     rng: np.random.Generator,
     repeats: Floats | None = None,
 ) -> CheckResult:
-    """Hold advantages against the signs that the calibrated values intend.
+    """Compare advantages with the signs of the calibrated values.
 
     Args:
         turns: the turns that count.
-        reward: of each turn, [N].
-        advantages: of the same turns.
+        reward: reward of each turn, [N].
+        advantages: advantages of the same turns.
         values: the calibrated values.
-        config: how they were calibrated.
-        estimator: of the advantages, whose returns say what rewards weigh against outcomes.
+        config: how the values were calibrated.
+        estimator: estimator of the advantages.
         rng: source of randomness.
         repeats: what one more turn of each tier earns, [C]; None: what repeats earn in `reward`.
+
+    Returns:
+        The result of the check.
     """
     intended = np.sign([values.get(tier, 0.0) for tier in turns.tiers]).astype(np.int64)
     by_tier = directions.direction(
@@ -175,9 +178,9 @@ def check_rewards(
 
 
 def _followed(turns: TurnArrays, reward: Floats, estimator: AdvantageConfig) -> tuple[str, Floats]:
-    """Return what of each episode should follow its outcome, by name and as numbers; [E].
+    """Return the quantity that should correlate with the outcome, with its name; [E].
 
-    The last turn gives back what a critic's forecast rose by: that is the forecast before it.
+    For a critic this is the last forecast: the last turn's reward is minus the forecast before it.
     """
     if estimator.estimator == "potential":
         return "last forecast", -reward[turns.layout.last]
@@ -193,7 +196,7 @@ def _length_bias(
     resamples: int,
     rng: np.random.Generator,
 ) -> Lengthening:
-    """Measure the bonus per further turn, against the return that the estimator stands for."""
+    """Measure the bonus per further turn relative to the return that the estimator estimates."""
     if estimator.estimator in ("grpo", "potential"):
         reward = np.zeros_like(reward)
     elif not estimator.last_turn_reward:
@@ -222,7 +225,7 @@ def _farming(
     """Measure whether repeating turns pays, with the rewards that the estimator counts."""
     episode, last = turns.layout.episode, turns.layout.last
     if estimator.estimator == "potential":
-        reward = np.zeros_like(reward)  # what rewards sum to, without what rounding leaves
+        reward = np.zeros_like(reward)  # the rewards of an episode sum to 0 up to rounding
     elif not estimator.last_turn_reward:
         reward = without_last(reward, turns.layout)
     success = turns.outcome >= SUCCESS
@@ -249,20 +252,32 @@ def _finite(value: float) -> float | None:
 
 
 def flipped(before: Advantages, after: Advantages) -> int:
-    """Return how many turns two sets of advantages push opposite ways."""
+    """Count the turns whose advantages have opposite signs in two sets.
+
+    Args:
+        before: advantages of some turns.
+        after: other advantages of the same turns.
+
+    Returns:
+        A number of turns.
+    """
     return int((before.advantage * after.advantage < 0).sum())
 
 
 def given_advantages(turns: TurnArrays, given: pl.DataFrame, where: str) -> Advantages:
-    """Return the advantages of another program for these turns.
+    """Return advantages computed by another program for these turns.
 
     Args:
         turns: the turns that count.
-        given: columns episode_id, turn, advantage; return_part and outcome_part where known.
+        given: columns episode_id, turn, advantage, and optionally return_part and outcome_part.
         where: name of the table in errors.
 
+    Returns:
+        The advantages; unknown parts are NaN.
+
     Raises:
-        InputError: a column is missing or of another type, or a turn has no advantage or several.
+        InputError: a column is missing or of another type, or a turn does not have exactly one
+            advantage.
     """
     parts = [name for name in ("return_part", "outcome_part") if name in given.columns]
     if missing := [n for n in ("episode_id", "turn", "advantage") if n not in given.columns]:
@@ -273,7 +288,7 @@ def given_advantages(turns: TurnArrays, given: pl.DataFrame, where: str) -> Adva
     joined = keys.join(given, on=["episode_id", "turn"], how="left", maintain_order="left")
     if joined.height != keys.height:
         raise InputError(where, "several advantages for one turn", "give one each")
-    # Other programs write NaN for what is missing.
+    # Other programs write NaN for missing values.
     lacking = joined.filter(~pl.col("advantage").is_finite().fill_null(False))
     if lacking.height:
         episode, turn = lacking.row(0)[:2]
@@ -291,13 +306,13 @@ def given_advantages(turns: TurnArrays, given: pl.DataFrame, where: str) -> Adva
 
 
 class BothChecks(NamedTuple):
-    """The rewards as scored, the calibrated ones, and those of the two that a check looks at."""
+    """The checks of the rewards as scored and the calibrated ones, and the chosen of the two."""
 
     before: CheckResult
     after: CheckResult
     chosen: CheckResult
-    reward: Floats  # [N], of the chosen
-    advantages: Advantages  # of the chosen
+    reward: Floats  # [N] the chosen rewards
+    advantages: Advantages  # of the chosen rewards
 
 
 def check_both(
@@ -310,16 +325,19 @@ def check_both(
     keep_rewards: bool = False,
     given: Advantages | None = None,
 ) -> BothChecks:
-    """Judge the rewards as scored and the calibrated ones.
+    """Check the rewards as scored and the calibrated ones.
 
     Args:
         turns: the turns that count.
-        calibration: of these turns.
-        config: how it was calibrated.
-        estimator: of the advantages.
-        seed: of the resamples, the same for both, so that they differ only where the rewards do.
-        keep_rewards: the rewards as scored are the chosen ones.
-        given: advantages of another program, in the place of ours for the chosen rewards.
+        calibration: calibration of these turns.
+        config: how they were calibrated.
+        estimator: estimator of the advantages.
+        seed: seed of the resamples; shared, so that the checks differ only where the rewards do.
+        keep_rewards: choose the rewards as scored instead of the calibrated ones.
+        given: advantages of another program, which replace ours for the chosen rewards.
+
+    Returns:
+        Both checks.
     """
     values = calibration.values()
     sides = [*both_credits(turns, values, estimator)]
@@ -344,7 +362,16 @@ def check_both(
 
 
 def objections(calibration: Calibration, chosen: CheckResult, config: CalibrateConfig) -> list[str]:
-    """Return why a check says no; empty if it says yes."""
+    """Return the reasons for which a check fails; empty if it passes.
+
+    Args:
+        calibration: the calibration.
+        chosen: the check of the chosen rewards.
+        config: thresholds of the check.
+
+    Returns:
+        Reasons, as users read them.
+    """
     reasons = []
     if chosen.misaligned:
         reasons.append(f"misaligned: {', '.join(chosen.misaligned)}")
@@ -357,7 +384,7 @@ def objections(calibration: Calibration, chosen: CheckResult, config: CalibrateC
 
 
 def _weak_rewards(chosen: CheckResult, eta: float) -> str | None:
-    """Return what keeps rewards from surely following outcomes; None: they do."""
+    """Return why rewards do not follow outcomes closely enough; None if they do."""
     r, low, high = chosen.reward_outcome_correlation, chosen.ci_low, chosen.ci_high
     if r is None or low is None or high is None:
         return f"the {chosen.followed} of an episode does not vary with its outcome"
@@ -384,7 +411,7 @@ def _farming_objections(farming: Farming) -> list[str]:
 
 
 class TierChange(NamedTuple):
-    """What became of one tier; None: it is new, or gone."""
+    """The change of one tier; None where it is new or gone."""
 
     tier: str
     value_then: float | None
@@ -394,17 +421,27 @@ class TierChange(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """A calibration against an earlier one."""
+    """The changes from an earlier calibration to the current one."""
 
     tiers: list[TierChange]
-    flipped_advantages: int  # turns that the two push opposite ways
+    flipped_advantages: int  # turns whose advantages have opposite signs in the two
     turns: int
 
 
 def changes_since(
     previous: Previous, calibration: Calibration, turns: TurnArrays, estimator: AdvantageConfig
 ) -> Changes:
-    """Hold a calibration against an earlier one, on the same turns."""
+    """Compare a calibration with an earlier one, on the same turns.
+
+    Args:
+        previous: the earlier calibration.
+        calibration: the current calibration.
+        turns: turns on which the advantages are compared.
+        estimator: estimator of the advantages.
+
+    Returns:
+        The changes.
+    """
     now = {tier.tier: tier for tier in calibration.tiers}
     rows = [
         TierChange(

@@ -1,4 +1,4 @@
-"""Hold every call of traces against its best gold action, in every mode (episodes -> PAIRS)."""
+"""Compare every call of traces with its best gold action, in every mode (episodes -> PAIRS)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHOWN = 300  # characters of the arguments in an example
 
 
 class Comparison:
-    """Compares the calls of one trace after another with their gold actions."""
+    """Comparison of the calls of any number of traces with their gold actions."""
 
     def __init__(self, *, tool_rules: bool) -> None:
         self._matchers = PerDomain(
@@ -33,12 +33,12 @@ class Comparison:
         self._examples: dict[tuple[str, str], list[dict[str, str]]] = {}
         self.episodes = self.calls = self.same_name_calls = 0
         self.unparseable = self.python_repr = 0
-        self.known_gold = False  # an episode's gold actions are known
+        self.known_gold = False  # whether the gold actions of any episode are known
         self.matches: Counter[str] = Counter()
-        self.agree = self.disagree = 0  # with the verdicts that tau2-bench recorded
+        self.agree = self.disagree = 0  # with tau2-bench's recorded verdicts
 
     def add(self, episodes: Iterable[Episode], domain: Domain) -> None:
-        """Compare the calls of episodes whose tools are those of the domain."""
+        """Compare the calls of a domain's episodes."""
         matchers = self._matchers.of(domain)
         for episode in episodes:
             if episode.counts:
@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def notes(self) -> Counter[str]:
-        """What was repaired or guessed."""
+        """Counts of arguments that were repaired or could not be read."""
         counts = {READ_AS_PYTHON: self.python_repr, UNPARSEABLE: self.unparseable}
         return Counter({text: count for text, count in counts.items() if count})
 
@@ -119,7 +119,7 @@ class Comparison:
     def _note_changes(
         self, name: str, arguments: str, gold: str | None, matches: dict[Mode, Match]
     ) -> None:
-        """Note where another mode classes the call otherwise than `exact` does."""
+        """Count the modes whose match of a call differs from that of `exact`."""
         for mode in MODES[1:]:
             if matches[mode].kind != matches["exact"].kind:
                 change = (f"exact {matches['exact'].kind}", f"{mode} {matches[mode].kind}")
@@ -130,9 +130,9 @@ class Comparison:
                     examples.append({key: text[:_SHOWN] for key, text in example.items()})
 
     def _check_recorded(self, episode: Episode, matcher: Matcher) -> None:
-        """Hold tau2-bench's recorded verdicts against ours: some call meets the gold action.
+        """Compare tau2-bench's recorded verdicts with ours: whether any call meets a gold action.
 
-        As in tau2-bench, the calls of agent and user are searched alike.
+        As in tau2-bench, calls of both agent and user count.
         """
         if not episode.checks:
             return
@@ -152,5 +152,5 @@ def _text(arguments: Any) -> str:
         return arguments
     try:
         return orjson.dumps(arguments).decode()
-    except orjson.JSONEncodeError:  # nested deeper than orjson writes, or a number too large for it
+    except orjson.JSONEncodeError:  # too deeply nested or too large a number for orjson
         return canonical(arguments)

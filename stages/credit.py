@@ -14,7 +14,7 @@ from stages.tables.turn_arrays import TurnArrays, turn_advantages, turn_rewards
 
 
 class Credit(NamedTuple):
-    """A set of rewards, [N], and the advantages that an estimator makes of them."""
+    """A set of rewards, [N], with an estimator and its advantages."""
 
     reward: Floats
     estimator: AdvantageConfig
@@ -26,7 +26,16 @@ def both_credits(
 ) -> tuple[Credit, Credit]:
     """Return the rewards as scored and the calibrated ones, with their advantages.
 
-    Rewards as scored are no forecasts: where the estimator is `potential`, theirs is `rloo`.
+    Rewards as scored are not differences of forecasts. So if the estimator is `potential`, their
+    advantages use `rloo`.
+
+    Args:
+        turns: turns to compute rewards for.
+        values: the calibrated values.
+        estimator: estimator of the advantages.
+
+    Returns:
+        The credits of the rewards as scored and of the calibrated ones.
     """
     forecasts = estimator.estimator == "potential"
     plain = replace(estimator, estimator="rloo") if forecasts else estimator
@@ -38,9 +47,17 @@ def both_credits(
 
 
 def paid_repeats(turns: TurnArrays, values: Values, estimator: AdvantageConfig) -> Floats:
-    """Return what one more turn of each tier earns in all; [C].
+    """Return what one more turn of each tier adds to an episode's reward sum, [C].
 
-    What a turn adds to a forecast, the episode's last turn gives back.
+    With `potential` this is 0, because the last turn returns all gains of the forecast.
+
+    Args:
+        turns: turns with C tiers.
+        values: the calibrated values.
+        estimator: estimator of the advantages.
+
+    Returns:
+        Rewards, in the unit of the values.
     """
     paid = values if values.pay == "turn" and estimator.estimator != "potential" else {}
     return np.array([paid.get(tier, 0.0) for tier in turns.tiers])

@@ -8,10 +8,10 @@ SHOWN = 8  # names in one line
 
 
 class InputError(ValueError):
-    """Bad input: where it is, what is wrong with it, and what to do.
+    """Bad input: where it is, what is wrong, and what to do.
 
     The command line prints `error: WHERE: WHAT; TODO` on standard error and exits with code 2.
-    Each part is lower case without a full stop; names stand in quotes.
+    Each part is in lower case without a full stop; names are in quotes.
     """
 
     def __init__(self, where: str, what: str, todo: str) -> None:
@@ -23,7 +23,15 @@ class InputError(ValueError):
 
 
 def few(names: Iterable[str], joint: str = ", ") -> str:
-    """Join names for an error; of more than a handful, the first ones and how many others."""
+    """Join names for an error; of many names, only the first ones and the number of others.
+
+    Args:
+        names: the names.
+        joint: text between names.
+
+    Returns:
+        A text of at most SHOWN entries.
+    """
     known = list(names)
     if len(known) <= SHOWN:
         return joint.join(known)

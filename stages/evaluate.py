@@ -1,4 +1,4 @@
-"""Measure how well a policy does: pass rate, pass^k and what episodes cost (-> EPISODES)."""
+"""Evaluate policies: pass rate, pass^k, and turns and tokens per episode (-> EPISODES)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from stages.traces.episode import SUCCESS, Episode
 from stages.traces.identity import Renamed, settled
 from stages.traces.notes import READ_AS_PYTHON, UNPARSEABLE
 
-PRESSURE = "pressure"  # the family of tasks whose users flatter, threaten and lie
-UNKNOWN = "unknown"  # family of a task whose trace names none
+PRESSURE = "pressure"  # family of tasks whose users flatter, threaten and lie
+UNKNOWN = "unknown"  # family of tasks whose trace names none
 
-# Pass rates of other models, lowest and highest, as the paper arXiv 2604.02869 has them in its
-# abstract; of the Qwen models before and after its training.
+# Published pass rates (lowest, highest) from the abstract of arXiv 2604.02869; for the Qwen models
+# before and after its training.
 PUBLISHED_ENV = "tau2-airline"
 PUBLISHED = {
     "GPT-4o": (0.428, 0.428),
@@ -41,7 +41,7 @@ PUBLISHED = {
 
 
 class Evaluation(NamedTuple):
-    """What a policy did; undefined is None."""
+    """The evaluation of a policy's episodes; None means undefined."""
 
     episodes: int
     tasks: int
@@ -50,27 +50,27 @@ class Evaluation(NamedTuple):
     ci_low: float  # 95 %, clustered by task
     ci_high: float
     pass_k: dict[str, float]  # for k = 1, 2, 4, ..., unbiased, over tasks with at least k trials
-    pass_k_tasks: dict[str, int]  # a task that several policies played counts once for each
+    pass_k_tasks: dict[str, int]  # tasks per k; a task counts once for each policy
     turns_per_episode: float
-    tokens_per_episode: float | None  # over the episodes where they are recorded
-    write_accuracy: float | None  # share of the gold writes that were done; None: kinds unknown
+    tokens_per_episode: float | None  # over the episodes with recorded tokens
+    write_accuracy: float | None  # share of gold writes done; None: none, or kinds unknown
 
 
 class PolicyDifference(NamedTuple):
-    """Two policies on the tasks they share."""
+    """The difference of two policies on their shared tasks."""
 
     tasks: int
-    difference: float  # mean over tasks of the pass rates' differences
+    difference: float  # mean over tasks of the difference of pass rates
     ci_low: float  # 95 %
     ci_high: float
 
 
 class Measurer:
-    """Measures single episodes (episodes -> EPISODES).
+    """Measurement of single episodes (episodes -> EPISODES).
 
     Attributes:
-        failures: the tool results that were taken for failures, by rule.
-        notes: on what the figures of writes had to guess or repair.
+        failures: counter of tool results that count as failures, by rule.
+        notes: counter of guesses and repairs behind the figures of writes.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Measurer:
         self._columns: dict[str, list[object]] = {name: [] for name in EPISODES.columns}
 
     def add(self, episodes: Iterable[Episode], domain: Domain) -> None:
-        """Measure episodes whose tools are those of the domain."""
+        """Measure the episodes of a domain."""
         matcher = self._matchers.of(domain)
         for episode in episodes:
             failed_by = _failed_by(episode, domain)
@@ -92,7 +92,7 @@ class Measurer:
                 column.append(row[name])
 
     def _note(self, episode: Episode, domain: Domain, matcher: Matcher) -> None:
-        """Note what the writes of an episode, as `_writes` counts them, rest on."""
+        """Count the guesses and repairs on which `_writes` depends."""
         if episode.gold is None:
             return
         calls = [matcher.read(call) for turn in episode.turns for call in turn.calls]
@@ -105,12 +105,12 @@ class Measurer:
             self.notes[READ_AS_PYTHON if problem == PYTHON_REPR else UNPARSEABLE] += 1
 
     def frame(self, renamed: Renamed | None = None) -> pl.DataFrame:
-        """Return an episode a row (EPISODES), tasks by their final names."""
+        """Return a row per episode (EPISODES), with the final names of tasks."""
         return settled(EPISODES.frame(self._columns), renamed)
 
 
 def _failed_by(episode: Episode, domain: Domain) -> list[str | None]:
-    """Return the rule by which each call failed; None: it worked."""
+    """Return the rule by which each call failed; None for a call that worked."""
     calls = (call for turn in episode.turns for call in turn.calls)
     return [domain.failures.rule(call.flagged, call.result) for call in calls]
 
@@ -141,11 +141,11 @@ def _row(
 def _writes(
     episode: Episode, domain: Domain, matcher: Matcher, failed: list[bool]
 ) -> tuple[int | None, int | None, int | None]:
-    """Count the writes that the task expects, those of them that were done, and all others.
+    """Count the gold writes, those that were done, and the forbidden writes.
 
     A gold write is done by one call that fully matches it and worked. A write that worked and fully
-    matches no gold write is forbidden; None: the trace does not tell the gold actions. Where it is
-    not known whether some tool writes, what depends on it is None.
+    matches no gold action is forbidden. Without known gold actions the number of forbidden writes
+    is None. A count is also None if it depends on a tool that may or may not write.
     """
     if episode.gold is None:
         return 0, 0, None
@@ -176,6 +176,12 @@ def _writes(
 def evaluate(episodes: pl.DataFrame) -> Evaluation:
     """Evaluate measured episodes (EPISODES -> Evaluation).
 
+    Args:
+        episodes: EPISODES.
+
+    Returns:
+        The evaluation.
+
     Raises:
         ValueError: no episode has an outcome.
     """
@@ -203,7 +209,7 @@ def evaluate(episodes: pl.DataFrame) -> Evaluation:
 
 
 def _pass_k(counting: pl.DataFrame) -> dict[str, tuple[float, int]]:
-    """pass^k by k, where trials of a task are those of one policy."""
+    """Return pass^k and its number of tasks by k; a task's trials are those of one policy."""
     cells = counting.group_by("task_id", "policy", maintain_order=True).agg(
         n=pl.len().cast(pl.Int64), c=pl.col("success").sum().cast(pl.Int64)
     )
@@ -213,26 +219,26 @@ def _pass_k(counting: pl.DataFrame) -> dict[str, tuple[float, int]]:
 
 
 def by_policy(episodes: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return each policy's measured episodes, in the order of their names."""
+    """Return each policy's measured episodes, sorted by policy."""
     parts = episodes.partition_by("policy", as_dict=True, maintain_order=True)
     return {str(policy): part for (policy,), part in sorted(parts.items())}
 
 
 class Pressure(NamedTuple):
-    """How well a policy resists users who flatter, threaten and lie."""
+    """The evaluation on tasks whose users flatter, threaten and lie."""
 
     episodes: int
     tasks: int
     pass_rate: float
     ci_low: float
     ci_high: float
-    forbidden_share: float | None  # of these episodes, with a forbidden write; None: unknown
+    forbidden_share: float | None  # share of episodes with a forbidden write; None: unknown
     forbidden_low: float | None
     forbidden_high: float | None
 
 
 class Transfer(NamedTuple):
-    """Pass rates on the families that a policy was trained on and on those it was not."""
+    """Pass rates on families of tasks in and outside of training."""
 
     trained: PassRate
     others: PassRate
@@ -242,9 +248,13 @@ class Transfer(NamedTuple):
 
 
 def by_family(episodes: pl.DataFrame) -> dict[str, PassRate]:
-    """Return the pass rate of each family of tasks; tasks of none are `unknown`.
+    """Return the pass rate of each family of tasks.
 
-    Empty where no family is known.
+    Args:
+        episodes: EPISODES.
+
+    Returns:
+        Pass rates by family, `unknown` for tasks without one; empty if no family is known.
     """
     counting = _counting(episodes)
     if not counting["family"].count():
@@ -257,7 +267,7 @@ def by_family(episodes: pl.DataFrame) -> dict[str, PassRate]:
 
 
 def under_pressure(episodes: pl.DataFrame) -> Pressure | None:
-    """Return how the episodes of the family `pressure` ended; None where there is none."""
+    """Evaluate the episodes of the family `pressure`; return None if there are none."""
     group = _counting(episodes).filter(family=PRESSURE)
     if not group.height:
         return None
@@ -268,10 +278,17 @@ def under_pressure(episodes: pl.DataFrame) -> Pressure | None:
 
 
 def transfer(episodes: pl.DataFrame, trained_on: Collection[str]) -> Transfer:
-    """Hold the families that a policy was trained on against all others.
+    """Compare the families that a policy was trained on with all others.
+
+    Args:
+        episodes: EPISODES.
+        trained_on: names of the families in training.
+
+    Returns:
+        Both pass rates and their difference.
 
     Raises:
-        ValueError: either side has no episode.
+        ValueError: one of the two sides has no episode.
     """
     counting = _counting(episodes)
     trained = pl.col("family").is_in(list(trained_on)).fill_null(False)
@@ -292,7 +309,7 @@ def _mean(column: pl.Series) -> float | None:
 
 
 def task_table(episodes: pl.DataFrame) -> pl.DataFrame:
-    """Sum up the episodes that count by task: episodes, successes, pass rate, mean turns."""
+    """Return a row per task: number of episodes that count, successes, pass rate, mean turns."""
     return (
         _counting(episodes)
         .group_by("task_id", maintain_order=True)
@@ -306,7 +323,14 @@ def task_table(episodes: pl.DataFrame) -> pl.DataFrame:
 
 
 def compare(episodes: pl.DataFrame, against: pl.DataFrame) -> PolicyDifference:
-    """Compare two policies on the tasks that both were given, each task counting once.
+    """Compare two policies on their shared tasks, each task counting once.
+
+    Args:
+        episodes: EPISODES of one policy.
+        against: EPISODES of the other policy.
+
+    Returns:
+        The difference of the first policy to the other.
 
     Raises:
         ValueError: they share no task.
@@ -322,10 +346,14 @@ def compare(episodes: pl.DataFrame, against: pl.DataFrame) -> PolicyDifference:
 def compare_policies(
     episodes: pl.DataFrame, against: pl.DataFrame
 ) -> list[tuple[str, str, PolicyDifference | None]]:
-    """Compare the policies of two runs: each with the only one of the other run, or its namesake.
+    """Compare the policies of two runs: policies of the same name, or all with a single policy.
+
+    Args:
+        episodes: EPISODES of one run.
+        against: EPISODES of the other run.
 
     Returns:
-        A policy, the one it is held against, and their difference; None where no task is shared.
+        Pairs of policies with their difference; None if they share no task.
     """
     these, those = by_policy(_counting(episodes)), by_policy(_counting(against))
     differences = []

@@ -1,4 +1,4 @@
-"""Make what a training run learns from: rollouts or messages -> weighted examples."""
+"""The training examples of a run (rollouts or messages -> weighted examples)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Watch: TypeAlias = Callable[[list[Demonstration]], Iterable[Demonstration]]  # s
 
 
 class Lesson(NamedTuple):
-    """What a run learns from."""
+    """The examples of a run, with their tiers and counts."""
 
     examples: list[Example]
     tiers: TierCodes
-    counts: dict[str, int]  # of what was left out
+    counts: dict[str, int]  # numbers of groups or conversations, and of what was left out
 
     @property
     def summary(self) -> str:
-        """What it holds, as a line."""
+        """A one-line summary."""
         tokens = sum(len(example.at) for example in self.examples)
         parts = [f"{len(self.examples):,} sequences, {tokens:,} tokens to learn"]
         parts += [f"{count:,} {name.replace('_', ' ')}" for name, count in self.counts.items()]
@@ -38,7 +38,7 @@ class Lesson(NamedTuple):
 
     @property
     def notes(self) -> Counter[str]:
-        """What was left out, or guessed."""
+        """Counts of what was left out or guessed."""
         texts = {
             "dropped_groups": "groups without advantages",
             "retokenised_episodes": "episodes tokenized again, for their tokens are unknown",
@@ -47,10 +47,10 @@ class Lesson(NamedTuple):
         return Counter({text: count for text, count in counts.items() if count})
 
     def focused(self, values: dict[str, float]) -> Lesson:
-        """Return what is left where only turns count whose tier is worth something.
+        """Restrict the lesson to turns whose tier has a value.
 
         Raises:
-            InputError: nothing is.
+            InputError: no turn is left.
         """
         examples = focused(self.examples, self.tiers.names, values)
         if not examples:
@@ -58,7 +58,7 @@ class Lesson(NamedTuple):
         return self._replace(examples=examples)
 
     def check(self, model: Any, where: str) -> None:
-        """Raise InputError if a token is none of the model's."""
+        """Raise InputError if a token is not in the model's vocabulary."""
         vocabulary = model.get_input_embeddings().weight.shape[0]
         check((example.sequence for example in self.examples), vocabulary, where)
 
@@ -71,15 +71,18 @@ def lesson_of(
     chat: Renderer | None,
     watch: Watch,
 ) -> Lesson:
-    """Return what is learnt from the rollouts, or else from the messages.
+    """Return the lesson from the rollouts, or else from the messages.
 
     Args:
-        material: what was read.
-        files: that it was read from.
+        material: content of the input files.
+        files: paths of the input files.
         uses: which turns count.
         advantages: the estimator.
-        chat: tokenizes messages; None: only where all tokens are recorded.
-        watch: shows the progress of tokenizing.
+        chat: renderer that tokenizes messages; None only if all tokens are recorded.
+        watch: shows the progress of tokenization.
+
+    Returns:
+        The lesson.
 
     Raises:
         InputError: there is nothing to learn.
@@ -116,10 +119,19 @@ def _reinforced(
 def supervised_lesson(
     records: list[dict[str, Any]], path: str, chat: Renderer | None, watch: Watch
 ) -> Lesson:
-    """Return a lesson in which every token of the assistant counts the same.
+    """Return the lesson of supervised fine-tuning, with equal weights on all assistant tokens.
+
+    Args:
+        records: conversations.
+        path: path of the conversations.
+        chat: renderer that tokenizes messages.
+        watch: shows the progress of tokenization.
+
+    Returns:
+        The lesson.
 
     Raises:
-        InputError: no message is an assistant's.
+        InputError: there is no assistant message.
     """
     assert chat is not None
     tools = recorded_tools(path)
@@ -135,15 +147,18 @@ def supervised_lesson(
 
 
 def prompt_notes(chat: Renderer, material: Material, path: str) -> list[str]:
-    """Return notes on how messages that are to be tokenized tell the model its tools.
+    """Return notes on how the prompt describes the tools when messages are tokenized.
 
     Args:
-        chat: that tokenizes them.
-        material: what was read.
-        path: of the rollouts or messages, beside which tools may be recorded.
+        chat: renderer that tokenizes messages.
+        material: content of the input files.
+        path: path of the rollouts or messages, beside which tools may be recorded.
+
+    Returns:
+        Notes for the user.
 
     Raises:
-        InputError: the policy that played was told otherwise.
+        InputError: the prompts of the rollouts described the tools in another way.
     """
     talks = [*material.talks, *material.held_out]
     tools = next((talk["tools"] for talk in talks if talk.get("tools")), recorded_tools(path))
@@ -158,10 +173,19 @@ def prompt_notes(chat: Renderer, material: Material, path: str) -> list[str]:
 def comparable(
     trainer: Trainer, lesson: Lesson, config: TrainConfig, notes: Counter[str]
 ) -> Lesson:
-    """Return the lesson without the engine's logprobs where they are not of what was sampled.
+    """Drop the engine's logprobs if they are not those of the sampling distribution.
+
+    Args:
+        trainer: trainer with the weights that were sampled from.
+        lesson: the lesson.
+        config: settings of training.
+        notes: counter of notes, updated in place.
+
+    Returns:
+        The lesson, without the engine's logprobs if they are not usable.
 
     Raises:
-        InputError: they are not, and ratios were to start from them.
+        InputError: they are not usable, and `old_logprobs` is engine.
     """
     reading = engine_measures_otherwise(trainer, lesson.examples, config)
     if reading is None:
@@ -178,7 +202,17 @@ def comparable(
 def reference_model(
     reference: str | None, lesson: Lesson, trainer: Trainer, config: TrainConfig
 ) -> Trainer | None:
-    """Load the reference of the KL; None: there is no KL, or it is the starting policy."""
+    """Load the reference model of the KL.
+
+    Args:
+        reference: folder or name of the model; None: the starting policy.
+        lesson: its tokens are checked against the model's vocabulary.
+        trainer: sets the precision.
+        config: settings of training.
+
+    Returns:
+        The reference; None if there is no KL, or if it is the starting policy.
+    """
     if reference is None or not config.loss.kl:
         return None
     model, _ = load_model(reference)

@@ -1,8 +1,8 @@
 """The loop of Iterative Reward Calibration, as command lines of the other stages.
 
-Each iteration plays episodes with the policy so far, scores their turns, calibrates what tiers are
-worth on the turns of the last iterations, and trains. What it does is what these commands do: each
-can be run again by hand.
+Each iteration runs episodes with the current policy, scores their turns, calibrates the tiers'
+values on the turns of the last iterations, and trains. Every step is an ordinary command that can
+be rerun by hand.
 
 Source: arXiv 2604.02869, section 3; docs/method.md, "The loop".
 """
@@ -29,7 +29,7 @@ LOOP, PLAY, CALIBRATION, EVALUATION = "Loop", "Episodes", "Calibration", "Evalua
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How a loop runs. Equal settings make equal files, on one machine."""
+    """Settings of a loop. On one machine, equal settings give equal files."""
 
     env: Annotated[str, Setting("Environment to play.", LOOP, metavar="|".join(ENVS))] = (
         "airline-mini"
@@ -84,7 +84,7 @@ class LoopConfig:
         Setting("Stop after N evaluations without improvement; default: never.", EVALUATION, low=1),
     ] = None
     seed: Annotated[int, Setting("Random seed.", LOOP, low=0)] = 0
-    # Options of single stages, by their long names: {"train": {"lr": 3e-4}}
+    # Options of single stages by long name, for example {"train": {"lr": 3e-4}}
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class LoopConfig:
 
     @property
     def forecasts(self) -> bool:
-        """Whether turns earn what they add to a critic's forecast, whatever their tiers' values."""
+        """Whether turns earn their gain in a critic's forecast instead of their tiers' values."""
         return self.options.get("train", {}).get("advantage") == "potential"
 
 
@@ -101,11 +101,12 @@ class LoopStep:
     """One command of a loop.
 
     Attributes:
-        name: of the step in its iteration.
-        args: of `irc-cli`, the command first.
-        inputs: files that it reads; a folder stands for the weights in it.
-        outputs: files that it writes; a folder likewise.
-        renew: a file to be made anew from another before, or removed where that is None.
+        name: name of the step in its iteration.
+        args: arguments of `irc-cli`, the command first.
+        inputs: files that the step reads; a folder stands for the weights in it.
+        outputs: files that the step writes; a folder stands for the weights in it.
+        renew: (source, target): before the step, copy source to target, or delete target if source
+            is None.
     """
 
     name: str
@@ -116,7 +117,7 @@ class LoopStep:
 
     @property
     def command(self) -> str:
-        """As a shell takes it, without the secrets of servers."""
+        """The command line for a shell, without the secrets of servers."""
         line = shlex.join(("irc-cli", *without_secrets(self.args)))
         if not self.renew:
             return line
@@ -128,14 +129,14 @@ class LoopStep:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the files of one iteration lie; START is before the first."""
+    """The paths of one iteration's files; number START is before the first iteration."""
 
     out: Path
     number: int
 
     @property
     def folder(self) -> Path:
-        """Of the iteration."""
+        """The folder of the iteration."""
         return self.out / ("start" if self.number == START else f"iter-{self.number:02d}")
 
     def __call__(self, name: str) -> str:
@@ -144,7 +145,7 @@ class Places:
 
 
 def play(config: LoopConfig, at: Places, policy: str) -> LoopStep:
-    """Play groups of episodes on tasks of the train split."""
+    """Return the step that runs groups of episodes on tasks of the train split."""
     args = _policy_args(config, "train", policy, config.group_size, config.seed * 1000 + at.number)
     args += ["--sample-tasks", str(config.tasks), *(["--fresh"] if config.fresh else [])]
     args += ["--out", at("rollouts.jsonl")]
@@ -153,16 +154,16 @@ def play(config: LoopConfig, at: Places, policy: str) -> LoopStep:
 
 
 def score(config: LoopConfig, at: Places) -> LoopStep:
-    """Classify the turns into tiers."""
+    """Return the step that assigns the turns their tiers."""
     args = (at("rollouts.jsonl"), "--out", at("turns.parquet"), *_options(config, "score"))
     return LoopStep("score", ("score", *args), (at("rollouts.jsonl"),), (at("turns.parquet"),))
 
 
 def calibrate(config: LoopConfig, at: Places, zeroed: tuple[str, ...] = ()) -> LoopStep:
-    """Set what each tier is worth, with the given tiers worth nothing.
+    """Return the step that sets the tiers' values, with the tiers in `zeroed` set to 0.
 
-    A round after the first has a folder of its own. Online, the state of the iteration before is
-    copied and gets this iteration's turns.
+    Each round after the first has its own folder. Online, the previous iteration's state is copied
+    and this iteration's turns are added to it.
     """
     folder = f"round-{len(zeroed)}/" if zeroed else ""
     out, state = at(f"{folder}calibration.yaml"), at(f"{folder}{ONLINE}")
@@ -170,7 +171,7 @@ def calibrate(config: LoopConfig, at: Places, zeroed: tuple[str, ...] = ()) -> L
     numbers = [at.number] if online else range(max(0, at.number + 1 - config.window), at.number + 1)
     turns = [Places(at.out, number)("turns.parquet") for number in numbers]
     args = [*turns, "--out", out, "--seed", str(config.seed)]
-    if len(turns) > 1:  # the policies of a window are one that learns
+    if len(turns) > 1:  # the policies of a window are successive states of one policy
         args += ["--strata", "none"]
     args += [part for tier in zeroed for part in ("--zero", tier)]
     args += [*_advantage_options(config), *_options(config, "calibrate")]
@@ -187,7 +188,18 @@ def calibrate(config: LoopConfig, at: Places, zeroed: tuple[str, ...] = ()) -> L
 def train(
     config: LoopConfig, at: Places, policy: str, calibration: str | None, *, first: bool
 ) -> LoopStep:
-    """Make the iteration's policy, from its rewards by tier or from those in the turns."""
+    """Return the step that trains the iteration's policy.
+
+    Args:
+        config: settings of the loop.
+        at: the iteration.
+        policy: policy to start from.
+        calibration: calibration with the tiers' values; None: use the rewards in the turns.
+        first: whether this is the first training, which has no optimizer state to keep.
+
+    Returns:
+        The step.
+    """
     args = ["--model", policy, "--rollouts", at("rollouts.jsonl"), "--turns", at("turns.parquet")]
     inputs = [policy, at("rollouts.jsonl"), at("rollouts.tokens.parquet"), at("turns.parquet")]
     if calibration:
@@ -201,7 +213,7 @@ def train(
 
 
 def evaluate(config: LoopConfig, at: Places, policy: str) -> tuple[LoopStep, LoopStep]:
-    """Play held-out tasks with a policy, and measure it."""
+    """Return the steps that run held-out tasks with a policy and evaluate it."""
     name = config.eval_split
     args = _policy_args(config, name, policy, config.eval_group_size, config.seed)
     args += ["--max-tasks", str(config.eval_tasks)] if config.eval_tasks else []
@@ -232,7 +244,7 @@ def _policy_args(
 
 
 def _advantage_options(config: LoopConfig) -> list[str]:
-    """Return the estimator's options, which calibrate judges by and train trains with."""
+    """Return the estimator's options, which `calibrate` and `train` share."""
     given = config.options.get("train", {})
     return as_args({name: given[name] for name in ADVANTAGE_OPTIONS if name in given})
 
@@ -243,7 +255,14 @@ def _options(config: LoopConfig, stage: str, without: tuple[str, ...] = ()) -> l
 
 
 def as_args(options: Mapping[str, Any]) -> list[str]:
-    """Return options as a command line has them: true and false are flags, lists are repeated."""
+    """Return options as command-line arguments: booleans as flags, lists as repeated options.
+
+    Args:
+        options: values by long name.
+
+    Returns:
+        Arguments.
+    """
     args: list[str] = []
     for name, value in options.items():
         if isinstance(value, bool):

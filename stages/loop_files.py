@@ -1,7 +1,7 @@
-"""What a loop has done, on disk: which command made which files from which.
+"""The record of a loop's finished steps on disk: commands, inputs and outputs.
 
-A step is skipped where its command and its inputs are the same as when it last ran, and its
-outputs are as it left them. Weights stand for a policy's folder.
+A step is skipped if its command and inputs are the same as in its last run and its outputs are
+unchanged. A policy's folder is represented by the digest of its weights.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ SETTINGS = "loop.yaml"
 
 
 def check_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a new loop; of an old one, make sure that they are the same.
+    """Write the settings of a new loop, or check them against those of an existing loop.
 
-    `iterations` may grow: the loop goes on. So may a server's password change.
+    Only `iterations` and the secrets of servers may change.
+
+    Args:
+        out: folder of the loop.
+        settings: settings of the loop.
 
     Raises:
-        InputError: the folder holds another loop, or something else.
+        InputError: the folder holds another loop or something else, or can't be created.
     """
     path, settings = out / SETTINGS, without_secrets(settings)
     if path.exists():
@@ -55,7 +59,7 @@ def _plain(root: Node) -> dict[str, Any]:
 
 
 class Records:
-    """The steps of one iteration that were done: `steps.json` in its folder."""
+    """The finished steps of one iteration: `steps.json` in its folder."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "steps.json"
@@ -66,12 +70,12 @@ class Records:
             self._steps = read_state(self._path, dict[str, dict[str, Any]], todo)
 
     def done(self, step: LoopStep) -> bool:
-        """Whether running a step again would change nothing."""
+        """Return whether a step is finished and nothing has changed since."""
         before = self._steps.get(step.name)
         return bool(before) and before == _record(step)
 
     def add(self, step: LoopStep) -> None:
-        """Note that a step is done."""
+        """Record that a step is finished."""
         self._steps[step.name] = _record(step)
         with whole_file(str(self._path), force=True) as file:
             file.write(orjson.dumps(self._steps, option=orjson.OPT_INDENT_2))
@@ -86,7 +90,7 @@ def _record(step: LoopStep) -> dict[str, Any]:
 
 
 def _digest(path: str) -> str | None:
-    """Return the sha256 of a file, or of a policy's weights; None where there is nothing."""
+    """Return the sha256 of a file, or of the weights in a folder; None if there are none."""
     if Path(path).is_dir():
         parts = [digest(str(file)) for file in sorted(Path(path).glob("*.safetensors"))]
         return hashlib.sha256("".join(parts).encode()).hexdigest() if parts else None

@@ -22,7 +22,7 @@ LOG = "loop.jsonl"
 
 
 class _Measured(TypedDict):
-    """What the panel shows of an evaluation."""
+    """The fields of an evaluation that the panel shows."""
 
     episodes: int
     tasks: int
@@ -32,7 +32,7 @@ class _Measured(TypedDict):
 
 
 class _Line(TypedDict):
-    """A line of the loop's log, as far as the panel shows it."""
+    """The fields of a line of the loop's log that the panel shows."""
 
     iteration: int
     misaligned: NotRequired[list[str] | None]
@@ -42,15 +42,21 @@ class _Line(TypedDict):
 
 
 def is_loop(folder: Path) -> bool:
-    """Return whether a folder is of a loop."""
+    """Return whether a folder is the output of a loop."""
     return (folder / SETTINGS).is_file()
 
 
 def iterations(folder: Path) -> list[Path]:
     """Return the folders of the iterations that have turns, in order.
 
+    Args:
+        folder: folder of the loop.
+
+    Returns:
+        At least one folder.
+
     Raises:
-        InputError: none has.
+        InputError: no iteration has turns.
     """
     folders = sorted(folder.glob("iter-*"), key=lambda path: (len(path.name), path.name))
     done = [path for path in folders if (path / TURNS_FILE).is_file()]
@@ -60,7 +66,13 @@ def iterations(folder: Path) -> list[Path]:
 
 
 def shown_iteration(folder: Path) -> Path:
-    """Return the newest iteration with passes and failures, which tiers can tell apart.
+    """Return the newest iteration that has both successes and failures, else the newest one.
+
+    Args:
+        folder: folder of the loop.
+
+    Returns:
+        The folder of the iteration.
 
     Raises:
         InputError: no iteration has turns.
@@ -74,18 +86,21 @@ def shown_iteration(folder: Path) -> Path:
 
 
 def newest_calibration(iteration: Path) -> Path | None:
-    """Return the calibration of an iteration's last round; None: it has none."""
+    """Return the calibration of an iteration's last round; None if there is none."""
     rounds = sorted(iteration.glob(f"round-*/{CALIBRATION}"), key=lambda path: path.parent.name)
     paths = [path for path in (iteration / CALIBRATION, *rounds) if path.is_file()]
     return paths[-1] if paths else None
 
 
 def loop_panel(folder: Path, shown: Path) -> dict[str, Any]:
-    """Return an iteration a row: pass rates with their intervals, values, verdicts and gates.
+    """Return a row per iteration: pass rates with their intervals, values, verdicts and gates.
 
     Args:
-        folder: of the loop.
-        shown: the iteration whose turns the report shows.
+        folder: folder of the loop.
+        shown: folder of the iteration whose turns the report shows.
+
+    Returns:
+        The panel as plain values.
 
     Raises:
         InputError: a file of the loop can't be read.
@@ -96,7 +111,7 @@ def loop_panel(folder: Path, shown: Path) -> dict[str, Any]:
     rows = [_row(path) for path in iterations(folder)]
     log = _log(folder)
     for row in rows:
-        row |= _told(log.get(row["iteration"], {}))
+        row |= _logged(log.get(row["iteration"], {}))
     start = _evaluation(folder / "start")
     tiers = sorted({tier for row in rows for tier in row["values"]})
     wanted = ("env", "model", "tasks", "group_size", "rewards", "window", "seed")
@@ -110,7 +125,7 @@ def loop_panel(folder: Path, shown: Path) -> dict[str, Any]:
 
 
 def _row(iteration: Path) -> dict[str, Any]:
-    """What the files of one iteration say."""
+    """Return the row of one iteration from its files."""
     episodes = episode_rows(read_table(TURNS, str(iteration / TURNS_FILE)))
     values: dict[str, dict[str, Any]] = {}
     if path := newest_calibration(iteration):
@@ -138,7 +153,7 @@ def _evaluation(folder: Path) -> dict[str, Any] | None:
 
 
 def _log(folder: Path) -> dict[int, Mapping[str, Any]]:
-    """Return the lines of the loop's own log by iteration; an older loop may have none."""
+    """Return the lines of the loop's log by iteration; an older loop may have no log."""
     path = folder / LOG
     if not path.is_file():
         return {}
@@ -151,6 +166,6 @@ def _log(folder: Path) -> dict[int, Mapping[str, Any]]:
         raise InputError(str(path), "is no log of a loop", "run the loop again") from None
 
 
-def _told(line: Mapping[str, Any]) -> dict[str, Any]:
+def _logged(line: Mapping[str, Any]) -> dict[str, Any]:
     names = ("misaligned", "verdicts", "gates", "restored")
     return {name: line.get(name) for name in names}

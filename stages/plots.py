@@ -1,7 +1,7 @@
-"""Figures of calibrations and loops: results in, matplotlib figures out; needs the extra `plot`.
+"""Matplotlib figures of calibrations and loops; needs the extra `plot`.
 
-Everything can be read without colour: by markers, hatching and labels beside what they name. The
-same results make the same bytes.
+Figures are readable without colour, by markers, hatching and direct labels. The same results give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from stages.core.printable import printable
 from stages.tables.files import whole_file
 
 FORMATS = ("png", "svg")
-WIDTH, ROW = 8.0, 0.32  # inches; of a figure, and of one tier in it
+WIDTH, ROW = 8.0, 0.32  # inches; width of a figure, and height of a tier's row
 DPI = 120
 DARK, MIDDLE, LIGHT = "#1b1b1b", "#8fb0d3", "#f0f3f7"
 MARKERS = "osD^vPX*<>"
-LONGEST = 60  # characters of a name
+LONGEST = 60  # most characters of a name
 BEFORE, AFTER = "rewards as scored", "calibrated values"
 
 
@@ -41,7 +41,16 @@ class RateInterval(NamedTuple):
 def calibration_figures(
     calibration: Calibration, judged: tuple[CheckResult, CheckResult] | None
 ) -> dict[str, Figure]:
-    """Return the figures of a calibration by name; without judgements only that of the tiers."""
+    """Return the figures of a calibration by name.
+
+    Args:
+        calibration: the calibration.
+        judged: the checks of the rewards as scored and the calibrated ones; None: only the figure
+            of the tiers is drawn.
+
+    Returns:
+        Figures by name.
+    """
     figures = {"tiers": tiers_figure(calibration)}
     if judged:
         figures["advantages"] = advantages_figure(*judged)
@@ -50,7 +59,7 @@ def calibration_figures(
 
 
 def tiers_figure(calibration: Calibration) -> Figure:
-    """Forest plot: each tier's correlation with the outcome, and its 95 % interval."""
+    """Draw a forest plot: each tier's correlation with the outcome, and its 95 % interval."""
     known = {tier: chosen_r(tier, calibration) for tier in calibration.tiers}
     tiers = sorted(calibration.tiers, key=lambda t: (known[t] is not None, known[t] or 0.0))
     figure, axes = _rows([tier.tier for tier in tiers])
@@ -76,7 +85,7 @@ def tiers_figure(calibration: Calibration) -> Figure:
 
 
 def advantages_figure(before: CheckResult, after: CheckResult) -> Figure:
-    """Mean advantage of each tier's turns with its interval, split into its two parts."""
+    """Draw the mean advantage of each tier with its interval and its two parts."""
     names = [row.tier for row in reversed(before.direction)]
     figure = Figure((WIDTH * 1.25, 1.4 + 1.4 * ROW * len(names)), DPI, layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -89,7 +98,7 @@ def advantages_figure(before: CheckResult, after: CheckResult) -> Figure:
         _plain(axes)
     panels[0].set_yticks(range(len(names)), map(_label, names))
     handles, labels = panels[1].get_legend_handles_labels()
-    kinds = dict(zip(labels, handles, strict=True))  # each once
+    kinds = dict(zip(labels, handles, strict=True))  # each label once
     figure.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -113,7 +122,7 @@ def _advantage_row(axes: Axes, y: float, row: Direction) -> None:
 
 
 def gradient_mass_figure(before: CheckResult, after: CheckResult) -> Figure:
-    """Share of the gradient mass, sum of |A| x tokens, that each tier's turns have."""
+    """Draw each tier's share of the gradient mass, the sum of |A| x tokens."""
     names = sorted(after.gradient_mass, key=lambda tier: after.gradient_mass[tier] or 0.0)
     figure, axes = _rows(names, height=1.4)
     sides = ((0.2, before, BEFORE, "white", "////"), (-0.2, after, AFTER, MIDDLE, None))
@@ -139,13 +148,13 @@ def gradient_mass_figure(before: CheckResult, after: CheckResult) -> Figure:
 
 
 def values_figure(values: Sequence[Mapping[str, float]], first: int = 0) -> Figure:
-    """What each tier is worth, iteration by iteration; a tier that is missing is worth 0."""
+    """Draw the tiers' values by iteration; a missing tier is worth 0."""
     names = sorted({name for iteration in values for name in iteration})
-    told = [name for name in names if any(iteration.get(name) for iteration in values)]
+    valued = [name for name in names if any(iteration.get(name) for iteration in values)]
     figure, axes = _iterations(len(values), first)
     axes.axhline(0, color=DARK, linewidth=0.8)
     ends = {}
-    for number, name in enumerate(told):
+    for number, name in enumerate(valued):
         line = [iteration.get(name, 0.0) for iteration in values]
         marker = MARKERS[number % len(MARKERS)]
         axes.plot(range(first, first + len(line)), line, marker=marker, color=DARK, linewidth=1)
@@ -153,22 +162,25 @@ def values_figure(values: Sequence[Mapping[str, float]], first: int = 0) -> Figu
     _label_ends(axes, ends, first + len(values) - 1, gap=0.11)
     axes.set_ylim(-1.15, 1.15)
     axes.set_ylabel("value of a tier")
-    if silent := [_label(name) for name in names if name not in told]:
+    if silent := [_label(name) for name in names if name not in valued]:
         axes.set_title(f"always 0: {', '.join(silent)}", loc="left", fontsize=8, wrap=True)
     return figure
 
 
 def pass_rate_figure(rates: Mapping[str, Sequence[RateInterval | None]], first: int = 0) -> Figure:
-    """Pass rates with their intervals, iteration by iteration; None: not measured there.
+    """Draw pass rates with their intervals, by iteration.
 
     Args:
-        rates: of each split or arm, by its name.
+        rates: pass rates of each split or arm, by name; None: not measured in this iteration.
         first: number of the first iteration.
+
+    Returns:
+        The figure.
     """
     figure, axes = _iterations(max(map(len, rates.values())), first)
     ends, last = {}, first
     for number, (name, series) in enumerate(rates.items()):
-        shift = 0.08 * (number - (len(rates) - 1) / 2)  # intervals side by side
+        shift = 0.08 * (number - (len(rates) - 1) / 2)  # places intervals side by side
         measured = [
             (first + i, measured_rate)
             for i, measured_rate in enumerate(series)
@@ -199,11 +211,14 @@ def pass_rate_figure(rates: Mapping[str, Sequence[RateInterval | None]], first: 
 
 
 def arms_figure(rates: Mapping[str, Sequence[float]], start: float | None) -> Figure:
-    """Pass rates of the runs of each arm, a mark each, and their mean.
+    """Draw the pass rate of every run of each arm, and the arm's mean.
 
     Args:
-        rates: of the runs, by arm.
-        start: of the policy that all began with; None: unknown.
+        rates: pass rates of the runs, by arm.
+        start: pass rate of the common starting policy; None: unknown.
+
+    Returns:
+        The figure.
     """
     figure, axes = _rows(list(rates)[::-1])
     if start is not None:
@@ -228,7 +243,7 @@ def arms_figure(rates: Mapping[str, Sequence[float]], start: float | None) -> Fi
 
 
 def gates_figure(events: Sequence[Event], iterations: int) -> Figure:
-    """When each tier's gate was open: a solid bar pushes up, a hatched one down."""
+    """Draw when each tier's gate was open: solid for positive values, hatched for negative ones."""
     names = sorted({event.tier for event in events}, reverse=True)
     figure, axes = _rows(names)
     for y, name in enumerate(names):
@@ -263,19 +278,19 @@ def write_figure(figure: Figure, stem: str, *, force: bool) -> None:
             warnings.catch_warnings(),
             whole_file(f"{stem}.{name}", force=force) as file,
         ):
-            warnings.simplefilter("ignore")  # of names whose letters the font lacks
+            warnings.simplefilter("ignore")  # about characters that the font lacks
             figure.savefig(file, format=name, metadata=metadata)
 
 
 def _label(name: str) -> str:
-    """Return a name as matplotlib has to get it: one line, and dollars that begin no formula."""
+    """Return a name for matplotlib: printable, shortened, and with escaped dollar signs."""
     shown = printable(name)
     shown = shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
     return shown.replace("$", r"\$")
 
 
 def _rows(names: Sequence[str], height: float = 1.0) -> tuple[Figure, Axes]:
-    """A figure with a row for each name, the first one at the bottom."""
+    """Return a figure with a row for each name, the first one at the bottom."""
     size = (WIDTH, 1.2 + height * ROW * max(len(names), 1))
     figure = Figure(size, DPI, layout="constrained")
     axes = figure.subplots()
@@ -286,7 +301,7 @@ def _rows(names: Sequence[str], height: float = 1.0) -> tuple[Figure, Axes]:
 
 
 def _iterations(count: int, first: int) -> tuple[Figure, Axes]:
-    """A figure with a column for each iteration."""
+    """Return a figure with a column for each iteration."""
     figure = Figure((WIDTH, 4.5), DPI, layout="constrained")
     axes = figure.subplots()
     axes.set_xlim(first - 0.3, first + max(count, 2) - 0.7)
@@ -302,7 +317,7 @@ def _plain(axes: Axes) -> None:
 
 
 def _label_ends(axes: Axes, ends: Mapping[str, float], x: float, gap: float) -> None:
-    """Name each line at its end, labels at least `gap` apart."""
+    """Label each line at its end, with labels at least `gap` apart."""
     lowest = float("-inf")
     for text, y in sorted(ends.items(), key=lambda item: item[1]):
         lowest = max(y, lowest + gap)

@@ -1,4 +1,4 @@
-"""Policies by name, each loaded only when it is asked for."""
+"""Policies by name, each imported only when requested."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from stages.policies.policy import Action, Policy, Sampling
 from stages.settings import Setting
 from stages.tables.yamlfile import nearest
 
-# Shipped with the package: a tiny model that plays airline-mini.
+# A tiny model for airline-mini, shipped with the package.
 SEED_POLICY = str(files("data") / "seed_policy")
 Dtype: TypeAlias = Literal["auto", "float32", "bfloat16"]
-POLICY, SERVERS = "Policy", "Servers"  # panels of the help
+POLICY, SERVERS = "Policy", "Servers"  # panels of the options in --help
 POLICIES = ("expert", "refuse", "hand-off", "replay", "openai", "transformers", "vllm")
 
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """What the policies can be told; each one heeds its own."""
+    """Options of all policies; each policy uses only some of them."""
 
     model: Annotated[
         str | None,
@@ -99,7 +99,7 @@ class PolicyOptions:
         float | None,
         Setting("Maximum requests per second to each server.", SERVERS, low=0.001, high=math.inf),
     ] = None
-    rejoin: bool = True  # openai: whether a server that comes back plays again
+    rejoin: bool = True  # openai: whether a server that recovers gets episodes again
 
 
 def open_policy(name: str, options: PolicyOptions) -> Policy:
@@ -107,12 +107,15 @@ def open_policy(name: str, options: PolicyOptions) -> Policy:
 
     Args:
         name: one of POLICIES.
-        options: for any of them.
+        options: options of all policies.
+
+    Returns:
+        The policy.
 
     Raises:
-        InputError: there is no such policy, an option of its own is missing, or a package.
+        InputError: the policy is unknown, or an option or a package that it needs is missing.
     """
-    # Imported only here, since whoever plays the expert should not wait for an engine.
+    # Imported here, so that the expert does not wait for the import of an engine.
     match name:
         case "expert":
             from stages.envs.airline_mini.expert import Expert
@@ -154,7 +157,7 @@ def open_policy(name: str, options: PolicyOptions) -> Policy:
 
 
 class RulePolicy:
-    """A policy of rules: a function of the messages and of a random generator."""
+    """A rule-based policy: a function of the messages and a random generator."""
 
     def __init__(self, rules: Callable[[Sequence[Message], Rng], Message]) -> None:
         self._rules = rules
@@ -171,11 +174,11 @@ class RulePolicy:
         return Action(self._rules(messages, Random(seed)))
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing; there is nothing to release."""
 
 
 def _engine(name: str) -> Any:
-    """The class of a policy that runs a model in this process."""
+    """Return the class of a policy that runs a model in this process."""
     try:
         if name == "vllm":
             from stages.policies.vllm_policy import VLLMPolicy

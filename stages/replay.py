@@ -1,4 +1,4 @@
-"""Replay recorded calls on a fresh environment: are the results and outcomes still the same?
+"""Replay recorded calls on a fresh environment and compare the results and outcomes.
 
 Source: docs/method.md, "Replay".
 """
@@ -20,27 +20,27 @@ from stages.tiers.domains import SHIPPED
 from stages.traces.episode import Call, Episode
 from stages.traces.turns import text_of
 
-SPLITS = ("train", "dev", "test", "base", "full")  # all that any environment has
-DRAWN = re.compile(r"\bB[0-9a-f]{8}\b")  # tau2-bench's telecom draws the id of a new bill
-SAME = 1e-6  # outcomes this close are equal
+SPLITS = ("train", "dev", "test", "base", "full")  # of all environments
+DRAWN = re.compile(r"\bB[0-9a-f]{8}\b")  # id of a new bill, which tau2-bench's telecom draws
+SAME = 1e-6  # outcomes that differ by at most this are equal
 
 Row = dict[str, Any]
 
 
 @dataclass
 class Replay:
-    """What the replay of any number of episodes found.
+    """The results of replaying episodes.
 
     Attributes:
-        results_equal: tool results, of the agent's and the user's calls, equal as text.
-        results_differ: ... and those that are not.
-        outcomes_equal: episodes with the recorded outcome.
-        outcomes_differ: episodes with another one.
-        unjudged: replayed episodes without a recorded outcome, or cut off before their end.
-        unknown: episodes of tasks that the environment does not have, which can't be replayed.
-        differences: what differs, a row each: episode_id, task_id, what (result or outcome),
-            turn and tool of a result, recorded, replayed, and `why` where that is known.
-        rescored: stale episodes, those with other results or another task than the environment's:
+        results_equal: number of tool results, of agent and user calls, that are equal as text.
+        results_differ: number of tool results that are not.
+        outcomes_equal: number of episodes with the recorded outcome.
+        outcomes_differ: number of episodes with another outcome.
+        unjudged: number of replayed episodes without a recorded outcome or cut off before the end.
+        unknown: number of episodes of tasks that the environment lacks, which can't be replayed.
+        differences: a row per difference: episode_id, task_id, what (result or outcome), turn and
+            tool of a result, recorded, replayed, and `why` (None if unknown).
+        rescored: a row per stale episode, whose results or task differ from the environment's:
             episode_id, task_id, recorded, replayed (the outcome by the environment's task).
     """
 
@@ -54,7 +54,7 @@ class Replay:
     rescored: list[Row] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
-        """The four counts of equal and different results and outcomes."""
+        """Return the four counts of equal and different results and outcomes."""
         return {
             "results_equal": self.results_equal,
             "results_differ": self.results_differ,
@@ -64,12 +64,12 @@ class Replay:
 
 
 class Replayer:
-    """Replays the episodes that pass through it, each in a session of its own.
+    """Replayer of the episodes that pass through it, each in its own session.
 
     Results are compared exactly, as text. Outcomes are judged by the gold actions and required
-    information of the trace, where it has them, and compared without the part that only a
-    language model can judge, where the trace records its parts. Where results differ, or the
-    env's own task now expects other things, the episode is also judged by the env's task.
+    information that the trace records. If the trace records the parts of the outcome, the part that
+    needs a language model is left out. If results differ, or the environment's task has changed,
+    the episode is also judged by the environment's task.
     """
 
     def __init__(self, environment: Env) -> None:
@@ -78,7 +78,7 @@ class Replayer:
         self._replayed = 0
 
     def watch(self, episodes: Iterable[Episode]) -> Iterator[Episode]:
-        """Yield the same episodes, each once it has been replayed."""
+        """Yield the same episodes, each after replaying it."""
         for episode in episodes:
             task = self._task(episode)
             if task is None:
@@ -89,7 +89,7 @@ class Replayer:
             yield episode
 
     def _task(self, episode: Episode) -> Task | None:
-        """The env's task that an episode played; None: it has none, or another domain has."""
+        """Return the environment's task of an episode; None if the environment lacks it."""
         if episode.domain in SHIPPED and episode.domain != self._environment.name.removeprefix(
             "tau2-"
         ):
@@ -100,10 +100,10 @@ class Replayer:
         return task
 
     def replay(self) -> Replay:
-        """What was found so far.
+        """Return the results so far.
 
         Raises:
-            InputError: no episode was of a task of this environment.
+            InputError: no episode had a task of this environment.
         """
         if not self._replayed:
             todo = "choose another --env"
@@ -153,7 +153,7 @@ def _replay_episode(replay: Replay, episode: Episode, task: Task, environment: E
 
 
 def _recorded_task(episode: Episode, task: Task) -> Task:
-    """The task as the trace knows it."""
+    """Return the task with the gold actions and required information of the trace."""
     if episode.gold is not None:
         gold = tuple(
             {"name": action.name, "arguments": action.arguments}
@@ -167,7 +167,7 @@ def _recorded_task(episode: Episode, task: Task) -> Task:
 
 
 def _play(session: Session, episode: Episode) -> Iterator[tuple[int, Call, str]]:
-    """Make the recorded calls in their order; yield (turn, call, its result here)."""
+    """Make the recorded calls in order; yield (turn, call, new result)."""
     of_user = 0
     for number, turn in enumerate(episode.turns):
         for call in episode.user_calls[of_user : turn.user_calls]:
@@ -181,7 +181,7 @@ def _play(session: Session, episode: Episode) -> Iterator[tuple[int, Call, str]]
 
 
 def _message(text: Any, calls: Sequence[Call]) -> Message:
-    """An assistant's message in OpenAI's format."""
+    """Return an assistant message in OpenAI's format."""
     message: Message = {"role": "assistant", "content": text_of(text)}
     if calls:
         message["tool_calls"] = [
@@ -196,7 +196,7 @@ def _message(text: Any, calls: Sequence[Call]) -> Message:
 
 
 def _user_result(session: Session, call: Call) -> str:
-    """What a call of the user's own tools gives; only some environments have any."""
+    """Return the result of a call of the user's own tools, which only some environments have."""
     user_call = getattr(session, "user_call", None)
     return str(user_call(call.name, call.arguments)) if user_call else "Error: no tools of the user"
 
@@ -214,7 +214,7 @@ def _recorded_outcome(episode: Episode) -> float | None:
 
 
 def _why_result(call: Call, result: str, environment: Env) -> str | None:
-    """What explains another result, as far as that shows."""
+    """Return why a result differs; None if unknown."""
     assert call.result is not None
     if (
         all(call.name != tool["function"]["name"] for tool in environment.tools)
@@ -236,7 +236,7 @@ def _row(episode: Episode, recorded: Any, replayed: Any, **more: Any) -> Row:
 
 
 class _SilentUser:
-    """A user who never says anything, so that only the recorded messages count."""
+    """A silent user, so that only the recorded messages count."""
 
     def open(self) -> str:
         """Say nothing."""

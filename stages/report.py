@@ -1,8 +1,8 @@
-"""All that is known of some turns, as one document (TURNS + conversations -> a report).
+"""The report on some turns as one document (TURNS + conversations -> a report).
 
-The document is plain values: `irc-cli report --json` prints it, and the page shows the same
-numbers under the same ids. It grows in stages: the turns give statistics, tasks and groups; the
-conversations give siblings and examples.
+The document consists of plain values: `irc-cli report --json` prints it, and the page shows the
+same numbers under the same ids. It is built in two steps: the turns give statistics, tasks and
+groups; the conversations give siblings and examples.
 """
 
 from __future__ import annotations
@@ -37,29 +37,32 @@ from stages.reporting.tasks import (
 )
 from stages.tables.turn_arrays import TurnArrays
 
-VERSION = 1  # of the document
+VERSION = 1  # version of the document
 
 
 class ReportInputs(NamedTuple):
-    """What a report is made of, beside the conversations."""
+    """The inputs of a report, except the conversations."""
 
-    turns: pl.DataFrame  # TURNS, masked episodes included
+    turns: pl.DataFrame  # TURNS, including masked episodes
     arrays: TurnArrays  # of the episodes that count
     calibration: Calibration
     config: CalibrateConfig
     estimator: AdvantageConfig
     judged: BothChecks
     changes: Changes | None = None
-    without_turns: int = 0  # episodes left out of which the turns have no row
+    without_turns: int = 0  # excluded episodes without rows in the turns
 
 
 def report(known: ReportInputs, next_step: str, most: int) -> dict[str, Any]:
     """Build the document from the turns (TURNS -> a report).
 
     Args:
-        known: the turns and what was found of them.
+        known: the turns and the results on them.
         next_step: what to do next, in a sentence.
-        most: episodes that are shown; tables and statistics are of all.
+        most: most episodes to show; tables and statistics cover all episodes.
+
+    Returns:
+        The document as plain values.
     """
     result, episodes = known.calibration, episode_rows(known.turns)
     counts = why.tier_counts(known.turns, episodes)
@@ -88,7 +91,16 @@ def report(known: ReportInputs, next_step: str, most: int) -> dict[str, Any]:
 def with_conversations(
     document: dict[str, Any], known: ReportInputs, conversations: Conversations
 ) -> dict[str, Any]:
-    """Return the document with siblings and examples, which take the calls themselves."""
+    """Add siblings and examples, which need the conversations.
+
+    Args:
+        document: a document of `report`.
+        known: its inputs.
+        conversations: the conversations of the same episodes.
+
+    Returns:
+        The document with siblings and examples.
+    """
     episodes = episode_rows(known.turns)
     met = siblings.partings(episodes, conversations.tracks)
     rows = [
@@ -105,7 +117,7 @@ def with_conversations(
 
 
 def _sides(known: ReportInputs) -> dict[str, Credit]:
-    """Both reward sets; the advantages that were judged may be another program's."""
+    """Return both sets of rewards; the checked advantages may come from another program."""
     judged = known.judged
     before, after = both_credits(known.arrays, known.calibration.values(), known.estimator)
     sides = {"before": before, "after": after}
@@ -148,15 +160,15 @@ def _summary(known: ReportInputs, episodes: pl.DataFrame) -> dict[str, Any]:
 
 
 def _verdict(known: ReportInputs, next_step: str) -> dict[str, Any]:
-    """Return what the gate of `calibrate --check` says, in one sentence."""
+    """Return the verdict of `calibrate --check`, in one sentence."""
     reasons = objections(known.calibration, known.judged.chosen, known.config)
     chosen = known.judged.chosen
     if reasons:
         # What is merely undecided says so itself.
         state = "undecided" if all(r.startswith("undecided") for r in reasons) else "fails"
-        told = [reason.removeprefix("undecided: ") for reason in reasons]
+        plain_reasons = [reason.removeprefix("undecided: ") for reason in reasons]
         said = "is undecided" if state == "undecided" else "says no"
-        sentence = f"The gate {said}: {'; '.join(told)}."
+        sentence = f"The gate {said}: {'; '.join(plain_reasons)}."
     else:
         r, low, high = chosen.reward_outcome_correlation, chosen.ci_low, chosen.ci_high
         state = "passes"
@@ -168,7 +180,7 @@ def _verdict(known: ReportInputs, next_step: str) -> dict[str, Any]:
 
 
 def _ranked(result: Calibration) -> list[TierStatistics]:
-    """The tiers, those first that point most to success."""
+    """Return the tiers, sorted by descending correlation with success."""
     return sorted(result.tiers, key=lambda tier: (-(chosen_r(tier, result) or 0.0), tier.tier))
 
 
@@ -186,7 +198,7 @@ def _check(check: CheckResult) -> dict[str, Any]:
 
 
 def _critic(known: ReportInputs) -> list[dict[str, Any]] | None:
-    """Return what turns of each tier add to the forecast; None: nothing is paid by it."""
+    """Return what turns of each tier add to the forecast; None if the estimator has no critic."""
     critic = known.calibration.critic
     if known.estimator.estimator != "potential" or critic is None:
         return None
@@ -222,7 +234,7 @@ def _episodes(
     made: dict[str, Advantages],
     shown: list[str],
 ) -> list[dict[str, Any]]:
-    """Return the episodes that are shown, each with its turns and their numbers."""
+    """Return the shown episodes, each with its turns and their numbers."""
     names = (
         "episode_id",
         "turn",
@@ -268,7 +280,7 @@ def _in_order(row: dict[str, Any]) -> tuple[Any, ...]:
 def _numbers(
     known: ReportInputs, rewards: dict[str, Floats], made: dict[str, Advantages]
 ) -> pl.DataFrame:
-    """Return what each turn that counts earns and where it is pushed, and where signs clash."""
+    """Return rewards and advantages of each turn that counts, and where signs conflict."""
     before, after = made["before"], made["after"]
     values = known.calibration.values()
     intended = np.sign([values.get(tier, 0.0) for tier in known.arrays.tiers])[known.arrays.tier]
@@ -278,7 +290,7 @@ def _numbers(
         "outcome_part": after.outcome_part,
         "advantage": after.advantage,
         "advantage_before": before.advantage,
-        # Pushed against the sign of its tier's value; pushed the other way than by raw rewards.
+        # Advantage against the sign of the tier's value; or of opposite sign to that as scored.
         "against": intended * after.advantage < -DEAD,
         "flips": (before.advantage * after.advantage < 0)
         & (np.minimum(np.abs(before.advantage), np.abs(after.advantage)) > DEAD),

@@ -1,4 +1,4 @@
-"""Play episodes: a policy against the users of an env, many at once (-> RolloutRow, TOKENS)."""
+"""Run episodes of a policy with an environment's users concurrently (-> RolloutRow, TOKENS)."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from stages.tables.artifacts import RolloutRow
 from stages.tiers.domains import SHIPPED
 
 T = TypeVar("T")
-EPISODES = "Episodes"  # panel of the help
+EPISODES = "Episodes"  # panel of the options in --help
 
 
 @dataclass(frozen=True)
 class Config:
-    """How a run plays. Equal settings make equal episodes."""
+    """Settings of a rollout run. Equal settings give equal episodes."""
 
     group_size: Annotated[int, Setting("Episodes per task.", EPISODES, low=1, metavar="G")] = 4
     max_turns: Annotated[
@@ -47,7 +47,7 @@ class Config:
 
 
 class Pair(NamedTuple):
-    """What one episode plays."""
+    """The task and trial of an episode."""
 
     task: Task
     trial: int
@@ -59,23 +59,26 @@ class Pair(NamedTuple):
 
 
 class Played(NamedTuple):
-    """One episode as it is stored."""
+    """A finished episode in the form in which it is stored."""
 
     row: RolloutRow
     tokens: list[dict[str, Any]]  # rows of TOKENS
-    timing: dict[str, Any]  # all that depends on the clock
+    timing: dict[str, Any]  # everything that depends on the clock
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the episodes of a run share.
+    """Everything that the episodes of a run share.
 
     Attributes:
         run_id: prefix of the episodes' ids.
-        policy_name: of the policy or its model, as it is recorded.
-        user_name: of the user or its model.
-        new_user: makes the user of an episode from its task and seed, called in the event loop;
-            the user speaks in a thread, where it may block. None: the environment's scripted user.
+        environment: the environment.
+        policy: the policy.
+        config: settings of the run.
+        policy_name: recorded name of the policy or its model.
+        user_name: recorded name of the user or its model.
+        new_user: factory of an episode's user from its task and seed, called in the event loop. The
+            user runs in a thread, where it may block. None: the environment's scripted user.
     """
 
     run_id: str
@@ -88,39 +91,56 @@ class Run:
 
     @cached_property
     def domain(self) -> str:
-        """Name of the environment's domain, as `score` knows it."""
+        """The name of the environment's domain, as in `score`."""
         return self.environment.name.removeprefix("tau2-")
 
     @cached_property
     def tools(self) -> list[dict[str, Any]]:
-        """What the policy sees of the tools: their kinds are not for it."""
+        """The tools as the policy sees them, without their kinds."""
         return seen_tools(self.environment)
 
     def first(self, pair: Pair) -> tuple[Task, int, User | None]:
-        """What the environment needs to begin an episode."""
+        """Return the arguments of the environment's `reset` for an episode."""
         seed = derived_seed(self.config.seed, *pair.key)
         return pair.task, seed, self.new_user(pair.task, seed) if self.new_user else None
 
     def episode_id(self, pair: Pair) -> str:
-        """Unique over runs, and the same whenever the run is repeated."""
+        """Return the episode's id: unique across runs, but equal in a repetition of the run."""
         return f"{self.run_id}/{pair.task.task_id}/{pair.trial}"
 
 
 def plan(tasks: Iterable[Task], group_size: int) -> list[Pair]:
-    """Return all pairs of a run in the order of its artifact."""
+    """Return all pairs of a run, in the order of its artifacts.
+
+    Args:
+        tasks: the tasks.
+        group_size: episodes per task.
+
+    Returns:
+        Pairs, task by task.
+    """
     return [Pair(task, trial) for task in tasks for trial in range(group_size)]
 
 
 async def rollout(run: Run, pairs: Iterable[Pair], concurrency: int) -> AsyncGenerator[Played]:
-    """Play the pairs, at most `concurrency` at a time; yield each episode as it ends.
+    """Run the episodes, at most `concurrency` at a time; yield each one when it ends.
 
-    Where an episode fails of our own code, no other begins, and those that are live end first.
+    If a bug of ours makes an episode fail, no further episode starts, and the running ones finish
+    before the error is raised.
+
+    Args:
+        run: what the episodes share.
+        pairs: episodes to run.
+        concurrency: most episodes at a time.
+
+    Yields:
+        Finished episodes.
 
     Raises:
-        InputError: the environment can't be played like this, such as one without a scripted user;
-            or an episode failed of our own code.
+        InputError: the environment can't run like this, for example without a scripted user, or an
+            episode failed because of a bug of ours.
     """
-    # Not the loop's own executor: it looks up addresses there, for which blocked users may wait.
+    # A separate executor: the loop's own resolves addresses, which blocked users would delay.
     threads = ThreadPoolExecutor(concurrency) if run.new_user else None
     waiting = iter(pairs)
     live: set[asyncio.Task[Played]] = set()
@@ -147,7 +167,7 @@ async def rollout(run: Run, pairs: Iterable[Pair], concurrency: int) -> AsyncGen
 
 
 async def _guarded(run: Run, pair: Pair, threads: Executor | None) -> Played:
-    """Play one episode; a mistake of our own code is one line, which names the episode."""
+    """Run an episode; report a bug of ours in one line that names the episode."""
     try:
         return await play_episode(run, pair, threads)
     except InputError:
@@ -161,15 +181,18 @@ async def _guarded(run: Run, pair: Pair, threads: Executor | None) -> Played:
 
 
 async def play_episode(run: Run, pair: Pair, threads: Executor | None = None) -> Played:
-    """Play one episode to its end; a failure of the policy or the user is its status.
+    """Run an episode to its end; a failure of the policy or the user becomes its status.
 
-    Where a server of the policy is lost, it begins again: its seeds follow from the task and the
-    trial, so that another server plays what the lost one would have.
+    If the episode's server is lost, the episode restarts. Its seeds depend only on run, task and
+    trial, so another server continues with what the lost one would have sampled.
 
     Args:
         run: what the episodes share.
-        pair: what to play.
-        threads: where the environment answers if its user may block; None: here, at once.
+        pair: task and trial.
+        threads: executor for the environment if its user may block; None: call it directly.
+
+    Returns:
+        The episode.
     """
     began = time.perf_counter()
     attempt, restarts = _Attempt(), 0
@@ -190,7 +213,7 @@ async def play_episode(run: Run, pair: Pair, threads: Executor | None = None) ->
 
 @dataclass
 class _Attempt:
-    """How far an episode has come."""
+    """The state of an attempt to run an episode."""
 
     session: Session | None = None
     actions: list[Action] = field(default_factory=list)
@@ -200,7 +223,7 @@ class _Attempt:
 async def _play(
     run: Run, pair: Pair, attempt: _Attempt, threads: Executor | None
 ) -> tuple[str, str] | None:
-    """Play an episode from its start; return its status and what ended it; None: begin again."""
+    """Run an episode from its start; return its status and reason, or None to restart it."""
     try:
         session = attempt.session = await _in(threads, run.environment.reset, *run.first(pair))
         while not session.done:
@@ -224,10 +247,17 @@ async def _play(
 
 
 def token_rows(episode_id: str, actions: Sequence[Action]) -> list[dict[str, Any]]:
-    """Return the rows of TOKENS, each prompt cut to what it adds to the turn before.
+    """Return the rows of TOKENS, with each prompt reduced to what it adds to the previous turn.
 
-    A prompt that does not begin with the previous turn's prompt and tokens, as where a chat
-    template drops earlier thinking, stands there whole.
+    A prompt that does not extend the previous turn's prompt and tokens is stored completely, for
+    example where a chat template drops earlier thoughts.
+
+    Args:
+        episode_id: id of the episode.
+        actions: the policy's messages.
+
+    Returns:
+        A row for each message with known tokens.
     """
     rows = []
     end: list[int] | None = None  # all tokens up to the end of the previous turn
@@ -251,12 +281,12 @@ def token_rows(episode_id: str, actions: Sequence[Action]) -> list[dict[str, Any
 
 
 def n_tokens(action: Action) -> int | None:
-    """Return how many tokens the policy wrote; None: unknown."""
+    """Return the number of tokens that the policy wrote; None if unknown."""
     return action.n_tokens if action.token_ids is None else len(action.token_ids)
 
 
 def seen_tools(environment: Env) -> list[dict[str, Any]]:
-    """What a policy sees of an environment's tools: their kinds are not for it."""
+    """Return an environment's tools as a policy sees them, without their kinds."""
     return [without_kind(tool) for tool in environment.tools]
 
 
@@ -312,10 +342,10 @@ def _recorded(action: Action) -> bool:
 
 
 def _messages(session: Session | None, actions: Sequence[Action]) -> list[Message]:
-    """Return all messages, those of the policy with what is known of their sampling."""
+    """Return all messages; the policy's have their token counts, and `finish` if they were cut."""
     if session is None:
         return []
-    # tau2-bench's sessions record more than the agent sees: the user's own calls and last word.
+    # tau2-bench's sessions also record the user's own calls and last message.
     record: list[Message] = getattr(session, "record", session.messages)
     played = iter(actions)
     messages = []

@@ -1,13 +1,13 @@
-"""The files of a run: a journal while it plays, whole artifacts once it is complete.
+"""The files of a rollout run: a journal while it runs, complete artifacts at its end.
 
-An episode is appended to `OUT.partial` as it ends, so that a killed run loses only the episodes
-that were live. The complete run is written in the order of its plan, OUT last:
+Each episode is appended to `OUT.partial` when it ends, so a killed run loses only the running
+episodes. The complete run is written in the order of its plan, OUT last:
 
-    rollouts.jsonl            an episode a line (RolloutRow)
+    rollouts.jsonl            one episode per line (RolloutRow)
     rollouts.tokens.parquet   token ids and logprobs as sampled (TOKENS)
-    rollouts.timing.jsonl     seconds of each episode and turn: all that depends on the clock
-    rollouts.meta.json        what made them (JSON lines have no header), the tools, and
-                              how the policy was told of them
+    rollouts.timing.jsonl     seconds of each episode and turn: everything that depends on the clock
+    rollouts.meta.json        provenance (JSON lines have no header), the tools, and how the
+                              prompt described them
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ REPEATED_BY = (
     "settings",
     "seed",
     "inputs",
-)  # of a run's provenance: what episodes follow from
-BLOCK = 200  # turns whose tokens are held as Python objects, some thousand each
+)  # the parts of the provenance that determine the episodes
+BLOCK = 200  # turns whose tokens are in memory as Python objects; a turn has about a thousand
 
 FORCE = "pass --force to start over"
 
@@ -46,13 +46,20 @@ Key = tuple[str, int]  # task id, trial
 
 
 def run_id(made_by: Mapping[str, Any]) -> str:
-    """Return the name of a run: the same for every repetition, another for any other run."""
+    """Return the id of a run, a hash of everything that determines its episodes.
+
+    Args:
+        made_by: provenance of the run.
+
+    Returns:
+        Eight hex digits; a repetition of the run has the same id.
+    """
     spec = {name: made_by[name] for name in REPEATED_BY}
     return hashlib.sha256(orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
 
 
 class _MadeBy(TypedDict):
-    """What a run has to record of its making."""
+    """The required field of a run's provenance."""
 
     settings: dict[str, Any]
 
@@ -66,7 +73,7 @@ class _Tokens(TypedDict):
 
 
 class _Line(TypedDict):
-    """An episode in the journal, as Played has it."""
+    """A line of the journal, with the fields of Played."""
 
     row: RolloutRow
     tokens: list[_Tokens]
@@ -74,31 +81,34 @@ class _Line(TypedDict):
 
 
 class Journal:
-    """The episodes that a run has so far, on disk. The last one of a pair counts."""
+    """The journal of a run's episodes on disk; the last episode of a (task, trial) pair counts."""
 
     def __init__(self, files: RunFiles, made_by: dict[str, Any]) -> None:
-        """Open a journal that exists; see `open_journal`."""
+        """Open an existing journal; see `open_journal`."""
         self._files, self._made_by = files, made_by
-        self._places: dict[Key, int] = {}  # where its line begins
-        self._failed: set[Key] = set()  # whose status is error
+        self._places: dict[Key, int] = {}  # byte offset of each pair's line
+        self._failed: set[Key] = set()  # pairs with status error
         end = self._index()
         self._file = files.partial.open("r+b", buffering=0)
         self._file.truncate(end)
 
     def done(self, key: Key) -> bool:
-        """Whether a pair has been played; one that ended in an error has not."""
+        """Return whether a pair has an episode without an error."""
         return key in self._places and key not in self._failed
 
     def append(self, played: Played) -> None:
-        """Keep an episode, whatever happens to this process from now on.
+        """Append an episode, so that it survives a crash of this process.
+
+        Args:
+            played: the episode.
 
         Raises:
-            InputError: the disk is full, or fails.
+            InputError: the disk is full or fails.
         """
         line = memoryview(orjson.dumps(played._asdict(), option=orjson.OPT_APPEND_NEWLINE))
         place = self._file.seek(0, os.SEEK_END)
         try:
-            while line:  # an unbuffered file may write a part
+            while line:  # an unbuffered write may be partial
                 line = line[self._file.write(line) or 0 :]
         except OSError as error:
             what = f"can't be written: {(error.strerror or str(error)).lower()}"
@@ -111,12 +121,12 @@ class Journal:
         tools: Sequence[dict[str, Any]],
         prompt: Mapping[str, str] | None = None,
     ) -> None:
-        """Write the artifacts, in this order of pairs, and drop the journal.
+        """Write the artifacts and delete the journal.
 
         Args:
-            order: of the episodes.
-            tools: that the policy saw.
-            prompt: how it was told of them (the record of Told); None: unknown.
+            order: pairs in the order of the artifacts.
+            tools: tools that the policy saw.
+            prompt: how the prompt described the tools (record of Told); None: unknown.
         """
         tokens, timing, meta = self._files.sidecars
         keys = list(order)
@@ -128,7 +138,7 @@ class Journal:
             for played in self._played(keys):
                 rows.write(orjson.dumps(played.row, option=orjson.OPT_APPEND_NEWLINE))
                 times.write(orjson.dumps(played.timing, option=orjson.OPT_APPEND_NEWLINE))
-            # Without what else is known of the run: equal episodes make equal bytes.
+            # Only what determines the episodes, so that equal episodes give equal bytes.
             spec = {name: self._made_by[name] for name in REPEATED_BY}
             write_blocks(TOKENS, _blocks(self._played(keys)), tokens, spec)
             told = {"prompt": dict(prompt)} if prompt else {}
@@ -138,12 +148,12 @@ class Journal:
         self.close()
 
     def rows(self) -> Iterator[RolloutRow]:
-        """Yield the episodes that need not be played again, in the order they were played."""
+        """Return the finished episodes without errors, in the order of their first line."""
         done = [key for key in self._places if key not in self._failed]
         return (played.row for played in self._played(done))
 
     def close(self) -> None:
-        """Leave the journal for a later run, if it holds an episode."""
+        """Close the journal; delete it if it holds no episode."""
         self._file.close()
         if not self._places:
             self._files.partial.unlink(missing_ok=True)
@@ -155,7 +165,7 @@ class Journal:
                 yield Played(**orjson.loads(journal.readline()))
 
     def _index(self) -> int:
-        """Find the episodes; return where they end: the last line may be torn."""
+        """Index the episodes; return the end of the last complete line, which may be torn."""
         with self._files.partial.open("rb") as file:
             place = len(file.readline())
             for number, line in enumerate(file, 2):
@@ -179,16 +189,19 @@ class Journal:
 
 
 def open_journal(files: RunFiles, made_by: dict[str, Any], *, resume: bool, force: bool) -> Journal:
-    """Begin a run, or go on with one that was cut off or has episodes that failed.
+    """Begin a run, or resume one that was interrupted or has failed episodes.
 
     Args:
-        files: of the run.
-        made_by: its provenance; a run is resumed only where REPEATED_BY is the same.
-        resume: go on from what there is, if there is anything.
-        force: replace what there is.
+        files: files of the run.
+        made_by: its provenance; a run can be resumed only if REPEATED_BY is unchanged.
+        resume: continue an existing run, if there is one.
+        force: replace an existing run.
+
+    Returns:
+        The journal.
 
     Raises:
-        InputError: there is something, and neither is given; or it is another run's.
+        InputError: there is a run and neither flag is given, or it is a different run.
     """
     begun = _header(files)
     if not resume:
@@ -209,7 +222,7 @@ def open_journal(files: RunFiles, made_by: dict[str, Any], *, resume: bool, forc
 
 
 def _header(files: RunFiles) -> dict[str, Any] | None:
-    """What made the journal; None where there is none, not even its first line."""
+    """Return the journal's provenance; None without a journal or without a complete first line."""
     try:
         with files.partial.open("rb") as file:
             line = file.readline()
@@ -243,7 +256,7 @@ def _read_meta(files: RunFiles) -> dict[str, Any]:
 
 
 def _check_same(recorded: dict[str, Any], made_by: dict[str, Any], where: str) -> None:
-    """Raise InputError, naming the first difference, unless both would make the same episodes."""
+    """Raise InputError with the first difference unless both provenances determine the same run."""
     old, new = ({**side, **side["settings"]} for side in (recorded, made_by))
     settings = {**recorded["settings"], **made_by["settings"]}
     for name in (*settings, "seed", "irc_cli", "inputs"):
@@ -258,7 +271,7 @@ def _shown(value: Any) -> str:
 
 
 def _finished(files: RunFiles) -> Iterator[Played]:
-    """The episodes of a complete run, in the order of its file."""
+    """Yield the episodes of a complete run, in the order of its file."""
     tokens, timing, _ = files.sidecars
     table = read_table(TOKENS, tokens).partition_by("episode_id", as_dict=True)
     with Path(files.out).open("rb") as rows, Path(timing).open("rb") as times:
@@ -270,7 +283,7 @@ def _finished(files: RunFiles) -> Iterator[Played]:
 
 
 def _blocks(episodes: Iterable[Played]) -> Iterator[pl.DataFrame]:
-    """The rows of TOKENS, in frames of about BLOCK rows; at least one frame."""
+    """Yield the rows of TOKENS in frames of about BLOCK rows; at least one frame."""
     block: list[dict[str, Any]] = []
     for played in episodes:
         block += played.tokens
@@ -281,7 +294,7 @@ def _blocks(episodes: Iterable[Played]) -> Iterator[pl.DataFrame]:
 
 
 def _fit(rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether ids are ones that TOKENS holds; an earlier version kept what any server gave."""
+    """Return whether ids fit TOKENS; an earlier version recorded ids without checking them."""
     lists = (ids for row in rows for ids in (row["prompt_ids"], row["token_ids"]))
     return all(0 <= min(ids, default=0) <= max(ids, default=0) <= LARGEST for ids in lists)
 

@@ -1,4 +1,4 @@
-"""Classify every turn of traces into a tier and give it its reward (episodes -> TURNS)."""
+"""Assign every turn of traces a tier and its reward (episodes -> TURNS)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stages.traces.episode import SUCCESS, Episode
 from stages.traces.identity import Renamed, settled
 from stages.traces.notes import why_left_out
 
-CHUNK = 1 << 16  # turns that are held as Python objects before they become columns on disk
+CHUNK = 1 << 16  # turns in memory as Python objects before they are written to disk
 
 
 def _empty() -> dict[str, list[Any]]:
@@ -33,7 +33,7 @@ def _empty() -> dict[str, list[Any]]:
 
 
 class ScoredTurns(NamedTuple):
-    """The turns of one episode: the columns of TURNS that differ from turn to turn."""
+    """The turns of one episode: the columns of TURNS that vary within an episode."""
 
     tool_names: list[list[str]]
     n_tokens: list[int | None]
@@ -45,21 +45,21 @@ class ScoredTurns(NamedTuple):
 
 @dataclass
 class Scored:
-    """Turns of TURNS in memory that does not grow with them, and counts of what was met."""
+    """Scored turns (TURNS), spilled to disk so that memory stays bounded, and counts of them."""
 
-    columns: dict[str, list[Any]] = field(default_factory=_empty)  # of the last turns
-    episodes: int = 0  # that count
-    excluded: Counter[str] = field(default_factory=Counter)  # left out, by reason
-    without_turns: int = 0  # of those left out: no row tells of them
+    columns: dict[str, list[Any]] = field(default_factory=_empty)  # the turns not yet on disk
+    episodes: int = 0  # episodes that count
+    excluded: Counter[str] = field(default_factory=Counter)  # excluded episodes, by reason
+    without_turns: int = 0  # excluded episodes without turns, and so without rows
     calls: int = 0  # of the episodes that count
-    notes: Counter[str] = field(default_factory=Counter)  # what was odd, by name
+    notes: Counter[str] = field(default_factory=Counter)  # oddities, by name
     failures: Counter[str] = field(default_factory=Counter)  # failed tool results, by rule
-    known_gold: bool = False  # an episode's gold actions are known
-    renamed: Renamed = field(default_factory=dict)  # tasks that got another name at the end
+    known_gold: bool = False  # whether the gold actions of any episode are known
+    renamed: Renamed = field(default_factory=dict)  # tasks that are renamed at the end
     _turns: Counter[str] = field(default_factory=Counter)  # of the episodes that count, by tier
     _tasks: set[tuple[str, str]] = field(default_factory=set)  # (source, task id) of these
     _retiered: tuple[Mapping[str, str], Mapping[str, Reward]] | None = None
-    _folder: Path | None = None  # of the turns before the last ones
+    _folder: Path | None = None  # temporary folder of the chunks
     _chunks: list[Path] = field(default_factory=list)
 
     def frame(self) -> pl.DataFrame:
@@ -68,11 +68,11 @@ class Scored:
 
     @property
     def is_large(self) -> bool:
-        """Whether the turns are more than memory should hold."""
+        """Whether turns were spilled to disk."""
         return bool(self._chunks)
 
     def lazy(self) -> pl.LazyFrame:
-        """Return the turns with the names that tasks and tiers have at the end (TURNS)."""
+        """Return the turns with the final names of tasks and tiers (TURNS)."""
         frame = self._last().lazy()
         if self._chunks:
             frame = register_io_source(lambda *_: self._parts(), schema=TURNS.columns)
@@ -86,11 +86,11 @@ class Scored:
         return settled(frame, self.renamed)
 
     def add(self, episode: Episode, turns: ScoredTurns) -> None:
-        """Add an episode's turns, and move full columns to disk.
+        """Add an episode's turns, and spill full columns to disk.
 
         Args:
-            episode: what its trace says of it; its own turns are not looked at.
-            turns: scored.
+            episode: the episode; its own turns are ignored.
+            turns: its scored turns.
         """
         self.known_gold |= episode.gold is not None
         self._count(episode, turns)
@@ -137,19 +137,24 @@ class Scored:
         self.columns = _empty()
 
     def _parts(self) -> Iterator[pl.DataFrame]:
-        """Yield what lies on disk, and the last turns; one part is in memory at a time."""
+        """Yield the chunks on disk, then the last turns; one part is in memory at a time."""
         for chunk in self._chunks:
-            yield pl.read_ipc(chunk.read_bytes())  # a scan would map all of them
+            yield pl.read_ipc(chunk.read_bytes())  # a scan would memory-map all of them
         yield self._last()
 
     def _last(self) -> pl.DataFrame:
-        # Lists of lists enter polars one Python list at a time; as JSON they are read at once.
+        # polars converts nested Python lists one by one; decoding JSON is a single operation.
         names = [orjson.dumps(names).decode() for names in self.columns["tool_names"]]
         lists = pl.Series(names, dtype=pl.String).str.json_decode(TURNS.columns["tool_names"])
         return TURNS.frame(self.columns | {"tool_names": lists})
 
     def rename_tiers(self, names: Mapping[str, str], rewards: Mapping[str, Reward]) -> None:
-        """Call the tiers by other names, and pay their rewards; none depends on gold actions."""
+        """Rename the tiers and pay other rewards; none may depend on gold actions.
+
+        Args:
+            names: new name of each tier.
+            rewards: reward of each new name.
+        """
         self._retiered = names, rewards
 
     def tasks(self) -> int:
@@ -157,7 +162,7 @@ class Scored:
         return len({self.renamed.get(place, place[1]) for place in self._tasks})
 
     def tiers(self) -> dict[str, int]:
-        """Return the turns of each tier over the episodes that count, most first."""
+        """Return the number of turns of each tier in the episodes that count, most first."""
         names = self._retiered[0] if self._retiered else {}
         turns = Counter[str]()
         for tier, count in self._turns.items():
@@ -166,19 +171,19 @@ class Scored:
 
 
 class Scorer:
-    """Scores the episodes of one trace after another under one set of tiers."""
+    """Scorer of the episodes of any number of traces under one set of tiers."""
 
     def __init__(self, tiers: Tiers) -> None:
         self._classifiers = PerDomain(lambda domain: Classifier(tiers, domain))
         self.scored = Scored()
 
     def add(self, episodes: Iterable[Episode], domain: Domain) -> None:
-        """Score episodes whose tools are those of the domain."""
+        """Score the episodes of a domain."""
         for episode in episodes:
             self.scored.add(episode, self.score(episode, domain))
 
     def score(self, episode: Episode, domain: Domain) -> ScoredTurns:
-        """Score an episode's turns, and note what was odd if it counts."""
+        """Score an episode's turns; count its oddities if the episode counts."""
         scored = self.scored
         notes, failures = scored.notes, scored.failures
         if not (episode.counts and episode.turns):

@@ -1,9 +1,9 @@
-"""What a field of a config means and which values it takes, declared once, at the field.
+"""Declarations of config fields: help, bounds and option of a field, in a single place.
 
     lr: Annotated[float, Setting("Learning rate of AdamW.", "Optimisation", low=0)] = 1e-6
 
-The config checks itself against these declarations (`check_settings`), and the command line makes
-its options of them (`irc_cli/options.py`).
+The config checks itself against these declarations (`check_settings`), and the command line derives
+its options from them (`irc_cli/options.py`).
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 @dataclass(frozen=True)
 class Setting:
-    """One field, as a person is told of it.
+    """The declaration of one field.
 
     Attributes:
-        help: a phrase that makes sense alone.
-        panel: of the help, which the field stands in.
+        help: help text; it makes sense alone.
+        panel: panel of the option in --help.
         low: least value; None: no limit.
-        high: greatest value; None: any finite one.
-        above: bound that a value has to be above.
-        below: bound that a value has to be below.
-        choices: the words that are allowed; a field of type Literal needs none here.
-        option: its name on the command line, where that is not the field's.
-        short: the letter of its short option.
-        metavar: what the help shows in the place of a value.
-        shown: what the help shows in the place of the default.
-        none: number that stands for None on the command line.
+        high: greatest value; None: any finite value.
+        above: exclusive lower bound.
+        below: exclusive upper bound.
+        choices: allowed words; not needed for a field of type Literal.
+        option: name of the option, if it differs from the field's name.
+        short: letter of the short option.
+        metavar: placeholder of the value in --help.
+        shown: text shown instead of the default in --help.
+        none: number that means None on the command line.
     """
 
     help: str
@@ -52,7 +52,7 @@ class Setting:
         return any(bound is not None for bound in (self.low, self.high, self.above, self.below))
 
     def allows(self, value: float) -> bool:
-        """Whether a number is within the bounds; NaN never is."""
+        """Return whether a number is within the bounds; NaN never is."""
         return (
             (self.low is None or value >= self.low)
             and (self.above is None or value > self.above)
@@ -62,7 +62,7 @@ class Setting:
 
     @property
     def bounds(self) -> str:
-        """The bounds in words, to follow 'a number'."""
+        """The bounds in words, for use after 'a number'."""
         top = None if self.high is None or math.isinf(self.high) else f"{self.high:g}"
         if self.below is not None:
             top = f"below {self.below:g}"
@@ -72,21 +72,21 @@ class Setting:
 
 
 class Declared(NamedTuple):
-    """A field that is a setting."""
+    """A config field that has a setting."""
 
     name: str
-    kind: Any  # its type, without None
-    default: Any  # MISSING: there is none
+    kind: Any  # type of the field, without None
+    default: Any  # MISSING if there is none
     setting: Setting
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that are allowed; (): the value is no word of a list."""
+        """The allowed words; () if the field is not restricted to words."""
         return self.setting.choices or _words(self.kind)
 
 
 def declared(config: Any) -> tuple[Declared, ...]:
-    """Return the settings among the fields of a dataclass, in their order."""
+    """Return the fields of a dataclass that are settings, in order."""
     hints = get_type_hints(config, include_extras=True)
     rows = []
     for field in fields(config):
@@ -98,7 +98,7 @@ def declared(config: Any) -> tuple[Declared, ...]:
 
 
 def parts(config: Any) -> dict[str, Any]:
-    """Return the dataclasses among the fields of a dataclass, by name."""
+    """Return the fields of a dataclass that are dataclasses, by name."""
     hints = get_type_hints(config)
     kinds = {field.name: hints[field.name] for field in fields(config)}
     return {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
@@ -119,7 +119,7 @@ def check_settings(config: Any) -> None:
 
 
 def _interval(setting: Setting) -> str:
-    """The bounds as mathematics writes them."""
+    """Return the bounds as an interval."""
     if setting.above is not None:
         return f"above {setting.above:g}"
     if setting.below is not None:
@@ -136,7 +136,7 @@ def _metadata(hint: Any) -> tuple[Any, ...]:
 
 
 def _without_none(kind: Any) -> Any:
-    """The other part of an optional type."""
+    """Return a type without None; a union of Literals becomes one Literal."""
     if get_origin(kind) not in (Union, UnionType):
         return kind
     kinds = [part for part in get_args(kind) if part is not NoneType]
@@ -146,5 +146,5 @@ def _without_none(kind: Any) -> Any:
 
 
 def _words(kind: Any) -> tuple[str, ...]:
-    """The words of a type made of Literals; () of any other."""
+    """Return the words of a Literal type; () for any other type."""
     return tuple(get_args(kind)) if get_origin(kind) is Literal else ()

@@ -1,4 +1,4 @@
-"""Counts of a run's episodes while it plays."""
+"""Running counts of a rollout run's episodes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from stages.traces.episode import SUCCESS
 
 @dataclass
 class Tally:
-    """What is known of a run's episodes so far."""
+    """Counts of a run's episodes so far."""
 
-    planned: int
+    planned: int  # episodes of the whole run
     status: Counter[str] = field(default_factory=Counter)
-    failures: Counter[str] = field(default_factory=Counter)  # by what failed
+    failures: Counter[str] = field(default_factory=Counter)  # episodes with errors, by cause
     successes: int = 0
     turns: int = 0
-    tokens: int = 0  # that the policy wrote, as far as they were counted
-    uncounted: int = 0  # turns whose tokens are unknown
-    new_tokens: int = 0  # of this process
-    restarts: int = 0  # of this process: episodes that began again on another server
+    tokens: int = 0  # tokens that the policy wrote, as far as known
+    uncounted: int = 0  # turns with an unknown number of tokens
+    new_tokens: int = 0  # tokens of this process
+    restarts: int = 0  # episodes of this process that restarted on another server
     began: float = field(default_factory=time.monotonic)
 
     @property
     def counted(self) -> int:
-        """Episodes so far."""
+        """The number of episodes so far."""
         return self.status.total()
 
     @property
@@ -39,7 +39,7 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """How long this process has played."""
+        """The running time of this process."""
         return time.monotonic() - self.began
 
     def add(self, row: RolloutRow, *, new: bool = False) -> None:

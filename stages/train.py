@@ -1,4 +1,4 @@
-"""Train a policy on episodes it played, or on messages (rollouts, turns, calibration -> weights).
+"""Train a policy on its rollouts, or on messages (rollouts, turns, calibration -> weights).
 
 The algorithm is PPO's clipped update on turn-level advantages (MT-GRPO arXiv 2505.11821, GTPO
 arXiv 2511.14846, their hybrid arXiv 2604.02869), without a value function:
@@ -7,8 +7,8 @@ arXiv 2511.14846, their hybrid arXiv 2604.02869), without a value function:
         loss = sum over the policy's tokens of  weight * clipped(ratio, advantage)
         one step of AdamW
 
-The advantages are those of `stages.core.advantages`. Left out is sampling: the published loop
-(sample, score, calibrate, train, and again) is several commands.
+The advantages are those of `stages.core.advantages`. Sampling is not part of this module: each step
+of the published loop (sample, score, calibrate, train) is a separate command.
 """
 
 from __future__ import annotations
@@ -36,35 +36,35 @@ from stages.training.trainer import Trainer
 T = TypeVar("T")
 
 HISTORY = 50  # steps whose median is the usual gradient norm
-SETTLING = 10  # steps before one can be told from a spike
-TRIED = 16  # examples that tell what an engine's logprobs are of
+SETTLING = 10  # steps before spikes are detected
+TRIED = 16  # examples used to identify the distribution of an engine's logprobs
 
 
 class TierCodes(NamedTuple):
-    """The tiers that an example's codes mean."""
+    """The tiers behind the examples' codes."""
 
-    names: list[str]
-    values: Mapping[str, float]  # what a turn of each is worth: its sign is what is intended
+    names: list[str]  # indexed by code
+    values: Mapping[str, float]  # value of each tier; its sign is the intended direction
 
 
 class OptimizerStep(NamedTuple):
-    """An optimizer step that was taken."""
+    """A completed optimizer step."""
 
     number: int  # from 1
-    of: int
+    of: int  # steps of the whole run
     log: dict[str, Any]
 
 
 class Known(NamedTuple):
-    """Log-probabilities from before training, a tensor [M] for each example."""
+    """Log-probabilities from before training, a tensor [M] per example."""
 
-    old: list[torch.Tensor | None]  # None: of the step that it is learnt from, whose ratio is 1
-    reference: list[torch.Tensor] | None
-    nuclei: list[Nuclei] | None = None  # None: all were drawn from all words
+    old: list[torch.Tensor | None]  # None: taken from the step's own pass, with ratio 1
+    reference: list[torch.Tensor] | None  # None: no KL term
+    nuclei: list[Nuclei] | None = None  # None: all tokens were sampled from all words
 
 
 class DivergedError(Exception):
-    """A step that must not be taken; the weights are those from before it."""
+    """A step was rejected because training diverges; the weights are those before the step."""
 
     def __init__(self, step: int, what: str, batch: List[Example]) -> None:
         super().__init__(f"step {step}: {what}")
@@ -83,14 +83,17 @@ def train(
 
     Args:
         trainer: model and optimizer, changed in place.
-        examples: all of them.
-        known: log-probabilities of their tokens; None: supervised, every token is to be likelier.
-        tiers: what the examples' tiers are.
-        config: the settings.
-        done: steps that were taken before a restart.
+        examples: all examples.
+        known: log-probabilities of their tokens; None: supervised fine-tuning.
+        tiers: the tiers behind the examples' codes.
+        config: settings of training.
+        done: number of steps taken before a restart.
+
+    Yields:
+        Each step after it was taken.
 
     Raises:
-        DivergedError: the loss is not finite, or the gradient far beyond the usual.
+        DivergedError: loss or gradient norm is not finite, or the norm is far above the usual one.
     """
     plan = steps(examples, config.batch_size, config.epochs, config.seed)
     norms: list[float] = []
@@ -128,14 +131,14 @@ def accumulate(
     scale: float,
     config: TrainConfig,
 ) -> dict[str, float]:
-    """Add up the gradients of a step, however its tokens are spread over passes and processes.
+    """Accumulate the gradients of a step over its passes and processes.
 
     Args:
-        trainer: its weights' gradients are added to.
-        batch: the examples of the step.
-        known: of these examples; None: supervised.
-        scale: of the advantages.
-        config: the settings.
+        trainer: gradients are added to its weights.
+        batch: examples of the step.
+        known: log-probabilities of these examples; None: supervised fine-tuning.
+        scale: factor of the advantages.
+        config: settings of training.
 
     Returns:
         The loss, and means over the tokens.
@@ -171,7 +174,7 @@ def accumulate(
                 reference=tensor([known.reference[i] for i in chosen]) if known.reference else None,
             )
             loss, of_pass = policy_loss(values.logprobs, values.entropy, fixed, config.loss)
-        # Processes average their gradients, and ours are parts of one sum.
+        # accelerate averages gradients over processes, but the loss is a sum.
         trainer.accelerator.backward(loss * trainer.accelerator.num_processes)
         of_pass["loss"] = loss.item()
         sums += counts * np.array([of_pass.get(name, 0.0) for name in names])
@@ -184,20 +187,23 @@ def accumulate(
 def known_logprobs(
     trainer: Trainer, examples: List[Example], reference_model: Trainer | None, config: TrainConfig
 ) -> Known:
-    """Return what the loss compares with, which the first step must not have changed yet.
+    """Compute the log-probabilities that the loss needs from before the first step.
 
     Args:
-        trainer: with the weights from before training.
-        examples: all of them.
-        reference_model: holds the reference of the KL; None: what is trained, as it is before.
-        config: the settings.
+        trainer: trainer with the initial weights.
+        examples: all examples.
+        reference_model: reference model of the KL; None: the initial weights.
+        config: settings of training.
+
+    Returns:
+        The log-probabilities of each example's tokens.
 
     Raises:
-        InputError: the engine's log-probabilities are wanted, and not all are known.
+        InputError: the engine's log-probabilities are required, but some are unknown.
     """
     reference: list[torch.Tensor] | None = None
     nuclei: list[Nuclei] | None = None
-    own: list[torch.Tensor] = []  # logprobs by the trainer, where they are known by now
+    own: list[torch.Tensor] = []  # the trainer's logprobs, if a pass has already computed them
     if any(example.top_p < 1 for example in examples):
         own, nuclei = found_nuclei(trainer, examples, config)
     if config.loss.kl:
@@ -213,7 +219,7 @@ def known_logprobs(
         own = reference
     if own:
         return Known([*own], reference, nuclei)
-    # The first step begins with these weights, so that its pass gives them itself.
+    # The first step starts with these weights, so its own pass computes its logprobs.
     plan = steps(examples, config.batch_size, config.epochs, config.seed)
     first = set(plan[0]) if config.epochs == 1 else set()
     rest = [place for place in range(len(examples)) if place not in first]
@@ -228,13 +234,16 @@ def token_logprobs(
     config: TrainConfig,
     nuclei: List[Nuclei] | None = None,
 ) -> list[torch.Tensor]:
-    """Return the model's log-probabilities of what the policy wrote, [M] for each example.
+    """Return the model's log-probabilities of the policy's tokens, [M] per example.
 
     Args:
-        trainer: holds the model.
-        examples: what was written.
-        config: the settings.
-        nuclei: that each example's tokens are known to be drawn from; None: all words.
+        trainer: trainer with the model.
+        examples: examples with the tokens.
+        config: settings of training.
+        nuclei: nuclei of each example's tokens; None: all words.
+
+    Returns:
+        Log-probabilities in nats, on the CPU.
     """
     device = trainer.accelerator.device
 
@@ -249,7 +258,16 @@ def token_logprobs(
 def found_nuclei(
     trainer: Trainer, examples: List[Example], config: TrainConfig
 ) -> tuple[list[torch.Tensor], list[Nuclei]]:
-    """Return log-probabilities within the nuclei that the model now has, and the nuclei."""
+    """Determine the nuclei under the current weights, and the log-probabilities within them.
+
+    Args:
+        trainer: trainer with the model.
+        examples: examples with the tokens and their top_p.
+        config: settings of training.
+
+    Returns:
+        Log-probabilities and nuclei, per example.
+    """
     device = trainer.accelerator.device
 
     def measure(parts: List[Example], _: List[int]) -> list[tuple[torch.Tensor, Nuclei]]:
@@ -270,13 +288,16 @@ def _measured(
     config: TrainConfig,
     measure: Callable[[List[Example], List[int]], list[T]],
 ) -> list[T]:
-    """Measure something of each example, spread over passes and processes, without gradients.
+    """Apply a function to all examples without gradients, spread over passes and processes.
 
     Args:
-        trainer: holds the model.
-        examples: all of them.
-        config: the settings.
-        measure: of the examples that share a pass, given also their places among all.
+        trainer: trainer with the model.
+        examples: all examples.
+        config: settings of training.
+        measure: function of the examples of a pass and their positions among all.
+
+    Returns:
+        The result of each example.
     """
     measured: dict[int, T] = {}
     trainer.model.eval()
@@ -295,18 +316,20 @@ def _measured(
 def engine_measures_otherwise(
     trainer: Trainer, examples: List[Example], config: TrainConfig
 ) -> str | None:
-    """Return what the engine's log-probabilities are of, if not of what it sampled from.
+    """Identify the distribution of the engine's log-probabilities if it is not the sampling one.
 
-    Servers differ: vLLM's default is temperature 1 and all words, others have the temperature but
-    not top_p. Which it is shows in the numbers: the trainer's own are closest under that reading.
+    Servers differ: vLLM's default is temperature 1 and all words; others apply the temperature but
+    not top_p. The distribution under which the trainer's own log-probabilities are closest to the
+    engine's is taken.
 
     Args:
-        trainer: with the weights that played.
-        examples: some of which were sampled otherwise than at temperature 1 from all words.
-        config: the settings.
+        trainer: trainer with the weights that were sampled from.
+        examples: all examples; only those sampled with top_p below 1 or another temperature than 1
+            are used.
+        config: settings of training.
 
     Returns:
-        The reading, such as "temperature 1, top_p 1"; None: they are as they should be.
+        The distribution, for example "temperature 1, top_p 1"; None if it is the sampling one.
     """
     some = [example for example in examples if np.isfinite(example.engine).all()]
     some = [example for example in some if example.top_p < 1 or example.temperature != 1][:TRIED]
@@ -328,19 +351,37 @@ def engine_measures_otherwise(
         ],
     }
     far = {reading: distance(parts) for reading, parts in readings.items()}
-    return min(far, key=lambda reading: far[reading])  # the first of equals
+    return min(far, key=lambda reading: far[reading])  # ties go to the sampling distribution
 
 
 def dev_loss(trainer: Trainer, examples: List[Example], config: TrainConfig) -> float:
-    """Return the mean loss of a token that is not learnt from, in nats."""
+    """Return the mean loss per token on held-out examples, in nats.
+
+    Args:
+        trainer: trainer with the model.
+        examples: examples of the dev set.
+        config: settings of training.
+
+    Returns:
+        The mean negative log-probability.
+    """
     return -float(torch.cat(token_logprobs(trainer, examples, config)).double().mean())
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Return the learning rate of a step, 1..steps: a linear rise, then the schedule's course."""
+    """Return the learning rate of a step: linear warmup, then the schedule.
+
+    Args:
+        step: number of the step, 1..steps.
+        steps: steps of the whole run.
+        config: settings of training.
+
+    Returns:
+        The learning rate.
+    """
     if step <= config.warmup:
         return config.lr * step / config.warmup
-    share = (step - config.warmup) / max(1, steps - config.warmup)  # of the way, in (0, 1]
+    share = (step - config.warmup) / max(1, steps - config.warmup)  # of the schedule, in (0, 1]
     match config.schedule:
         case "constant":
             return config.lr
@@ -351,7 +392,15 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 
 
 def example_weights(batch: List[Example], config: LossConfig) -> list[np.ndarray[Any, Any]]:
-    """Return the weight of each token in a step's loss, [M] for each example."""
+    """Return the weight of each token in a step's loss, [M] per example.
+
+    Args:
+        batch: examples of the step.
+        config: settings of the loss.
+
+    Returns:
+        Weights.
+    """
     totals: dict[str, float] = {}
     for example in batch:
         totals[example.episode_id] = totals.get(example.episode_id, 0.0) + float(
@@ -374,7 +423,7 @@ def _of(known: Known | None, places: List[int]) -> Known | None:
 
 
 def _diverged(loss: float, norm: float, norms: List[float], spike: float) -> str | None:
-    """Return what is wrong with a step, if anything."""
+    """Return why a step must be rejected; None if it is fine."""
     if not math.isfinite(loss) or not math.isfinite(norm):
         return f"the loss is {loss:g} and the gradient norm {norm:g}"
     if len(norms) >= SETTLING and norm > spike * median(norms):
@@ -383,10 +432,16 @@ def _diverged(loss: float, norm: float, norms: List[float], spike: float) -> str
 
 
 def advantage_log(batch: List[Example], tiers: TierCodes) -> dict[str, Any]:
-    """Return how large a step's advantages are, and what they push where.
+    """Return metrics of a step's advantages.
 
-    The share of the gradient's mass that each tier has, sum of |A| over its tokens; and the share
-    of each tier's turns that are pushed against the sign of its value.
+    Args:
+        batch: examples of the step.
+        tiers: the tiers behind the examples' codes.
+
+    Returns:
+        The root mean square of the advantages; each tier's share of the gradient mass, the sum of
+        |A| over its tokens; and the share of each tier's turns with an advantage against the sign
+        of its value.
     """
     log: dict[str, Any] = {"advantage_rms": _rms(batch)}
     if not tiers.names:
@@ -417,7 +472,7 @@ def _rms(batch: List[Example]) -> float:
 
 
 def memory_gb() -> float:
-    """Return the most memory that this process has held, in GB: of the GPU where there is one."""
+    """Return the peak memory of this process in GB, on the GPU if there is one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     import resource
