@@ -164,7 +164,7 @@ def _verdict(known: ReportInputs, next_step: str) -> dict[str, Any]:
     reasons = objections(known.calibration, known.judged.chosen, known.config)
     chosen = known.judged.chosen
     if reasons:
-        # What is merely undecided says so itself.
+        # An undecided objection begins with that word.
         state = "undecided" if all(r.startswith("undecided") for r in reasons) else "fails"
         plain_reasons = [reason.removeprefix("undecided: ") for reason in reasons]
         said = "is undecided" if state == "undecided" else "says no"

@@ -175,8 +175,8 @@ async def _guarded(run: Run, pair: Pair, threads: Executor | None) -> Played:
     except Exception as error:
         *_, (frame, line) = traceback.walk_tb(error.__traceback__)
         place = f"{Path(frame.f_code.co_filename).name}:{line}"
-        told = f"{type(error).__name__}: {error}"
-        what = f"irc-cli failed at {place}, {' '.join(told.split()):.200}"
+        text = f"{type(error).__name__}: {error}"
+        what = f"irc-cli failed at {place}, {' '.join(text.split()):.200}"
         raise InputError(f"episode '{run.episode_id(pair)}'", what, "report it") from error
 
 

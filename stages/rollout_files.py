@@ -141,8 +141,8 @@ class Journal:
             # Only what determines the episodes, so that equal episodes give equal bytes.
             spec = {name: self._made_by[name] for name in REPEATED_BY}
             write_blocks(TOKENS, _blocks(self._played(keys)), tokens, spec)
-            told = {"prompt": dict(prompt)} if prompt else {}
-            document = {**self._made_by, "tools": tools, **told}
+            described = {"prompt": dict(prompt)} if prompt else {}
+            document = {**self._made_by, "tools": tools, **described}
             about.write(orjson.dumps(document, option=orjson.OPT_INDENT_2))
         self._places.clear()
         self.close()

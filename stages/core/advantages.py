@@ -208,7 +208,7 @@ def _normalised_rewards(reward: Floats, layout: Layout, config: AdvantageConfig)
 
 
 def _sets(layout: Layout, config: AdvantageConfig) -> Codes:
-    """The set within which each turn is normalised, [N]."""
+    """Return the set within which each turn is normalised, [N]."""
     match config.normalise:
         case "turn":
             return layout.cell

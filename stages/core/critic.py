@@ -55,7 +55,7 @@ class Critic(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """What a turn of a tier adds to the forecast, and the standard error of that."""
+    """What a turn of a tier adds to the forecast, each with its standard error."""
 
     tier: str
     first: tuple[float, float]  # as the first turn of its tier

@@ -220,5 +220,5 @@ def _states(tier: Ints, earlier: Codes, turn: Codes, n_tiers: int) -> Floats:
 
 
 def _repeats(earlier: Codes) -> Bools:
-    """Whether each turn is a repeat of its tier that still adds to the forecast."""
+    """Return whether each turn is a repeat of its tier that still adds to the forecast."""
     return (earlier > 0) & (earlier <= MOST_REPEATS)

@@ -227,11 +227,11 @@ class Endpoint:
 
     def _refusal(self, error: Any) -> EndpointError:
         """Return the error for an HTTP status that is not a success."""
-        status, told = error.status_code, error.body
+        status, body = error.status_code, error.body
         if 300 <= status < 400:
             place = shown(error.response.headers.get("location", "nowhere"))
             return self._error(f"HTTP {status}: redirects to {place}, not followed", status)
-        reason = told.get("message") if isinstance(told, dict) else None
+        reason = body.get("message") if isinstance(body, dict) else None
         return self._error(f"HTTP {status}: {reason or error.message}", status)
 
     def _error(self, what: str, status: int | None = None) -> EndpointError:

@@ -59,13 +59,13 @@ def _same(first: Any, second: Any) -> bool:
 
 
 def may_open(value: Any) -> bool:
-    """Whether a value may be a string that holds the JSON of an object or a list.
+    """Return whether a value may be a string that holds the JSON of an object or a list.
 
     Args:
         value: any JSON value.
 
     Returns:
-        True for a string that starts like an object or a list, false for anything else.
+        True for a string that starts like an object or a list, False for anything else.
     """
     return type(value) is str and value.lstrip()[:1] in OPENING
 
