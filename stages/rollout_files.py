@@ -165,7 +165,7 @@ class Journal:
                 yield Played(**orjson.loads(journal.readline()))
 
     def _index(self) -> int:
-        """Index the episodes; return the end of the last complete line, which may be torn."""
+        """Index the episodes; return the end of the last complete line, as the last may be torn."""
         with self._files.partial.open("rb") as file:
             place = len(file.readline())
             for number, line in enumerate(file, 2):

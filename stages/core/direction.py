@@ -243,7 +243,7 @@ def _correlation(x: Floats, y: Floats) -> float:
 
 
 def _constant(x: Floats) -> bool:
-    """Return whether all values are equal up to rounding; the mean of three 0.1 is not quite 0.1."""
+    """Return whether values are equal up to rounding: the mean of three 0.1 is not quite 0.1."""
     return x.size < 2 or bool(np.ptp(x) <= 1e-12 * np.abs(x).max())
 
 
