@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# The environment that trains; then, with the other extras, that of the tests that skip without.
+# `.trains` marks the training environment; `.ready` adds the extras that optional tests need.
 EXTRAS := .venv-extras
 VLLM := .venv-vllm
 VERL := .venv-verl
@@ -27,20 +27,20 @@ demo: $(EXTRAS)/.trains
 	mkdir -p $(dir $(OUT))
 	$(EXTRAS)/bin/irc-cli loop --config data/recipes/demo.yaml --seed $(SEED) -o $(OUT)
 
-# Half an hour on one core. What it makes is in the repository.
+# Takes half an hour on one core. Its output is checked in.
 seed-policy: $(EXTRAS)/.trains
 	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m examples.seed_policy.make
 
-# Hours on two cores; BUDGET ends it after so many minutes, and it goes on next time.
+# Takes hours on two cores. BUDGET stops it after that many minutes; the next call resumes it.
 study: $(EXTRAS)/.trains
 	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m examples.study.make $(if $(BUDGET),--budget $(BUDGET))
 
-# Which estimator's gradient points where the pass rate rises: half an hour on one core.
+# Shows which estimator's gradient points towards a higher pass rate: half an hour on one core.
 gradients: $(EXTRAS)/.trains
 	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m examples.study.gradients
 
-# SmolLM2-135M-Instruct, from its package to RL: hours on two cores, in an environment of 3.3 GB;
-# BUDGET as above.
+# SmolLM2-135M-Instruct, from its package to RL: hours on two cores, in a 3.3 GB environment.
+# BUDGET works as above.
 real: $(REAL)/.ready
 	VLLM_CPU_KVCACHE_SPACE=4 VLLM_LOGGING_LEVEL=ERROR $(REAL)/bin/python -m examples.real.make $(if $(BUDGET),--budget $(BUDGET))
 
@@ -56,7 +56,7 @@ $(EXTRAS)/.trains: pyproject.toml constraints.txt
 
 $(EXTRAS)/.ready: $(EXTRAS)/.trains
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[browser,dev,openai,oracles]' trl
-	# Of tau2's hundred packages its domains need these; to resolve all takes pip many minutes.
+	# tau2's domains need only these of its hundred packages; resolving all takes pip many minutes.
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt toml
 	$(EXTRAS)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps inspect-evals
 	touch $@
@@ -73,31 +73,32 @@ test-extras: $(EXTRAS)/.ready
 	  tests/test_inspect_log.py tests/test_atif.py tests/test_export_atif.py tests/test_dumps.py tests/test_kill.py tests/test_model_code.py \
 	  tests/test_model_folder.py tests/test_corpus.py
 
-# Environments that hold what their file lists, and no more: dependencies are not followed.
+# These environments hold exactly what their file lists; pip resolves no dependencies.
 $(VLLM)/.ready $(VERL)/.ready $(RAY)/.ready $(VERIFIERS)/.ready $(REAL)/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --no-deps --requirement constraints-$*.txt
 	$(@D)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-# Both examples of Ray, on a local cluster: sums by Ray Data, and rollouts with Ray Serve LLM. Its
-# start takes a quiet machine.
+# Both Ray examples on a local cluster: sums with Ray Data, rollouts with Ray Serve LLM. The cluster
+# starts reliably only on an otherwise idle machine.
 test-ray: $(RAY)/.ready
 	$(RAY)/bin/pytest -W default tests/test_shards.py tests/vllm/test_ray_serve.py
 
-# vLLM itself, on the CPU, in an environment of 3 GB. Its imports warn.
+# Tests against vLLM itself on the CPU, in a 3 GB environment. Its imports warn.
 test-vllm: $(VLLM)/.ready
 	$(VLLM)/bin/pytest -W default --durations=3 --ignore tests/vllm/test_server_pool.py tests/vllm
 
-# Two of vLLM's servers: how even their load is, new weights, one killed. Too long for CI.
+# Two vLLM servers: load balance, weight updates, a killed server. Too slow for CI.
 test-fleet: $(VLLM)/.ready
 	$(VLLM)/bin/pytest -W default tests/vllm/test_server_pool.py
 
-# verl itself, which wants an older transformers, in an environment of 2.1 GB. Its imports warn.
+# Tests against verl itself, which needs an older transformers, in a 2.1 GB environment. Its imports
+# warn.
 test-verl: $(VERL)/.ready
 	$(VERL)/bin/pytest -W default --durations=3 tests/verl
 
-# Our environments in verifiers' own evaluation command, in an environment of its own.
+# Runs our environments under verifiers' own evaluation command, in a separate virtual environment.
 test-verifiers: $(VERIFIERS)/.ready
 	$(VERIFIERS)/bin/pytest -W default tests/test_verifiers_env.py
 
@@ -113,18 +114,18 @@ bench: $(READY) $(EXTRAS)/.ready $(VLLM)/.ready $(REAL)/.ready
 	$(VLLM)/bin/python -m tests.bench generation
 	$(REAL)/bin/python -m tests.bench real
 
-# How often calibration errs, by simulation: minutes on one core.
+# Simulates how often calibration errs: minutes on one core.
 validate: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.validate
 
-# Mutated inputs to every reader: two minutes; `make fuzz N=1000000 SEED=1` for a night. What fails
-# is kept in tests/corpus. KINDS names some of the readers.
+# Feeds mutated inputs to every reader for two minutes; `make fuzz N=1000000 SEED=1` runs overnight.
+# Failing inputs are kept in tests/corpus. KINDS selects readers.
 .PHONY: fuzz
 fuzz: $(EXTRAS)/.ready
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m tests.fuzz $(or $(N),20000) $(SEED) $(KINDS)
 
-# Commands killed at random moments, N times each, and what they leave: `make kill N=1000
-# COMMANDS=rollout`.
+# Kills commands at random moments, N times each, and checks what they leave behind:
+# `make kill N=1000 COMMANDS=rollout`.
 .PHONY: kill
 kill: $(EXTRAS)/.ready
 	$(EXTRAS)/bin/python -m tests.kill --kills $(or $(N),10) --seed $(SEED) $(COMMANDS)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one go: vLLM's rollouts, a training step's speed, MFU and peak
-# memory beside TRL's, a round of the loop, and two steps of verl.
+# memory against TRL's, a round of the loop, and two steps of verl.
 #
 #   examples/gpu_check.sh [MODEL] [FOLDER]     # Qwen/Qwen3-0.6B and out/gpu
 #
-# From a clone of the repository on a machine with a GPU, Python and network: it makes two
-# environments (some 15 GB) beside the others. What is done is skipped; delete FOLDER to start anew.
-# Every check runs, and the last lines say which failed.
+# Run it from a clone of the repository on a machine with a GPU, Python and a network connection. It
+# makes two environments (some 15 GB) beside the others. Checks that passed before are skipped;
+# delete FOLDER to start over. Every check runs, and the last lines name those that failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 model=${1:-Qwen/Qwen3-0.6B}
@@ -18,7 +18,7 @@ nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader ||
 mkdir -p "$out"
 failed=()
 
-# check NAME COMMAND...: run a command once, with what it prints in a log.
+# check NAME COMMAND...: run a command once and log its output.
 check() {
   local name=$1
   shift

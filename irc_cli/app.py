@@ -1,4 +1,4 @@
-"""The typer app: names of the commands, loaded when they are called, and how errors end."""
+"""The typer app: commands that load when called, and errors as one line and an exit code."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from stages.errors import InputError
 from stages.serving.address import without_secrets
 from stages.tables.inputs import keeping
 
-_READ = re.compile("FILE|DIR|TRACES|TURNS|ROLLOUTS")  # metavars of what is read
+_READ = re.compile("FILE|DIR|TRACES|TURNS|ROLLOUTS")  # metavars of inputs
 
-# What the system may refuse a command that is right: rights, space, a disk that works.
+# Errors of the system, not of ours: permissions, disk space, I/O errors, too many open files.
 REFUSALS = (
     {errno.EACCES, errno.EPERM, errno.EROFS}
     | {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -49,7 +49,7 @@ COMMANDS = {
 
 
 def without_types(parameters: list[Any]) -> list[Any]:
-    """Have the help show no types: a flag takes no value, and arguments have names."""
+    """Hide types in the help: flags take no value, and arguments have metavars."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
@@ -59,7 +59,7 @@ def without_types(parameters: list[Any]) -> list[Any]:
 
 
 def _is_read(parameter: Any) -> bool:
-    """Whether a parameter names files or folders that the command reads, and doesn't write."""
+    """Return whether a parameter names files or folders that the command only reads."""
     written = getattr(parameter, "rich_help_panel", None) == "Output"
     if written or parameter.name in ("keep_rollouts", "online"):
         return False
@@ -67,16 +67,16 @@ def _is_read(parameter: Any) -> bool:
 
 
 class PlainCommand(TyperCommand):
-    """A command whose help shows panels and no types, and that replaces none of its inputs."""
+    """A command whose help shows panels and no types, and which never overwrites its inputs."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, which can't write over what its options name to be read."""
+        """Run the command, and refuse to overwrite its input files."""
         paths: list[str] = []
         for parameter in filter(_is_read, self.params):
             given = ctx.params.get(str(parameter.name)) or ()
             paths += [given] if isinstance(given, str) else given
-        if not gc.isenabled():  # by `main`: the imports are done
-            gc.freeze()  # no collection looks through them again, nor does the end of the process
+        if not gc.isenabled():  # disabled by `main`; the imports are done now
+            gc.freeze()  # collections skip the imported objects from now on, also at exit
             gc.enable()
         with keeping(paths):
             return super().invoke(ctx)
@@ -86,14 +86,14 @@ class PlainCommand(TyperCommand):
         return without_types(super().get_params(ctx))
 
     def get_help_option(self, ctx: Any) -> Any:
-        """Return `--help`, in a panel as all options are."""
+        """Return `--help`, placed in a panel like all options."""
         option: Any = super().get_help_option(ctx)
         if option:
             option.rich_help_panel = "Output"
         return option
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return what follows the command's name in the line 'Usage:'."""
+        """Return the pieces after the command's name in the 'Usage:' line."""
         arguments = [part for part in self.params if isinstance(part, TyperArgument)]
         return ["[OPTIONS]", *(str(argument.metavar) for argument in arguments)]
 
@@ -108,7 +108,7 @@ class LazyGroup(TyperGroup):
         return without_types(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Return the real command in the place of its name in the help."""
+        """Return the real command instead of the placeholder that the help lists."""
         name, _, rest = super().resolve_command(ctx, args)
         module = import_module(self.modules[str(name)][0])
         if hasattr(module, "app"):  # a group of commands
@@ -118,7 +118,7 @@ class LazyGroup(TyperGroup):
         return name, typer.main.get_command(single), rest
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
-        """Run, and end with the exit code: 0 done, 1 no, 2 bad input, 130 interrupted."""
+        """Run and exit with 0 (done), 1 (a check fails), 2 (bad input) or 130 (interrupted)."""
         options["standalone_mode"] = False
         try:
             code = super().main(args, *rest, **options)
@@ -133,7 +133,7 @@ class LazyGroup(TyperGroup):
 
 
 def _refused(error: OSError) -> int:
-    """Tell what the system refuses; every other error is ours, and a traceback."""
+    """Report an error of the system; re-raise any other error, which is a bug of ours."""
     if error.errno not in REFUSALS:
         raise error
     reason = (error.strerror or str(error)).lower()
@@ -141,7 +141,7 @@ def _refused(error: OSError) -> int:
         return _fail(f"{error.filename}: {reason}; check its permissions and the disk")
     if error.errno != errno.ENOSPC:
         raise error
-    # What is still buffered has nowhere to go; flushing it at exit would fail again.
+    # Discard what is still buffered: flushing it at exit would fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return _fail(f"standard output: {reason}; free space or write elsewhere")
 
@@ -162,7 +162,7 @@ def _usage(error: typer.TyperException) -> int:
 
 
 def group(cls: type[LazyGroup], *, completion: bool = False) -> typer.Typer:
-    """Return an app that names its commands, and loads none of them."""
+    """Return an app that lists its commands without loading them."""
     named = typer.Typer(
         cls=cls,
         no_args_is_help=True,
@@ -200,8 +200,8 @@ def main_options(
 
 def main() -> None:
     """Run the command line; the entry point of `irc-cli`."""
-    gc.disable()  # imports make hundreds of thousands of objects, and next to no garbage
-    # Into a closed pipe (`| head`) end quietly with 141, as other tools do; 1 is a check's "no".
+    gc.disable()  # imports create hundreds of thousands of objects and hardly any garbage
+    # On a closed pipe (`| head`), end quietly with 141 like other tools; 1 means a failed check.
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     app(prog_name="irc-cli")

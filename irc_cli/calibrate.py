@@ -1,4 +1,4 @@
-"""`irc-cli calibrate`: turns in, what each tier is worth and where advantages push out."""
+"""`irc-cli calibrate`: turns in, tier values and advantage checks out."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def command(
 
 
 def run(request: Request) -> None:
-    """Do what a call asks for: check it, calibrate, write and report."""
+    """Check a request, calibrate, write the outputs and report."""
     check_request(request)
     check_local(request)
     if request.plots:
@@ -94,19 +94,19 @@ def run(request: Request) -> None:
 
 
 class _Results(NamedTuple):
-    """All that a call found."""
+    """The results of one call."""
 
     calibration: Calibration
     notes: Counter[str]
-    origin: dict[str, Any]  # what made it
+    origin: dict[str, Any]  # lineage
     read: Turns | None = None  # None: there are only sums
-    turns: TurnArrays | None = None  # those that count
+    turns: TurnArrays | None = None  # of the counted episodes
     checks: BothChecks | None = None
     changes: Changes | None = None
     tests: tuple[Elsewhere, ...] = ()
     state: Online | None = None  # of --online
     objections: tuple[str, ...] = ()
-    sample: Sample | None = None  # of the turns that were checked; None: all
+    sample: Sample | None = None  # the turns that were checked; None: all
 
 
 def _write_shard(request: Request) -> None:
@@ -135,7 +135,7 @@ def _from_sums(request: Request) -> _Results:
 
 
 def _from_stream(request: Request) -> _Results:
-    """Calibrate without holding the turns, and check what those of some groups push (--stream)."""
+    """Calibrate a stream of turns, and check the advantages of a sample of groups (--stream)."""
     origin = _origin(request)
     calibration, sample = stream_turns(request.inputs, request.config, request.seed)
     checks, changes = _checked(request, calibration, turn_arrays(sample.turns))
@@ -151,7 +151,7 @@ def _from_stream(request: Request) -> _Results:
 
 
 def _from_turns(request: Request) -> _Results:
-    """Calibrate turns, check what their advantages push, and test the values on other turns."""
+    """Calibrate turns, check their advantages, and test the values on other turns."""
     state = None
     if request.online:
         state = open_online(request.online, request.config.measure, request.half_life)
@@ -184,7 +184,7 @@ def _from_turns(request: Request) -> _Results:
 def _checked(
     request: Request, calibration: Calibration, turns: TurnArrays
 ) -> tuple[BothChecks, Changes | None]:
-    """Judge the rewards, and hold the calibration against an earlier one."""
+    """Check the advantages, and compare the calibration with an earlier one."""
     given = None
     if request.advantages:
         given = given_advantages(turns, read_columns(request.advantages), request.advantages)
@@ -205,7 +205,7 @@ def _checked(
 
 
 def _digests(request: Request, state: Online | None = None) -> dict[str, str | None]:
-    """Return the sha256 of each file that is read; what an object store has is not read twice."""
+    """Return the sha256 of each input; None in an object store, where hashing needs a download."""
     read = list(request.read)
     if state and state.additions:
         read.append(str(request.online))
@@ -217,7 +217,7 @@ def _origin(
     state: Online | None = None,
     digests: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """Return what artifacts record of their making."""
+    """Return the lineage that artifacts record."""
     made_with = request.settings()
     if state:
         made_with["online"] = {"half_life": state.half_life} | asdict(request.gate)
@@ -226,16 +226,16 @@ def _origin(
 
 
 def _notes(request: Request, calibration: Calibration) -> Counter[str]:
-    """Return notes on what was left out, and on what the figures are not."""
+    """Return notes on excluded episodes, pooled tasks and tiers that the paper lacks."""
     notes = left_out({"crashed or without an outcome": calibration.excluded})
     if request.config.correlation == "auto" and calibration.correlation == "pooled":
         notes["tasks pooled, for too few have mixed outcomes"] = calibration.tasks
     if request.method == method.PAPER_TIERS:
-        notes += _tiers_of_others(calibration)
+        notes += _tiers_not_in_paper(calibration)
     return notes
 
 
-def _tiers_of_others(calibration: Calibration) -> Counter[str]:
+def _tiers_not_in_paper(calibration: Calibration) -> Counter[str]:
     """Return notes on the turns of tiers that the paper does not have."""
     ranked = load_tiers(method.PAPER_TIERS).rank
     todo = f"score with --tiers {method.PAPER_TIERS}"
@@ -249,10 +249,10 @@ def _tiers_of_others(calibration: Calibration) -> Counter[str]:
 
 
 def _write(request: Request, results: _Results) -> None:
-    """Write all outputs, which appear together."""
+    """Write all outputs, so that they appear together."""
     following = results.state.document() if results.state else None
     both = results.checks and (results.checks.before, results.checks.after)
-    with together():  # the first appears last: until then the command may be run again
+    with together():  # the first file appears last: until then the command can be rerun
         if results.state and request.online:
             write_online(results.state, request.online, results.origin)
         if request.out:
@@ -281,11 +281,11 @@ def _write(request: Request, results: _Results) -> None:
 
 
 def _write_report(request: Request, results: _Results) -> None:
-    """Write what people read: the page, and its first screen as Markdown."""
+    """Write the HTML page, and its first screen as Markdown."""
     from irc_cli.report import write_reports
     from stages.report import ReportInputs
 
-    assert results.read and results.turns and results.checks  # there are no sums here
+    assert results.read and results.turns and results.checks  # `check_request` refuses sums
     known = ReportInputs(
         results.read.frame,
         results.turns,

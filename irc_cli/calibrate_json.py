@@ -17,14 +17,14 @@ def document(
     config: CalibrateConfig,
     objections: list[str],
 ) -> dict[str, Any]:
-    """Return everything that is known, as plain values.
+    """Return a calibration and its checks as plain values.
 
     Args:
-        calibration: what the tiers tell.
-        checks: of the rewards; None: no turns were there to judge by.
-        changes: since an earlier calibration; None: none was given.
-        config: how it was calibrated.
-        objections: why a check says no.
+        calibration: statistics and values of the tiers.
+        checks: checks of the advantages; None: there were no turns to check.
+        changes: changes since an earlier calibration; None: none was given.
+        config: settings of the calibration.
+        objections: reasons why the check fails.
     """
     plain = calibration._asdict() | {"tiers": [tier._asdict() for tier in calibration.tiers]}
     plain["strata"] = strata_rows(calibration)
@@ -44,7 +44,7 @@ def document(
 
 
 def tested(elsewhere: Elsewhere) -> dict[str, Any]:
-    """Return what the values are worth on other turns, as plain values."""
+    """Return the test of the values on other turns as plain values."""
     rows = [row._asdict() for row in elsewhere.tiers]
     farmability = elsewhere.farmability._asdict()
     return elsewhere._asdict() | {"tiers": rows, "farmability": farmability}

@@ -1,4 +1,4 @@
-"""How a calibration looks on a terminal."""
+"""The terminal report of a calibration."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from stages.core.critic import MOST_REPEATS, Critic, gains
 
 # Columns from r = -1 to r = 1; odd, so that 0 has one.
 _FOREST_WIDTH, _NARROW_FOREST_WIDTH = 25, 15
-_WIDE = 130  # columns of the full tables
-_MEDIUM = 100  # columns with what a tier tells elsewhere and early
-_STRATA_SHOWN = 8  # policies or domains of a tier; the others are in --json
+_WIDE = 130  # terminal width for the full tables
+_MEDIUM = 100  # terminal width for the held-out and landmark columns
+_STRATA_SHOWN = 8  # policies or domains shown per tier; the others are in --json
 _STATUS_STYLE = {"discriminative": "green", "undecided": "yellow"}
 _VERDICT_STYLE = {"aligned": "green", "misaligned": "red", "undecided": "yellow"}
 
@@ -32,7 +32,7 @@ def print_report(
     critic: bool,
     stderr: bool,
 ) -> None:
-    """Print the tiers, where the advantages push before and after, and what to do next."""
+    """Print the tiers, the advantage checks before and after, and the next step."""
     out = console.console(stderr=stderr)
     console.heading(
         f"{result.episodes:,} episodes of {result.tasks:,} tasks ({result.mixed_tasks:,} mixed), "
@@ -62,7 +62,7 @@ def print_report(
         out.print(_direction_table(*checks, wide=wide))
         for name, judgement in zip(("before", "after"), checks, strict=True):
             out.print(_summary(name, judgement, settings))
-            if idle := _pushed_for_nothing(judgement):
+            if idle := _pushed_without_value(judgement):
                 out.print(f"  pushed without a value: {', '.join(idle)}")
         out.print(_farming_table(*checks))
         out.print("A mean over a tier is a diagnosis, not proof of causal credit.", style="dim")
@@ -73,7 +73,7 @@ def print_report(
 
 
 def print_sample(sample: Sample, *, stderr: bool) -> None:
-    """Print on which part of the turns advantages were checked."""
+    """Print which share of the turns the advantage checks cover."""
     text = (
         f"advantages are checked on {sample.groups:,} of {sample.of_groups:,} groups, chosen at "
         f"random: {sample.turns.height:,} of {sample.of_turns:,} turns"
@@ -82,7 +82,7 @@ def print_sample(sample: Sample, *, stderr: bool) -> None:
 
 
 def print_test(test: Elsewhere, *, stderr: bool) -> None:
-    """Print what the values are worth on other turns."""
+    """Print the test of the values on other turns."""
     out = console.console(stderr=stderr)
     console.heading(
         f"on {test.turns}: {test.episodes:,} episodes of {test.tasks:,} tasks, "
@@ -104,7 +104,7 @@ def print_test(test: Elsewhere, *, stderr: bool) -> None:
 
 
 def print_online(state: Online, *, stderr: bool) -> None:
-    """Print what the newest episodes did to the gates."""
+    """Print the newest addition, and the gates that it opened or closed."""
     number = len(state.additions)
     console.heading(
         f"iteration {number:,}: {state.additions[-1].episodes:,} episodes more, at a half-life of "
@@ -121,7 +121,7 @@ def print_online(state: Online, *, stderr: bool) -> None:
 def next_step(
     result: Calibration, checks: tuple[CheckResult, CheckResult] | None, settings: CalibrateConfig
 ) -> str:
-    """Say in one sentence what the figures ask for."""
+    """Return the recommended next step as one sentence."""
     telling = [tier for tier in result.tiers if tier.status == "discriminative"]
     undecided = [tier for tier in result.tiers if tier.status == "undecided"]
     more = min((tier.more_episodes for tier in undecided if tier.more_episodes), default=0)
@@ -149,7 +149,7 @@ def next_step(
 
 
 def _strata_table(result: Calibration) -> Any:
-    """What policies and domains say of the tiers, each and together."""
+    """Return a table of each tier's r by policy or domain, and of their mean."""
     table = console.table("tier", "policy or domain", "r", "I2", "they", left=(0, 1, 4))
     for tier in result.strata:
         if tier.mean is not None:
@@ -280,7 +280,7 @@ def _summary(name: str, judgement: CheckResult, settings: CalibrateConfig) -> Te
 
 
 def _critic_table(critic: Critic) -> Any:
-    """What a turn of each tier adds to the forecast of the outcome."""
+    """Return a table of what a turn of each tier adds to the forecast of the outcome."""
     table = console.table("tier", "first turn adds", "each repeat adds", left=(0,))
     for row in gains(critic):
         first, again = (f"{gain:+.3f} +- {error:.3f}" for gain, error in (row.first, row.again))
@@ -293,7 +293,7 @@ def _critic_table(critic: Critic) -> Any:
 
 
 def _farming_table(before: CheckResult, after: CheckResult) -> Any:
-    """What failures earn by repeating tiers and by length, under both reward sets."""
+    """Return a table of what failures earn by repetition and length, under both reward sets."""
     table = console.table("what rewards pay for", "before", "after", left=(0,))
     farming = (before.farmability, after.farmability)
     sums = (f"{_signed(side.failure_reward)}, {_signed(side.success_reward)}" for side in farming)
@@ -324,8 +324,8 @@ def _with_interval(r: float | None, low: float | None, high: float | None) -> st
     return _signed(r) + ("" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]")
 
 
-def _pushed_for_nothing(judgement: CheckResult) -> list[str]:
-    """Return the tiers without a value that the advantages surely push one way."""
+def _pushed_without_value(judgement: CheckResult) -> list[str]:
+    """Return the tiers of value 0 whose mean advantage has an interval that excludes 0."""
     return [
         row.tier
         for row in judgement.direction

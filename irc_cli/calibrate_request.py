@@ -1,4 +1,4 @@
-"""What a call of `irc-cli calibrate` asks for, and whether its options fit together."""
+"""The options of an `irc-cli calibrate` call, and the checks that they fit together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.errors import InputError
 from stages.settings import Setting
 from stages.tables.paths import files_of, remote
 
-OF_SUMS = ("partial", "merge", "stream")  # ways to calibrate that never hold the turns
+OF_SUMS = ("partial", "merge", "stream")  # ways to calibrate that never hold all turns in memory
 
 
 SHARDS = "Shards"  # panel of the help
@@ -25,7 +25,7 @@ SHARDS = "Shards"  # panel of the help
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The options of one call, and the files that it names."""
+    """The options of one call, and its input files."""
 
     config: CalibrateConfig
     landmark: Annotated[
@@ -117,11 +117,11 @@ class Request:
     printing: options.Writing
     method: str | None = None
     inputs: list[str] = field(default_factory=list)  # files
-    tests: dict[str, list[str]] = field(default_factory=dict)  # files by the name that was given
+    tests: dict[str, list[str]] = field(default_factory=dict)  # files by the given name
 
     @property
     def ways(self) -> tuple[str, ...]:
-        """Those of OF_SUMS that are asked for; none: from the turns themselves."""
+        """The requested ways of OF_SUMS; empty: the turns themselves are calibrated."""
         return tuple(way for way in OF_SUMS if getattr(self, way))
 
     @property
@@ -131,30 +131,30 @@ class Request:
 
     @property
     def has_checks(self) -> bool:
-        """Whether turns, or some of them, are there to judge advantages by."""
+        """Whether there are turns, or a sample of them, to check advantages on."""
         return self.way in ("turns", "stream")
 
     @property
     def beside(self) -> str | None:
-        """Where the advantages go."""
+        """The path of the advantages; None: they are not written."""
         if self.ways or not self.out or self.out == "-":
             return None
         return str(Path(self.out).with_name("advantages.parquet"))
 
     @property
     def read(self) -> list[str]:
-        """All files that are read, but for the state of --online."""
+        """All input files except the state of --online."""
         named = [*self.inputs, self.previous, self.advantages]
         named += [path for paths in self.tests.values() for path in paths]
         return [path for path in named if path]
 
     def settings(self) -> dict[str, Any]:
-        """What artifacts record of the options."""
+        """Return the options that artifacts record."""
         return {"calibrate": asdict(self.config), "advantage": asdict(self.estimator)}
 
 
 def with_files(request: Request, inputs: list[str]) -> Request:
-    """Return a request with the files that its inputs and tests mean.
+    """Return a request with its inputs and tests resolved to files.
 
     Raises:
         InputError: a folder or pattern without files.
@@ -164,7 +164,7 @@ def with_files(request: Request, inputs: list[str]) -> Request:
 
 
 def check_request(request: Request) -> None:
-    """Raise InputError where options contradict each other or do nothing."""
+    """Raise InputError if options contradict each other or do nothing."""
     _check_gate(request.gate)
     _check_online(request)
     _check_sums(request)
@@ -179,7 +179,7 @@ def check_request(request: Request) -> None:
 
 
 def _check_critic(request: Request) -> None:
-    """Raise InputError where --advantage potential has no critic or nothing to do with it."""
+    """Raise InputError if --advantage potential has no turns to fit, or would go unused."""
     if request.estimator.estimator != "potential":
         return
     if request.ways:
@@ -231,7 +231,7 @@ def _check_sums(request: Request) -> None:
 
 
 def check_local(request: Request) -> None:
-    """Raise InputError for what --online can't know again."""
+    """Raise InputError for remote inputs, which --online can't recognise by their sha256."""
     if request.online and any(map(remote, request.inputs)):
         what = "recognises turns by their sha256, which needs a local file"
         raise InputError("--online", what, "copy them from the object store first")

@@ -1,4 +1,4 @@
-"""`irc-cli compare-args`: two values, or the calls of traces and their gold actions."""
+"""`irc-cli compare-args`: compare two values, or the calls of traces with their gold actions."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class CompareOptions:
 
     @property
     def of_values(self) -> bool:
-        """Whether two values are compared, and no traces."""
+        """Whether two values are compared instead of traces."""
         return self.expected is not None or self.actual is not None
 
 
@@ -188,15 +188,15 @@ def _rules(tool: str | None, domain: str | None) -> ToolRules:
 class _Side(NamedTuple):
     """One of two values."""
 
-    value: Any  # of a call: its arguments
+    value: Any  # for a call: its arguments
     repaired: bool  # read as a Python literal
     name: str | None = None  # of a call
-    form: str | None = None  # in which the call was written
+    form: str | None = None  # the API form in which the call was written
     document: Any = None  # the call as it was given
 
 
 def _is_json(text: str) -> bool:
-    """Whether an argument is a value, and no path."""
+    """Return whether an argument is a JSON value and not a path."""
     return text.lstrip().startswith(("{", "[")) and not Path(text).exists()
 
 
@@ -204,11 +204,11 @@ def _sides(expected: str, actual: str, *, raw: bool) -> tuple[_Side, _Side]:
     if expected == actual == "-":
         raise InputError("--actual", "standard input is taken by --expected", "give a file")
     left, right = _side("--expected", expected, raw=raw), _side("--actual", actual, raw=raw)
-    return _beside(right, left), _beside(left, right)
+    return _as_arguments(left, right), _as_arguments(right, left)
 
 
 def _side(option: str, given: str, *, raw: bool) -> _Side:
-    """Read a value, and take a call out of what APIs write around it."""
+    """Read a value; unwrap a call from its API format."""
     parsed = _value(option, given)
     repaired = parsed.problem == PYTHON_REPR
     if raw:
@@ -223,10 +223,10 @@ def _side(option: str, given: str, *, raw: bool) -> _Side:
     return _Side(call.arguments, repaired, call.name, call.form, parsed.value)
 
 
-def _beside(call: _Side, side: _Side) -> _Side:
-    """Return a side, as arguments where it has the keys of the arguments of a call beside it."""
-    keys = [value.keys() for value in (call.value, side.document) if isinstance(value, dict)]
-    if None in (call.name, side.name) or len(keys) < 2 or keys[0] != keys[1]:
+def _as_arguments(side: _Side, other: _Side) -> _Side:
+    """Return a side, as plain arguments if its keys are those of the other call's arguments."""
+    keys = [value.keys() for value in (other.value, side.document) if isinstance(value, dict)]
+    if None in (other.name, side.name) or len(keys) < 2 or keys[0] != keys[1]:
         return side
     return _Side(side.document, side.repaired)
 
@@ -272,7 +272,7 @@ def _print_values(
 
 
 def _forms(sides: tuple[_Side, _Side]) -> dict[str, str | None]:
-    """Return whose form each side's call was written in; None: arguments. Empty without a call."""
+    """Return the API form of each side's call; None: plain arguments. Empty without a call."""
     forms = {name: side.form for name, side in zip(("expected", "actual"), sides, strict=True)}
     return forms if any(forms.values()) else {}
 
@@ -284,9 +284,9 @@ def _report_values(
     verdict, style = ("different", "red") if differing else ("equal", "green")
     screen.print(f"{verdict} ({mode})", style=style)
     if forms := _forms(sides):
-        told = ", ".join(f"{side} {form or 'arguments'}" for side, form in forms.items())
+        listed = ", ".join(f"{side} {form or 'arguments'}" for side, form in forms.items())
         compared = "names and arguments" if all(forms.values()) else "arguments only"
-        screen.print(f"calls unwrapped: {told}; {compared} compared")
+        screen.print(f"calls unwrapped: {listed}; {compared} compared")
     if explain and differing:
         table = console.table("path", "expected", "actual", "rule", left=(0, 1, 2, 3))
         for path, left, right, rule in differing:

@@ -29,7 +29,7 @@ class PlainConsole(Console):
     """A console on which all text is data: one line, no markup, no control codes."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return any text that is printed, the cells of tables too."""
+        """Return the printable form of any printed text, including table cells."""
         return super().render_str(printable(text), **options)
 
 
@@ -62,7 +62,7 @@ def table(*columns: str, left: tuple[int, ...] = (0,)) -> Table:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document on standard output; an undefined number is null."""
-    # JSON lets through what acts on a terminal; as escapes it is the same document.
+    # JSON may hold characters that act on a terminal; escaped, the document is the same.
     text = _UNSEEN.sub(_escaped, as_json(document, orjson.OPT_INDENT_2))
     sys.stdout.buffer.write(text.encode() + b"\n")
     sys.stdout.flush()
@@ -74,15 +74,15 @@ def _escaped(hit: re.Match[str]) -> str:
 
 @at_any_depth
 def as_json(value: object, option: int = 0) -> str:
-    """Return JSON of any value that can be read from JSON.
+    """Return the JSON text of any value that JSON can hold.
 
     Args:
-        value: maybe with numpy's numbers, whose NaN is null.
-        option: of orjson.
+        value: the value; numpy numbers are allowed, and NaN becomes null.
+        option: orjson's option flags.
     """
     try:
         return orjson.dumps(value, option=option | orjson.OPT_SERIALIZE_NUMPY).decode()
-    except orjson.JSONEncodeError:  # deep, more than 64 bits, a Decimal, half a surrogate pair
+    except orjson.JSONEncodeError:  # too deep, over 64 bits, a Decimal, a lone surrogate
         return json.dumps(value, indent=2 if option & orjson.OPT_INDENT_2 else None, default=str)
 
 
@@ -93,7 +93,7 @@ def note(text: str, *, quiet: bool = False) -> None:
 
 
 def progress(items: Iterable[T], what: str, *, quiet: bool = False) -> Iterator[T]:
-    """Yield the items; after a second, show how many on standard error if it is a terminal."""
+    """Yield the items; after a second, show their count on standard error if it is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield from items
         return
@@ -116,9 +116,13 @@ def progress(items: Iterable[T], what: str, *, quiet: bool = False) -> Iterator[
 def made_by(
     command: str, settings: Mapping[str, Any], seed: int | None, inputs: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """Return what an artifact records of its making; `inputs` maps each path to its sha256.
+    """Return the lineage that an artifact records.
 
-    The sha256 of what lies in an object store is null.
+    Args:
+        command: name of the command, such as "export messages".
+        settings: settings of the command.
+        seed: seed of the command; None: it has none.
+        inputs: sha256 of each input by its path; None: the input is in an object store.
     """
     return {
         "irc_cli": __version__,

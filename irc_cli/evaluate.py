@@ -1,4 +1,4 @@
-"""`irc-cli eval`: traces in, how well the policy does out."""
+"""`irc-cli eval`: traces in, measures of the policy out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COMPARISON, PLAYING = "Comparison", "Playing"  # panels of the help
 
 @dataclass(frozen=True)
 class Measuring:
-    """What is measured, and held against what."""
+    """What is measured, and what it is compared with."""
 
     against: Annotated[
         tuple[str, ...],
@@ -80,7 +80,7 @@ class Measuring:
     ] = None
 
     def settings(self, domain: str | None) -> dict[str, Any]:
-        """What the document records of it."""
+        """Return the options that the document records."""
         against, trained_on = list(self.against) or None, list(self.trained_on) or None
         return {"against": against, "domain": domain, "by_task": self.by_task} | {
             "env": self.env,
@@ -111,7 +111,7 @@ def command(
     settings = asked.settings(source.domain)
     settings |= {**source.settings, "tokenizer": play.policy.tokenizer}
     other = None
-    if asked.against:  # first: a mistake shows before all is played
+    if asked.against:  # first, so that a mistake shows before any episode is played
         reader = source.reader(list(asked.against), quiet=printing.quiet, copies=Copies(), **named)
         other = MeasuredTraces(reader.paths, reader, _measure(reader))
     replayer = None
@@ -157,7 +157,7 @@ def _write_files(
     """Write the document, and the bad lines of the traces."""
     if out:
         digests = this.reader.digests | (other.reader.digests if other else {})
-        if asked.policy and not asked.keep_rollouts:  # a temporary path tells nothing
+        if asked.policy and not asked.keep_rollouts:  # the folder is temporary
             digests = {Path(path).name: digest for path, digest in digests.items()}
         made_by = console.made_by("eval", settings, seed, digests)
         _write(measures | {"made_by": made_by}, out, force=printing.force)
@@ -213,7 +213,7 @@ def _check_use(traces: list[str] | None, asked: Measuring, play: PlayOptions) ->
 
 
 def _refuse_named(source: TraceOptions, asked: Measuring) -> None:
-    """Raise InputError for options on traces where none are read."""
+    """Raise InputError for trace options if no traces are read."""
     if asked.policy and not asked.against:
         for name, value in source.settings.items():
             if value:
@@ -222,7 +222,7 @@ def _refuse_named(source: TraceOptions, asked: Measuring) -> None:
 
 
 def _check_before_playing(asked: Measuring, split: str) -> None:
-    """Raise InputError now for what would be found wrong when all is played."""
+    """Raise InputError for mistakes that would otherwise show only after playing."""
     env, trained_on = str(asked.env), asked.trained_on
     if asked.published:
         check_published({env})

@@ -1,4 +1,4 @@
-"""`irc-cli eval --json`: what is measured, and how it compares, as one document."""
+"""`irc-cli eval --json`: measures and comparisons as one document."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class MeasuredTraces(NamedTuple):
 
     @property
     def notes(self) -> Counter[str]:
-        """On reading and on measuring."""
+        """Notes on reading and on measuring."""
         return self.reader.notes + self.measurer.notes
 
     def episodes(self) -> pl.DataFrame:
-        """Return EPISODES, with the names that tasks have once all traces are read."""
+        """Return EPISODES with the final task names, known once all traces are read."""
         return self.measurer.frame(self.reader.renamed())
 
 
@@ -56,17 +56,17 @@ def document(
     by_task: bool,
     published: bool,
 ) -> dict[str, Any]:
-    """Return what is measured, and how it compares, as plain values.
+    """Return measures and comparisons as plain values.
 
     Args:
-        this: what is measured.
-        other: what it is compared with; None: nothing.
-        trained_on: the families that were trained on; empty: no comparison with the others.
-        by_task: with every task.
-        published: with other models' published figures.
+        this: the measured traces.
+        other: traces to compare with; None: none.
+        trained_on: families that were trained on, to compare with the others; empty: none.
+        by_task: include every task.
+        published: include other models' published figures.
 
     Raises:
-        InputError: no episode counts, or there is nothing of that kind to compare with.
+        InputError: no episode counts, or a comparison has nothing to compare with.
     """
     episodes = this.episodes()
     measures = _results(episodes, this.paths, this.reader.notes)
@@ -94,7 +94,7 @@ def _comparison(episodes: pl.DataFrame, other: MeasuredTraces) -> dict[str, Any]
 
 
 def replay_document(replayed: Replay) -> dict[str, Any]:
-    """Return what came of making the recorded calls again."""
+    """Return the results of replaying the recorded calls."""
     return {
         "replay": replayed.counts(),
         "replay_differences": replayed.differences,
@@ -112,7 +112,7 @@ def _results(episodes: pl.DataFrame, traces: list[str], notes: Counter[str]) -> 
 
 
 def _policies(episodes: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return the figures of each policy; of one without an episode that counts, only how many."""
+    """Return the figures of each policy; only counts if none of its episodes counts."""
     policies = []
     for policy, part in by_policy(episodes).items():
         try:
@@ -124,7 +124,7 @@ def _policies(episodes: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _differences(episodes: pl.DataFrame, against: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return how each policy differs from that of the other traces which it is held against."""
+    """Return how each policy differs from its counterpart in the other traces."""
     none = dict.fromkeys(PolicyDifference._fields) | {"tasks": 0}
     return [
         {"policy": policy, "against": other} | (difference._asdict() if difference else none)
@@ -143,7 +143,7 @@ def _figures(episodes: pl.DataFrame) -> dict[str, Any]:
 
 
 def _transfer(episodes: pl.DataFrame, trained_on: list[str]) -> dict[str, Any]:
-    """Return the trained families against the others."""
+    """Return the comparison of the trained families with the others."""
     check_families(trained_on, list(by_family(episodes)))
     try:
         transferred = transfer(episodes, trained_on)
@@ -155,7 +155,7 @@ def _transfer(episodes: pl.DataFrame, trained_on: list[str]) -> dict[str, Any]:
 
 
 def check_families(wanted: Sequence[str], known: list[str]) -> None:
-    """Raise InputError for the first family that no episode is of."""
+    """Raise InputError for the first family without an episode."""
     for family in wanted:
         if family not in known:
             todo = nearest(family, known) if known else "give rollouts, which name families"
@@ -163,7 +163,7 @@ def check_families(wanted: Sequence[str], known: list[str]) -> None:
 
 
 def check_published(envs: set[str | None]) -> None:
-    """Raise InputError unless the published figures are of this environment."""
+    """Raise InputError unless the published figures are for these environments."""
     if envs != {PUBLISHED_ENV}:
         these_envs = few(sorted(env or "an unknown environment" for env in envs))
         what = f"the published figures are of {PUBLISHED_ENV}, and this is {these_envs}"
@@ -171,7 +171,7 @@ def check_published(envs: set[str | None]) -> None:
 
 
 def _published() -> dict[str, Any]:
-    """Return what others measured."""
+    """Return other models' published pass rates."""
     rows = [{"model": model, "low": low, "high": high} for model, (low, high) in PUBLISHED.items()]
     return {
         "env": PUBLISHED_ENV,

@@ -1,4 +1,4 @@
-"""How an evaluation looks on a terminal."""
+"""The terminal report of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from stages.replay import Replay
 from stages.traces.episode import SUCCESS
 
 SHOWN_DIFFERENCES = 5  # of a replay, on the screen
-SHOWN_BEFORE, SHOWN_TEXT = 20, 60  # characters before and after where texts start to differ
+SHOWN_BEFORE, SHOWN_TEXT = 20, 60  # characters before the first difference, and in all
 SIDES = (("recorded", "replayed"), ("replayed", "recorded"))
 
 
 def print_report(measures: dict[str, Any], *, stderr: bool) -> None:
-    """Print what is measured, and how it compares.
+    """Print measures and comparisons.
 
     Args:
         measures: the document of `evaluate_json`.
-        stderr: because the document itself goes to standard output.
+        stderr: print to standard error, because the document goes to standard output.
     """
     screen = console.console(stderr=stderr)
     runs = [measures] + ([measures["against"]] if "against" in measures else [])
@@ -37,7 +37,7 @@ def print_report(measures: dict[str, Any], *, stderr: bool) -> None:
 
 
 def _summary(runs: list[dict[str, Any]]) -> Any:
-    """Counts and means of one run, or of two side by side."""
+    """Return a table of the counts and means of one run, or of two side by side."""
     table = console.table("", *(["this", "against"] if len(runs) > 1 else [""]))
     table.show_header = len(runs) > 1
     table.add_row("episodes", *(f"{run['episodes']:,}" for run in runs))
@@ -62,7 +62,7 @@ def _pass_rates(measures: dict[str, Any], runs: list[dict[str, Any]]) -> Iterato
 
 
 def _tables(measures: dict[str, Any]) -> Iterator[Any]:
-    """Yield the tables of policies, of their differences and of families; none for a single row."""
+    """Yield the tables of policies and their differences, if several, and of families."""
     if len(measures["policies"]) > 1:
         yield _policy_rows(measures["policies"])
     if len(measures.get("differences", ())) > 1:
@@ -72,7 +72,7 @@ def _tables(measures: dict[str, Any]) -> Iterator[Any]:
 
 
 def _under_pressure(measures: dict[str, Any]) -> Iterator[str]:
-    """Yield how the policy stands up to users who press it."""
+    """Yield the policy's figures on episodes whose users apply pressure."""
     if pressed := measures["pressure"]:
         yield f"under pressure: pass rate {_interval(pressed, 'pass_rate')}"
         if pressed["forbidden_share"] is not None:
@@ -111,7 +111,7 @@ def print_replay(replayed: Replay, *, stderr: bool) -> None:
 
 
 def _difference(row: dict[str, Any]) -> str:
-    """What was recorded and what the environment gives, around the place where they differ."""
+    """Return the recorded and the replayed text around their first difference."""
     place = f" turn {row['turn']} {row['tool']}" if row["what"] == "result" else " outcome"
     recorded, replayed = (_around_difference(row[side], row[other]) for side, other in SIDES)
     why = f" ({row['why']})" if row["why"] else ""
@@ -119,7 +119,7 @@ def _difference(row: dict[str, Any]) -> str:
 
 
 def _around_difference(recorded: Any, other: Any) -> str:
-    """The first place where a text differs from another, with a little before it."""
+    """Return an excerpt of a text around its first difference from another."""
     recorded, other = str(recorded), str(other)
     pairs = enumerate(zip(recorded, other, strict=False))
     differs = next((place for place, (left, right) in pairs if left != right), len(other))

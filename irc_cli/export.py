@@ -1,4 +1,4 @@
-"""`irc-cli export`: what was recorded and judged, as other training libraries read it."""
+"""`irc-cli export`: episodes, rewards and advantages in the formats of training libraries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMATS = {
 
 
 class Formats(LazyGroup):
-    """The formats, each a command of its own."""
+    """The formats, one command each."""
 
     modules = FORMATS
 

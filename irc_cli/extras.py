@@ -1,4 +1,4 @@
-"""Packages that only some commands need, checked before any work."""
+"""Checks for optional packages, made before any work."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def needs(where: str, extra: str, *packages: str) -> None:
 
     Args:
         where: the command or option that needs them.
-        extra: of irc-cli.
-        packages: by the names that Python imports.
+        extra: irc-cli's extra that installs them.
+        packages: import names of the packages.
     """
     for name in packages:
         if util.find_spec(name) is None:

@@ -1,7 +1,8 @@
-"""Traces read and scored by several processes, as one process would.
+"""Read and score traces in several processes, with the result of a single one.
 
-What depends on the traces before (names of tasks and groups, copies of an episode) is done here, in
-their order. A worker hands over what it scored in a file, so that no memory holds a whole trace.
+Work that depends on earlier traces (names of tasks and groups, copies of an episode) is done in
+this process, in the order of the traces. Workers hand over scored episodes in files, so that no
+process holds a whole trace in memory.
 """
 
 from __future__ import annotations
@@ -29,35 +30,38 @@ from stages.tables.inputs import keep, keeping, kept
 from stages.tiers.rules import Tiers
 from stages.traces.episode import Episode
 
-BATCH = 256  # episodes that are handed over at once
+BATCH = 256  # episodes per hand-over
 
 Batch: TypeAlias = list[tuple[Episode, ScoredTurns]]
 
 
 class End(NamedTuple):
-    """What a worker hands over after the last episode of a trace."""
+    """A worker's record after the last episode of a trace."""
 
     reader: TraceReader
     notes: Counter[str]
     failures: Counter[str]
-    read: tuple[str, ...]  # files beside the trace
+    read: tuple[str, ...]  # files that were read beside the trace
 
 
 def score_apart(reader: TraceReader, tiers: Tiers, jobs: int) -> Scored:
-    """Score traces as `Scorer.add` does one after another.
+    """Score traces in parallel, with the result of `Scorer.add` on one after another.
 
     Args:
-        reader: of the traces.
-        tiers: of the turns.
-        jobs: processes; 0: one per core.
+        reader: reader of the traces.
+        tiers: tiers to assign.
+        jobs: number of processes; 0: one per core.
+
+    Returns:
+        The scored turns of all traces.
 
     Raises:
-        InputError: as one process would, for the first trace at fault.
+        InputError: the first faulty trace's error, as with one process.
     """
     scored = Scored()
     reader.begin()
     with temporary_folder() as folder, _workers(jobs) as pool:
-        with _deaf_to_ctrl_c():
+        with _blocking_sigint():
             parts = {
                 path: pool.submit(_score, reader.alone(path), source, tiers, f"{folder}/{number}")
                 for number, (source, path) in enumerate(reader.sources.items())
@@ -85,7 +89,7 @@ def cores() -> int:
 
 @contextmanager
 def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes end with this block, however it is left."""
+    """Yield a process pool whose workers end with this block, even on an exception."""
     # A forked child would inherit polars' locks without the threads that hold them.
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs or cores(), spawn, _end_with_parent)
@@ -101,30 +105,30 @@ def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Start processes that never hear of Ctrl-C: it ends this one, which ends them.
+def _blocking_sigint() -> Iterator[None]:
+    """Block SIGINT while workers start; Ctrl-C then ends only this process, which ends them.
 
-    Processes inherit what this thread blocks. Other threads may still hear it meanwhile, so that it
-    is kept for afterwards: half a start would end in a traceback of the other half.
+    Workers inherit the signal mask of this thread. Another thread may still receive SIGINT
+    meanwhile; it is handled after the start, because a half-started worker would print a traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    heard: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    received: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, handler)
-    if heard and callable(handler):
-        handler(heard[0], None)
+    if received and callable(handler):
+        handler(received[0], None)
 
 
 @contextmanager
 def _ignoring_broken_pipes() -> Iterator[None]:
-    """Let a pipe to a worker that was killed be an error, which would end this process."""
+    """Ignore SIGPIPE: a broken pipe to a killed worker raises an error and ends no process."""
     if not hasattr(signal, "SIGPIPE"):
         yield
         return
@@ -136,7 +140,7 @@ def _ignoring_broken_pipes() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """End this process as soon as its parent is gone, though it was killed."""
+    """Start a thread that ends this process when its parent dies, even if it is killed."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -160,7 +164,7 @@ def _result(part: Future[None], path: str) -> None:
 
 
 def _score(reader: TraceReader, source: str, tiers: Tiers, handed_over: str) -> None:
-    """Score one trace; write batches, then the end or what was wrong."""
+    """Score one trace; write its batches to a file, then an End or the error."""
     [path], scorer, batch = reader.paths, Scorer(tiers), Batch()
     with keeping([]), writing(TEMPORARY, TMPDIR), Path(handed_over).open("wb") as file:
         try:
@@ -178,7 +182,7 @@ def _score(reader: TraceReader, source: str, tiers: Tiers, handed_over: str) -> 
 
 
 def _light(episode: Episode) -> Episode:
-    """Return what identities and columns need of an episode."""
+    """Return an episode with only the fields that ids and columns need."""
     gold, opening = episode.gold, episode.opening
     if episode.domain is not None and gold is not None:
         gold, opening = (), None
@@ -188,7 +192,7 @@ def _light(episode: Episode) -> Episode:
 
 
 def _take(handed_over: Path, path: str, reader: TraceReader, scored: Scored) -> None:
-    """Take over what was scored of a trace."""
+    """Add the scored episodes that a worker handed over."""
     with handed_over.open("rb") as file:
         while isinstance(part := pickle.load(file), list):
             for episode, turns in part:

@@ -37,17 +37,17 @@ from stages.tables.yamlfile import parse_yaml
 if TYPE_CHECKING:
     from stages.plots import RateInterval
 
-SHOWN = 12  # iterations of the live table
+SHOWN = 12  # iterations in the live table
 
 
 class _Played(TypedDict):
-    """What a loop takes from what `rollout` printed."""
+    """Fields of `rollout --json` that the loop uses."""
 
     pass_rate: float | None
 
 
 class _Measured(TypedDict):
-    """... `eval`."""
+    """Fields of `eval --json` that the loop uses."""
 
     episodes: int
     pass_rate: float
@@ -70,7 +70,7 @@ class _Gates(TypedDict):
 
 
 class _Calibrated(TypedDict):
-    """... `calibrate`."""
+    """Fields of `calibrate --json` that the loop uses."""
 
     before: _Judged
     after: _Judged
@@ -81,17 +81,17 @@ _PRINTED: dict[str, Any] = {"rollout": _Played, "eval": _Measured, "calibrate": 
 
 
 class Standing(NamedTuple):
-    """What is known of one iteration."""
+    """The results of one iteration."""
 
     iteration: int
-    policy: str  # that it ended with
-    played_pass_rate: float  # of the policy that it began with, on the train split's tasks
-    values: dict[str, float]  # of the tiers
-    verdicts: dict[str, tuple[str, str]]  # on each tier: the rewards as scored, and its value
+    policy: str  # folder of the policy that the next iteration starts from
+    played_pass_rate: float  # of the policy it started from, on tasks of the train split
+    values: dict[str, float]  # by tier
+    verdicts: dict[str, tuple[str, str]]  # by tier: with the rewards as scored, with the values
     misaligned: list[str]
-    gates: list[dict[str, Any]] | None  # online: all their movements so far
-    evaluation: dict[str, Any] | None  # of the policy that it ended with
-    restored: bool  # the policy was so much worse that the best one takes its place
+    gates: list[dict[str, Any]] | None  # online calibration: all gate events so far
+    evaluation: dict[str, Any] | None  # of the policy that this iteration trained
+    restored: bool  # the best policy replaces the trained one, which is significantly worse
     seconds: float
 
 
@@ -149,7 +149,7 @@ def command(
 def _run_loop(
     settings: LoopConfig, folder: Path, printing: options.Printing
 ) -> tuple[dict[str, Any] | None, list[Standing], Counter[str]]:
-    """Run the iterations, and write after each what is known so far.
+    """Run the iterations, and write all results so far after each.
 
     Returns:
         The evaluation of the policy to start from, if there is one; the iterations; notes.
@@ -169,14 +169,14 @@ def _run_loop(
 
 
 class Runner:
-    """Runs steps in this process, so that libraries are loaded once."""
+    """Runs steps in this process, so that libraries load only once."""
 
     def __init__(self, show: Callable[[str], None], *, strict: bool = False) -> None:
         self._show, self._strict = show, strict
         self.notes = Counter[str]()  # of all steps
 
     def __call__(self, step: LoopStep, folder: Path) -> dict[str, Any]:
-        """Run a step unless it is done; return what it printed with --json."""
+        """Run a step unless it is done; return its --json document."""
         records, printed = Records(folder), folder / f"{step.name}.json"
         if not (records.done(step) and printed.exists()):
             self._show(f"{folder.name}: {step.name}")
@@ -194,7 +194,7 @@ class Runner:
             printed, _PRINTED.get(step.args[0], dict[str, Any]), todo
         )
         notes = document.get("notes", {})
-        check_notes(notes, strict=self._strict)  # also of what was done before, without --strict
+        check_notes(notes, strict=self._strict)  # also for steps done earlier without --strict
         self.notes.update(notes)
         return document
 
@@ -221,7 +221,7 @@ def _renew(source: str | None, target: str) -> None:
 
 
 def _again(step: LoopStep) -> list[str]:
-    """Return what a step needs beside its options where it has left files."""
+    """Return `--resume` or `--force` if an earlier attempt at a step left files."""
     out = Path(step.outputs[0])
     if Path(f"{out}.partial").exists() or (out / "checkpoints").exists():
         return ["--resume"]
@@ -231,7 +231,7 @@ def _again(step: LoopStep) -> list[str]:
 def _iterations(
     config: LoopConfig, out: Path, start: dict[str, Any] | None, run: Runner
 ) -> Iterator[Standing]:
-    """Run the iterations one by one."""
+    """Run the iterations; yield the results of each."""
     policy = best_policy = config.model
     best, worse = start, 0
     for number in range(config.iterations):
@@ -271,7 +271,7 @@ def _iterations(
 
 
 class Found(NamedTuple):
-    """What an iteration's calibration came to."""
+    """The calibration of an iteration, and its verdicts."""
 
     path: str | None  # None: rewards are not calibrated
     verdicts: dict[str, tuple[str, str]]
@@ -284,7 +284,7 @@ def _calibrated(config: LoopConfig, at: Places, run: Runner) -> Found:
     if config.rewards not in ("calibrated", "online"):
         return Found(None, {}, [], None)
     zeroed: tuple[str, ...] = ()
-    rounds = 0 if config.forecasts else config.calibration_rounds  # values do not move a critic
+    rounds = 0 if config.forecasts else config.calibration_rounds  # a critic ignores tier values
     while True:
         step = stage.calibrate(config, at, zeroed)
         document = run(step, at.folder)
@@ -297,7 +297,7 @@ def _calibrated(config: LoopConfig, at: Places, run: Runner) -> Found:
 
 
 def _verdicts(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return where each tier is pushed, against its value: before, and with the values."""
+    """Return each tier's verdict with the rewards as scored, and with the values."""
     before, after = (
         {row["tier"]: row["verdict"] for row in document[side]["direction"]}
         for side in ("before", "after")
@@ -306,7 +306,7 @@ def _verdicts(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def _evaluated(config: LoopConfig, at: Places, policy: str, run: Runner) -> dict[str, Any] | None:
-    """Play held-out tasks and measure."""
+    """Play held-out tasks and measure; return None if evaluation is off."""
     if not config.eval_every:
         return None
     at.folder.mkdir(exist_ok=True)
@@ -343,7 +343,7 @@ def _interval(evaluation: dict[str, Any] | None) -> RateInterval | None:
 
 
 def _stage_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read STAGE.OPTION=VALUE; a value is YAML, and a list gives the option again and again."""
+    """Read STAGE.OPTION=VALUE; a value is YAML, and a list repeats the option."""
     options_of: dict[str, dict[str, Any]] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -360,13 +360,13 @@ def _stage_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _view(
     config: LoopConfig, standings: Sequence[Standing], *, quiet: bool
 ) -> Iterator[Callable[[str], None]]:
-    """Yield what shows the iterations, and what is being done, on standard error."""
+    """Yield a function that shows the iterations and the current step on standard error."""
     if quiet:
         yield lambda doing: None
         return
     screen = console.console(stderr=True)
     if not sys.stderr.isatty():
-        # The lines of a log: an iteration each, as it ends.
+        # In a log: one line per finished iteration.
         yield lambda doing: None if doing or not standings else screen.print(_line(standings[-1]))
         return
     with Live(console=screen, transient=True) as live:
@@ -429,7 +429,7 @@ def _report(out: str, start: dict[str, Any] | None, standings: Sequence[Standing
 
 
 def _tiers(standings: Sequence[Standing]) -> Table:
-    """What tiers were worth at first and are now, and where they are pushed."""
+    """Return a table of each tier's first and last value, and its verdicts."""
     first, last = standings[0], standings[-1]
     columns = ("tier", "value at first", "now", "as scored", "calibrated")
     table = console.table(*columns, left=(0, 3, 4))

@@ -10,9 +10,9 @@ from irc_cli import options
 from stages.calibration.estimate import PAYMENT
 from stages.errors import InputError
 
-# By the names of `calibrate`'s parameters. The paper (arXiv 2604.02869) values a tier by the
-# point-biserial correlation of its presence over all episodes, without a test of significance or a
-# least number of episodes; every turn earns its value, but for the last of an episode.
+# The keys are parameter names of `calibrate`. The paper (arXiv 2604.02869) values a tier by the
+# point-biserial correlation of its presence over all episodes, without a significance test or a
+# minimum number of episodes; every turn except an episode's last earns its value.
 METHODS: dict[str, dict[str, Any]] = {
     "paper": {
         "measure": "presence",
@@ -28,11 +28,11 @@ METHODS: dict[str, dict[str, Any]] = {
         "last_turn_reward": False,
     }
 }
-PAPER_TIERS = "paper"  # the tiers that go with the method of this name
+PAPER_TIERS = "paper"  # the tiers of the method of this name
 
 
 def use_method(ctx: typer.Context, name: str | None) -> str | None:
-    """Take the defaults of this command's options from a method."""
+    """Set the defaults of this command's options to those of a method."""
     if name is None or ctx.resilient_parsing:
         return name
     settings = METHODS[options.one_of("method", name, tuple(METHODS))]
@@ -54,7 +54,7 @@ Method = Annotated[
 
 
 def check_method(ctx: typer.Context, name: str | None) -> None:
-    """Raise InputError if an option says something else than the method."""
+    """Raise InputError if an option contradicts the method."""
     if name is None:
         return
     flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}

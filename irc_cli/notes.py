@@ -1,4 +1,4 @@
-"""What commands say of what they repaired, guessed or left out."""
+"""Notes of a command on what it repaired, guessed or left out."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from stages.traces.notes import serious
 
 
 def check_notes(notes: Mapping[str, int], *, strict: bool) -> None:
-    """Refuse, before anything is written, what is more than information.
+    """Check, before anything is written, that no note is an error under --strict.
 
     Args:
-        notes: how often by text.
-        strict: whether to refuse at all.
+        notes: count of each note by its text.
+        strict: whether notes are errors, except those that only inform.
 
     Raises:
         InputError: with `strict`, if anything was repaired, guessed or left out.
@@ -25,6 +25,6 @@ def check_notes(notes: Mapping[str, int], *, strict: bool) -> None:
 
 
 def show_notes(notes: Mapping[str, int]) -> None:
-    """Print notes on standard error, a line each."""
+    """Print notes on standard error, one per line."""
     for text, count in notes.items():
         note(f"{text}: {count:,}")

@@ -1,4 +1,4 @@
-"""What `eval` shares with `rollout`: its options on how episodes are played, and playing them."""
+"""Play episodes for `eval`, with the options of `rollout`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stages.tables.paths import RunFiles
 
 
 def refuse_play_options(play: PlayOptions) -> None:
-    """Raise InputError if there is an option that does nothing where nothing is played."""
+    """Raise InputError for an option on playing, which does nothing for recorded traces."""
     for field, value in options.values_of(play):
         if field.name not in ("seed", "tokenizer") and value != field.default:
             what, todo = "does nothing for traces", "give --env and --policy to play"
@@ -30,19 +30,19 @@ def refuse_play_options(play: PlayOptions) -> None:
 def played(
     env: str, policy: str, kept: str | None, play: PlayOptions, printing: options.Writing
 ) -> Iterator[tuple[str, dict[str, Any], Counter[str]]]:
-    """Play episodes; yield the path of their rollouts, what made them, and notes on the playing.
+    """Play episodes; yield the path of their rollouts, their settings and inputs, and notes.
 
     Args:
-        env: the environment.
-        policy: the policy.
-        kept: where the rollouts stay; None: nowhere.
-        play: how they are played.
-        printing: what is printed; the report goes to standard error.
+        env: name of the environment.
+        policy: name of the policy.
+        kept: path to keep the rollouts at; None: a temporary folder.
+        play: options on playing.
+        printing: what to show; the report of the rollouts goes to standard error.
     """
     quietly = options.Writing(quiet=printing.quiet, strict=printing.strict, force=printing.force)
     with temporary_folder() as folder:
         path = kept or str(Path(folder, "rollouts.jsonl"))
-        with redirect_stdout(sys.stderr):  # where the results of `eval` alone belong
+        with redirect_stdout(sys.stderr):  # standard output is for the results of `eval`
             notes = roll_out(env, policy, play, path, quietly)
         *_, meta = RunFiles(path).sidecars
         made_by = orjson.loads(Path(meta).read_bytes())

@@ -1,4 +1,4 @@
-"""`irc-cli report`: turns and conversations in, one HTML file out in which a person sees why."""
+"""`irc-cli report`: turns and conversations in, one HTML page out that explains the rewards."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ MAX_EPISODES = 10_000
 
 @dataclass(frozen=True)
 class PageOptions:
-    """What a page shows beside the turns."""
+    """What a page shows in addition to the turns."""
 
     traces: Annotated[
         tuple[str, ...],
@@ -137,7 +137,7 @@ def command(
 
 
 def _loop_of(inputs: list[str]) -> Path | None:
-    """Return the folder of a loop, if that is what is to be reported."""
+    """Return the folder of a loop if the input is one, else None."""
     folders = [Path(path) for path in inputs if is_loop(Path(path))]
     if folders and len(inputs) > 1:
         raise InputError(str(folders[0]), "is a loop, beside other inputs", "report it alone")
@@ -147,7 +147,7 @@ def _loop_of(inputs: list[str]) -> Path | None:
 def known_of(
     paths: list[str], calibration: str | None, seed: int
 ) -> tuple[ReportInputs, Counter[str]]:
-    """Return turns with their calibration, read or made, and what advantages do under it."""
+    """Return turns with their calibration, read or computed, and its checks; and notes."""
     options.refuse_twice(paths)
     turns, notes = read_turns(paths), Counter[str]()
     _check_outcomes(turns)
@@ -169,7 +169,7 @@ def known_of(
 
 
 def _check_outcomes(turns: Turns) -> None:
-    """Raise InputError where nothing can be said of any tier."""
+    """Raise InputError unless episodes have outcomes, of both kinds."""
     counted = turns.frame.filter(COUNTS & pl.col("success").is_not_null())
     episodes = counted.unique("episode_id")
     if not episodes.height:
@@ -186,9 +186,9 @@ def write_reports(
     quiet: bool,
     force: bool,
 ) -> Counter[str]:
-    """Write what `calibrate` found as a page and as Markdown; return notes.
+    """Write the report of a calibration as a page and as Markdown; return notes.
 
-    The conversations are those of the traces that the turns record, where they are unchanged.
+    The conversations come from the traces that the turns record, if those are unchanged.
     """
     document, notes = report(known, next_step_of(known), MAX_EPISODES), Counter[str]()
     if markdown:
@@ -204,13 +204,13 @@ def write_reports(
 
 
 def next_step_of(known: ReportInputs) -> str:
-    """Say in one sentence what the figures ask for."""
+    """Return the recommended next step as one sentence."""
     checks = (known.judged.before, known.judged.after)
     return next_step(known.calibration, checks, known.config)
 
 
 class ScoredWith(TypedDict, total=False):
-    """What turns record of the options of `score`, as far as it is read again."""
+    """The recorded options of `score` that a report reads."""
 
     tiers: str | None
     rewards: str | None
@@ -222,7 +222,7 @@ class ScoredWith(TypedDict, total=False):
 
 
 class Origin(NamedTuple):
-    """What turns were scored from, as they record it."""
+    """The recorded inputs and options that turns were scored with."""
 
     tiers: Tiers
     traces: list[str]
@@ -234,9 +234,9 @@ class Origin(NamedTuple):
 def scored_from(paths: list[str]) -> Origin:
     """Return the tiers, the traces and the options that turns were scored with."""
     recorded = {path: made_by(path) for path in paths}
-    told = (path for path, made in recorded.items() if "settings" in made)
+    with_settings = (path for path, made in recorded.items() if "settings" in made)
     settings: ScoredWith = {}
-    if path := next(told, None):
+    if path := next(with_settings, None):
         where = f"{path}: its record"
         settings = check_types(recorded[path]["settings"], ScoredWith, where, "score them again")
     name = settings.get("tiers") or "extended"
@@ -253,7 +253,7 @@ def scored_from(paths: list[str]) -> Origin:
 
 
 def recorded_traces(origin: Origin) -> list[str]:
-    """Return the traces of turns, if all that was read is where it was, and unchanged."""
+    """Return the recorded traces; none if a recorded input is missing or changed."""
     for path, sha256 in origin.digests.items():
         with reachable(path):
             if path == "-" or not Path(path).is_file() or digest(path) != sha256:
@@ -262,7 +262,7 @@ def recorded_traces(origin: Origin) -> list[str]:
 
 
 class Asked(NamedTuple):
-    """Which traces are to be read, and how."""
+    """Which traces to read, and how."""
 
     traces: list[str] | None  # None: those that the turns record
     domain: str | None
@@ -274,10 +274,10 @@ class Asked(NamedTuple):
 def read_conversations(
     document: dict[str, Any], origin: Origin, asked: Asked
 ) -> tuple[Conversations | None, Counter[str]]:
-    """Read the conversations of the episodes that are shown; None: their traces are not at hand.
+    """Return the conversations of the shown episodes, and notes; None: no traces are available.
 
     Raises:
-        InputError: the traces that are given lack an episode.
+        InputError: the given traces lack an episode.
     """
     paths = asked.traces or recorded_traces(origin)
     if not paths:

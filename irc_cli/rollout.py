@@ -42,12 +42,12 @@ from stages.tables.paths import RunFiles
 from stages.tally import Tally
 from stages.traces.notes import left_out
 
-SHOWN_FAILURES = 5  # reasons, in the report
+SHOWN_FAILURES = 5  # reasons shown in the report
 
 
 @dataclass(frozen=True)
 class WeightOptions:
-    """How servers get the weights of the policy."""
+    """How servers load the policy's weights."""
 
     load_weights: Annotated[
         bool, Setting("Load the folder --model into the servers first.", SERVERS)
@@ -76,7 +76,7 @@ class PlayOptions:
     )
 
     def settings(self, env: str, policy: str) -> dict[str, Any]:
-        """What the episodes follow from."""
+        """Return the settings that determine the episodes."""
         tasks, engine, user, config = self.tasks, self.policy, self.user, self.config
         return (
             {"env": env, "split": tasks.split, "tasks": list(tasks.tasks)}
@@ -91,7 +91,7 @@ class PlayOptions:
         )
 
     def engine(self) -> dict[str, Any]:
-        """What the episodes do not follow from: a run may be resumed with other values."""
+        """Return the settings that don't determine the episodes; they may change on --resume."""
         policy, user = self.policy, self.user
         return (
             {"concurrency": policy.concurrency, "timeout": policy.timeout_s}
@@ -164,7 +164,7 @@ def roll_out(
 
 
 def _with_defaults(play: PlayOptions, env: str, policy: str) -> PlayOptions:
-    """Return the options with the seed policy where it is the one to play."""
+    """Return the options with the seed policy as airline-mini's default model."""
     seeded = play.policy.model is None and env == "airline-mini"
     if not (seeded and policy in ("transformers", "vllm")):
         return play
@@ -172,7 +172,7 @@ def _with_defaults(play: PlayOptions, env: str, policy: str) -> PlayOptions:
 
 
 def _with_servers(play: PlayOptions) -> PlayOptions:
-    """Return the options with the servers that files name."""
+    """Return the options with files of servers replaced by their addresses."""
     return replace(play, policy=replace(play.policy, base_urls=addresses(play.policy.base_urls)))
 
 
@@ -185,22 +185,22 @@ def _played(
     out: str | None,
     printing: options.Writing,
 ) -> Counter[str]:
-    """Play all that is missing, write it and report; return the notes."""
+    """Play the missing episodes, write and report all; return the notes."""
     user = play.user
     budget = Budget.of(user.user_tokens, user.user_cost, user.user_price)
     if user.user == "scripted":
-        environment.reset(tasks[0], 0)  # refuses now where the environment has no user of its own
+        environment.reset(tasks[0], 0)  # fails now if the environment has no scripted user
     notes = Counter[str]()
     engine = play.engine()
     if play.weights.load_weights:
-        # What comes back has the weights that it starts with: it does not rejoin.
+        # A server that restarts has stale weights, so it must not rejoin.
         loaded = replace(play.policy, base_urls=_load_weights(play, notes), rejoin=False)
         play = replace(play, policy=loaded)
     pairs = plan(tasks, play.config.group_size)
-    # An engine computes all its rows, whether they play or not.
+    # An engine computes every row of its batch, even if it is idle.
     live = min(play.policy.concurrency, len(pairs))
     player = open_policy(policy, replace(play.policy, concurrency=live))
-    notes += getattr(player, "notes", {})  # on what it was read from
+    notes += getattr(player, "notes", {})  # on the recording that it replays
     told = _told(player, environment)
     notes.update(told.notes)
     check_notes(notes, strict=printing.strict)
@@ -222,12 +222,12 @@ def _played(
         console.print_json(tally.document() | {"notes": dict(notes + failed)})
     elif not printing.quiet:
         _report(tally, stderr=out == "-")
-        show_notes(notes)  # the report tells what failed
+        show_notes(notes)  # the report has shown the failures
     return notes
 
 
 def _users(play: PlayOptions, budget: Budget) -> LlmUsers | None:
-    """Return what makes the users; None: they are the environment's."""
+    """Return the factory of LLM users; None: the environment has its own."""
     user, policy = play.user, play.policy
     if user.user != "llm":
         return None
@@ -255,7 +255,7 @@ def _run(
 
 
 def _told(policy: Policy, environment: Env) -> Told:
-    """How the policy is told its tools."""
+    """Return how the policy's prompt presents the tools."""
     return policy.told(seen_tools(environment)) if isinstance(policy, Prompts) else Told({}, [])
 
 
@@ -268,7 +268,7 @@ def _complete(
     out: str | None,
     printing: options.Writing,
 ) -> Tally:
-    """Play what the journal lacks; return the counts of all episodes."""
+    """Play the episodes that the journal lacks; return the tally of all."""
     tally = Tally(len(pairs))
     for row in journal.rows():
         tally.add(row)
@@ -301,7 +301,7 @@ def _complete(
 
 @contextmanager
 def _progress(tally: Tally, *, quiet: bool) -> Iterator[Callable[[], None]]:
-    """Yield what shows the tally on standard error, if that is a terminal."""
+    """Yield a function that shows the tally on standard error if that is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda: None
         return
@@ -324,7 +324,7 @@ def _headline(tally: Tally) -> str:
 
 
 def _load_weights(play: PlayOptions, notes: Counter[str]) -> tuple[str, ...]:
-    """Have the servers load the policy; return those that did."""
+    """Make the servers load the policy; return those that did."""
     base_urls, model = play.policy.base_urls, play.policy.model
     if model is None or not Path(model).is_dir():
         raise InputError("--load-weights", "needs a folder", "give '--model DIR'")
@@ -343,12 +343,12 @@ def _check_output(out: str | None, printing: options.Writing, *, resume: bool) -
         raise InputError("--resume", "there is no file to resume", "give '-o FILE'")
     if resume and printing.force:
         raise InputError("--resume", "'--force' would start over", "give one of them")
-    if out not in (None, "-"):  # now, before servers get new weights
+    if out not in (None, "-"):  # check before servers load new weights
         refuse_existing(str(out), force=printing.force or resume)
 
 
 def _inputs(play: PlayOptions) -> dict[str, str]:
-    """The sha256 of each file that the episodes follow from."""
+    """Return the sha256 of each file that determines the episodes."""
     policy, user = play.policy, play.user
     local_user = user.user_model if is_local(user.user_model, user.user_base_url) else None
     models = (policy.model, policy.tokenizer, local_user)
@@ -359,13 +359,13 @@ def _inputs(play: PlayOptions) -> dict[str, str]:
 
 
 def _of_model(path: Path) -> bool:
-    """Whether a file says how a model writes; metrics.jsonl of its training doesn't."""
+    """Return whether a file is part of a model; metrics.jsonl of its training is not."""
     return path.is_file() and path.suffix != ".jsonl"
 
 
 @contextmanager
 def _files(out: str | None) -> Iterator[RunFiles]:
-    """Where the run's files lie: a folder of their own where they are not to be kept."""
+    """Yield the paths of the run's files, in a temporary folder if they are not kept."""
     if out not in (None, "-"):
         with alone(str(out)):
             yield RunFiles(str(out))

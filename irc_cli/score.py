@@ -20,13 +20,13 @@ from stages.tiers.file import SHIPPED, load_tiers, use_rewards
 from stages.tiers.rules import Tiers
 from stages.traces.notes import left_out, why_none
 
-DEFAULT, GOLDLESS = "extended", "goldless"  # tiers
+DEFAULT, GOLDLESS = "extended", "goldless"  # names of shipped tiers
 TIERS = "Tiers"  # panel of the help
 
 
 @dataclass(frozen=True)
 class TierOptions:
-    """The tiers, and what they are worth."""
+    """The tiers and their rewards."""
 
     tiers: Annotated[
         str | None,
@@ -45,7 +45,7 @@ class TierOptions:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How many processes read."""
+    """How many processes read and score."""
 
     jobs: Annotated[
         int,
@@ -127,7 +127,7 @@ def _write(scored: Scored, out: str, made_by: dict[str, Any], *, force: bool) ->
 
 
 def _settings(name: str, tiers: Tiers, reader: TraceReader, rewards: str | None) -> dict[str, Any]:
-    """What the turns record of the options."""
+    """Return the options that the turns record."""
     return (
         {"tiers": name, "rank": tiers.rank, "rewards": rewards, "domain": reader.domain}
         | reader.named
@@ -136,7 +136,7 @@ def _settings(name: str, tiers: Tiers, reader: TraceReader, rewards: str | None)
 
 
 def _valued_by(calibration: Node) -> str:
-    """Return which tiers a calibration values: the default ones, or those without gold actions."""
+    """Return the shipped tiers that a calibration values: the default ones, or goldless."""
     node = calibration.fields().get("rewards")
     valued = set(node.fields()) if node else set()
     fits = [name for name in (DEFAULT, GOLDLESS) if valued <= {*load_tiers(name).rank}]
@@ -144,7 +144,7 @@ def _valued_by(calibration: Node) -> str:
 
 
 def _unrewarded(scored: Scored, unseen: list[str]) -> Counter[str]:
-    """Note the turns of tiers that the calibration never met: their reward is 0."""
+    """Return notes on turns of tiers that the calibration lacks, whose reward is 0."""
     turns = scored.tiers()
     return Counter({f"no calibrated reward, so 0: {t}": turns[t] for t in unseen if t in turns})
 

@@ -6,7 +6,7 @@
     scored = score(messages, tools, gold_actions, values, outcome=outcome)
 
 The tiers and rewards are those of `irc-cli score` with the same trace, `--rewards` and `--domain`.
-With `load_critic` in the place of `load_calibration` turns earn what `--advantage potential` says.
+With `load_critic` instead of `load_calibration`, turns earn the rewards of `--advantage potential`.
 Importing this loads neither torch nor numpy nor polars.
 """
 
@@ -31,11 +31,11 @@ from stages.traces.episode import Episode
 from stages.traces.fields import BadItemError, gold_of, outcome_of
 from stages.traces.turns import read_turns
 
-_load_tiers = cache(load_tiers)  # they are read once, not once a conversation
+_load_tiers = cache(load_tiers)  # read once, not once per conversation
 
 
 class Score(NamedTuple):
-    """What a conversation is worth; lists are over its K turns, the assistant's messages."""
+    """The score of a conversation; lists run over its K turns, the assistant's messages."""
 
     outcome: float | None  # in [0, 1], as given; None: unknown
     turn_rewards: list[float]  # [K], dimensionless
@@ -45,11 +45,11 @@ class Score(NamedTuple):
 def load_calibration(path: str) -> Values:
     """Return the value of each tier in a calibration.yaml of `irc-cli calibrate`.
 
-    It is a dict, and its `pay` says how the values are paid: to every turn of a tier (`turn`), or
-    to the first turn of the tier in a conversation (`once`).
+    The result is a dict. Its `pay` says which turns earn a tier's value: every turn of the tier
+    (`turn`), or the first in a conversation (`once`).
 
     Raises:
-        InputError: the file is no calibration.
+        InputError: the file is not a calibration.
     """
     return read_previous(path).values
 
@@ -57,11 +57,11 @@ def load_calibration(path: str) -> Values:
 def load_critic(path: str) -> Critic:
     """Return the critic in a calibration.yaml of `irc-cli calibrate`.
 
-    As `calibration` of `score` it pays a turn what it adds to the forecast of the outcome; the
-    rewards of a conversation sum to 0.
+    Passed to `score` as `calibration`, it rewards each turn by what the turn adds to the forecast
+    of the outcome; the rewards of a conversation sum to 0.
 
     Raises:
-        InputError: the file is no calibration, or one of sums, which has no critic.
+        InputError: the file is not a calibration, or was made from sums and has no critic.
     """
     critic = load_calibration(path).critic
     if critic is None:
@@ -81,35 +81,38 @@ def score(
     played: bool = False,
     task_id: str | None = None,
 ) -> Score:
-    """Classify the turns of one conversation and give them their rewards.
+    """Assign each turn of a conversation a tier and a reward.
 
-    The outcome is not computed: gold actions tell which calls a task expects, not what the
-    database came to, nor whether the user was told. Whoever ran the environment knows it.
+    The outcome is not computed: gold actions list the expected calls, but neither the final state
+    of the database nor whether the user got an answer. It has to come from the environment.
 
     Args:
-        messages: OpenAI's, Anthropic's, LangChain's or any other form of `stages.traces.forms`,
-            tool results included; each of the assistant's is a turn.
-        tools: OpenAI definitions, which tell the domain and, outside known ones, the tools' kinds.
-        gold_actions: calls that the task expects, as {name, arguments}, the arguments under any
-            name that the field uses (args, input, parameters, kwargs); None: unknown, which
-            matches nothing, as no expected call does.
-        calibration: the value of each tier, 0 where it names none, paid as `load_calibration` says
-            and to every turn by a plain mapping; or a critic; None: the tiers file's rewards.
-        outcome: of the conversation, in [0, 1]; None: unknown.
-        tiers: extended, paper, flat, or a YAML file of tiers.
-        domain: airline, retail, telecom, airline-mini or a YAML file; None: found from the tools.
-        played: `tool_calls` are all the calls that the environment executed, as in a trainer's own
-            rollouts; text that looks like a call is then a message. Otherwise it is read as a
-            call, or refused.
-        task_id: of a task that the critic was fitted to, as turns.parquet has it: then its weights
-            are those without the task. None: the conversation is new to the critic.
+        messages: messages in the form of OpenAI, Anthropic, LangChain or any other of
+            `stages.traces.forms`, including tool results; each assistant message is a turn.
+        tools: OpenAI tool definitions. They determine the domain and, outside the known domains,
+            the kinds of tools.
+        gold_actions: calls that the task expects, as {name, arguments}; the key of the arguments
+            may also be args, input, parameters or kwargs. None: unknown; as with an empty list,
+            no call matches then.
+        calibration: value of each tier, 0 for tiers that it lacks. The result of
+            `load_calibration` is paid as its `pay` says, a plain mapping to every turn. Or a
+            critic. None: the tiers file's rewards.
+        outcome: outcome of the conversation, in [0, 1]; None: unknown.
+        tiers: extended, paper, flat, goldless, or a YAML file of tiers.
+        domain: airline, retail, telecom, banking_knowledge, airline-mini or a YAML file; None:
+            inferred from the tools.
+        played: whether `tool_calls` are all calls that the environment executed, as in a trainer's
+            own rollouts. Text that looks like a call is then a message; otherwise it is read as a
+            call or rejected.
+        task_id: id, as in turns.parquet, of a task that the critic was fitted to; its weights are
+            then those fitted without the task. None: the conversation is new to the critic.
 
     Returns:
-        The outcome as given, and reward and tier of each turn, in order.
+        The outcome as given, and the reward and tier of each turn, in order.
 
     Raises:
-        InputError: a ValueError; a call or a result can't be read, gold actions or the outcome are
-            malformed, or the calibration has other tiers.
+        InputError: a call or a result can't be read, gold actions or the outcome are malformed, or
+            the calibration has other tiers. It is a ValueError.
     """
     episode = _episode(messages, tools, gold_actions, outcome, played=played)
     of_tools = load_domain(domain) if domain else _found_domain(episode)
@@ -129,13 +132,13 @@ def _episode(
     *,
     played: bool,
 ) -> Episode:
-    """Return the conversation as an episode of no trace; the arguments are those of `score`."""
-    with _blamed():
+    """Return the conversation as an episode; the arguments are those of `score`."""
+    with _input_errors():
         gold = gold_of(_list(gold_actions), "gold_actions")
-    with _blamed("rescale it so that 1 is a full success"):
+    with _input_errors("rescale it so that 1 is a full success"):
         given = outcome_of(outcome, "outcome")
     definitions = _list(tools)
-    with _blamed("give every call with its name and arguments, and its result after it"):
+    with _input_errors("give every call with its name and arguments, and its result after it"):
         turns, user_calls = read_turns(list(messages), Counter(), definitions, played=played)
     return Episode(
         source="irc_cli.scorer",
@@ -152,8 +155,8 @@ def _episode(
 
 
 @contextmanager
-def _blamed(todo: str | None = None) -> Iterator[None]:
-    """Say what is wrong with an argument, and what to do about it, where a file has a place."""
+def _input_errors(todo: str | None = None) -> Iterator[None]:
+    """Raise a BadItemError as an InputError that names this module in place of a file."""
     try:
         yield
     except BadItemError as error:
@@ -161,7 +164,7 @@ def _blamed(todo: str | None = None) -> Iterator[None]:
 
 
 def _found_domain(episode: Episode) -> Domain:
-    """Return the domain that the tools show which an episode calls, expects or defines."""
+    """Return the domain inferred from the tools that an episode calls, expects or defines."""
     calls = [call.name for turn in episode.turns for call in turn.calls]
     calls += [action.name for action in agent_gold(episode.gold)]
     return find_domain(None, calls, episode.tools)
@@ -172,7 +175,7 @@ def _list(values: Sequence[Mapping[str, Any]] | None) -> list[Any] | None:
 
 
 def _worth(name: str, calibration: Mapping[str, float] | Critic | None) -> Tiers:
-    """Return the tiers, worth what the calibration says."""
+    """Return the tiers with the rewards of the calibration."""
     tiers = _load_tiers(name)
     if calibration is None:
         return tiers

@@ -1,4 +1,4 @@
-"""What the commands that read traces share: opening them, their domains, bad lines, provenance."""
+"""Shared by the commands that read traces: opening them, domains, bad lines and lineage."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OptionalPaths = Annotated[list[str] | None, typer.Argument(metavar="[TRACES...]"
 
 @dataclass(frozen=True)
 class RecordOptions:
-    """Where records have what."""
+    """Where records hold which field."""
 
     fields: Annotated[
         tuple[str, ...],
@@ -60,18 +60,18 @@ class RecordOptions:
 
     @property
     def named(self) -> dict[str, Any]:
-        """What is said of records, by the names of a reader's fields; None: nothing."""
+        """The options by the names of TraceReader's fields; None: not given."""
         return {"fields": list(self.fields) or None, "gold": self.gold, "score": self.score}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The same by the names that artifacts record."""
+        """The options by the names that artifacts record; None: not given."""
         return {"map": list(self.fields) or None, "gold": self.gold, "score": self.score}
 
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """How any traces are read."""
+    """How traces of any format are read."""
 
     domain: Annotated[
         str | None,
@@ -89,22 +89,22 @@ class ReadingOptions:
 
     @property
     def named(self) -> dict[str, Any]:
-        """What is said of records, by the names of a reader's fields; None: nothing."""
+        """The options on records by the names of TraceReader's fields: here none."""
         return {}
 
     def reader(self, paths: list[str], *, quiet: bool, **more: Any) -> TraceReader:
-        """Return what reads these paths so; `more` are other fields of the reader."""
+        """Return a reader of these paths; `more` are other fields of TraceReader."""
         return TraceReader(paths, self.domain, self.skip_bad, quiet, **self.named | more)
 
 
 @dataclass(frozen=True)
 class TraceOptions(RecordOptions, ReadingOptions):
-    """How traces are read, and where their records have what."""
+    """How traces are read, and where their records hold which field."""
 
 
 @dataclass(frozen=True)
 class LoggedTraceOptions(TraceOptions):
-    """The same, and how text that trainers logged is cut into turns."""
+    """TraceOptions, and how text that trainers logged is cut into turns."""
 
     tokenizer: Annotated[
         str | None,
@@ -117,13 +117,13 @@ class LoggedTraceOptions(TraceOptions):
 
     @property
     def named(self) -> dict[str, Any]:
-        """What is said of records, by the names of a reader's fields; None: nothing."""
+        """The options by the names of TraceReader's fields; None: not given."""
         return super().named | {"tokenizer": self.tokenizer}
 
 
 @dataclass
 class TraceReader:
-    """Opens traces one after another and remembers what was met."""
+    """Reads traces one after another, and collects digests, notes, domains and bad lines."""
 
     paths: list[str]
     domain: str | None = None
@@ -137,9 +137,9 @@ class TraceReader:
     digests: dict[str, str] = field(default_factory=dict)  # sha256 by path, --gold's too
     notes: Counter[str] = field(default_factory=Counter)
     domains: dict[str, dict[str, int]] = field(default_factory=dict)  # episodes by path and domain
-    envs: set[str | None] = field(default_factory=set)  # that were played; None: unknown
+    envs: set[str | None] = field(default_factory=set)  # played environments; None: unknown
     bad: list[bytes] = field(default_factory=list)  # a JSON line for each bad line
-    copies: Copies | None = None  # that would count twice; None: whoever counts them looks
+    copies: Copies | None = None  # refuses episodes that would count twice; None: not checked
     _taken: dict[str, str] = field(default_factory=dict)  # path by episode id
 
     def __post_init__(self) -> None:
@@ -156,22 +156,25 @@ class TraceReader:
         self.end()
 
     def begin(self) -> None:
-        """Check what is read before any of it is."""
+        """Check all inputs before any trace is read."""
         read = [*self.paths, *([self.gold] if self.gold else [])]
         options.refuse_twice(read)
-        keep(read)  # also those that no option names: turns tell what they were scored from
-        _ = self.tools, self.of_records  # which are files, too
+        keep(read)  # also inputs that no option names: turns record their traces
+        _ = self.tools, self.of_records  # these read files too
         if self.gold:
             self.digests[self.gold] = digest(self.gold)
 
     def end(self) -> None:
-        """Check that what the user says of records fitted some, once all traces are read."""
+        """Check, once all traces are read, that the options on records fitted some of them."""
         self.of_records.check(self.paths)
         if self.copies:
             self.copies.check()
 
     def read(self, source: str, path: str) -> Iterator[tuple[Episode, Domain]]:
-        """Yield a trace's episodes as another process could, with the tools that each agent had."""
+        """Yield a trace's episodes and their tools, without regard to other traces.
+
+        Another process may therefore do this.
+        """
         trace = open_trace(
             path,
             source=source,
@@ -190,12 +193,12 @@ class TraceReader:
         self.notes += trace.notes + toolsets.notes
 
     def place(self, path: str, episode: Episode) -> None:
-        """Name an episode's task and group among those of all traces.
+        """Give an episode's task and group names that are unique among all traces.
 
         Raises:
             InputError: an episode of another trace has the same id.
         """
-        if len(self.paths) > 1:  # a single trace's reader has seen to it
+        if len(self.paths) > 1:  # within a single trace, its reader checks this
             _refuse_copy(episode, path, self._taken)
         if self.copies:
             self.copies.add(path, episode)
@@ -207,7 +210,7 @@ class TraceReader:
         return TraceReader([path], self.domain, self.skip_bad, True, Identities(), *fields)
 
     def add(self, other: TraceReader) -> None:
-        """Add what a reader in another process met."""
+        """Add what a reader in another process collected."""
         self.digests |= other.digests
         self.notes += other.notes
         self.domains |= other.domains
@@ -217,17 +220,17 @@ class TraceReader:
 
     @cached_property
     def tools(self) -> Domain | None:
-        """The domain that the user names."""
+        """The domain of --domain; None: not given."""
         return given_domain(self.domain) if self.domain else None
 
     @cached_property
     def of_records(self) -> Given:
-        """What the user says of records."""
+        """The options on records: --map, --gold and --score."""
         return named(self.fields, self.gold, self.score)
 
     @property
     def named(self) -> dict[str, Any]:
-        """What the user says of records, as artifacts record it among their settings."""
+        """The options on records by the names that artifacts record."""
         return {
             "map": self.fields,
             "gold": self.gold,
@@ -236,15 +239,15 @@ class TraceReader:
         }
 
     def renamed(self) -> Renamed:
-        """Return the tasks that got another name once all traces were read, and note them."""
+        """Return the tasks renamed after all traces were read, and note the split ones."""
         renamed = self.identities.renamed(self.sources)
-        # A task "5#2" of one trace may turn out to be the "5" of the others, which is no split.
+        # A task "5#2" of one trace may turn out to be "5" of the others, which is not a split.
         split = {name for (_, had), name in renamed.items() if had.rpartition("#")[0] != name}
         self._note(SPLIT_TASKS, len(split))
         return renamed
 
     def note_groups(self) -> None:
-        """Note the groups that had to be split; only figures that compare groups need to know."""
+        """Note the groups that had to be split; only figures that compare groups need this."""
         self._note(SPLIT_GROUPS, self.identities.split_groups())
 
     def _note(self, text: str, count: int) -> None:
@@ -253,7 +256,7 @@ class TraceReader:
 
     @property
     def sources(self) -> dict[str, str]:
-        """Each path by what tables call it: its name, or where two have the same, all of it."""
+        """Each path by its name in tables: the file's name, or the whole path if names clash."""
         names = Counter(source_name(path) for path in self.paths)
         named = ((source_name(path), path) for path in self.paths)
         return {name if names[name] == 1 else path: path for name, path in named}
@@ -267,13 +270,13 @@ class TraceReader:
         return keep
 
     def sidecar(self, out: str | None) -> str:
-        """Return where the bad lines go: beside the output, else beside the user."""
+        """Return the path of the bad lines: beside the output, else in the working directory."""
         if out and out != "-":
             return f"{out}.bad.jsonl"
         return f"{source_name(self.paths[0])}.bad.jsonl"
 
     def write_bad(self, out: str | None, *, force: bool) -> None:
-        """Write the bad lines, if there are any, and say so."""
+        """Write the bad lines, if there are any, and print a note."""
         if self.bad:
             sidecar = self.sidecar(out)
             with whole_file(sidecar, force=force) as file:

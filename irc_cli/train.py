@@ -1,4 +1,4 @@
-"""`irc-cli train`: rollouts, turns and a calibration in, a better policy out."""
+"""`irc-cli train`: rollouts, turns and a calibration in, a trained policy out."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from stages.training.trainer import Trainer
 
 PLAN = "Plan"  # panel of the help
-_ROWS = 12  # of the live table
+_ROWS = 12  # rows of the live table
 _SHOWN = ("loss", "entropy", "policy_kl", "clip_high_share", "grad_norm", "advantage_rms")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Whether a run is only planned, and on what."""
+    """Whether a run is only planned, and for which devices."""
 
     plan: Annotated[
         bool, Setting("Print the memory that the run would need, without loading weights.", PLAN)
@@ -81,7 +81,7 @@ class TrainRequest:
     ] = None
 
     def settings(self) -> dict[str, Any]:
-        """What a run records of them."""
+        """Return the options that a run records."""
         memory = {"lora_rank": self.memory.lora_rank, "bf16": self.memory.bf16}
         return (
             {"model": self.files.model, "reference": self.files.reference}
@@ -110,7 +110,7 @@ def command(*, request: TrainRequest, config: options.Config = None) -> None:
 
 
 def _plan(request: TrainRequest) -> None:
-    """Print what a run would take."""
+    """Print the memory that a run would take."""
     memory, plan, files = request.memory, request.plan, request.files
     needs("irc-cli train --plan", "transformers", *PLANNING)
     if memory.lora_rank:
@@ -145,14 +145,14 @@ def _train(request: TrainRequest, out: str) -> None:
     if resume and (document := result_of(out, record)):
         _report(document, f"{out} is complete", printing)
         return
-    with _told_if_out_of_memory():
+    with _advice_if_out_of_memory():
         _learn(request, out, material, moments, record)
 
 
 def _learn(
     request: TrainRequest, out: str, material: Material, moments: Any, record: dict[str, Any]
 ) -> None:
-    """Load the policy, take the steps, and write what comes of them."""
+    """Load the policy, train it, and write the result."""
     import torch
 
     from stages.lesson import supervised_lesson
@@ -161,7 +161,7 @@ def _learn(
     from stages.training.model import load_model
 
     files, notes = request.files, material.notes
-    torch.manual_seed(request.train.seed)  # of adapters, and of dropout where a model has it
+    torch.manual_seed(request.train.seed)  # for adapters, and for dropout if the model has it
     policy, tokenizer = load_model(files.model)
     chat = _renderer(request, material, tokenizer)
     lesson = _lesson(request, material, policy, chat)
@@ -190,7 +190,7 @@ def _learn(
 
 
 def _renderer(request: TrainRequest, material: Material, tokenizer: Any) -> Renderer | None:
-    """Return what tokenizes messages, where there are any; note how it tells the tools."""
+    """Return the renderer of messages, if any are needed, and note how it presents the tools."""
     from stages.lesson import prompt_notes
     from stages.messages.renderer import Renderer
 
@@ -233,7 +233,7 @@ def _trainer(request: TrainRequest, policy: Any) -> Trainer:
 def _with_pass_size(
     request: TrainRequest, trainer: Trainer, config: Any, examples: list[Example]
 ) -> TrainRequest:
-    """Return the request with the tokens of a pass, which the memory decides on by default."""
+    """Return the request with the tokens per pass, by default as many as memory allows."""
     from stages.training.pass_size import tokens_here
     from stages.training.plan import Setup
 
@@ -249,7 +249,7 @@ def _with_pass_size(
 def _before_training(
     request: TrainRequest, material: Material, trainer: Trainer, lesson: Lesson
 ) -> tuple[Lesson, Known | None]:
-    """Show the notes; return the lesson, and of rollouts the logprobs from before training."""
+    """Show the notes; return the lesson and, for rollouts, the logprobs before training."""
     from stages.lesson import comparable, reference_model
     from stages.train import known_logprobs
 
@@ -274,7 +274,7 @@ def _take_steps(
     folder: RunFolder,
     done: int,
 ) -> dict[str, Any]:
-    """Take the steps that are left; return what the last one logged.
+    """Take the remaining steps; return the log of the last.
 
     Raises:
         InputError: the run diverged.
@@ -302,13 +302,13 @@ def _take_steps(
 
 
 @contextmanager
-def _told_if_out_of_memory() -> Iterator[None]:
-    """Say which knobs to turn where memory does not suffice."""
+def _advice_if_out_of_memory() -> Iterator[None]:
+    """Raise an out-of-memory error as an InputError that names options which save memory."""
     import torch
 
     try:
         yield
-    except RuntimeError as error:  # torch's own OutOfMemoryError is one, too
+    except RuntimeError as error:  # torch.OutOfMemoryError is a RuntimeError
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
             raise
         todo = "lower --pack-tokens, or pass --gradient-checkpointing, --bf16 or --lora-rank"
@@ -324,7 +324,7 @@ def _report(document: dict[str, Any], line: str, printing: options.Printing) -> 
 
 @contextmanager
 def _live(*, quiet: bool) -> Iterator[Callable[[OptimizerStep], None]]:
-    """Yield what shows the last steps as a table on standard error, if that is a terminal."""
+    """Yield a function that shows the last steps on standard error if that is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda step: None
         return

@@ -1,4 +1,4 @@
-"""What `irc-cli train --plan` prints: parameters, memory by part, and whether a run fits."""
+"""`irc-cli train --plan`: print parameters, memory by part, and whether a run fits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stages.training.plan import (
     remedies,
 )
 
-LONGEST = 4096  # tokens of an episode, where none is at hand
+LONGEST = 4096  # tokens of the longest episode: an assumption, since a plan reads no episodes
 _GB = 1e9
 _NOTES = {
     "longest": "an episode longer than --pack-tokens has a pass, and needs the memory, of its own",
@@ -30,14 +30,14 @@ _NOTES = {
 
 
 def show_plan(model: str, reference: str | None, setup: Setup, *, as_json: bool) -> None:
-    """Print what a run would take on each device.
+    """Print the memory that a run would take on each device.
 
     Args:
         model: a folder with a config.json, or a model of the hub.
-        reference: the same, of a KL's reference that is another model.
-        setup: of the run; 0 devices, or of 0 GB: as torch finds them here; 0 tokens: as many as
+        reference: the same for the reference model of the KL; None: there is no other model.
+        setup: setup of the run; 0 devices or 0 GB: as torch finds them here; 0 tokens: as many as
             fit.
-        as_json: print a document.
+        as_json: print a JSON document.
     """
     setup = here(setup)
     config = read_config(model)
@@ -76,7 +76,7 @@ def show_plan(model: str, reference: str | None, setup: Setup, *, as_json: bool)
 
 
 def _tokens(model: Architecture, setup: Setup) -> int:
-    """How many tokens a pass has by default; without passes that are shared, an episode's."""
+    """Return the default tokens per pass; a constant if sequences can't share a pass."""
     return fitting_tokens(model, setup, LONGEST) if model.packable else MOST_PACKED
 
 

@@ -16,27 +16,28 @@ from irc_cli.scorer import load_calibration, score
 from stages.tiers.domains import SHIPPED
 
 Messages = Sequence[dict[str, Any]]
-Column = Sequence[Any] | None  # of the dataset, a value for each completion
+Column = Sequence[Any] | None  # of the dataset, with a value per completion
 
 
 def reward_function(
     calibration: str | None = None, *, tiers: str = "extended", domain: str | None = None
 ) -> Callable[..., list[float | None]]:
-    """Return a function for `reward_funcs`: what the turns in each completion earn.
+    """Return a function for `reward_funcs` that rewards completions by the tiers of their turns.
 
-    Where every turn is paid it is their mean reward, which the direction check holds against
-    outcomes. Where each value is paid once it is their sum: a mean would share a value out over
-    the turns, and so reward short failures. The outcome is not part of it: TRL adds what the
-    environment's own `get_reward` says. A completion without a turn gets None, which TRL
-    leaves out.
+    If every turn earns its tier's value, the reward is the mean over the turns, which the direction
+    check compares with outcomes. If a value is paid once per completion, the reward is the sum: a
+    mean would spread a value over the turns and so reward short failures. The outcome is not part
+    of the reward: TRL adds the environment's own `get_reward`. A completion without a turn gets
+    None, which TRL leaves out.
 
     Args:
         calibration: a calibration.yaml of `irc-cli calibrate`; None: the tiers file's rewards.
-        tiers: extended, paper, flat, or a YAML file of tiers.
-        domain: a shipped one or a YAML file; None: the dataset's `domain`, else found from `tools`.
+        tiers: extended, paper, flat, goldless, or a YAML file of tiers.
+        domain: a shipped domain or a YAML file; None: the dataset's `domain` if it is a shipped
+            one, else inferred from `tools`.
 
     Raises:
-        InputError: the calibration is none.
+        InputError: the file is not a calibration.
     """
     values = None if calibration is None else load_calibration(calibration)
     once = values is not None and values.pay == "once"

@@ -1,8 +1,8 @@
 """Fuzzing: `python -m tests.fuzz [N] [SEED] [KIND ...]` reads N mutated inputs.
 
-Nothing but one line may come of each. An input that ends in a traceback, ends this process or takes
-longer than TIMEOUT_S is kept in tests/corpus, which `test_corpus.py` reads again. Model folders
-need torch.
+Each must be read, or refused in one line. An input that ends in a traceback, ends this process or
+takes longer than TIMEOUT_S is kept in tests/corpus, which `test_corpus.py` reads again. Model
+folders need torch.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ from tests.test_detect import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tests" / "corpus"
-TRYING = CORPUS / ".trying"  # no past failure: tests may run meanwhile
+TRYING = CORPUS / ".trying"  # not named like a failure, so that tests skip it
 INPUTS = 20_000
 TIMEOUT_S = 10.0
-WAITS = 12  # times as long for what does nothing
+WAITS = 12  # times TIMEOUT_S of wall time, for an input that makes a reader wait
 ODD: list[Any] = [
     None, True, False, 0, -1, 1.5, 2**31, 10**30, 10**400, 1e308, "", "x",
     "\x1b[0m", "\u202e", "\ud800", [], {},
@@ -63,11 +63,11 @@ ODD: list[Any] = [
 
 
 class Target(NamedTuple):
-    """What reads inputs, and inputs that it reads well."""
+    """A reader, and valid inputs for it."""
 
     read: Callable[[bytes, Path], Any]
     seeds: list[bytes]
-    share: int = 3  # of the inputs, against the others'
+    share: int = 3  # relative share of the inputs
 
 
 def traces(data: bytes, folder: Path) -> None:
@@ -88,7 +88,7 @@ def tables(data: bytes, folder: Path) -> None:
 
 
 def records_of_tables(frame: pl.DataFrame, data: bytes, folder: Path) -> None:
-    """What made a table, within it. Damaged pages are left out: polars aborts the process there."""
+    """Read a table's recorded lineage. Damaged pages are left out: polars aborts on them."""
     path = folder / "turns.parquet"
     frame.write_parquet(path, metadata={"irc-cli": data.decode(errors="replace")})
     for read in (lambda at: read_turns([at]), read_online, made_from, lambda at: scored_from([at])):
@@ -130,14 +130,14 @@ def answers(data: bytes, folder: Path) -> None:
 
 
 def refused(read: Callable[[Any], Any], given: Any) -> None:
-    """Read, where an error of one line is as good."""
+    """Read an input, or accept an error of one line."""
     with suppress(InputError):
         read(given)
 
 
 @cache
 def targets() -> dict[str, Target]:
-    """Return all that is fuzzed, by name."""
+    """Return all targets by name."""
     records = [orjson.dumps(record) + b"\n" for of in EXAMPLES.values() for record in of]
     example = (ROOT / "data" / "examples" / "airline-24x8.jsonl").read_bytes().splitlines(True)
     shipped = [path.read_bytes() for path in (ROOT / "data").rglob("*.yaml")]
@@ -170,7 +170,7 @@ def targets() -> dict[str, Target]:
 
 
 def models() -> dict[str, Target]:
-    """Return model folders, where torch is installed."""
+    """Return the target of model folders, if torch is installed."""
     if not find_spec("torch"):
         return {}
     model = model_folders.whole()
@@ -210,8 +210,7 @@ def as_bytes(value: Any) -> bytes:
 
 
 def with_value_changed(value: Any, rng: random.Random) -> Any:
-    """Return a value in which one, at a place of its own, is another, gone,
-    twice or under another name."""
+    """Return a value in which one inner value is replaced, removed, copied or renamed."""
     changed = deepcopy(value)
     places = list(holders(changed))
     if not places:
@@ -233,7 +232,7 @@ def with_value_changed(value: Any, rng: random.Random) -> Any:
 
 
 def holders(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the place of each value within another: what holds it, and its key."""
+    """Yield the place of each inner value: its holder and its key."""
     if not isinstance(value, dict | list):
         return
     for key in list(value) if isinstance(value, dict) else range(len(value)):
@@ -243,7 +242,7 @@ def holders(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def with_bytes_changed(seed: bytes, rng: random.Random) -> bytes:
-    """Return bytes of which some are changed, missing or twice."""
+    """Return bytes of which some are changed, removed, repeated or inserted."""
     data = bytearray(seed)
     for _ in range(rng.choice((1, 2, 8))):
         at = rng.randrange(len(data) + 1)
@@ -260,19 +259,19 @@ def with_bytes_changed(seed: bytes, rng: random.Random) -> bytes:
 
 
 class Hang(BaseException):
-    """Reading takes too long; nobody takes it for an error of the input."""
+    """Reading takes too long; a BaseException, so that no reader treats it as a bad input."""
 
 
 @contextmanager
 def in_time() -> Iterator[None]:
-    """Raise Hang where reading takes too long."""
+    """Raise Hang if reading takes too long."""
 
     def late(*_: object) -> None:
         raise Hang(f"longer than {TIMEOUT_S:g} s")
 
     clocks = {signal.SIGPROF: signal.ITIMER_PROF, signal.SIGALRM: signal.ITIMER_REAL}
     before = {number: signal.signal(number, late) for number in clocks}
-    signal.setitimer(signal.ITIMER_PROF, TIMEOUT_S)  # of the processor: the machine may be busy
+    signal.setitimer(signal.ITIMER_PROF, TIMEOUT_S)  # CPU time, because the machine may be busy
     signal.setitimer(signal.ITIMER_REAL, WAITS * TIMEOUT_S)
     try:
         yield
@@ -314,16 +313,16 @@ def main(inputs: int, seed: int, only: list[str]) -> int:
         data = mutated(rng.choice(known[name].seeds), rng)
         counts[name] += 1
         TRYING.write_bytes(data)  # before it is read, which may end this process
-        if told := failure(known[name], data):
-            failures[line := f"{name}: {told}"] += 1
+        if failed := failure(known[name], data):
+            failures[line := f"{name}: {failed}"] += 1
             if failures[line] == 1:
                 path = TRYING.replace(CORPUS / f"{name}-{sha256(data).hexdigest()[:8]}")
                 sys.stdout.write(f"{path.name}: {line}\n")
                 sys.stdout.flush()
     TRYING.unlink(missing_ok=True)
     seconds = time.monotonic() - began
-    told = f"{failures.total():,} failures of {len(failures)} kinds"
-    sys.stdout.write(f"seed {seed}: {inputs:,} inputs in {seconds:.0f} s, {told}\n")
+    summary = f"{failures.total():,} failures of {len(failures)} kinds"
+    sys.stdout.write(f"seed {seed}: {inputs:,} inputs in {seconds:.0f} s, {summary}\n")
     sys.stdout.write(", ".join(f"{name} {count:,}" for name, count in counts.items()) + "\n")
     return bool(failures)
 

@@ -1,8 +1,8 @@
-"""`make kill`: what a command leaves that is killed, and called again until it ends by itself.
+"""`make kill`: kill a command and call it again until it completes; compare what it leaves.
 
-Each command runs once undisturbed. Then it is killed again and again: half of the kills come after
-a random part of the time that the undisturbed run took, half before a random change of its
-folder, such as a rename. What is left in the end must equal what the undisturbed run left, but for
+Each command runs once undisturbed. Then it is killed repeatedly: half of the kills come after a
+random part of the time that the undisturbed run took, half before a random change of its folder,
+such as a rename. The files left in the end must equal those of the undisturbed run, except for
 CLOCK, OF_THE_CLOCK and REMAINS.
 """
 
@@ -29,21 +29,21 @@ from rich.console import Console
 from irc_cli import console
 from tests.killed import WORKLOADS, live, prepare
 
-# What no two runs have in common: values by these names,
+# Names of values that differ in every run.
 CLOCK = {"memory_gb", "seconds", "tokens_per_s", "turn_seconds"}
-# files of which even the names hold the time,
+# Files whose very names hold the time.
 OF_THE_CLOCK = re.compile(r"(^|/)tensorboard/")
-# and what a killed process was still writing, under a name that is nobody's, and marks of outputs
-# that all had their names.
+# Temporary files of a killed process, which no name refers to, and marks of outputs that were all
+# renamed.
 REMAINS = re.compile(r"(^|/)\.[^/]+\.(irc-[a-z0-9_]{8}|appearing)$")
 
-MOST_KILLS = 5  # of one run
-LIMIT_S = 600.0  # in which a run ends that nobody kills
-DONE = "exists already"  # said by a command that has written all, where it is called again
+MOST_KILLS = 5  # per run
+LIMIT_S = 600.0  # time in which an undisturbed run ends
+DONE = "exists already"  # the error of a command that is called again after it has written all
 
 
 class Ended(NamedTuple):
-    """A process that is over."""
+    """A process that has ended."""
 
     code: int | None
     seconds: float
@@ -51,17 +51,17 @@ class Ended(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """When a process dies, if it lives so long."""
+    """The moment at which a process is killed, unless it ends before."""
 
     after_s: float
-    change: int | None  # before it makes its change of this number, from 0; None: any
+    change: int | None  # it dies before its change of this number, from 0; None: at no change
 
 
 UNTOUCHED = Moment(LIMIT_S, None)
 
 
 class Undisturbed(NamedTuple):
-    """What a run comes to that is not killed."""
+    """The result of a run that is not killed."""
 
     line: str  # of the command
     left: dict[str, Any]
@@ -70,7 +70,7 @@ class Undisturbed(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of a command's runs."""
+    """The result of a command's killed runs."""
 
     command: str
     kills: int
@@ -80,18 +80,18 @@ class Verdict(NamedTuple):
 
 
 class Killer:
-    """Starts one command in folders of its own, and kills it.
+    """Starts one command in its own folders, and kills it.
 
     Args:
-        name: of the command.
-        folder: for its runs and what they read.
-        seed: of the moments.
-        forks: makes the processes.
+        name: name of the command.
+        folder: folder for its runs and their inputs.
+        seed: seed of the moments.
+        forks: context that forks the processes.
     """
 
     def __init__(self, name: str, folder: Path, seed: int, forks: ForkServerContext) -> None:
         self._name, self._lines = name, WORKLOADS[name].lines
-        self._folder = folder / "run"  # of every run: some record its path
+        self._folder = folder / "run"  # the same for every run, because some record its path
         self._draw, self._forks = random.Random(f"{seed} {name}"), forks
         making = forks.Process(target=prepare, args=(name, str(folder)))
         making.start()
@@ -123,7 +123,7 @@ class Killer:
         return Moment(LIMIT_S, self._draw.randrange(whole.changes))
 
     def _compared(self, whole: Undisturbed, moments: Sequence[Moment], tally: Verdict) -> Verdict:
-        """Let a run be killed at these moments and end; return the tally with it."""
+        """Run a command killed at these moments until it ends; return the tally with it."""
         kills, problem = self._run(whole.line, moments)
         problem = problem or difference(whole.left, left_in(self._folder))
         if problem:
@@ -144,7 +144,7 @@ class Killer:
         return Undisturbed(line, left, ended.seconds, int(noted(self._folder, "changes")))
 
     def _run(self, line: str, moments: Sequence[Moment]) -> tuple[int, str]:
-        """Return how often a run was killed before it ended, and what went wrong."""
+        """Return how often a run was killed before it ended, and what went wrong, or ""."""
         kills, ended = 0, self._ended(line, moments[0])
         for moment in (*moments[1:], UNTOUCHED):
             if ended.code != -signal.SIGKILL:
@@ -155,7 +155,7 @@ class Killer:
         return kills, f"ends with {ended.code}: {ended.said}"
 
     def _ended(self, line: str, moment: Moment) -> Ended:
-        """Start a process and kill it at a moment, if it is not over by then."""
+        """Start a process and kill it at a moment, unless it has ended before."""
         self._folder.mkdir(exist_ok=True)
         process = self._forks.Process(target=live, args=(line, str(self._folder), moment.change))
         process.start()
@@ -168,13 +168,13 @@ class Killer:
 
 
 def noted(folder: Path, name: str) -> str:
-    """What the last process in a folder noted beside it; "" where it did not come so far."""
+    """Return the note of the last process in a folder; "" if it did not get that far."""
     path = folder.with_name(f"{folder.name}.{name}")
     return path.read_text(errors="replace") if path.exists() else ""
 
 
 def left_in(folder: Path) -> dict[str, Any]:
-    """All that lies in a folder, without what is the clock's; of folders, that they are there."""
+    """Return the content of a folder by path, without times; None for an inner folder."""
     paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*"))}
     return {
         name: None if path.is_dir() else _content(path)
@@ -198,7 +198,7 @@ def _timeless(value: Any) -> Any:
 
 
 def difference(whole: dict[str, Any], left: dict[str, Any]) -> str:
-    """What is first not as it should be; "": nothing."""
+    """Return the first difference between two folders' contents; "": there is none."""
     for name in sorted(whole.keys() | left.keys()):
         if name not in left:
             return f"{name} is missing"
@@ -210,7 +210,7 @@ def difference(whole: dict[str, Any], left: dict[str, Any]) -> str:
 
 
 def verdicts(names: Sequence[str], kills: int, seed: int, folder: Path) -> Iterator[Verdict]:
-    """Kill each command, in processes that are forked off one that has imported everything."""
+    """Kill each command, in processes forked from one that has imported everything."""
     forks = multiprocessing.get_context("forkserver")
     modules = [module for name in names for module in WORKLOADS[name].modules]
     forks.set_forkserver_preload(["tests.killed", *modules])
@@ -219,7 +219,7 @@ def verdicts(names: Sequence[str], kills: int, seed: int, folder: Path) -> Itera
 
 
 def main() -> None:
-    """Kill, and print what became of it; exit with 1 if anything differs."""
+    """Kill the commands and print the results; exit with 1 if anything differs."""
     parser = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__)
     parser.add_argument("--kills", type=int, default=10, help="of each command")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")

@@ -14,7 +14,7 @@ PLAYED = (
     "rollout --env airline-mini --policy expert --noise 0.3 --max-tasks 12 --group-size 4 --quiet"
 )
 ROLLOUTS, TURNS = "../inputs/rollouts.jsonl", "../inputs/turns.parquet"
-FEW = "../inputs/few.jsonl"  # for what writes files for each episode
+FEW = "../inputs/few.jsonl"  # for exports that write files per episode
 INPUTS = (
     f"{PLAYED} -o {ROLLOUTS}",
     f"{PLAYED} --max-tasks 1 --group-size 1 -o {FEW}",
@@ -41,11 +41,11 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class Workload(NamedTuple):
-    """Command lines in a folder beside `inputs`; runs take turns with them.
+    """Command lines for a folder beside `inputs`; runs alternate between them.
 
     Attributes:
-        lines: of `irc-cli`. A line that was killed is called again as it is.
-        modules: that are imported once, before processes are forked off.
+        lines: arguments of `irc-cli`. A line that was killed is called again unchanged.
+        modules: modules to import once, before processes are forked.
     """
 
     lines: tuple[str, ...]
@@ -67,11 +67,11 @@ WORKLOADS = {
 
 
 def prepare(name: str, folder: str) -> None:
-    """Make what the command lines of a workload read.
+    """Make the inputs of a workload's command lines.
 
     Args:
-        name: of the workload.
-        folder: gets a folder `inputs`.
+        name: name of the workload.
+        folder: folder in which to make `inputs`.
     """
     inputs = Path(folder) / "inputs"
     inputs.mkdir(parents=True)
@@ -86,7 +86,7 @@ def prepare(name: str, folder: str) -> None:
 
 
 def call(line: str) -> None:
-    """Call `irc-cli`; return where all is well."""
+    """Call `irc-cli`; return if it succeeds."""
     try:
         app(line.split(), prog_name="irc-cli")
     except SystemExit as end:
@@ -95,12 +95,12 @@ def call(line: str) -> None:
 
 
 def live(line: str, folder: str, last: int | None) -> None:
-    """Call `irc-cli` in a folder, as a process of its own, and note beside it how many changes.
+    """Call `irc-cli` in a folder, in a separate process; write the number of changes beside it.
 
     Args:
-        line: after `irc-cli`.
-        folder: where it is called. What it prints lies beside it.
-        last: this process dies before so many changes of the folder are made; None: it doesn't.
+        line: arguments of `irc-cli`.
+        folder: working directory. The output is written beside it.
+        last: number of the change before which this process dies, from 0; None: it doesn't die.
     """
     os.chdir(folder)
     for stream, name in enumerate(("stdout", "stderr"), 1):
@@ -121,7 +121,7 @@ def live(line: str, folder: str, last: int | None) -> None:
 
 
 def _changes(event: str, given: tuple[Any, ...], folder: str) -> bool:
-    """Whether an event is a change of the folder."""
+    """Return whether an audit event changes the folder."""
     writes = event == "open" and given[2] & WRITING
     if not (writes or event in CHANGES) or not isinstance(given[0], (str, os.PathLike)):
         return False

@@ -1,4 +1,4 @@
-"""vLLM replicas behind one address, by Ray Serve LLM.
+"""Serve vLLM replicas behind one address with Ray Serve LLM.
 
     python examples/ray/serve.py models/qwen --replicas 2
     irc-cli rollout --policy openai --model policy --base-url http://127.0.0.1:8000/v1 ...
@@ -18,21 +18,21 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.llm import LLMConfig, build_openai_app
 
 ENGINE = {
-    "logprobs_mode": "processed_logprobs",  # of what was sampled: after temperature and nucleus
+    "logprobs_mode": "processed_logprobs",  # of the sampling distribution: temperature, top-p
     "enable_auto_tool_choice": True,
     "tool_call_parser": "hermes",
 }
-# Keeps an episode on one replica, whose prefix cache knows it.
+# Keeps each episode on one replica, whose prefix cache holds its earlier turns.
 STICKY = RequestRouterConfig(
     request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 )
-# vLLM's CPU build dies of a prompt that is read in pieces, where the request has a seed.
+# vLLM's CPU build crashes on chunked prefill if the request has a seed.
 ON_CPU = {"dtype": "float32", "enforce_eager": True, "enable_chunked_prefill": False}
 CPU_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def config(model: str, replicas: int, *, cpu: bool) -> LLMConfig:
-    """Describe so many engines of a model, which are called `policy`."""
+    """Return the configuration of `replicas` engines that serve a model as `policy`."""
     where: dict[str, Any] = {}
     if cpu:
         where = {"accelerator_config": {"kind": "cpu"}, "runtime_env": {"env_vars": CPU_ENV}}
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--cpu", action="store_true", help="vLLM's CPU build")
     given = parser.parse_args()
-    if given.cpu:  # by Ray's count a replica takes two cores and the router one, here or not
+    if given.cpu:  # Ray reserves 2 cores per replica and 1 for the router; claim that many
         ray.init(num_cpus=2 * given.replicas + 2)
     serve.start(http_options={"port": given.port})
     described = config(given.model, given.replicas, cpu=given.cpu)

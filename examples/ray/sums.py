@@ -1,4 +1,4 @@
-"""`irc-cli calibrate --partial` as a Ray Data job: a task sums a file, here they are added up.
+"""Run `irc-cli calibrate --partial` as a Ray Data job: one task per file, added up here.
 
     python examples/ray/sums.py s3://bucket/turns/ sums.parquet
     irc-cli calibrate --merge sums.parquet -o calibration.yaml
@@ -25,7 +25,7 @@ MEASURE = "presence"
 
 
 def sums_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Sum one file of turns, on whatever machine Ray chose."""
+    """Return the sums of one file of turns, serialised; runs on a Ray worker."""
     summed = sum_file(row["path"], MEASURE)
     sums = io.BytesIO()
     summed.sums.write_ipc(sums)
@@ -33,7 +33,7 @@ def sums_of(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(turns: str, out: str) -> None:
-    """Sum a folder or a pattern of turns, and write the sums of all."""
+    """Sum the turns of a folder or pattern, and write the total."""
     files = ray.data.from_items([{"path": path} for path in files_of([turns])])
     shards = files.map(sums_of).iter_rows()
     summed = add_up(

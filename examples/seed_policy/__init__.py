@@ -1,1 +1,1 @@
-"""How the seed policy of airline-mini is made."""
+"""Training of airline-mini's seed policy."""

@@ -1,11 +1,12 @@
-"""Start a tiny Qwen3 with two circuits in its random weights that copy.
+"""Set up two induction circuits, which copy, in the random weights of a tiny Qwen3.
 
-An induction head finds where a token stood before and says what followed it. A model of this size
-does not find that in an hour of training; started with it, it copies every kind of id within
-minutes. It takes two layers. In the first, a head looks one token back, by position alone, and
-another two, and they note what they see. In the second, heads look for a token whose note is the
-token that they stand on (`gift-`: `17` followed it before), or whose second note is their own first
-(`"first":"ada","last":"`: `abe` stood two after `ada`), and say that token.
+An induction head finds an earlier occurrence of the current token and predicts the token that
+followed it. A model of this size does not learn that in an hour of training; initialised with it,
+it copies every kind of id within minutes. The circuit takes two layers. In the first, one head
+attends one token back and another two tokens back, both by position alone, and they note what they
+see. In the second, one head attends to a token whose first note is the current token (`gift-`: `17`
+followed it before), and another to a token whose second note is the current token's first note
+(`"first":"ada","last":"`: `abe` stood two after `ada`). Both predict the token they attend to.
 
 Sources: Elhage et al., A Mathematical Framework for Transformer Circuits (2021), and Olsson et al.,
 In-context Learning and Induction Heads (2022), for the circuit; Trockman and Kolter, Mimetic
@@ -19,23 +20,26 @@ from typing import Any, TypeAlias
 
 import torch
 
-NEAR = 3  # pairs of a head's dimensions that turn fastest with position: they tell neighbours
-SLOW = 0.02  # radians per token: what turns slower than this tells tokens, wherever they stand
-SHARPNESS = 2.0  # of the attention of both layers: weight of queries' and keys' norms
-NOTE, SAID = 0.04, 0.06  # sizes of what is noted and said, beside embeddings of COMMON
-COMMON = 0.16  # length of what all embeddings have in common, by which position is asked for
+NEAR = 3  # fastest-rotating pairs of a head's dimensions, which tell neighbouring positions apart
+SLOW = 0.02  # radians per token; slower pairs identify tokens whatever their position
+SHARPNESS = 2.0  # of both layers' attention: the weights of the query and key norms
+NOTE, SAID = 0.04, 0.06  # scale of notes and of predictions, next to embeddings with COMMON
+COMMON = 0.16  # length of a component shared by all embeddings; positional queries read it
 
 Weights: TypeAlias = torch.Tensor
 
 
 @torch.no_grad()
 def add_induction(model: Any, seed: int) -> None:
-    """Set the first two layers' heads of even number in their group, and what they read.
+    """Write the circuits into the first two layers' attention and into the embeddings.
 
     Args:
-        model: Qwen3 of random weights, its width four times that of a head, with four heads that
-            share two pairs of keys and values.
-        seed: of the directions that tokens and notes take.
+        model: Qwen3 with random weights, 4 query heads over 2 key-value heads, and a width of 4
+            times a head's.
+        seed: seed of the directions for tokens and notes.
+
+    Raises:
+        ValueError: the model has another shape.
     """
     config = model.config
     width, dim = config.hidden_size, config.head_dim
@@ -83,21 +87,22 @@ def _columns(projection: Any, head: int, dim: int) -> Weights:
 
 
 def _looks_back(distance: int, turns: list[float], ask: Weights) -> Weights:
-    """Return what makes a query that fits best the key of distance 0 at that many tokens back.
+    """Return weights of a query that best matches the distance-0 key `distance` tokens back.
 
-    Rotary embedding turns a pair (d, d + dim/2) of a query at position i by i times its turn, and
-    of a key at j by j times: they align where the query was turned back by the distance before.
+    Rotary embedding rotates a pair (d, d + dim/2) of a query at position i by i times its angle,
+    and that of a key at j by j times. A query rotated back beforehand by `distance` times the angle
+    aligns with the key at j = i - distance.
     """
     half = len(turns)
     made = torch.zeros(2 * half, len(ask))
     for pair, turn in enumerate(turns[:NEAR]):
-        made[pair] = 6 * cos(distance * turn) * ask  # 6: drowns what the random weights ask
+        made[pair] = 6 * cos(distance * turn) * ask  # 6: dominates the random components
         made[pair + half] = -6 * sin(distance * turn) * ask
     return made
 
 
 def _matches(read: Weights, turns: list[float]) -> Weights:
-    """Return what puts the directions read where position hardly matters."""
+    """Return weights that map the directions read to slow pairs, where position hardly matters."""
     half = len(turns)
     slow = [pair for pair, turn in enumerate(turns) if turn < SLOW]
     made = torch.zeros_like(read)

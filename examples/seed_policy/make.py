@@ -1,10 +1,10 @@
-"""Make the seed policy: a tiny Qwen3 that learns airline-mini from an expert who slips.
+"""Make the seed policy: a tiny Qwen3 that learns airline-mini from a noisy expert.
 
-Run as `python -m examples.seed_policy.make` (`make seed-policy`); it takes half an hour on a core.
-The episodes are the expert's, each on a fresh task, so that there is nothing to learn by heart:
-the policy plays held-out tasks as well as others. What a policy this small finds hard is to copy
-ids, names and numbers from where they were said. So it starts with an induction head; such tokens
-weigh more, rare kinds most; and all other tokens are learnt a little, too, for the episode's own
+Run as `python -m examples.seed_policy.make` (`make seed-policy`); it takes half an hour on one
+core. The expert plays each episode on a fresh task, so that there is nothing to memorise: the
+policy plays held-out tasks as well as others. A policy this small finds it hard to copy ids, names
+and numbers from earlier in the episode. Therefore it starts with induction heads, and copied tokens
+weigh more, rare kinds most. Prompt tokens get a small weight too, because an episode's own
 repetitions teach copying.
 """
 
@@ -46,17 +46,17 @@ from stages.training.trainer import Trainer
 SHIPPED = Path(__file__).parents[2] / "data/seed_policy"
 RECORD = "made.json"
 REPORT_EVERY = 200  # steps
-TASKS = 100  # in an airline
-FIRST_AIRLINE = 1_000_000_000  # far from the seeds that anybody trains with
-PROMPT_WEIGHT, COPY_WEIGHT = 0.1, 2.0  # of tokens of others; of the most frequent copied kind
+TASKS = 100  # per airline
+FIRST_AIRLINE = 1_000_000_000  # far from any seed used in training
+PROMPT_WEIGHT, COPY_WEIGHT = 0.1, 2.0  # of prompt tokens; of the most frequent copied kind
 
-# Kinds of token that episodes repeat: the vocabulary's classes, and what numbers stand for.
+# Token kinds that episodes repeat: the vocabulary's classes and the meanings of numbers.
 CLASSES = (
     *("first", "last", "user_last", "reservation_left", "reservation_right", "flight"),
     *("payment", "date", "city", "choice"),
 )
-# A number is of the kind that the piece before it says: a flight's, say. Others are amounts of
-# money, or, if they are smaller, count something: bags, which are as often worked out as copied.
+# The piece before a number sets its kind: a flight's, for example. Other numbers are amounts of
+# money or, below LEAST_AMOUNT, counts of bags, which are as often computed as copied.
 NUMBERS = {
     "user_last": "user_number",
     "flight": "flight_number",
@@ -69,10 +69,10 @@ OTHER = -1
 
 
 class Phase(NamedTuple):
-    """A part of the training, with a schedule of its own."""
+    """A phase of the training with its own schedule."""
 
     episodes: int
-    noise: float  # of the expert: chance of a slip in a turn
+    noise: float  # the expert's chance of a mistake per turn
     lr: float
 
 
@@ -89,7 +89,7 @@ TRAINING = TrainConfig(
 
 
 def expert_episodes(tasks: List[Task], noise: float, seed: int) -> list[Demonstration]:
-    """Return what the expert plays, an episode of each task, as conversations."""
+    """Return one expert episode per task, as demonstrations."""
     policy = RulePolicy(Expert(noise))
     run = Run("seed", airline_mini(), policy, Config(1, seed=seed), policy_name="expert")
 
@@ -103,14 +103,14 @@ def expert_episodes(tasks: List[Task], noise: float, seed: int) -> list[Demonstr
 
 
 def fresh_examples(phase: Phase, airline: int, chat: Renderer) -> Iterator[Example]:
-    """Yield what is learnt of the fresh episodes of a phase, from this airline and the next."""
+    """Yield the training examples of a phase: fresh episodes of airlines from `airline` on."""
     for number in range(airline, airline + phase.episodes // TASKS):
         tasks = airline_mini().fresh_tasks(number, TASKS)
         yield from supervised(expert_episodes(tasks, phase.noise, number), chat)
 
 
 class Copied:
-    """Which tokens of a sequence are of a kind that episodes repeat.
+    """Classify tokens by the kinds that episodes repeat.
 
     Args:
         tokenizer: of the policy.
@@ -125,7 +125,7 @@ class Copied:
         self._number[tokenizer.convert_tokens_to_ids(numbers)] = [int(number) for number in numbers]
 
     def kinds(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the kind of each token, a position in KINDS or OTHER, [L]."""
+        """Return the kind of each token, an index into KINDS or OTHER, shape [L]."""
         of_class = self._class[token_ids]
         before = np.concatenate([[OTHER], of_class[:-1]])
         number = self._number[token_ids]
@@ -136,7 +136,7 @@ class Copied:
 
 
 def weighted(examples: List[Example], copied: Copied) -> list[Example]:
-    """Return examples in which every token counts, those that are copied most, rare kinds first."""
+    """Return examples with a weight per token; rare copied kinds weigh most."""
     kinds = [copied.kinds(example.sequence.token_ids) for example in examples]
     counts = np.zeros(len(KINDS) + 1)  # the last is OTHER's
     for example, kind in zip(examples, kinds, strict=True):
@@ -161,10 +161,10 @@ def weighted(examples: List[Example], copied: Copied) -> list[Example]:
 
 
 def copy_accuracy(model: Any, examples: List[Example], copied: Copied) -> dict[str, float]:
-    """Return how often the likeliest token is the right one where it is to be copied, by kind.
+    """Return the top-1 accuracy on copied tokens, by kind.
 
-    Teacher-forced: what stood before is the expert's. A token is to be copied if it has stood
-    before in the episode.
+    Teacher-forced: the context is the expert's. A token counts as copied if it occurs earlier in
+    the episode.
     """
     right, of = np.zeros(len(KINDS)), np.zeros(len(KINDS))
     for example in examples:
@@ -182,7 +182,7 @@ def copy_accuracy(model: Any, examples: List[Example], copied: Copied) -> dict[s
 
 
 def make(out: Path, seed: int) -> None:
-    """Make the policy in a folder, and record beside it how it was made."""
+    """Train the policy in a folder, and record there how it was made."""
     out.mkdir(exist_ok=True)
     make_tiny_model(out, [piece for group in vocabulary().values() for piece in group], seed)
     model, tokenizer = load_model(str(out))
@@ -200,7 +200,7 @@ def make(out: Path, seed: int) -> None:
 
 
 def learn(model: Any, tokenizer: Any, number: int, seed: int, out: Path) -> dict[str, float]:
-    """Train for a phase, and write the policy now and then; return what it copies at the end."""
+    """Train for one phase, saving the policy periodically; return the final copy accuracy."""
     began, phase = time.monotonic(), PHASES[number]
     chat, copied = Renderer(tokenizer), Copied(tokenizer)
     airline = FIRST_AIRLINE * (1 + seed) + sum(p.episodes // TASKS for p in PHASES[:number])

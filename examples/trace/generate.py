@@ -1,10 +1,10 @@
 """Write the example trace: a scripted agent serves an invented airline, 24 tasks x 8 trials.
 
 Run as `python -m examples.trace.generate`; every run writes the same bytes. Each customer holds two
-bookings, and the task is about the first. The agent means well and slips the way models do; how
-often depends on the kind of task, on its haste in that episode, and on whether it looked before it
-acted. No outcome is drawn: an episode succeeds if its database ends as the gold actions leave it
-and its last message tells what the customer asked for.
+bookings, and the task is about the first. The agent makes the mistakes that models make. Their rate
+depends on the kind of task, on the agent's haste in the episode, and on whether it read before it
+acted. Outcomes are not drawn at random: an episode succeeds if its database ends in the state that
+the gold actions produce and its last message contains the answer to the customer.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ T = TypeVar("T")
 
 TRACE = Path(__file__).parents[2] / "data/examples/airline-24x8.jsonl"
 TRIALS = 8
-CRASHED = ("bags-1", "change-2", "refuse-2")  # tasks with one more episode, lost to a time-out
-# Kind of task: number of tasks, and how hard: the chance to get a decisive action wrong, at medium
-# haste. Chosen by hand, so that the tasks whose gold actions include reads are the hard ones.
+CRASHED = ("bags-1", "change-2", "refuse-2")  # tasks with one extra episode, which crashed
+# By kind of task: the number of tasks, and the chance to get a decisive action wrong at medium
+# haste. Chosen by hand, so that tasks whose gold actions include reads are hard.
 KINDS = {
     "bags": (4, 0.08),
     "cancel": (4, 0.08),
@@ -48,7 +48,7 @@ UNKNOWN_TOOLS = ("get_booking", "lookup_policy", "get_payment_methods")
 
 def below(rng: Random, limit: int) -> int:
     """Return a number in [0, limit)."""
-    # Python promises the same numbers on every version for random() alone.
+    # Only random() gives the same numbers on every version of Python.
     return int(rng.random() * limit)
 
 
@@ -64,7 +64,7 @@ def action(name: str, **arguments: Any) -> Record:
 
 @dataclass
 class Airline:
-    """The database as far as one customer is concerned, and its tools."""
+    """The part of the database that concerns one customer, and the tools."""
 
     user: Record
     reservations: dict[str, Record]  # by id; the task is about the first
@@ -131,11 +131,11 @@ class CustomerTask:
 
     task_id: str
     kind: str
-    world: Airline  # as every episode finds it
+    world: Airline  # initial state of every episode
     request: str
     reads: list[Record]  # gold reads
-    deeds: list[Record]  # the decisive gold actions: writes, the hand-off, or the sum to tell
-    answer: str = ""  # what the last message has to tell
+    deeds: list[Record]  # the decisive gold actions: writes, the hand-off, or the calculation
+    answer: str = ""  # text that the last message must contain
 
 
 def new_world(rng: Random) -> Airline:
@@ -225,10 +225,10 @@ def new_task(kind: str, number: int) -> CustomerTask:
 
 
 def mistaken(task: CustomerTask, intended: Record, rng: Random) -> Record:
-    """Return what an agent that has got it wrong does instead of a gold action."""
+    """Return a wrong action in place of a gold action."""
     name, arguments = intended["name"], intended["arguments"]
     target, other = task.world.reservations
-    if name == "transfer_to_human_agents":  # moved by the story, it does what it may not
+    if name == "transfer_to_human_agents":  # out of pity, it cancels against the policy
         return action("cancel_reservation", reservation_id=target)
     if name in ("get_reservation_details", "cancel_reservation"):
         wrong: Record = {"reservation_id": target if other in arguments.values() else other}
@@ -252,7 +252,7 @@ def mistaken(task: CustomerTask, intended: Record, rng: Random) -> Record:
 
 
 def restyled(arguments: Record) -> Record:
-    """Write arguments in another way that the tools take for the same."""
+    """Return arguments in another notation that the tools accept as equal."""
     folded = {key: arguments[key].swapcase() for key in arguments if key in CASELESS}
     numbers = {key: str(value) for key, value in arguments.items() if isinstance(value, int)}
     return dict(reversed((arguments | folded | numbers).items()))
@@ -260,7 +260,7 @@ def restyled(arguments: Record) -> Record:
 
 @dataclass
 class CustomerConversation:
-    """The messages of an episode in OpenAI's format, and the world that they change."""
+    """The messages of an episode in OpenAI's format, and the database that they change."""
 
     world: Airline
     rng: Random
@@ -279,7 +279,7 @@ class CustomerConversation:
             if self.rng.random() < 0.15:
                 arguments = restyled(arguments)
             written = orjson.dumps(arguments).decode()
-            if self.rng.random() < 0.002:  # a model may write Python where JSON is due
+            if self.rng.random() < 0.002:  # models sometimes write Python instead of JSON
                 written = str(arguments)
             call_id = f"call_{len(self.messages)}_{len(calls)}"
             function = {"name": name, "arguments": written}
@@ -292,7 +292,7 @@ class CustomerConversation:
 
 
 def look_around(task: CustomerTask, talk: CustomerConversation, haste: float) -> None:
-    """Let the agent read what it has to, and some things besides."""
+    """Let the agent make the reads of the task, and some unneeded ones."""
     rng = talk.rng
     target, other = task.world.reservations
     look = action("get_reservation_details", reservation_id=target)
@@ -302,14 +302,14 @@ def look_around(task: CustomerTask, talk: CustomerConversation, haste: float) ->
         if rng.random() < 0.08 + 0.1 * haste:  # drops the last letter of the id
             talk.say(None, action(look["name"], reservation_id=target[:-1]))
         talk.say(None, read)
-        if rng.random() < 0.1 + 0.1 * haste:  # asks what it has just been told
+        if rng.random() < 0.1 + 0.1 * haste:  # repeats the call
             talk.say("Let me check.", read)
     if rng.random() < 0.15:
         talk.say(None, look, action(look["name"], reservation_id=other))
 
 
 def play(task: CustomerTask, trial: int) -> CustomerConversation:
-    """Let the agent serve the customer of a task once."""
+    """Play one episode of a task."""
     rng = Random(f"episode {task.task_id} {trial}")
     talk = CustomerConversation(copy.deepcopy(task.world), rng)
     talk.hear(POLICY, role="system")
@@ -324,7 +324,7 @@ def play(task: CustomerTask, trial: int) -> CustomerConversation:
     looks = rng.random() > 0.1 + 0.3 * haste
     if looks:
         look_around(task, talk, haste)
-    elif task.reads:  # it guesses which flight is meant; a sum it cannot guess
+    elif task.reads:  # it guesses the flight, but cannot guess a sum
         slip = 1.0 if task.answer else 0.7
     if rng.random() < slip / 4:
         talk.say("I am afraid I cannot do that for you.")
@@ -339,13 +339,13 @@ def play(task: CustomerTask, trial: int) -> CustomerConversation:
         right = rng.random() >= slip
         if not right:
             talk.say(None, mistaken(task, deed, rng))
-        if right or (looks and rng.random() < 0.3):  # notices, which may be too late
+        if right or (looks and rng.random() < 0.3):  # notices the mistake, perhaps too late
             talk.say(None, deed)
     if rng.random() < 0.2 * haste:  # goodwill that the policy forbids
         talk.say("Take this, too.", action("send_certificate", user_id=user_id, amount=25))
     if not talk.world.handoffs:
-        told = talk.messages[-1]["content"] if task.answer else "It is done."
-        talk.say(f"{told} Is there anything else?")
+        answer = talk.messages[-1]["content"] if task.answer else "It is done."
+        talk.say(f"{answer} Is there anything else?")
     return talk
 
 
@@ -358,21 +358,21 @@ def episodes(task: CustomerTask) -> list[Record]:
     rows: list[Record] = []
     for trial in range(TRIALS + (task.task_id in CRASHED)):
         talk = play(task, trial)
-        told = task.answer in (talk.messages[-1]["content"] or "")
+        answered = task.answer in (talk.messages[-1]["content"] or "")
         crashed = trial == TRIALS
         row = {"episode_id": f"{task.task_id}/{trial}", "task_id": task.task_id, "trial": trial}
         row |= {"group_id": task.task_id, "domain": "airline"}
         if crashed:
             row |= {"status": "error", "outcome": 0, "messages": []}
         else:
-            success = talk.world == goal and told
+            success = talk.world == goal and answered
             row |= {"status": "ok", "outcome": int(success), "messages": talk.messages}
         rows.append(row | {"gold_actions": gold})
     return rows
 
 
 def trace() -> bytes:
-    """Return the whole file."""
+    """Return the bytes of the trace file."""
     tasks = [new_task(kind, k) for kind, (count, _) in KINDS.items() for k in range(count)]
     lines = [orjson.dumps(row) for task in tasks for row in episodes(task)]
     return b"\n".join(lines) + b"\n"

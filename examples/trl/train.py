@@ -2,7 +2,7 @@
 
     python -m examples.trl.train --iterations 8 -o out
 
-On one CPU thread. An iteration plays 16 tasks 8 times and takes four optimizer steps.
+It runs on one CPU thread. Each iteration plays 16 tasks 8 times and takes four optimizer steps.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def train(iterations: int, seed: int, calibration: str, out: Path) -> str:
 
 
 def settings(iterations: int, seed: int, out: Path) -> GRPOConfig:
-    """Return TRL's settings: those of `make demo`, as far as both have them."""
+    """Return TRL's settings: those of `make demo` where TRL has them, with another schedule."""
     return GRPOConfig(
         output_dir=str(out),
         seed=seed,
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
-        # 128 episodes, learnt from twice in two steps of 64.
+        # Each iteration: 128 episodes, used for two epochs of two steps of 64.
         max_steps=4 * iterations,
         num_generations=8,
         per_device_train_batch_size=64,
@@ -73,7 +73,7 @@ def settings(iterations: int, seed: int, out: Path) -> GRPOConfig:
         num_iterations=2,
         max_completion_length=300,
         max_tool_calling_iterations=MAX_TURNS - 1,
-        generation_kwargs={"max_new_tokens": 60},  # of a message
+        generation_kwargs={"max_new_tokens": 60},  # per message
         top_k=0,
         learning_rate=3e-4,
         lr_scheduler_type="constant",

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server of a small model, for trying things out without an engine.
+"""OpenAI-compatible server for a small model, to try things out without an inference engine.
 
 python -m examples.verifiers_env.serve --model data/seed_policy --port 8000
 """
@@ -58,7 +58,7 @@ def serve(policy: TransformersPolicy, port: int) -> None:
             try:
                 made = asyncio.run_coroutine_threadsafe(answer(body), loop).result()
                 self._send(200, made)
-            except Exception as error:  # the client is to know, whatever it is
+            except Exception as error:  # report any error to the client
                 self._send(400, {"error": {"message": f"{type(error).__name__}: {error}"}})
 
         def _send(self, status: int, document: dict[str, Any]) -> None:

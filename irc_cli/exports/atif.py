@@ -21,7 +21,7 @@ from stages.tables.inspected import inspected_advantages
 from stages.tables.table_file import read_table
 from stages.tables.turn_arrays import turn_arrays
 
-MADE = "irc_cli.meta.json"  # what made the folder
+MADE = "irc_cli.meta.json"  # lineage of the folder
 
 
 @options.expanded()
@@ -90,7 +90,7 @@ def command(
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:
-    """Raise InputError unless the folder can be written; only one of ours is ever replaced."""
+    """Raise InputError unless the folder can be written; only our own are replaced."""
     with reachable(str(folder)):
         if not folder.absolute().parent.is_dir():
             raise InputError(str(folder), f"no directory '{folder.parent}'", "create it first")

@@ -1,4 +1,4 @@
-"""What the formats share that traces of any format become: their episodes, names and bad lines."""
+"""Shared by the formats that convert traces: episodes, names and bad lines."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from stages.tables.files import together
 
 
 class Conversion:
-    """Traces on their way into another format.
+    """A conversion of traces to another format.
 
     Args:
         command: name of the command, such as "export messages".
         traces: paths of the traces.
-        source: how they are read.
-        out: path of what is written; None: nothing is.
-        printing: what is shown, and what may be replaced.
+        source: options of reading them.
+        out: path of the output; None: nothing is written.
+        printing: what to show, and whether to replace files.
 
     Attributes:
-        episodes: of all traces.
-        notes: on what was read, and on what the format can't hold.
+        episodes: episodes of all traces.
+        notes: notes on reading, and on content that the format can't hold.
 
     Raises:
         InputError: a trace is missing or broken, or there is no episode.
@@ -50,21 +50,21 @@ class Conversion:
         self.notes = self._reader.notes
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each episode, by the names that tables have; see `message_rows`."""
+        """Return a row per episode, with the ids that tables use; see `message_rows`."""
         rows = message_rows(self.episodes, self.notes)
         settle(rows, [episode.source for episode in self.episodes], self._reader.renamed())
         return rows
 
     @contextmanager
     def writing(self, seed: int, others: Sequence[str | None] = ()) -> Iterator[dict[str, Any]]:
-        """Yield what made the output, to be written in here; bad lines appear together with it.
+        """Yield the output's lineage; files written inside appear together with the bad lines.
 
         Args:
-            seed: recorded.
-            others: files that were read beside the traces.
+            seed: seed to record.
+            others: input files other than the traces.
 
         Raises:
-            InputError: there are notes, and none are allowed.
+            InputError: there are notes, and --strict allows none.
         """
         check_notes(self.notes, strict=self._printing.strict)
         settings = {"domain": self._source.domain, **self._source.settings}

@@ -1,4 +1,4 @@
-"""`irc-cli export preferences`: pairs of turns of which one is better."""
+"""`irc-cli export preferences`: pairs of a better and a worse turn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SAME = {"exact": "messages", "calls": "calls and results"}
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which turns are held against each other."""
+    """Which turns are paired."""
 
     prefix: Annotated[
         Prefix,

@@ -1,4 +1,4 @@
-"""What the formats with a reward for each turn share: their files, their episodes, their report."""
+"""Shared by the formats with a reward per turn: files, episodes and report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Made: TypeAlias = Callable[[Row, Earned | None, Counter[str]], Row]
 
 @dataclass(frozen=True)
 class RewardFiles:
-    """What the turns earned."""
+    """Files with the rewards of turns."""
 
     turns: Annotated[
         str, Setting("Turns of the episodes, from irc-cli score.", options.INPUT, metavar="FILE")
@@ -55,11 +55,11 @@ class RewardFiles:
 
     @property
     def paths(self) -> list[str]:
-        """The files that are given."""
+        """The given files."""
         return [path for path in (self.turns, self.advantages) if path]
 
     def earned(self) -> dict[str, Earned]:
-        """What each episode earned that counts and has an outcome.
+        """Return the rewards of each counted episode with an outcome.
 
         Raises:
             InputError: a file is missing or broken, or the advantages are of other turns.
@@ -81,17 +81,17 @@ def write_episodes(
     printing: options.Writing,
     seed: int,
 ) -> None:
-    """Write a line for each episode of some traces.
+    """Write a line per episode of traces.
 
     Args:
         command: name of the command, such as "export verifiers".
-        made: makes the line of an episode from its row and what its turns earned.
+        made: makes an episode's line from its row and its rewards, and adds to the notes.
         traces: paths of the traces.
-        files: what their turns earned.
+        files: files with the rewards of their turns.
         out: path of the JSON lines; None: nothing is written.
-        source: how the traces are read.
-        printing: what is shown, and what may be replaced.
-        seed: recorded.
+        source: options of reading the traces.
+        printing: what to show, and whether to replace files.
+        seed: seed to record.
 
     Raises:
         InputError: a file is missing or broken, or the files do not go together.
@@ -119,10 +119,10 @@ def write_episodes(
 
 
 class Group(NamedTuple):
-    """Where an episode stands among those of its task."""
+    """An episode's place in its group."""
 
     group_id: str
-    place: int  # from 0
+    place: int  # 0-based
     truncated: bool
 
 
@@ -138,17 +138,17 @@ def write_sequences(
     printing: options.Writing,
     seed: int,
 ) -> None:
-    """Write a line for each token sequence of some rollouts.
+    """Write a line per token sequence of rollouts.
 
     Args:
         command: name of the command, such as "export areal".
         made: makes the line of a sequence.
         rollouts: path of the rollouts, with their tokens beside them, or of any trace that holds
             tokens.
-        files: what their turns earned.
+        files: files with the rewards of their turns.
         out: path of the JSON lines; None: nothing is written.
-        printing: what is shown, and what may be replaced.
-        seed: recorded.
+        printing: what to show, and whether to replace files.
+        seed: seed to record.
 
     Raises:
         InputError: a file is missing or broken, tokens are missing, or the files do not go
@@ -177,7 +177,7 @@ def write_sequences(
 
 
 def _played(path: str, notes: Counter[str], *, quiet: bool) -> Read:
-    """Episodes and tokens of rollouts, and the digest of the file that holds the tokens."""
+    """Return groups and tokens of rollouts, and the digest of the file with the tokens."""
     played = read_rollouts(path, notes)
     check_tokens(played)
     named = ((row["episode_id"], row["group_id"], row["status"]) for row in played.episodes)
@@ -185,7 +185,7 @@ def _played(path: str, notes: Counter[str], *, quiet: bool) -> Read:
 
 
 def _traced(path: str, notes: Counter[str], *, quiet: bool) -> Read:
-    """Episodes and tokens of a trace of any format, and its digest."""
+    """Return groups and tokens of a trace of any format, and its digest."""
     reader = TraceReader([path], quiet=quiet)
     episodes = [episode for episode, _ in reader]
     notes += reader.notes
@@ -200,7 +200,7 @@ def _traced(path: str, notes: Counter[str], *, quiet: bool) -> Read:
 
 
 def _groups(named: Iterable[tuple[str, str, str]]) -> dict[str, Group]:
-    """Where each episode stands, from (its id, its group, its status)."""
+    """Return each episode's place in its group, from (episode_id, group_id, status)."""
     groups, places = dict[str, Group](), Counter[str]()
     for episode, name, status in named:
         groups[episode] = Group(name, places[name], status == "truncated")

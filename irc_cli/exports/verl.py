@@ -91,7 +91,7 @@ def _checked(ours: VerlConfig) -> VerlConfig:
     """Return the configuration with absolute paths.
 
     Raises:
-        InputError: something that the reward function would refuse.
+        InputError: a setting that the reward function would reject.
     """
     values = None if ours.calibration is None else load_calibration(ours.calibration)
     check_critic(values, ours.calibration, ours.advantage)

@@ -1,4 +1,4 @@
-"""What the formats share: their inputs, JSON lines with lineage, and how they report."""
+"""Shared by the formats: inputs, JSON lines with lineage, and reports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Rollouts = Annotated[str, typer.Argument(metavar="ROLLOUTS", help="Rollouts of i
 
 @dataclass(frozen=True)
 class ScoredFiles:
-    """What tells the worth of the turns of rollouts."""
+    """Files with the rewards and advantages of rollouts."""
 
     turns: Annotated[
         str, Setting("Turns of the rollouts, from irc-cli score.", options.INPUT, metavar="FILE")
@@ -48,16 +48,16 @@ class ScoredFiles:
 
     @property
     def paths(self) -> list[str]:
-        """The files that are given."""
+        """The given files."""
         return [path for path in (self.turns, self.calibration, self.advantages) if path]
 
     def estimator(self, config: AdvantageConfig) -> dict[str, Any] | None:
-        """What is recorded of the estimator; None: the advantages were read."""
+        """Return the estimator's settings to record; None: the advantages were read."""
         return None if self.advantages else asdict(config)
 
 
 def check_lines(out: str | None, *, as_json: bool, force: bool) -> None:
-    """Raise InputError before any work if JSON lines, or what made them, could not be written."""
+    """Raise InputError before any work if JSON lines or their lineage can't be written."""
     options.check_outputs([out], as_json=as_json, force=force)
     if out and out != "-":
         refuse_existing(made_by_path(out), force=force)

@@ -1,1 +1,1 @@
-"""The page of `irc-cli report`: its template, its style, its script, and what fills them."""
+"""The page of `irc-cli report`: templates, styles, scripts, and their rendering."""

@@ -18,7 +18,7 @@ function partingNote(row) {
     element("a", { href: `#${row.ref}/${here ? here[0] : 0}/beside` }, "See them side by side"));
 }
 
-/* The entries before the turn at which the trials part, and from it on. */
+/* The entries before the turn at which the trials diverge, and those from it on. */
 function halves(found, place) {
   const at = place ? found.entries.findIndex((entry) => entry.turn === place.turn) : found.entries.length;
   return [found.entries.slice(0, at), found.entries.slice(at)];

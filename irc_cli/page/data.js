@@ -1,7 +1,7 @@
-/* The data of the page: an index at once, conversations when they are asked for. */
-const UNPACKED = 6; // chunks kept
+/* The data of the page: the index is unpacked at the start, conversations on demand. */
+const UNPACKED = 6; // chunks kept in memory
 let index = null;
-const chunks = new Map(); // the chunks unpacked last, by number
+const chunks = new Map(); // the last unpacked chunks, by number
 
 async function unpack(text) {
   const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
@@ -30,7 +30,7 @@ function restored(text, texts) {
   return text < 0 ? index.texts[-1 - text] : texts[text];
 }
 
-/* The conversation of an episode, its shared texts put back; null where it is not at hand. */
+/* The conversation of an episode with its shared texts restored; null if the page lacks it. */
 async function conversation(row) {
   if (row.chunk === null) return null;
   const held = await chunk(row.chunk);
@@ -42,7 +42,7 @@ async function conversation(row) {
   return found;
 }
 
-/* Every chunk as one text in small letters by episode, one chunk after another. */
+/* The text of every episode in lower case, chunk by chunk. */
 async function* searchable() {
   for (let number = 0; number < packedChunks().length; number++) {
     const held = await unpack(packedChunks()[number].textContent);

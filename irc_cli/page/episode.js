@@ -1,7 +1,7 @@
-/* One episode: its strip of turns, and all that was said. */
+/* One episode: its strip of turns, and its conversation. */
 const ROWS = [["tier", "tier"], ["reward", "raw reward"], ["value", "calibrated"], ["return_part", "return part"], ["outcome_part", "outcome part"], ["advantage", "advantage"]];
 const AGAINST = 1, FLIPS = 2, ERROR = 4;
-const COUNT_LONG = 4000; // characters from which on a message scrolls in itself
+const COUNT_LONG = 4000; // longer messages scroll in a box of their own, in characters
 
 const tierOf = (row, turn) => index.tiers[row.turns.tier[turn]].tier;
 const turnRef = (row, turn) => `#${row.ref}/${turn}`;
@@ -36,7 +36,7 @@ function callElement(call, gold, telling) {
   return element("div", { class: "call" }, parts);
 }
 
-/* What a call has to do with the gold actions. */
+/* How a call compares with the gold actions. */
 function goldNote(call, gold, telling) {
   if (gold === null) return [];
   if (call.match === "full") return [element("p", { class: "quiet" }, `\u2713 Equals gold action ${call.gold + 1}.`)];
@@ -67,7 +67,7 @@ function turnElement(row, entry, gold) {
   const parts = [head];
   if (entry.reasoning) parts.push(foldable("Reasoning", entry.reasoning, false));
   if (entry.text) parts.push(textElement(entry.text));
-  const telling = index.tiers[turns.tier[k]].value !== 0; // why the turn is of this tier matters
+  const telling = index.tiers[turns.tier[k]].value !== 0; // the tier has a value: show why the turn got it
   for (const call of entry.calls) parts.push(callElement(call, gold, telling));
   return element("section", { class: "turn", "data-turn": k, "aria-label": `turn ${k}` }, parts);
 }
@@ -90,7 +90,7 @@ function goldElement(found) {
   return element("details", {}, element("summary", {}, `Gold actions: ${items.length}, ${found.gold.filter((a) => a.met && a.met[2] === "full").length} met`), element("ol", { class: "gold-list" }, items));
 }
 
-/* What the trace says of the end, and what the agent had to tell. */
+/* How the episode ended by the trace, and what the agent had to tell. */
 function factsElement(found) {
   const facts = [];
   if (found.stop) facts.push(`Ended: ${found.stop}.`);
@@ -117,7 +117,7 @@ async function showEpisode(row, turn) {
   if (turn !== null) mark(turn);
 }
 
-/* Marks a turn in the strip and in the conversation, and brings it into view. */
+/* Marks a turn in the strip and in the conversation, and scrolls to it. */
 function mark(turn, scroll = true) {
   const host = byId("episode");
   for (const node of host.querySelectorAll(".now")) node.classList.remove("now");

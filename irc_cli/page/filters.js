@@ -1,5 +1,5 @@
 /* Which episodes and turns are listed. */
-const PAGE = 200; // of the list
+const PAGE = 200; // episodes listed at once
 let hits = [], textHits = null, searching = 0;
 
 const selected = () => ({
@@ -7,8 +7,8 @@ const selected = () => ({
   end: byId("f-end").value, sign: byId("f-sign").value, error: byId("f-error").checked, text: byId("f-text").value.trim().toLowerCase(),
 });
 
-/* The turns of an episode that the filters on turns mean; null: they ask for none. */
-function turnsMeant(row, want) {
+/* The turns of an episode that match the filters on turns; null: no such filter is set. */
+function matchingTurns(row, want) {
   const tests = [];
   if (want.tier !== "") tests.push((k) => row.turns.tier[k] === Number(want.tier));
   if (want.tool !== "") tests.push((k) => row.turns.tools[k].includes(Number(want.tool)));
@@ -24,7 +24,7 @@ function listed(want) {
     if (want.task && !row.task.includes(want.task)) continue;
     if ((want.state && row.state !== want.state) || (want.end && row.status !== want.end)) continue;
     if (textHits && !textHits.has(row.id)) continue;
-    const turns = turnsMeant(row, want);
+    const turns = matchingTurns(row, want);
     if (turns && !turns.length) continue;
     rows.push({ row, turns });
   }
@@ -51,7 +51,7 @@ function applyFilters() {
   showHits();
 }
 
-/* Looks through all conversations, a chunk at a time; a newer search ends it. */
+/* Searches all conversations, chunk by chunk; a newer search cancels it. */
 async function search() {
   const number = ++searching, text = selected().text;
   textHits = text ? new Set() : null;

@@ -1,4 +1,4 @@
-"""How the page writes numbers and draws them."""
+"""Formats of numbers and geometry of plots on the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 PLOT = 216  # width of a forest row in pixels
-BAR = 110  # of a bar
+BAR = 110  # width of a bar in pixels
 STATES = {
     "passed": ("\u25cf", "passed"),
     "failed": ("\u2715", "failed"),
@@ -22,7 +22,7 @@ VERDICTS = {
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """Return a number with its sign; a dash where it is undefined, and no sign on zero."""
+    """Return a number with its sign, a dash if it is undefined; zero has no sign."""
     if value is None:
         return "\u2013"
     text = f"{value:+.{digits}f}"
@@ -30,14 +30,14 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:
-    """Return an interval in brackets; nothing where it is undefined."""
+    """Return an interval in brackets, an empty text if it is undefined."""
     if low is None or high is None:
         return ""
     return f"[{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def small(value: float | None) -> str:
-    """Return a probability."""
+    """Return a probability as text."""
     if value is None:
         return "\u2013"
     return "<0.001" if value < 0.001 else f"{value:.3f}"
@@ -49,23 +49,23 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def count(value: int | None) -> str:
-    """Return a whole number."""
+    """Return a whole number as text."""
     return "\u2013" if value is None else f"{value:,}"
 
 
 def at(value: float, width: float = PLOT, reach: float = 1.0) -> float:
-    """Return where a value between -reach and reach stands on a line of this width."""
+    """Return the position of a value on a line from -reach to reach, in pixels."""
     inside = min(max(value, -reach), reach)
     return round((inside + reach) / (2 * reach) * (width - 12) + 6, 1)
 
 
 def reach_of(values: Iterable[float | None]) -> float:
-    """Return the largest size among numbers: the scale of a plot, on which rounding is no bar."""
+    """Return a plot's scale: the largest magnitude, with a margin so that rounding draws no bar."""
     return max((abs(value) for value in values if value is not None), default=0.0) + 1e-3
 
 
 def column(rows: Iterable[dict[str, Any]], *names: str) -> list[Any]:
-    """Return the values of some columns, one after another."""
+    """Return the values of some columns, row by row."""
     return [row[name] for row in rows for name in names]
 
 
@@ -75,7 +75,7 @@ def line(points: Iterable[tuple[float, float]]) -> str:
 
 
 def by_size(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return tiers, those of the largest value first."""
+    """Return tiers sorted by the magnitude of their value, largest first."""
     return sorted(rows, key=lambda row: (-abs(row["value"]), row["tier"]))
 
 

@@ -1,4 +1,4 @@
-/* What the address names is shown: #task/trial/turn, and #task/trial/turn/beside for two trials. */
+/* Shows what the address names: #task/trial/turn, and #task/trial/turn/beside for two trials. */
 let current = null; // { row, turn, beside }
 
 function place() {
@@ -23,7 +23,7 @@ async function follow() {
   markHit(wanted.row);
 }
 
-/* Marks the episode in the list, and brings it into view there. */
+/* Marks the episode in the list, and scrolls the list to it. */
 function markHit(row) {
   const box = byId("hits");
   for (const link of box.querySelectorAll("a")) {

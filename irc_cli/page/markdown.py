@@ -10,7 +10,7 @@ from irc_cli.page.forms import VERDICTS, interval, percent, signed, small
 from irc_cli.page.visible import visible
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#!|~<>@&]|:(?=[\w/]))")
-MOST_TIERS = 50  # of the table: a comment on GitHub has at most 65,536 characters
+MOST_TIERS = 50  # rows of the table: GitHub limits a comment to 65,536 characters
 SIGNS = {"passes": "\u2705", "fails": "\u274c", "undecided": "\u2754"}
 
 
@@ -18,7 +18,7 @@ def render_markdown(document: dict[str, Any]) -> str:
     """Return verdict, tiers, directions and changes as GitHub's Markdown.
 
     Args:
-        document: of `stages.report`.
+        document: report document of `stages.report`.
     """
     verdict, summary = document["verdict"], document["summary"]
     rate = f"{percent(summary['ci_low'])} to {percent(summary['ci_high'])}"
@@ -41,7 +41,7 @@ def render_markdown(document: dict[str, Any]) -> str:
 
 
 def _tiers(document: dict[str, Any]) -> list[str]:
-    """The tiers with their values and where both reward sets push them."""
+    """Return a table of the tiers, their values and their directions under both reward sets."""
     pushed = {
         side: {row["tier"]: row for row in document["direction"][side]["direction"]}
         for side in ("before", "after")
@@ -59,29 +59,29 @@ def _tiers(document: dict[str, Any]) -> list[str]:
             plain(tier["status"]),
             *(_pushed(pushed[side].get(tier["tier"])) for side in ("before", "after")),
         )
-        for tier in _telling(document["tiers"])
+        for tier in _largest(document["tiers"])
     ]
     left_out = len(document["tiers"]) - len(rows)
     more = ["", f"{left_out:,} tiers more are on the page."] if left_out else []
     return table(names, rows, left=(0, 6, 7, 8)) + more
 
 
-def _telling(tiers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The tiers that tell most, in the order of the document."""
+def _largest(tiers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the tiers of the largest values, then of the largest r, in document order."""
     most = sorted(tiers, key=lambda tier: (-abs(tier["value"]), -abs(tier["r"] or 0.0)))
     names = {tier["tier"] for tier in most[:MOST_TIERS]}
     return [tier for tier in tiers if tier["tier"] in names]
 
 
 def _pushed(row: dict[str, Any] | None) -> str:
-    """Where a tier is pushed, and whether that is intended."""
+    """Return a tier's mean advantage and the verdict on it."""
     if row is None:
         return ""
     return f"{signed(row['mean_advantage'])} {VERDICTS[row['verdict']][0]} {row['verdict']}"
 
 
 def _critic(rows: list[dict[str, Any]]) -> list[str]:
-    """What turns of each tier add to the forecast."""
+    """Return a table of what turns of each tier add to the forecast."""
     cells = [
         (
             plain(row["tier"]),
@@ -93,7 +93,7 @@ def _critic(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _changes(changes: dict[str, Any]) -> list[str]:
-    """What changed since the earlier calibration."""
+    """Return the changes since the earlier calibration."""
     rows = [
         (
             plain(row["tier"]),
@@ -121,5 +121,5 @@ def table(
 
 
 def plain(text: str) -> str:
-    """Return text that Markdown shows as it is: no markup, no mention, no link, one line."""
+    """Return text escaped for Markdown: one line, without markup, mentions or links."""
     return _SPECIAL.sub(r"\\\1", " ".join(str(visible(text)).split()))

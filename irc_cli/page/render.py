@@ -1,7 +1,7 @@
-"""The page of a report: the document and its conversations in, HTML out, part by part.
+"""Render the page of a report: document and conversations in, parts of HTML out.
 
-Everything that comes from a trace is escaped: jinja2 does it for the markup, and the script only
-ever sets text. The page asks the network for nothing, and its policy forbids the browser to.
+All content of traces is escaped: jinja2 escapes it in the markup, and the script only sets text.
+The page makes no network requests, and its content security policy forbids them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from stages.reporting.conversations import Conversations
 TEMPLATE = "page.html.jinja"
 STYLES = ("page.css", "episode.css")
 SCRIPTS = ("text.js", "data.js", "episode.js", "compare.js", "filters.js", "tasks.js", "main.js")
-CHUNK = 1 << 20  # characters of conversations that are packed together, about
-LONG = 160  # characters from which on a text that repeats is stored once
+CHUNK = 1 << 20  # approximate size of a chunk, in bytes of its conversations' JSON
+LONG = 160  # repeated texts of at least this many characters are stored once
 
 
 def render_page(document: dict[str, Any], conversations: Conversations | None) -> Iterator[str]:
     """Yield the parts of the page.
 
     Args:
-        document: of `stages.report`.
-        conversations: of the episodes that it shows; None: not at hand.
+        document: report document of `stages.report`.
+        conversations: conversations of the shown episodes; None: unavailable.
     """
     style, script = _asset(*STYLES), _asset(*SCRIPTS)
     packing = Packing(document, conversations)
@@ -71,7 +71,7 @@ def _asset(*names: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """The page's content security policy: its own script and style, and nothing from anywhere."""
+    """Return a content security policy that allows only the page's own script and style."""
     hashes = [
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         for text in (script, style)
@@ -83,16 +83,16 @@ def _policy(style: str, script: str) -> str:
 
 
 class Packing:
-    """Packs conversations into chunks that the page unpacks when it needs them."""
+    """Packs conversations into chunks that the page unpacks on demand."""
 
     def __init__(self, document: dict[str, Any], conversations: Conversations | None) -> None:
         self._document, self._conversations = document, conversations
         self._place: dict[str, int] = {}  # chunk of each episode
         self._failed: dict[str, set[int]] = {}  # turns of each episode with a failed call
-        self._systems: dict[str, int] = {}  # long texts that every chunk may name
+        self._systems: dict[str, int] = {}  # long system messages, which all chunks share
 
     def chunks(self) -> Iterator[str]:
-        """Yield chunks, the episodes of a task together: they share most of their texts."""
+        """Yield chunks task by task, because episodes of a task share most of their texts."""
         if self._conversations is None:
             return
         by_task: dict[str, list[str]] = {}
@@ -124,7 +124,7 @@ class Packing:
         return packed({"texts": list(texts), "episodes": episodes})
 
     def _share(self, entry: dict[str, Any], texts: dict[str, int]) -> None:
-        """Put numbers in the place of long texts: n of the chunk's, -1 - n of the page's."""
+        """Replace long texts by numbers: n for a text of the chunk, -1 - n for one of the page."""
         system = entry["role"] in ("system", "developer")
         if len(entry["text"]) >= LONG:
             shared = self._systems if system else texts
@@ -135,7 +135,7 @@ class Packing:
                 call["result"] = texts.setdefault(call["result"], len(texts))
 
     def index(self) -> str:
-        """Return what the script knows from the start; to be called after the chunks."""
+        """Return the index that the script unpacks at the start; call this after `chunks`."""
         tiers = {row["tier"]: i for i, row in enumerate(self._document["tiers"])}
         tools: dict[str, int] = {}
         rows = [self._row(row, tiers, tools) for row in self._document["episodes"]]
@@ -151,7 +151,7 @@ class Packing:
     def _row(
         self, row: dict[str, Any], tiers: dict[str, int], tools: dict[str, int]
     ) -> dict[str, Any]:
-        """An episode in few characters: its turns column by column."""
+        """Return an episode in compact form, its turns column by column."""
         turns, failed = row["turns"], self._failed.get(row["id"], ())
         columns: dict[str, Any] = {
             "tier": [tiers.setdefault(turn["tier"], len(tiers)) for turn in turns],
@@ -171,12 +171,12 @@ class Packing:
 
 
 def _short(value: float | None) -> float | None:
-    """A number to the digits that the page shows."""
+    """Round a number to the digits that the page shows."""
     return None if value is None else round(value, 4)
 
 
 def packed(value: Any) -> str:
-    """Return JSON, deflated, in base64: what the page's script unpacks."""
+    """Return a value as JSON, deflated and in base64, for the page's script to unpack."""
     deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
     data = deflate.compress(orjson.dumps(value)) + deflate.flush()
     return base64.b64encode(data).decode()

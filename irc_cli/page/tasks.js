@@ -1,11 +1,11 @@
-/* The grid of tasks: its orders, and the leverage of each task on a tier. */
+/* The grid of tasks: its sort orders, and the leverage of each task on a tier. */
 function setUpTasks() {
   const body = byId("task-table").tBodies[0], rows = [...body.rows];
   const facts = new Map(rows.map((row, place) => {
     const [passed, counted] = row.cells[2].textContent.split("/").map(Number);
     return [row, { place, rate: counted ? passed / counted : 2, mixed: row.classList.contains("idle") ? 1 : 0, task: row.dataset.task }];
   }));
-  // As a map: a tier may be called "constructor".
+  // A Map and no object, because a tier may be called "constructor".
   const moved = new Map(Object.entries(index.leverage).map(([task, of]) => [task, new Map(Object.entries(of))]));
   const leverage = (row) => (moved.get(facts.get(row).task) || new Map()).get(byId("task-tier").value) || 0;
   const orders = {

@@ -1,5 +1,5 @@
 "use strict";
-/* Making elements. Text only ever becomes text: nothing here parses markup. */
+/* Builds elements. Text stays text: nothing here parses markup. */
 const SIGNS = { passed: "\u25cf", failed: "\u2715", truncated: "\u25e9", masked: "\u25cc" };
 
 function element(name, attributes, ...children) {
@@ -25,9 +25,9 @@ function signed(value, digits = 3) {
 const direction = (value) => (!value || Math.abs(value) < 0.0005 ? "zero" : value > 0 ? "up" : "down");
 const stateOf = (name) => element("span", { class: `state ${name}` }, element("span", { "aria-hidden": "true" }, SIGNS[name]), ` ${name}`);
 const tag = (text) => element("span", { class: "tag", dir: "auto" }, text);
-const PART = 20000; // characters of a very long text that are laid out together
+const PART = 20000; // characters per part of a very long text
 
-/* A text as it is; a very long one in parts, of which the browser lays out those in view. */
+/* The text unchanged; a very long one in parts, so that the browser lays out only those in view. */
 function inParts(text) {
   if (text.length <= 2 * PART) return [text];
   const found = [];
@@ -42,7 +42,7 @@ function inParts(text) {
 
 const pre = (text) => element("pre", { dir: "auto", tabindex: "0" }, inParts(text));
 
-/* Long texts are closed, and say how long they are; nothing is cut. */
+/* A text that can be folded; nothing is cut. */
 function foldable(title, text, open) {
   return element("details", { open }, element("summary", {}, title), pre(text));
 }

@@ -1,4 +1,4 @@
-"""Text as a person has to see it: what hides, or is drawn over other lines, is spelled out."""
+"""Spell out the characters in text that a person would not see, or that cover other lines."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from markupsafe import Markup
 
 from stages.core.printable import UNSEEN
 
-# What changes how text looks without being seen: controls, and marks of direction.
+# Invisible characters that change how text looks: control characters and direction marks.
 _HIDDEN = re.compile(
     r"\r(?!\n)|"
     f"[\x00-\x08\x0b\x0c\x0e-\x1f{UNSEEN}]"
 )
-# Marks piled on one letter, which would be drawn over the lines above and below.
+# Combining marks piled on one letter, which would cover the lines above and below.
 _MARKS = (
     "[\u0300-\u036f\u0483-\u0489\u0610-\u061a\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
 )
@@ -22,7 +22,7 @@ _PILED = re.compile(f"({_MARKS}{{4}})({_MARKS}+)")
 
 
 def visible(value: Any) -> Any:
-    """Return a value whose texts show what hides in them, such as a mark of direction: <U+200F>."""
+    """Return a value with the hidden characters of its texts spelled out, such as <U+200F>."""
     if isinstance(value, Markup):
         return value
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer with our advantages per turn, and with environments in which a user speaks.
+"""TRL's GRPOTrainer with our advantages per turn, and with environments that simulate a user.
 
 from irc_cli.trl import TurnGRPOTrainer, environment, task_rows
 

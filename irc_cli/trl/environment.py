@@ -1,7 +1,7 @@
 """Our environments for TRL's `environment_factory`: tools, and a user who answers.
 
-TRL ends an episode at the first message without a call. `TurnGRPOTrainer` hands such a message to
-an environment that is a `Dialogue`, and goes on with what the user answers.
+TRL ends an episode at the first message without a call. `TurnGRPOTrainer` passes such a message to
+an environment that is a `Dialogue`, and continues with the user's answer.
 """
 
 from __future__ import annotations
@@ -20,19 +20,23 @@ from stages.rollout import seen_tools
 
 @runtime_checkable
 class Dialogue(Protocol):
-    """An environment of TRL that takes whole messages. Names begin with _: no tool has such."""
+    """A TRL environment that takes whole messages. Its names begin with _, as no tool's name does.
 
-    _tools: list[dict[str, Any]]  # OpenAI definitions, as the model sees them
+    Attributes:
+        _tools: OpenAI definitions of the tools, as the model sees them.
+    """
+
+    _tools: list[dict[str, Any]]
 
     def _take(self, message: Message) -> tuple[list[Message], bool]:
-        """Take the assistant's message; return the answers to it, and whether it goes on.
+        """Take an assistant message; return the answers, and whether the episode continues.
 
-        Answers are results of its calls, or what the user says.
+        The answers are the results of its calls, or the user's message.
         """
 
 
 class TaskEnvironment:
-    """One episode after another of an environment of ours, as TRL plays it."""
+    """One of our environments as TRL plays it, one episode after another."""
 
     _env: ClassVar[Env]
     _tools: ClassVar[list[dict[str, Any]]]
@@ -45,11 +49,11 @@ class TaskEnvironment:
         self._failed = False
 
     def reset(self, task_id: str, split: str, **_: Any) -> str:
-        """Begin an episode; return what the user says first, which TRL puts into the prompt.
+        """Begin an episode; return the user's first message, which TRL appends to the prompt.
 
         Args:
-            task_id: of the row.
-            split: of the row.
+            task_id: task of the row.
+            split: split of the row.
 
         Raises:
             InputError: there is no such task.
@@ -64,7 +68,7 @@ class TaskEnvironment:
         return str(self._session.messages[-1]["content"])
 
     def get_reward(self) -> float | None:
-        """Return the outcome in [0, 1]; None where the user failed."""
+        """Return the outcome in [0, 1]; None if the user failed."""
         if self._session is None or self._failed:
             return None
         return self._session.outcome().outcome
@@ -83,8 +87,8 @@ def environment(name: str = "airline-mini", *, seed: int = 0) -> type[TaskEnviro
     """Return a class for `environment_factory`: an environment with its scripted user.
 
     Args:
-        name: of the environment.
-        seed: of what the users say, which differs from episode to episode.
+        name: name of the environment.
+        seed: seed of the users, who differ from episode to episode.
 
     Raises:
         InputError: there is no such environment, or a package that it needs is missing.
@@ -99,12 +103,12 @@ def environment(name: str = "airline-mini", *, seed: int = 0) -> type[TaskEnviro
 def task_rows(
     name: str = "airline-mini", split: str = "train", count: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return rows of a dataset for `environment`: a prompt without the user's words, and the task.
+    """Return dataset rows for `environment`: a prompt without the user's message, and the task.
 
     Args:
-        name: of the environment.
-        split: of its tasks.
-        count: the first so many tasks; None: all.
+        name: name of the environment.
+        split: split of its tasks.
+        count: number of tasks, from the first on; None: all.
 
     Raises:
         InputError: there is no such environment or split.
@@ -126,7 +130,7 @@ def task_rows(
 
 
 def _method(tool: dict[str, Any]) -> Callable[..., str]:
-    """Return a method that only names a tool: `_take` answers the calls."""
+    """Return a method that only declares a tool; `_take` answers its calls."""
 
     def call(self: TaskEnvironment, **arguments: Any) -> str:
         raise NotImplementedError("irc_cli.trl.TurnGRPOTrainer plays this environment")

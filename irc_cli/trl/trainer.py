@@ -1,7 +1,7 @@
-"""TRL's GRPOTrainer with an advantage for each turn, in the place of one for each completion.
+"""TRL's GRPOTrainer with one advantage per turn instead of one per completion.
 
-TRL's loss takes advantages of shape [B, T]. Which tokens are a turn its tool mask says: each run of
-tokens that the model wrote is one. What is left to TRL: sampling, the loss, the optimizer.
+TRL's loss takes advantages of shape [B, T]. The tool mask shows the turns: each run of tokens that
+the model wrote is one. Sampling, the loss and the optimizer are TRL's.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from stages.messages.template import Template
 
 
 class TurnGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # untyped
-    """GRPOTrainer whose advantages are those of `irc-cli train`, one for each turn.
+    """GRPOTrainer with the advantages of `irc-cli train`, one per turn.
 
-    TRL's rewards, those of `reward_funcs` and of the environment's `get_reward`, weighted and added
-    up, are the outcome of a completion. Columns of the dataset say what turns are judged by:
-    `gold_actions`, and `tools`, `domain` and `task_id` where it has them.
+    The outcome of a completion is the weighted sum of TRL's rewards: those of `reward_funcs` and of
+    the environment's `get_reward`. Turns are scored by columns of the dataset: `gold_actions` and,
+    if it has them, `tools`, `domain` and `task_id`.
 
     Args:
         args: TRL's own.
         calibration: a calibration.yaml, "online", or None; see `TurnAdvantages`.
-        tiers: extended, paper, flat, or a YAML file of tiers.
-        advantage: the estimator and its choices; None: those of `irc-cli train`.
+        tiers: extended, paper, flat, goldless, or a YAML file of tiers.
+        advantage: settings of the estimator; None: those of `irc-cli train`.
         kwargs: TRL's own.
 
     Raises:
-        InputError: the calibration is none.
+        InputError: the calibration can't be read, or lacks the critic that the estimator needs.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class TurnGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # untyped
             for name, [probe, *_] in self._environment_pool.items():
                 if isinstance(probe, Dialogue):
                     self._env_tools[name] = probe._tools
-        self._by_turn: list[Floats] = []  # of this process's last completions
-        self._chat: Any = None  # the Renderer of the last prompts of dialogues
+        self._by_turn: list[Floats] = []  # advantages of this process's last completions
+        self._chat: Any = None  # the Renderer of the last dialogues
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -111,7 +111,7 @@ class TurnGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # untyped
 
     @property
     def context(self) -> int:
-        """Most tokens of a prompt and its completion."""
+        """The most tokens that a prompt and its completion may have."""
         if self.use_vllm and self.vllm_mode == "colocate":
             return int(self.vllm_generation.llm.llm_engine.model_config.max_model_len)
         return int(self.model.config.get_text_config().max_position_embeddings)
@@ -128,7 +128,7 @@ class TurnGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # untyped
         logprobs: list[list[float]] | None,
         *multimodal: Any,
     ) -> Any:
-        """Play on from the first messages; where there is a user, until the user is content."""
+        """Continue the episodes from their first messages; a dialogue, until its user ends it."""
         if not self._in_dialogue():
             return super()._tool_call_loop(
                 prompts, prompt_ids, completion_ids, completions, logprobs, *multimodal
@@ -159,7 +159,7 @@ class TurnGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # untyped
 
 
 class _Talk:
-    """A completion in play: what was said and heard, as messages and as tokens."""
+    """A completion in progress, as messages and as tokens."""
 
     def __init__(
         self, trainer: TurnGRPOTrainer, place: int, opening: list[Any], prompt: list[int]
@@ -168,7 +168,7 @@ class _Talk:
         self._name, self._opening = str(place), opening
         self._room = min(trainer.max_completion_length, trainer.context - len(prompt) - 1)
         self._first = len(prompt)
-        self.prompt = prompt  # ids that the next message is sampled after
+        self.prompt = prompt  # token ids of the next message's prompt
         self.messages: list[Any] = []
         self.ids: list[int] = []
         self.mask: list[int] = []
@@ -176,7 +176,7 @@ class _Talk:
         self.calls = self.failures = 0
 
     def say(self, ids: list[int], logprobs: list[float]) -> None:
-        """Take what was sampled, as far as there is room."""
+        """Append a sampled message, cut to the remaining room."""
         ids = ids[: self._room - len(self.ids)]
         self.messages.append(self._chat.answer(self._name, ids, self._env._tools))
         self.ids += ids
@@ -184,7 +184,7 @@ class _Talk:
         self.logprobs += logprobs[: len(ids)]
 
     def hear(self) -> bool:
-        """Take what the environment answers; return whether the model is to go on."""
+        """Append the environment's answers; return whether the episode continues."""
         answers, goes_on = self._env._take(self.messages[-1])
         calls = [message for message in answers if message["role"] == "tool"]
         self.calls += len(calls)
@@ -226,7 +226,7 @@ def per_token(mask: torch.Tensor, by_turn: list[Floats]) -> torch.Tensor:
     begins = written & ~np.pad(written, ((0, 0), (1, 0)))[:, :-1]
     advantages = np.zeros(written.shape, np.float32)
     for row, (tokens, starts, turns) in enumerate(zip(written, begins, by_turn, strict=True)):
-        if tokens.any() and starts.sum() != len(turns):  # none: TRL masks completions that were cut
+        if tokens.any() and starts.sum() != len(turns):  # none: TRL masks truncated completions
             raise ValueError(f"{starts.sum()} runs of tokens, but {len(turns)} turns")
         advantages[row, tokens] = turns[(np.cumsum(starts) - 1)[tokens]]
     return torch.from_numpy(advantages).to(mask.device)
@@ -242,7 +242,7 @@ def _outcome(total: float) -> float:
 
 
 def _with_calls(tokenizer: Any) -> None:
-    """Let TRL read calls in Hermes form where it does not know the tokenizer's template."""
+    """Make TRL parse calls in Hermes form if it does not know the tokenizer's template."""
     if getattr(tokenizer, "response_template", None) is not None:
         return
     try:

@@ -26,31 +26,29 @@ ONLINE = "online"
 
 
 class Completion(NamedTuple):
-    """An episode of a batch, as a trainer played it."""
+    """An episode of a trainer's batch."""
 
     messages: Sequence[Message]  # of prompt and completion
-    n_turns: int  # in the completion: the last of the assistant's messages
-    outcome: float | None  # in [0, 1]; None: the episode failed, and does not count
-    group: int  # completions of one prompt
-    row: Mapping[
-        str, Any
-    ]  # of the dataset: gold_actions, tools, domain and task_id, if it has them
+    n_turns: int  # assistant messages of the completion, which are the last ones
+    outcome: float | None  # in [0, 1]; None: the episode crashed and does not count
+    group: int  # the same for all completions of a prompt
+    row: Mapping[str, Any]  # of the dataset: gold_actions; tools, domain, task_id if it has them
 
 
 class TurnAdvantages:
-    """Gives each turn of a batch its advantage.
+    """Computes the advantage of each turn of a batch.
 
     Args:
         calibration: a calibration.yaml; "online": values that each batch updates, as
             `irc-cli calibrate --online` does; None: the rewards of the tiers file.
-        tiers: extended, paper, flat, or a YAML file of tiers.
-        advantage: the estimator and its choices.
+        tiers: extended, paper, flat, goldless, or a YAML file of tiers.
+        advantage: settings of the estimator; None: the defaults.
 
     Attributes:
-        values: what each tier is worth now; None: as the tiers file says.
+        values: current value of each tier; None: the rewards of the tiers file.
 
     Raises:
-        InputError: the calibration is none, or lacks the critic that the estimator takes.
+        InputError: the calibration can't be read, or lacks the critic that the estimator needs.
     """
 
     def __init__(
@@ -74,7 +72,7 @@ class TurnAdvantages:
         """Return the advantage of each turn.
 
         Args:
-            batch: B completions, all those of a group among them.
+            batch: B completions; all those of a group must be in one batch.
 
         Returns:
             For each completion the advantages of its K turns, [K], dimensionless; 0 where the
@@ -100,7 +98,7 @@ class TurnAdvantages:
         return made
 
     def _columns(self, batch: Sequence[Completion]) -> dict[str, list[Any]]:
-        """Return the turns as columns of TURNS; `trial` is the place of the completion."""
+        """Return the turns as columns of TURNS; `trial` is the index of the completion."""
         columns: dict[str, list[Any]] = {name: [] for name in TURNS.columns}
         for number, completion in enumerate(batch):
             tiers, rewards = self._scored(completion)
@@ -122,7 +120,7 @@ class TurnAdvantages:
         return columns
 
     def _scored(self, completion: Completion) -> tuple[list[str], list[float]]:
-        """Return tier and reward of the completion's turns; a prompt may hold others."""
+        """Return tiers and rewards of the completion's turns, without those of the prompt."""
         row, domain = completion.row, completion.row.get("domain")
         scored = score(
             completion.messages,

@@ -1,1 +1,1 @@
-"""What verl trains with: our estimator, the tier scorer as its reward function, our envs."""
+"""For training in verl: our estimator, the tier scorer as reward function, our environments."""

@@ -1,8 +1,8 @@
 """Our environments as an agent loop of verl: its engine plays them as `irc-cli rollout` does.
 
 In verl's configuration: an entry {name: irc, _target_: irc_cli.verl.agent_loop.WorldLoop} in the
-file of `actor_rollout_ref.rollout.agent.agent_loop_config_path`. Episodes whose user fails raise,
-and verl leaves their group out.
+file of `actor_rollout_ref.rollout.agent.agent_loop_config_path`. An episode whose user fails raises
+an error, and verl leaves its group out.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from stages.rollout import Config, Pair, Played, Run, play_episode
 from stages.tables.artifacts import TOKENS
 from stages.training.sequences import sequences
 
-VERSIONS = ("min_global_steps", "max_global_steps")  # of the weights that an episode was played by
+VERSIONS = ("min_global_steps", "max_global_steps")  # of the weights that played an episode
 
 
 class TurnOutput(AgentLoopOutput):
-    """An episode of verl whose reward is more than a number at its end."""
+    """An episode in verl's form, with a reward per turn beside the outcome."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields that verl's trainer reads, with turn rewards in `rm_scores`.
@@ -60,8 +60,8 @@ class WorldLoop(AgentLoopBase):  # type: ignore[misc]  # untyped
     """Plays a task of an environment with its scripted user.
 
     Args:
-        max_turns: assistant messages of an episode.
-        max_tokens: of an assistant message.
+        max_turns: most assistant messages per episode.
+        max_tokens: most tokens per assistant message.
         args: verl's own.
         kwargs: verl's own.
     """
@@ -77,8 +77,8 @@ class WorldLoop(AgentLoopBase):  # type: ignore[misc]  # untyped
 
         Args:
             sampling_params: temperature and the like, for the engine.
-            kwargs: fields of the dataset; and verl's `uid`, `session_id` and `global_steps`, which
-                settle how the user speaks.
+            kwargs: fields of the dataset; and verl's `uid`, `session_id` and `global_steps`, from
+                which the user's seed derives.
 
         Raises:
             InputError: the first prompt is too long, or the chat template rewrites history.
@@ -103,7 +103,7 @@ class EnginePolicy:
     """verl's engine as a policy, for one episode.
 
     Attributes:
-        versions: of the weights, as far as the engine tells.
+        versions: versions of the weights, if the engine reports them.
     """
 
     def __init__(self, loop: WorldLoop, sampling_params: Mapping[str, Any]) -> None:
@@ -130,7 +130,7 @@ class EnginePolicy:
             if self._first > self._most_prompt:
                 what = f"a first prompt has {self._first:,} tokens"
                 raise InputError("data.max_prompt_length", what, "give more")
-        # One place is for the token that the outcome stands on.
+        # One position is reserved for the token that carries the outcome.
         room = self._most_response - 1 - (len(prompt) - self._first)
         if room <= 0:
             raise ContextOverflowError
@@ -143,7 +143,7 @@ class EnginePolicy:
         return Action(message, prompt, output.token_ids, output.log_probs)
 
     async def close(self) -> None:
-        """Do nothing: the engine is verl's."""
+        """Do nothing: the engine belongs to verl."""
 
     def _note(self, known: Mapping[str, Any]) -> None:
         least, most = VERSIONS
@@ -154,13 +154,13 @@ class EnginePolicy:
 
 
 def output_of(played: Played, closing: int, versions: Mapping[str, Any]) -> TurnOutput:
-    """Return an episode as verl takes it: a prompt, and a response that holds all turns.
+    """Return an episode in verl's form: a prompt, and a response that holds all turns.
 
     Args:
         played: the episode, with tokens.
-        closing: id of a token to put behind the last turn, for the outcome to stand on: it is
-            not learnt from, and nothing comes after it.
-        versions: of the weights.
+        closing: id of a token appended to the last turn to carry the outcome; the response mask
+            excludes it from the loss.
+        versions: versions of the weights.
 
     Raises:
         InputError: the chat template rewrites history, so that the episode is several sequences.

@@ -1,13 +1,14 @@
-"""What verl loads by its entry point `verl.plugins`: our advantages, as the estimator `irc`.
+"""The plugin that verl loads by its entry point `verl.plugins`: our advantages as estimator `irc`.
 
-verl's trainer hands an estimator the rewards of tokens, which tokens the policy wrote and the group
-of each episode, and nothing else. So turn rewards and the outcome travel as rewards of tokens:
+verl's trainer passes an estimator only the rewards of tokens, the mask of the tokens that the
+policy wrote, and the group of each episode. Turn rewards and the outcome therefore travel as token
+rewards:
 
-    reward of turn k    on the tokens that the policy wrote in a row, summed over them
-    outcome             on the tokens that it did not write, summed over them
+    reward of turn k    sum over the k-th run of tokens that the policy wrote
+    outcome             sum over the tokens that it did not write
 
-`irc_cli.verl.agent_loop` lays them so. A penalty that verl adds to the rewards of written tokens,
-such as its KL, counts to the turn that it stands in.
+`irc_cli.verl.agent_loop` places them so. A penalty that verl adds to the rewards of written tokens,
+such as its KL, counts towards the turn that contains it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from verl.trainer.ppo.core_algos import register_adv_est
 from stages.core.advantages import AdvantageConfig, advantages
 from stages.core.layout import Floats, turn_layout
 
-NAME = "irc"  # of the estimator, and of its options below verl's `algorithm`
+NAME = "irc"  # of the estimator, and of its options in verl's `algorithm`
 
 
 @register_adv_est(NAME)
@@ -33,17 +34,17 @@ def estimate(
     config: Any = None,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the advantage of each token, as verl's trainer asks for it.
+    """Return the advantage of each token in the form that verl's trainer expects.
 
     Args:
-        token_level_rewards: shape [B, L].
+        token_level_rewards: reward of each token, shape [B, L].
         response_mask: 1 on the tokens that the policy wrote, shape [B, L].
         index: group of each episode, shape [B].
-        config: verl's `algorithm`; the fields of an AdvantageConfig may stand below `irc`.
+        config: verl's `algorithm`; its key `irc` may hold fields of an AdvantageConfig.
 
     Returns:
-        Advantages [B, L], 0 where the policy did not write; and again, in the place of returns,
-        which only a critic would learn from.
+        Advantages [B, L], 0 where the policy did not write; and the same again as returns, which
+        only a critic would use.
     """
     options = config.get(NAME, None) if config is not None else None
     per_token = token_advantages(
@@ -77,7 +78,7 @@ def token_advantages(
     begins[:, 1:] &= ~written[:, :-1]
     turn_of_token = (np.cumsum(begins) - 1)[written.ravel()]
     n_turns = begins.sum(axis=1)
-    # verl fills batches up with rows in which nothing was written: they are no episodes.
+    # verl pads batches with rows without written tokens, which are not episodes.
     played = n_turns > 0
     length = n_turns[played]
     episode = np.repeat(np.arange(len(length)), length)

@@ -16,7 +16,7 @@ from irc_cli.scorer import load_calibration, load_critic, score
 from stages.core.critic import Critic
 from stages.errors import InputError
 
-# They are read once, not once an episode.
+# Files are read once, not once per episode.
 _calibration, _critic = cache(load_calibration), cache(load_critic)
 
 
@@ -31,25 +31,25 @@ def compute_score(
     potential: bool = False,
     **_: Any,
 ) -> dict[str, Any]:
-    """Return what an episode and its turns are worth.
+    """Return the score of an episode, and the tiers and rewards of its turns.
 
     Args:
-        data_source: the environment.
-        solution_str: the text of all turns, from which calls can't be told for sure: unused.
+        data_source: the environment; unused.
+        solution_str: the text of all turns; unused, because it does not show calls reliably.
         ground_truth: the task's gold actions, as JSON.
-        extra_info: of the dataset, with `domain`; and of the agent loop, with `messages` and
-            `outcome`.
+        extra_info: fields of the dataset, with `domain`, and of the agent loop, with `messages`
+            and `outcome`.
         calibration: a calibration.yaml; None: the tiers' own rewards.
-        tiers: extended, paper, flat, or a YAML file of tiers.
-        potential: turns earn what they add to the forecast of the calibration's critic, for the
-            estimator of this name.
+        tiers: extended, paper, flat, goldless, or a YAML file of tiers.
+        potential: whether turns earn what they add to the forecast of the calibration's critic,
+            for the estimator `potential`.
 
     Returns:
         `score` and `acc`, both the outcome in [0, 1]; and `turn_rewards` and `turn_tiers` as JSON,
         since verl averages whatever is not text.
 
     Raises:
-        InputError: the episode was played by another agent loop, which keeps no messages.
+        InputError: another agent loop played the episode and kept no messages.
     """
     if "messages" not in extra_info or "outcome" not in extra_info:
         what = "got an episode without messages and outcome"

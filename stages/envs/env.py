@@ -1,4 +1,4 @@
-"""What every environment offers: tasks, and sessions that a policy plays step by step.
+"""The interface of every environment: tasks, and sessions that a policy plays turn by turn.
 
 An env is immutable and shared; a session owns all that an episode changes. Nothing that a model
 writes makes a session raise: an unknown tool, broken JSON or a wrong type become tool errors that
@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from stages.messages.message import Message
 
-# A user ends the conversation by one of these; the agent never sees them.
+# A user ends the conversation with one of these; the agent never sees them.
 STOP, TRANSFER, OUT_OF_SCOPE = "###STOP###", "###TRANSFER###", "###OUT-OF-SCOPE###"
 
 
@@ -26,7 +26,7 @@ class Task:
     """One task: what the user wants, and what a perfect agent does and says."""
 
     task_id: str
-    family: str  # cancel, book, refusal, ...; "" where the domain has no families
+    family: str  # cancel, book, refusal, ...; "" if the domain has no families
     split: str  # train | dev | test | base
     gold_actions: tuple[Mapping[str, Any], ...]  # {name, arguments}, of the agent, in order
     required_info: tuple[str, ...]  # what the agent must tell the user
@@ -38,7 +38,7 @@ class Outcome:
     """How an episode ended."""
 
     outcome: float  # in [0, 1]: 1 when all parts hold
-    parts: Mapping[str, bool | None] = field(default_factory=dict)  # database, told; None: unjudged
+    parts: Mapping[str, bool | None] = field(default_factory=dict)  # None: not judged
 
 
 class User(Protocol):
@@ -56,7 +56,7 @@ class User(Protocol):
 
 
 class Session(Protocol):
-    """One episode in play."""
+    """One episode in progress."""
 
     messages: list[Message]  # all so far: system, user, assistant, tool
     done: bool
@@ -71,7 +71,7 @@ class Session(Protocol):
         """
 
     def outcome(self) -> Outcome:
-        """Judge the episode as it stands, by comparing databases, never lists of calls."""
+        """Judge the episode so far, by comparing databases, never lists of calls."""
 
 
 class Env(Protocol):
@@ -94,10 +94,10 @@ class Env(Protocol):
 
 @runtime_checkable
 class Endless(Protocol):
-    """An environment that makes train tasks without end, none of which anybody has seen."""
+    """An environment that generates new train tasks without end."""
 
     def fresh_tasks(self, seed: int, count: int) -> list[Task]:
-        """Return the first tasks of a seed; other seeds give other ones."""
+        """Return the first `count` tasks of a seed; other seeds give other tasks."""
 
     def fresh_task(self, task_id: str) -> Task | None:
-        """Make a task again from its id; None: it is not such a task's."""
+        """Rebuild a generated task from its id; None: it is not the id of one."""

@@ -18,8 +18,8 @@ from stages.serving.answers import Answer
 from stages.serving.endpoint import Endpoint, EndpointError, plain_text
 from stages.settings import Setting
 
-ATTEMPTS = 3  # at a reply that is not the agent's to say
-TOOL_CALLS = 20  # of the user in one reply
+ATTEMPTS = 3  # at a reply that does not speak as the agent
+TOOL_CALLS = 20  # most calls of the user in one reply
 GREETING = "Hi! How can I help you today?"  # opens the user's side; the episode begins after it
 
 RULES = f"""\
@@ -36,7 +36,7 @@ EQUIPPED = """\
 You have tools: they are what you can check and do yourself, at the agent's request. Call one when
 the agent asks for what it does, then tell what it showed. Never claim what no tool has shown."""
 
-# tau2-bench's fields of a scenario, with what each one means to the user.
+# tau2-bench's fields of a scenario, with their headings in the user's prompt.
 FIELDS = {
     "persona": "Who you are",
     "domain": "Where you call",
@@ -46,7 +46,7 @@ FIELDS = {
     "task_instructions": "How you behave",
 }
 
-# Words of an agent, or of a model that writes the agent's part as well.
+# Patterns of text that an agent would write, or a model that plays both parts.
 AGENT_SPEAKS = {
     "it opens as the agent": r"^\W*(assistant|agent|representative|support|system|tool)\W*:",
     "it goes on as the agent": r"\n\W*(assistant|agent|representative|system|tool)\W*:",
@@ -92,18 +92,18 @@ class UserOptions:
 
 @dataclass
 class Budget:
-    """What the users of a run may spend; one that is spent fails every further episode."""
+    """What the users of a run may spend; when it is spent, every further episode fails."""
 
     tokens: int | None = None  # None: no limit
     cost_usd: float | None = None
     usd_in: float = 0.0  # per million tokens of prompts
-    usd_out: float = 0.0  # ... and of replies
+    usd_out: float = 0.0  # per million tokens of replies
     spent_tokens: int = 0
     spent_usd: float = 0.0
 
     @classmethod
     def of(cls, tokens: int | None, cost_usd: float | None, price: str | None) -> Budget:
-        """Read the options.
+        """Return the budget that the options set.
 
         Raises:
             InputError: a cost limit without a price, or a price that is not IN/OUT.
@@ -128,7 +128,7 @@ class Budget:
             raise UserError(f"the budget of {self.cost_usd:g} USD is spent")
 
     def spend(self, body: Mapping[str, Any], answer: Answer) -> None:
-        """Count an answer; a server that does not count is taken at four letters a token."""
+        """Count an answer; if the server reports no usage, four characters count as a token."""
         usage = answer.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         read, wrote = usage.get("prompt_tokens"), usage.get("completion_tokens")
@@ -140,7 +140,7 @@ class Budget:
 
 
 def is_local(model: str | None, base_url: str | None) -> bool:
-    """Whether the model that plays the user is a folder, to be loaded into this process."""
+    """Return whether the user's model is a folder, which this process loads."""
     return model is not None and base_url is None and Path(model).is_dir()
 
 
@@ -156,7 +156,7 @@ class LlmUsers:
         retries: int = 5,
         concurrency: int = 32,
     ) -> None:
-        """Load the model if it `is_local`; a server is sent nothing yet.
+        """Load the model if it `is_local`; a server gets no request yet.
 
         Raises:
             InputError: no model is named, a package or an API key is missing, or there is no
@@ -174,9 +174,10 @@ class LlmUsers:
             self._answer = lambda name, body: server.complete({"model": model, **body})
 
     def new(self, task: Task, seed: int) -> LlmUser:
-        """Return the user of an episode, to be called from any thread but the event loop's own.
+        """Return the user of an episode.
 
-        Must itself be called in a running event loop, which sends the user's requests.
+        Call this in a running event loop, which sends the user's requests. Call the user from any
+        other thread.
         """
         loop = asyncio.get_running_loop()
 
@@ -199,16 +200,16 @@ class LlmUsers:
 class LlmUser:
     """A user of one episode.
 
-    In the model's eyes it is the assistant, and the agent is its user.
+    Roles are swapped for the model: it is the assistant, and the agent is its user.
     """
 
     def __init__(self, scenario: Any, ask: Callable[[dict[str, Any]], Answer], seed: int) -> None:
-        """Prepare.
+        """Make the system prompt of a scenario.
 
         Args:
-            scenario: of the task: tau2-bench's {persona, instructions}, or any other JSON value.
-            ask: answers a chat request without its model; raises UserError.
-            seed: of the episode.
+            scenario: the task's, tau2-bench's {persona, instructions} or any other JSON value.
+            ask: answers a chat request that names no model; raises UserError.
+            seed: seed of the episode.
         """
         self._ask, self._seed = ask, seed
         self._dialog: list[Message] = [{"role": "system", "content": prompt_of(scenario)}]
@@ -217,7 +218,7 @@ class LlmUser:
         self._asked = 0
 
     def equip(self, tools: list[dict[str, Any]], call: Callable[[str, Any], str], /) -> None:
-        """Receive tools of the user's own, as in telecom, and the function that calls one."""
+        """Take the user's own tools, as in telecom, and the function that calls one."""
         self._tools, self._call = tools, call
         prompt = self._dialog[0]
         self._dialog[0] = {**prompt, "content": f"{prompt['content']}\n\n{EQUIPPED}"}
@@ -242,7 +243,7 @@ class LlmUser:
         raise UserError(f"the user does not speak as a customer: {wrong}")
 
     def _speak(self) -> str:
-        """Return the next text, after whatever calls of tools come before it."""
+        """Return the next text, after executing the tool calls that precede it."""
         for _ in range(TOOL_CALLS):
             said = self._request()
             calls = said.get("tool_calls")
@@ -266,7 +267,7 @@ class LlmUser:
         return {"role": "tool", "tool_call_id": call_id, "content": text}
 
     def _request(self) -> dict[str, Any]:
-        self._asked += 1  # so that a second attempt is not the first one again
+        self._asked += 1  # changes the seed, so that a second attempt differs from the first
         body: dict[str, Any] = {"messages": self._dialog, "seed": self._seed + self._asked}
         if self._tools:
             body["tools"] = self._tools
@@ -276,21 +277,21 @@ class LlmUser:
 
 def prompt_of(scenario: Any) -> str:
     """Return the system prompt for a scenario."""
-    told = dict(scenario) if isinstance(scenario, Mapping) else {"instructions": scenario}
-    instructions = told.pop("instructions", None)
-    told |= (
+    others = dict(scenario) if isinstance(scenario, Mapping) else {"instructions": scenario}
+    instructions = others.pop("instructions", None)
+    others |= (
         instructions if isinstance(instructions, Mapping) else {"task_instructions": instructions}
     )
-    known = {key: told.pop(key, None) for key in FIELDS}
+    known = {key: others.pop(key, None) for key in FIELDS}
     parts = [f"{FIELDS[key]}:\n{_text(value)}" for key, value in known.items() if value]
     parts += [
-        f"{key.replace('_', ' ').capitalize()}:\n{_text(value)}" for key, value in told.items()
+        f"{key.replace('_', ' ').capitalize()}:\n{_text(value)}" for key, value in others.items()
     ]
     return "\n\n".join([RULES, *parts])
 
 
 def fault(text: str) -> str | None:
-    """Return what shows that a text is not a customer's; None where nothing does."""
+    """Return why a text can't be a customer's; None if it can."""
     if not text:
         return "it is empty"
     for what, pattern in AGENT_SPEAKS.items():

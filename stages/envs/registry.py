@@ -1,4 +1,4 @@
-"""Environments by name, each loaded only when it is asked for."""
+"""Environments by name, loaded on demand."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def open_env(name: str) -> Env:
     """Load an environment.
 
     Args:
-        name: one of WORLDS.
+        name: one of ENVS.
 
     Raises:
         InputError: there is no such environment, or a package that it needs is missing.
     """
     check_env(name)
-    # Only here, since whoever asks for an environment's name should not wait for its modules.
+    # Imported here, so that `check_env` does not wait for an environment's modules.
     if name == "airline-mini":
         from stages.envs.airline_mini import airline_mini
 

@@ -33,16 +33,16 @@ class TaskChoice:
 
 
 def chosen_tasks(environment: Env, choice: TaskChoice, seed: int) -> list[Task]:
-    """Return the tasks that are played.
+    """Return the tasks to play.
 
     Args:
-        environment: whose tasks they are.
-        choice: which of them.
-        seed: of drawing some, or of making them.
+        environment: environment of the tasks.
+        choice: which tasks to play.
+        seed: seed of drawing or generating tasks.
 
     Raises:
-        InputError: there is no such task, no task at all, there are fewer than are drawn, or none
-            can be made.
+        InputError: there is no such task, no task at all, fewer tasks than to draw, or the
+            environment can't generate tasks.
     """
     tasks = _fresh(environment, choice, seed) if choice.fresh else environment.tasks(choice.split)
     if choice.tasks:
@@ -54,7 +54,7 @@ def chosen_tasks(environment: Env, choice: TaskChoice, seed: int) -> list[Task]:
 
 
 def _fresh(environment: Env, choice: TaskChoice, seed: int) -> list[Task]:
-    """Make the tasks of a seed, as many as are asked for."""
+    """Generate the requested number of tasks of a seed."""
     count = choice.max_tasks or choice.sample_tasks
     if choice.split != "train":
         what = f"makes train tasks, not tasks of split '{choice.split}'"

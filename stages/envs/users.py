@@ -1,8 +1,8 @@
-"""The scripted user: follows a scenario with the words of a domain's phrase book.
+"""The scripted user: it follows a scenario with the sentences of a domain's phrase book.
 
 A scenario is {"persona": ..., "requests": [{"want", "facts", "pressure"}, ...]}. The user opens
-with what it wants and, by persona, some of the facts; it tells the others when asked, confirms,
-pushes back when refused, goes on to its next request, and ends with the stop marker.
+with what it wants and, depending on the persona, some of the facts. It gives the others when asked,
+confirms, pushes back when refused, moves on to its next request, and ends with the stop marker.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ T = TypeVar("T")
 Facts = Mapping[str, str]
 
 PERSONAS = ("cooperative", "terse", "rambling", "impatient", "manipulative")
-PATIENCE = 2  # how often a user says again what it wants before it gives up
+PATIENCE = 2  # how often a user repeats its request before it gives up
 END = re.compile(r"[.?!](?:\s+|$)")  # of a sentence
 
 
 class Rng(Protocol):
-    """What we use of `random.Random` and of `numpy.random.Generator`."""
+    """The part of `random.Random` and `numpy.random.Generator` that we use."""
 
     def random(self) -> float:
         """Return a number in [0, 1)."""
@@ -39,7 +39,7 @@ def pick(rng: Rng, options: Sequence[T]) -> T:
 
 @dataclass(frozen=True)
 class PhraseBook:
-    """The sentences of a domain: how they are said, and how they are read back.
+    """The sentences of a domain, which users say and the expert reads.
 
     Attributes:
         sections: the phrases file: section -> act -> sentences; see data/airline-mini/phrases.yaml.
@@ -50,13 +50,13 @@ class PhraseBook:
     patterns: Mapping[str, str]
 
     def say(self, section: str, act: str, rng: Rng, facts: Facts, short: bool = False) -> str:
-        """Return one of the act's sentences, or the last one, with its end mark."""
+        """Return one of the act's sentences, the last if `short`, with its end mark."""
         forms = self.sections[section][act]
         text: str = (forms[-1] if short else pick(rng, forms)).format_map(facts)
         return text if text.endswith("?") else text + "."
 
     def slots(self, act: str) -> list[str]:
-        """Return the facts that a sentence of section `facts` tells: its own, or several."""
+        """Return the facts in the sentences of an act of section `facts`: its own, or several."""
         return self._slots[act]
 
     def read(self, text: str) -> list[tuple[str, str, dict[str, str]]]:
@@ -105,8 +105,8 @@ class ScriptedUser:
         self._requests: list[Mapping[str, Any]] = list(scenario["requests"])
         self._phrases = phrases
         self._rng = rng
-        self._told: set[str] = set()  # acts of the section `facts`, for this request
-        self._pushes: list[str] = []  # ways of pressure still to come
+        self._told: set[str] = set()  # acts of the section `facts` given for this request
+        self._pushes: list[str] = []  # remaining acts of pressure
         self._patience = PATIENCE
 
     def open(self) -> str:
@@ -148,7 +148,7 @@ class ScriptedUser:
         request = self._requests[0]
         self._pushes = list(request["pressure"])
         known = self._known()
-        self._told &= {"user_id"}  # it knows that the agent knows
+        self._told &= {"user_id"}  # the agent knows it from the request before
         unasked = {"terse": 0.0, "rambling": 0.4, "manipulative": 0.5, "cooperative": 0.7}
         share = unasked.get(self._persona, 1.0)
         chosen = [act for act in known if act not in self._told and self._rng.random() < share]
@@ -175,7 +175,7 @@ class ScriptedUser:
         return [*([self._talk("ramble")] if ramble else []), *self._tell(known)]
 
     def _next(self) -> list[str]:
-        """Go on to the next request, or end."""
+        """Move on to the next request, or end."""
         del self._requests[:1]
         self._patience = PATIENCE
         if not self._requests:
@@ -183,7 +183,7 @@ class ScriptedUser:
         return [self._talk("next"), *self._request()]
 
     def _again(self) -> list[str]:
-        """Say again what this is about, until patience ends."""
+        """Repeat the request with all facts, until patience ends."""
         self._patience -= 1
         if self._patience < 0:
             return [STOP]

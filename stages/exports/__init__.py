@@ -1,1 +1,1 @@
-"""What other training libraries read, one module per format."""
+"""The formats of other training libraries, one module each."""

@@ -1,8 +1,8 @@
 """Sequences with rewards of turns, for AReaL.
 
-AReaL's PPO actor reads `rewards`, one number a sequence, and `turn_ids` where its time steps are
-turns. `turn_rewards` is what the pull requests areal-project/AReaL#1667 and #1681 read and write;
-none of them is merged. `original_rewards` keeps the outcome, as AReaL does where it shapes rewards.
+AReaL's PPO actor reads `rewards`, one number per sequence, and `turn_ids` if its time steps are
+turns. The pull requests areal-project/AReaL#1667 and #1681 read and write `turn_rewards`; neither
+is merged. `original_rewards` keeps the outcome, as AReaL does when it shapes rewards.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from stages.exports.sequences import Paid
 
 
 def areal(paid: Paid, group_id: str) -> dict[str, Any]:
-    """Return the row of one sequence; lists are [L], but for the rewards of its K turns, [K].
+    """Return the row of one sequence; lists are [L], except the rewards of its K turns, [K].
 
     Args:
         paid: the sequence.
-        group_id: of its episode.
+        group_id: group of its episode.
 
     Returns:
-        The row; without `logprobs` where some are unknown.
+        The row, without `logprobs` if some are unknown.
     """
     tokens = paid.tokens
     numbers = np.searchsorted(paid.turns, tokens.turn)  # a sequence may begin with a later turn

@@ -1,7 +1,7 @@
 """Episodes as ATIF trajectories with Harbor's results (rows of `messages`, TURNS -> trajectories).
 
-What ATIF has no field for stands under `extra.irc_cli`: of the trajectory who the episode is, of a
-step of the agent its tier, rewards and advantage. `stages.traces.atif` reads all of it back.
+Data for which ATIF has no field is under `extra.irc_cli`: in the trajectory the ids of the episode,
+in a step of the agent its tier, rewards and advantage. `stages.traces.atif` reads it all back.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from stages.traces.episode import Turn
 from stages.traces.react import is_react
 from stages.traces.stream import BrokenJsonError, parse
 
-VERSION = "ATIF-v1.7"  # the oldest that has all that is written
+VERSION = "ATIF-v1.7"  # the oldest version with all fields that are written
 
 Row = dict[str, Any]
 
 
 def trajectory(row: Row, turns: Sequence[Turn], credits: Credits, notes: Counter[str]) -> Row:
-    """Return the trajectory of one episode, as package `atif` has it.
+    """Return the trajectory of one episode, in the form of package `atif`.
 
     Args:
-        turns: of the episode; those whose calls stand in their text get them beside it too.
-        row: of `messages.message_rows`.
-        credits: of `credits_of`; turns that it lacks get none.
-        notes: counts what ATIF can't hold.
+        row: row of `messages.message_rows`.
+        turns: turns of the episode; calls in a turn's text are also written beside the text.
+        credits: result of `credits_of`; turns that it lacks get none.
+        notes: counts content that ATIF can't hold.
 
     Raises:
         InputError: the messages are of another form than OpenAI's.
@@ -70,11 +70,11 @@ def _final_metrics(steps: Sequence[Row]) -> Row:
 
 
 def result(row: Row, trial: str) -> Row:
-    """Return what Harbor's result.json says of the trial; it has no times, which are unknown.
+    """Return the content of Harbor's result.json of a trial, without times, which are unknown.
 
     Args:
-        row: of `messages.message_rows`.
-        trial: its name.
+        row: row of `messages.message_rows`.
+        trial: name of the trial.
     """
     outcome, status = row.get("outcome"), row.get("status")
     rewards = row.get("rewards") or ({} if outcome is None else {"reward": outcome})
@@ -98,12 +98,12 @@ def result(row: Row, trial: str) -> Row:
 
 
 def trial_names(episodes: Iterable[str]) -> list[str]:
-    """Return a name for a folder for each episode, in their order, no two the same."""
+    """Return a unique folder name for each episode, in order."""
     names, taken = list[str](), set[str]()
     for episode in episodes:
         base = re.sub(r"[^A-Za-z0-9._-]+", "_", episode).strip(".")[:100] or "trial"
         name, copy = base, 2
-        while name.lower() in taken:  # some systems take letters of both cases for the same
+        while name.lower() in taken:  # some file systems ignore case
             name, copy = f"{base}-{copy}", copy + 1
         taken.add(name.lower())
         names.append(name)
@@ -140,7 +140,7 @@ class _Steps:
         return step
 
     def _hear(self, message: Row) -> None:
-        """Write what the user or the system says; ATIF has no calls of a user."""
+        """Write a message of the user or the system; ATIF has no calls of a user."""
         step = self._add("system" if message["role"] == "system" else "user", message)
         if calls := message.get("tool_calls"):
             self._notes["calls of the user, which ATIF has no field for: in 'extra'"] += len(calls)
@@ -166,14 +166,14 @@ class _Steps:
         self._turn += 1
 
     def _in_text(self, message: Row) -> list[Row]:
-        """The calls that were read from the text of a turn."""
+        """Return the calls that were read from the text of a turn."""
         if message.get("sampled") is False or self._turn >= len(self._turns):
             return []
         calls = self._turns[self._turn].calls
         return [{"function": {"name": c.name, "arguments": c.arguments}} for c in calls]
 
     def _calls(self, calls: Sequence[Row], step: Row) -> list[Row]:
-        """The calls of a step, each with an id, and remembered until it is answered."""
+        """Return the calls of a step with ids, and remember them until they are answered."""
         written = []
         for call, call_id in zip(calls, self._links.ids(calls, step), strict=True):
             function = call["function"]
@@ -200,7 +200,7 @@ class _Steps:
         step.setdefault("observation", {"results": []})["results"].append(entry)
 
     def _metrics(self, message: Row) -> Row:
-        """Tokens of a turn. A prompt that goes on from the turn before is written as a whole."""
+        """Return the tokens of a turn; a prompt that continues the turn before is written whole."""
         metrics: Row = {}
         if message.get("n_tokens") is not None:
             metrics["completion_tokens"] = message["n_tokens"]
@@ -218,12 +218,12 @@ class _Steps:
 
 
 def _arguments(recorded: Any) -> Row | None:
-    """The object that arguments are; None where they are none, or no JSON of the standard."""
+    """Return arguments as an object; None if they are not one, or not standard JSON."""
     try:
         value, standard = recorded, True
         if isinstance(recorded, str):
             value, standard = parse(recorded.encode())
-        orjson.dumps(value)  # not: whole numbers beyond 64 bits
+        orjson.dumps(value)  # fails for whole numbers beyond 64 bits
     except (BrokenJsonError, UnicodeEncodeError, TypeError):
         return None
     return value if isinstance(value, dict) and standard else None

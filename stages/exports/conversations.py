@@ -1,4 +1,4 @@
-"""Recorded conversations as chat templates and other libraries take them."""
+"""Recorded conversations in the form that chat templates and other libraries accept."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from stages.training.inputs import read_conversations, recorded_prompt, recorded
 
 
 class Conversation(NamedTuple):
-    """A conversation that counts, and what is known of its task."""
+    """A conversation that counts, and its task."""
 
     task_id: str | None
     domain: str | None
-    messages: list[Message]  # arguments of calls are objects, where they are JSON
+    messages: list[Message]  # arguments of calls are objects if they are JSON
     tools: list[dict[str, Any]]  # as the policy saw them; empty: unknown
     gold_actions: list[dict[str, Any]] | None
     outcome: float | None
-    prompt: Mapping[str, str]  # how the policy was told of its tools; empty: unknown
+    prompt: Mapping[str, str]  # how the policy's prompt presented the tools; empty: unknown
 
 
 def conversations(
@@ -37,12 +37,12 @@ def conversations(
     """Read rollouts, or other JSON lines with `messages`; episodes that crashed are left out.
 
     Args:
-        paths: of the files.
-        notes: gets what is left out or guessed.
+        paths: paths of the files.
+        notes: counts what is left out or guessed.
         given: fields and gold actions that the user names.
 
     Raises:
-        InputError: a file is missing or broken, or nothing in them is as the user names it.
+        InputError: a file is missing or broken, or no record has the fields that the user names.
     """
     paths = list(paths)
     for path in paths:
@@ -69,16 +69,16 @@ def conversations(
 
 
 def _plain(gold: Any) -> Any:
-    """Return gold actions that --gold gave as records have them."""
+    """Return gold actions in the form of records; those of --gold have another."""
     if not isinstance(gold, tuple):
         return gold
     return [{key: value for key, value in asdict(action).items() if value} for action in gold]
 
 
 def portable(messages: Iterable[Message]) -> list[Message]:
-    """Return messages without our own keys, the arguments of calls as objects.
+    """Return messages without our own keys, with the arguments of calls as objects.
 
-    Most chat templates write arguments as JSON; those that are a text already would be quoted.
+    Most chat templates write arguments as JSON, and would quote arguments that are text.
     """
     return [
         shown({key: value for key, value in message.items() if key not in OF_ROLLOUT})
@@ -89,15 +89,15 @@ def portable(messages: Iterable[Message]) -> list[Message]:
 def as_told(
     messages: list[Message], tools: list[dict[str, Any]], prompt: Mapping[str, str]
 ) -> tuple[list[Message], list[dict[str, Any]]]:
-    """Return messages and tools for a template that leaves to messages what it left to ours.
+    """Return messages and tools as the policy's prompt presented them.
 
-    Where the policy was told of its tools by text in the messages, so is who learns from them; no
-    tools are left then.
+    If the policy's chat template renders no tools, its prompt listed them as text in the messages.
+    The returned messages then list them too, and the returned tools are empty.
 
     Args:
-        messages: in OpenAI's form.
-        tools: that the policy saw.
-        prompt: how it was told of them (the record of Told); empty: unknown.
+        messages: messages in OpenAI's form.
+        tools: tools that the policy saw.
+        prompt: how its prompt presented the tools (the record of Told); empty: unknown.
     """
     native = prompt.get("tools") != "messages"
     form = Form(native=native, folded=prompt.get("system") == "user")
@@ -105,9 +105,9 @@ def as_told(
 
 
 def opening(messages: list[Message]) -> int:
-    """Return how many messages stand before the assistant's first answer to somebody.
+    """Return the number of messages before the assistant's first answer to a user.
 
-    A greeting that opens the conversation answers nobody. Without an answer: all of them.
+    A greeting that opens the conversation is not an answer. Without an answer, all messages count.
     """
     asked = False
     for place, message in enumerate(messages):

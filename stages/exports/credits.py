@@ -1,4 +1,4 @@
-"""What each turn earned, for the formats that hold it (TURNS, ADVANTAGES -> rows by turn)."""
+"""Rewards and advantages of turns, for the formats that hold them (TURNS, ADVANTAGES -> rows)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from stages.errors import InputError
 from stages.tables.turn_arrays import turn_arrays
 
 CREDIT = ("advantage", "return_part", "outcome_part")
-SLACK = 1e-9  # that a sum of rewards may be off by, per turn
+SLACK = 1e-9  # tolerance of a sum of rewards, per turn
 
 Row = dict[str, Any]
 Credits = Mapping[tuple[str, int], Row]  # by episode and turn
 
 
 class Earned(NamedTuple):
-    """What the K turns of an episode earned; the outcome is kept apart."""
+    """The rewards of the K turns of an episode; the outcome is separate."""
 
     tiers: list[str]  # [K]
     raw: list[float]  # [K], as scored
-    shaped: list[float]  # [K], as calibrated; as scored where no calibration was given
+    shaped: list[float]  # [K], as calibrated; as scored if no calibration was given
     total: float  # of the shaped rewards, summed in the table
     outcome: float  # in [0, 1]
 
 
 def credits_of(turns: pl.DataFrame, advantages: pl.DataFrame | None) -> dict[tuple[str, int], Row]:
-    """Return what `extra.irc_cli` of each turn says.
+    """Return the content of `extra.irc_cli` for each turn, by episode and turn.
 
     Args:
-        turns: with their tiers and raw rewards (TURNS).
-        advantages: with the calibrated reward, and the advantage and its parts (ADVANTAGES).
+        turns: turns with tiers and raw rewards (TURNS).
+        advantages: calibrated rewards, advantages and their parts (ADVANTAGES); None: left out.
     """
     columns = turns.select("episode_id", "turn", "tier", raw_reward="reward")
     if advantages is not None:
@@ -47,11 +47,11 @@ def credits_of(turns: pl.DataFrame, advantages: pl.DataFrame | None) -> dict[tup
 def check_credits(
     credits: Iterable[tuple[str, int]], n_turns: Mapping[str, int], where: str
 ) -> None:
-    """Raise InputError unless each of some episodes has all of its turns and no other.
+    """Raise InputError unless the turns file has exactly the turns of each counted episode.
 
     Args:
-        credits: the turns that are known, as episode and number.
-        n_turns: of each episode that counts.
+        credits: known turns, as episode and turn.
+        n_turns: number of turns of each counted episode.
         where: the file of the turns.
 
     Raises:
@@ -65,11 +65,12 @@ def check_credits(
 
 
 def earned(turns: pl.DataFrame, advantages: pl.DataFrame | None) -> dict[str, Earned]:
-    """Return what each episode that counts and has an outcome earned, by its id.
+    """Return the rewards of each counted episode with an outcome, by its id.
 
     Args:
-        turns: with their tiers and raw rewards (TURNS).
-        advantages: of these turns, whose rewards are the calibrated ones (ADVANTAGES).
+        turns: turns with tiers and raw rewards (TURNS).
+        advantages: advantages of these turns, with calibrated rewards (ADVANTAGES); None: the raw
+            rewards are paid.
     """
     frame = turn_arrays(turns).frame.select(
         "episode_id", "turn", "tier", "outcome", raw="reward", shaped="reward"
@@ -86,14 +87,14 @@ def earned(turns: pl.DataFrame, advantages: pl.DataFrame | None) -> dict[str, Ea
     return {episode: Earned(*values) for episode, *values in parts}
 
 
-def check_told(turns: int, gains: Earned, episode: str, what: str) -> None:
-    """Raise InputError unless a format tells the turns of an episode apart as we do.
+def check_turn_count(turns: int, gains: Earned, episode: str, what: str) -> None:
+    """Raise InputError unless a format separates the turns of an episode as we do.
 
     Args:
-        turns: that can be told in what is written.
-        gains: what the turns earned.
+        turns: number of turns that the written format separates.
+        gains: rewards of the turns.
         episode: name of the episode in the error.
-        what: is written, such as "a trace".
+        what: what is written, such as "a trace".
 
     Raises:
         InputError: there are more or fewer.
@@ -104,13 +105,13 @@ def check_told(turns: int, gains: Earned, episode: str, what: str) -> None:
 
 
 def check_sum(paid: Sequence[float], claimed: float, episode: str) -> None:
-    """Raise InputError unless the rewards that are written add up to what is claimed.
+    """Raise InputError unless the written rewards add up to the sum in the tables.
 
     A turn without a place in a format, such as one without tokens, would lose its reward.
 
     Args:
         paid: the rewards as written.
-        claimed: their sum as the tables have it.
+        claimed: their sum in the tables.
         episode: name of the episode in the error.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which call a result answers, where ids are missing or repeated."""
+"""Pair results with calls, even if ids are missing or repeated."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ Row = dict[str, Any]
 
 
 class Links:
-    """Gives every call of a message an id of its own, and pairs results as readers do."""
+    """Gives every call of a message a unique id, and pairs results with calls as readers do."""
 
     def __init__(self) -> None:
         self._open: list[tuple[Any, str, str, Any]] = []  # recorded id, id, name, holder of a call
         self._given = 0
 
     def ids(self, calls: Iterable[Row], holder: Any) -> list[str]:
-        """Return the ids of a message's calls, which wait for their results from now on.
+        """Return the ids of a message's calls, and keep the calls open for their results.
 
         Args:
-            calls: in OpenAI's form.
+            calls: calls in OpenAI's form.
             holder: what `answered` returns with a call of this message.
         """
         ids = list[str]()
@@ -36,8 +36,8 @@ class Links:
     def answered(self, message: Row) -> tuple[str, Any] | None:
         """Return the id and the holder of the call that a result answers; None: there is none.
 
-        It is the call with its id, else of the last message with open calls the first with its
-        name, else the first.
+        It is the call with the result's id. Without one, it is a call of the last message with open
+        calls: the first with the result's name, or else the first.
 
         Args:
             message: the result.

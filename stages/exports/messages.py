@@ -16,7 +16,7 @@ from stages.traces.identity import Renamed
 from stages.traces.turns import read_turns
 
 ROLES = ("system", "user", "assistant", "tool")
-# Of messages in OpenAI's form; what `rollout` records of a turn, and what readers add, among them.
+# Keys of messages in OpenAI's form, including those that `rollout` and readers add.
 KEYS = frozenset(
     [
         "role",
@@ -43,13 +43,13 @@ Row = dict[str, Any]
 
 
 def message_rows(episodes: Iterable[Episode], notes: Counter[str]) -> list[Row]:
-    """Return a row for each episode, with the fields that it has (see `traces.messages.FIELDS`).
+    """Return a row per episode, with the fields that it has (see `traces.messages.FIELDS`).
 
-    Read back, a row gives the same turns with the same calls, results, outcome and status.
+    Reading a row back gives the same turns with the same calls, results, outcome and status.
 
     Args:
-        episodes: with their domains and what their ids are ids in.
-        notes: counts what was passed over.
+        episodes: episodes of any trace format.
+        notes: counts what was skipped.
     """
     return [row_of(episode, notes) for episode in episodes]
 
@@ -77,7 +77,7 @@ def row_of(episode: Episode, notes: Counter[str]) -> Row:
     }
     row |= {key: value for key, value in stated.items() if value is not None}
     if played:
-        row["tokens_recorded"] = False  # so text that looks like a call is only text
+        row["tokens_recorded"] = False  # readers then take text that looks like a call as text
     return row | {"messages": messages}
 
 
@@ -85,11 +85,11 @@ def openai_messages(row: Row, where: str) -> list[Message]:
     """Return the messages of a row, which must be in OpenAI's form.
 
     Args:
-        row: of `message_rows`.
-        where: the command, in errors.
+        row: row of `message_rows`.
+        where: name of the command in errors.
 
     Raises:
-        InputError: some are in the form of their trace.
+        InputError: some messages are in the form of their trace.
     """
     messages: list[Message] = row["messages"]
     if not all(isinstance(message, dict) and "role" in message for message in messages):
@@ -99,10 +99,10 @@ def openai_messages(row: Row, where: str) -> list[Message]:
 
 
 def arguments_text(recorded: Any) -> str:
-    """Return a call's arguments as JSON text: as they were written, where they are text.
+    """Return a call's arguments as JSON text; arguments that are text stay as written.
 
     Args:
-        recorded: of a message in OpenAI's form; None: there are none.
+        recorded: arguments of a call in OpenAI's form; None: there are none.
     """
     if isinstance(recorded, str):
         return recorded
@@ -110,16 +110,16 @@ def arguments_text(recorded: Any) -> str:
 
 
 def _within_domain(episode: Episode) -> str:
-    """The task's name in tables, without the domain that readers put before it."""
+    """Return the task's name in tables, without the domain that readers prepend."""
     return episode.task.removeprefix(f"{episode.domain}/") if episode.domain else episode.task
 
 
 def settle(rows: Iterable[Row], sources: Iterable[str], renamed: Renamed) -> None:
-    """Give rows the names that their tasks have once all traces are read, as tables do.
+    """Give rows the final names of their tasks, known once all traces are read, as in tables.
 
     Args:
-        rows: of `message_rows`.
-        sources: of each row.
+        rows: rows of `message_rows`.
+        sources: source of each row.
         renamed: see `Identities.renamed`.
     """
     for row, source in zip(rows, sources, strict=True):
@@ -140,13 +140,13 @@ def _action(action: GoldAction) -> Row:
 def plain_messages(episode: Episode, notes: Counter[str]) -> tuple[list[Message], bool]:
     """Return an episode's messages in OpenAI's form, and whether text in them is never a call.
 
-    Messages that are in that form stay as they are, but for keys that say nothing of a turn.
+    Messages that are all in that form, without other keys, stay unchanged.
     """
     messages = episode.messages
     if not all(_is_plain(message) for message in messages):
         try:
             messages = clean_messages(messages, notes)
-        except BadItemError:  # its reader knew better; so it does when it reads them back
+        except BadItemError:  # only the trace's own reader understands them, now and later
             notes["messages kept in the form of their trace"] += 1
     rows = [dict(message) if isinstance(message, dict) else message for message in messages]
     return rows, _is_played(rows, episode)
@@ -171,7 +171,7 @@ def _are_plain(calls: Any) -> bool:
 
 
 def _is_played(messages: list[Message], episode: Episode) -> bool:
-    """Whether only the calls beside the texts were read, as of episodes that we played."""
+    """Return whether calls in text were not read as calls, as in episodes that we played."""
     try:
         turns, _ = read_turns(messages, Counter(), episode.tools)
     except BadItemError:
@@ -180,7 +180,7 @@ def _is_played(messages: list[Message], episode: Episode) -> bool:
 
 
 def _meaning(turns: Iterable[Turn]) -> list[Any]:
-    """The calls of turns with their results; JSON text of arguments means its value."""
+    """Return the calls of turns with their results; arguments are parsed values."""
     return [
         [(c.name, parse_arguments(c.arguments).value, c.result, c.flagged) for c in turn.calls]
         for turn in turns

@@ -1,6 +1,6 @@
 """Episodes as rollouts of NeMo Gym, with a reward for each of the assistant's turns.
 
-NeMo Gym 0.7 has no rewards of steps. `step_rewards` is the shape that NVIDIA-NeMo/Gym#1298
+NeMo Gym 0.7 has no rewards per step. `step_rewards` has the form that NVIDIA-NeMo/Gym#1298
 proposes: a list aligned with the assistant's turns. `reward` stays the outcome.
 
 Layout: `nemo_gym.{base_resources_server,openai_utils}` of 0.7.0; `stages.traces.nemo_gym` reads it
@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stages.core.statuses import LEFT_OUT
-from stages.exports.credits import Earned, check_sum, check_told
+from stages.exports.credits import Earned, check_sum, check_turn_count
 from stages.exports.links import Links
 from stages.exports.messages import arguments_text, openai_messages
 from stages.traces.nemo_gym import messages_of
 
-OURS = "irc_cli"  # the key under which the rewards stand as they were earned
+OURS = "irc_cli"  # key of the tiers, the raw rewards and the total
 
 Row = dict[str, Any]
 
@@ -28,9 +28,9 @@ def rollout(row: Row, gains: Earned | None, notes: Counter[str]) -> Row:
     """Return the rollout of one conversation.
 
     Args:
-        row: of `messages.message_rows`.
-        gains: what its turns earned; None: it does not count, or has no outcome.
-        notes: counts what a rollout can't hold.
+        row: row of `messages.message_rows`.
+        gains: rewards of its turns; None: it does not count, or has no outcome.
+        notes: counts content that a rollout can't hold.
 
     Returns:
         A line of rollouts.jsonl.
@@ -66,9 +66,9 @@ def rollout(row: Row, gains: Earned | None, notes: Counter[str]) -> Row:
 
 
 def _steps(episode: str, items: list[Row], gains: Earned) -> Row:
-    """The rewards of the steps, and the raw ones beside them."""
+    """Return the rewards of the steps, and the tiers and raw rewards beside them."""
     turns = sum(message.get("role") == "assistant" for message in messages_of(items))
-    check_told(turns, gains, episode, "a rollout")
+    check_turn_count(turns, gains, episode, "a rollout")
     check_sum(gains.shaped, gains.total, episode)
     earned = {"tiers": gains.tiers, "raw_rewards": gains.raw, "total": gains.total}
     return {"step_rewards": gains.shaped, OURS: earned}
@@ -85,7 +85,7 @@ def _is_turn(message: Row) -> bool:
 
 
 def _items(messages: Iterable[Row], links: Links, notes: Counter[str]) -> Iterator[Row]:
-    """Messages as items of the Responses API; what a turn wrote ends with its tokens."""
+    """Yield messages as items of the Responses API; the last item of a turn has its tokens."""
     for message in messages:
         if message["role"] == "tool":
             if message.get("error") is not None:
@@ -104,7 +104,7 @@ def _items(messages: Iterable[Row], links: Links, notes: Counter[str]) -> Iterat
 
 
 def _written(message: Row, links: Links) -> Iterator[Row]:
-    """Thoughts, text and calls of the model; a turn of nothing else is an empty text."""
+    """Yield a turn's reasoning, text and calls; without text and calls, an empty text."""
     calls = message.get("tool_calls") or []
     if thoughts := message.get("reasoning_content"):
         yield {"type": "reasoning", "summary": [{"type": "summary_text", "text": thoughts}]}
@@ -121,7 +121,7 @@ def _written(message: Row, links: Links) -> Iterator[Row]:
 
 
 def _tokens(message: Row) -> Row:
-    """Tokens of a turn, where all that it had read is known."""
+    """Return the recorded tokens of a turn; the prompt only if it is recorded whole."""
     names = {"token_ids": "generation_token_ids", "logprobs": "generation_log_probs"}
     known = {names[key]: message[key] for key in names if message.get(key) is not None}
     if "prompt_ids" in message and not message.get("appended"):

@@ -1,12 +1,12 @@
-"""Pairs of turns of which one is better, for DPO (rollouts with advantages -> rows).
+"""Pairs of a better and a worse turn, for DPO (rollouts with advantages -> rows).
 
-A pair is two turns of one group at the same place, k-th turn after the same messages, that differ
-in what they are. Chosen is the turn whose own reward is higher and whose advantage is, too: what it
-did is worth more, and what came of it was better. A turn that several episodes wrote counts once,
-with its mean reward and advantage.
+A pair is two different turns of one group at the same position: the k-th turn, after the same
+messages. The chosen turn has the higher reward and the higher advantage: its action is worth more,
+and what followed was better. A turn that several episodes contain counts once, with its mean reward
+and advantage.
 
-Users who are free to speak rarely say the same twice. So "the same messages" may be relaxed to the
-same calls with the same results before the turn, whatever was said around them; the prompt is then
+A user who speaks freely rarely says the same twice. "The same messages" may therefore be relaxed to
+the same calls with the same results before the turn, whatever the other text. The prompt is then
 the chosen turn's own.
 """
 
@@ -26,13 +26,13 @@ from stages.messages.message import Message
 from stages.tables.artifacts import RolloutRow
 
 Prefix = Literal["exact", "calls"]
-Spot = tuple[str, int, bytes]  # group, turn, what stands before it
+Spot = tuple[str, int, bytes]  # group, turn, digest of the messages before it
 Worth = tuple[str, float, float]  # tier, reward and advantage of a turn
 
 
 @dataclass
 class Choice:
-    """A turn that a policy wrote at some spot, once or more."""
+    """A distinct turn at a spot, in one or more episodes."""
 
     prompt: list[Message]
     message: Message
@@ -42,12 +42,12 @@ class Choice:
 
     @property
     def reward(self) -> float:
-        """Mean over the episodes."""
+        """Mean reward over the episodes."""
         return sum(self.rewards) / len(self.rewards)
 
     @property
     def advantage(self) -> float:
-        """Mean over the episodes."""
+        """Mean advantage over the episodes."""
         return sum(self.advantages) / len(self.advantages)
 
 
@@ -59,15 +59,15 @@ def preferences(
     min_gap: float = 0.0,
     told: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield every pair of turns of which one is better, with `prompt`, `chosen` and `rejected`.
+    """Yield every pair of a better and a worse turn, with `prompt`, `chosen` and `rejected`.
 
     Args:
-        episodes: those that count.
-        advantages: of their turns (ADVANTAGES).
-        tools: that the policy saw.
+        episodes: counted episodes.
+        advantages: advantages of their turns (ADVANTAGES).
+        tools: tools that the policy saw.
         prefix: what must be the same before two turns: all messages, or calls and results.
-        min_gap: by how much the chosen one's advantage is greater, at least.
-        told: how the policy was told of its tools (the record of Told); None: unknown.
+        min_gap: least difference of the two advantages.
+        told: how the policy's prompt presented the tools (the record of Told); None: unknown.
     """
     columns = ("episode_id", "turn", "tier", "reward", "advantage")
     worth: dict[tuple[str, int], Worth] = {
@@ -117,7 +117,7 @@ def _spots(
 
 
 def _said(message: Message, prefix: Prefix) -> bytes:
-    """Return what a message says: without the ids of calls, which engines draw at random."""
+    """Return a message's content without the ids of calls, which engines draw at random."""
     calls = [
         (call["function"]["name"], call["function"]["arguments"])
         for call in message.get("tool_calls") or ()

@@ -1,7 +1,7 @@
-"""Token sequences with the rewards of their turns, for trainers that pay tokens (TOKENS -> Paid).
+"""Token sequences with rewards of turns, for trainers that take rewards of tokens (TOKENS -> Paid).
 
-These trainers learn from nothing but rewards. So the last turn of an episode earns its outcome,
-too, and what a turn earns is paid at its last token.
+These trainers see only rewards. Therefore the last turn of an episode also earns the outcome, and a
+turn's reward is at its last token.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from stages.training.sequences import TokenSequence, sequences
 
 
 class Paid(NamedTuple):
-    """A sequence of L tokens, and what the K turns in it earned, the outcome included."""
+    """A sequence of L tokens, and the rewards of its K turns, including the outcome."""
 
     tokens: TokenSequence
-    ends: list[int]  # [K] where the last token of each turn stands
+    ends: list[int]  # [K] index of the last token of each turn
     turns: list[int]  # [K] numbers of the turns in their episode
     shaped: list[float]  # [K]
     raw: list[float]  # [K]
@@ -33,7 +33,7 @@ class Paid(NamedTuple):
 
     @property
     def logprobs(self) -> list[float] | None:
-        """Of the tokens that the policy wrote, 0 elsewhere, [L]; None: some are unknown."""
+        """Logprobs of the policy's tokens, 0 elsewhere, [L]; None: some are unknown."""
         known = np.where(self.tokens.written, self.tokens.logprobs, 0)
         return None if np.isnan(known).any() else known.tolist()
 
@@ -41,10 +41,10 @@ class Paid(NamedTuple):
 def tokens_of(episodes: Iterable[Episode], where: str) -> pl.DataFrame:
     """Return the tokens of the turns whose trace holds them (Episode -> TOKENS).
 
-    A prompt that begins with all tokens before it goes on where they ended.
+    A prompt that begins with all tokens before it continues their sequence.
 
     Raises:
-        InputError: token ids are none.
+        InputError: a token id is not valid.
     """
     rows = [row for episode in episodes for row in _tokens_of(episode)]
     for row in rows:
@@ -82,15 +82,15 @@ def _tokens_of(episode: Episode) -> Iterator[dict[str, Any]]:
 
 
 def paid_sequences(tokens: pl.DataFrame, gains: Mapping[str, Earned], where: str) -> list[Paid]:
-    """Return the sequences of the episodes that earned something, episode after episode.
+    """Return the sequences of the episodes with rewards, episode by episode.
 
     Args:
-        tokens: of the turns, in order (TOKENS).
-        gains: what each episode earned; tokens of others are left out.
+        tokens: tokens of the turns, in order (TOKENS).
+        gains: rewards of each episode; tokens of other episodes are left out.
         where: name of the rollouts in errors.
 
     Raises:
-        InputError: a turn has no token to be paid at, or tokens but no reward.
+        InputError: a turn has a reward but no tokens, or tokens but no reward.
     """
     made: dict[str, list[TokenSequence]] = {episode: [] for episode in gains}
     for sequence in sequences(tokens.filter(pl.col("episode_id").is_in(list(gains)))):
@@ -124,11 +124,11 @@ def _with_outcome(rewards: Sequence[float], gain: Earned) -> list[float]:
     return [*rewards[:-1], rewards[-1] + gain.outcome]
 
 
-def _check_turns(told: set[int], count: int, episode: str, where: str) -> None:
+def _check_turns(with_tokens: set[int], count: int, episode: str, where: str) -> None:
     """Raise InputError unless the turns with tokens are those with a reward."""
-    if without := set(range(count)) - told:
+    if without := set(range(count)) - with_tokens:
         what = f"turn {min(without)} of episode '{episode}' has no tokens to be paid at"
         raise InputError(where, what, "play it with an engine that tells what it sampled")
-    if unknown := told - set(range(count)):
+    if unknown := with_tokens - set(range(count)):
         what = f"turn {min(unknown)} of episode '{episode}' was not scored"
         raise InputError(where, what, "rerun irc-cli score on these rollouts")

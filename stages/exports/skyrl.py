@@ -1,8 +1,8 @@
-"""Sequences with rewards of tokens, as SkyRL's `GeneratorOutput` has them.
+"""Sequences with rewards of tokens, in the form of SkyRL's `GeneratorOutput`.
 
-SkyRL's trainer takes `rewards` for one number a token of the response. Like its own generator
-(NovaSky-AI/SkyRL#226), a turn is paid at its last token. Its metric `pass_at_n` looks at the reward
-of the very last token.
+SkyRL's trainer takes `rewards` as one number per token of the response. As in its own generator
+(NovaSky-AI/SkyRL#226), a turn's reward is at its last token. Its metric `pass_at_n` looks at the
+reward of the very last token.
 
 Layout: `skyrl.train.generators.base.GeneratorOutput`, a column for each of these fields.
 """
@@ -16,16 +16,16 @@ from stages.exports.sequences import Paid
 
 
 def skyrl(paid: Paid, group_id: str, place: int, *, truncated: bool) -> dict[str, Any]:
-    """Return the row of one sequence; lists but the prompt are over its response, [R].
+    """Return the row of one sequence; lists except the prompt run over its response, [R].
 
     Args:
         paid: the sequence.
-        group_id: of its episode.
-        place: of its episode in the group, from 0.
+        group_id: group of its episode.
+        place: 0-based place of its episode in the group.
         truncated: whether a limit cut the episode off.
 
     Returns:
-        The row; `rollout_logprobs` is null where some are unknown.
+        The row; `rollout_logprobs` is null if some are unknown.
     """
     tokens, start = paid.tokens, int(paid.tokens.written.argmax())
     size = len(tokens) - start
@@ -44,7 +44,7 @@ def skyrl(paid: Paid, group_id: str, place: int, *, truncated: bool) -> dict[str
 
 
 def _at_ends(paid: Paid, rewards: Sequence[float], start: int, size: int) -> list[float]:
-    """The rewards at the last tokens of their turns, 0 elsewhere, [R]."""
+    """Return the rewards at the last tokens of their turns, 0 elsewhere, [R]."""
     paid_at = [0.0] * size
     for end, reward in zip(paid.ends, rewards, strict=True):
         paid_at[end - start] = reward

@@ -18,7 +18,7 @@ def token_advantages(examples: Iterable[Example], groups: Mapping[str, str]) -> 
     """Return a row for each sequence (SEQUENCES).
 
     Args:
-        examples: what `irc-cli train` learns from.
+        examples: examples that `irc-cli train` would train on.
         groups: group of each episode.
     """
     rows, parts = [], Counter[str]()
@@ -44,7 +44,7 @@ def token_advantages(examples: Iterable[Example], groups: Mapping[str, str]) -> 
 
 
 def _column(values: list[Any]) -> list[Any]:
-    # As they are, polars would make a matrix of arrays that happen to be equally long.
+    # Without Series, polars would make a matrix of arrays that happen to be equally long.
     return [pl.Series(value) if isinstance(value, np.ndarray) else value for value in values]
 
 
@@ -55,7 +55,7 @@ def _known(logprobs: npt.NDArray[np.float32]) -> bool:
 def _spread(
     values: npt.NDArray[np.float32], written: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float32]:
-    """Return the values at the tokens that were written, 0 elsewhere; [L]."""
+    """Return the values at the written tokens, 0 elsewhere, [L]."""
     spread = np.zeros(len(written), np.float32)
     spread[written] = values
     return spread

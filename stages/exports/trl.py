@@ -11,10 +11,11 @@ from stages.exports.conversations import Conversation, as_told, opening
 
 
 def trl(talks: Iterable[Conversation]) -> list[dict[str, Any]]:
-    """Return a row for each opening of a task: GRPO samples a group of its own from each.
+    """Return a row for each opening of a task; GRPO samples a group from each.
 
-    `prompt` is what stands before the first answer. `messages` and `outcome` are of the best
-    conversation that began so, of equals the first. Conversations without an answer are left out.
+    `prompt` holds the messages before the first answer. `messages` and `outcome` are those of the
+    best conversation with this opening, of equals the first. Conversations without an answer are
+    left out.
     """
     best: dict[bytes, Conversation] = {}
     for talk in talks:
@@ -42,7 +43,7 @@ def _row(talk: Conversation) -> dict[str, Any]:
 
 
 def _task(talk: Conversation) -> tuple[str | None, str | None, str]:
-    """What tells tasks apart: the domain and the id; where the id is used twice, gold actions."""
+    """Return what identifies a task: domain, id and, since an id may be reused, gold actions."""
     gold = orjson.dumps(talk.gold_actions, option=orjson.OPT_SORT_KEYS)
     return talk.domain, talk.task_id, gold.decode()
 

@@ -1,8 +1,8 @@
 """Episodes as traces of verifiers with the rewards of turns that prime-rl reads.
 
-prime-rl#3282 (`turn_credit`) takes `info.turn_rewards` for scores of the state after each turn and
-learns from their differences. So the sums of the rewards so far are written, whose differences are
-the rewards. It measures progress from the first score: what the first turn earned is not learnt.
+prime-rl#3282 (`turn_credit`) takes `info.turn_rewards` as scores of the state after each turn and
+trains on their differences. Therefore the cumulative rewards are written. It measures progress from
+the first score, so that the first turn's reward has no effect.
 
 Layout: `verifiers.v1.{episode,trace,graph,types}` of 0.4.0, which `stages.traces.verifiers` reads.
 """
@@ -15,12 +15,12 @@ from collections import Counter
 from itertools import accumulate, pairwise
 from typing import Any
 
-from stages.exports.credits import Earned, check_sum, check_told
+from stages.exports.credits import Earned, check_sum, check_turn_count
 from stages.exports.links import Links
 from stages.exports.messages import arguments_text, openai_messages
 from stages.traces.verifiers import TRUNCATED
 
-OURS = "irc_cli"  # the key of `info` under which the rewards stand as they were earned
+OURS = "irc_cli"  # key of `info` for the tiers, the rewards and the raw rewards
 TASK, AGENT = "Task", "agent"
 
 Row = dict[str, Any]
@@ -30,9 +30,9 @@ def traced(row: Row, gains: Earned | None, notes: Counter[str]) -> Row:
     """Return the episode of one conversation, with one trace.
 
     Args:
-        row: of `messages.message_rows`.
-        gains: what its turns earned; None: it does not count, or has no outcome.
-        notes: counts what a trace can't hold.
+        row: row of `messages.message_rows`.
+        gains: rewards of its turns; None: it does not count, or has no outcome.
+        notes: counts content that a trace can't hold.
 
     Returns:
         A line of traces.jsonl.
@@ -86,9 +86,9 @@ def _task(row: Row) -> Row:
 
 
 def _info(episode: str, nodes: list[Row], gains: Earned) -> Row:
-    """The scores of the states after each turn, and the rewards as they were earned."""
+    """Return the cumulative rewards after each turn, and the rewards themselves."""
     turns = sum(node["sampled"] for node in nodes)
-    check_told(turns, gains, episode, "a trace")
+    check_turn_count(turns, gains, episode, "a trace")
     scores = list(accumulate(gains.shaped))
     check_sum([b - a for a, b in pairwise([0.0, *scores])], gains.total, episode)
     earned = {"tiers": gains.tiers, "rewards": gains.shaped, "raw_rewards": gains.raw}
@@ -96,7 +96,7 @@ def _info(episode: str, nodes: list[Row], gains: Earned) -> Row:
 
 
 def _rewards(row: Row) -> Row:
-    """The parts of the outcome where they add up to it, else the outcome; null: never computed."""
+    """Return the parts of the outcome if they add up to it, else the outcome; null: unknown."""
     outcome = row.get("outcome")
     if outcome is None or row.get("status") == "masked":
         return {"outcome": None}
@@ -107,34 +107,34 @@ def _rewards(row: Row) -> Row:
 
 
 def _stop(row: Row) -> str | None:
-    """Why it ended; of one that was cut off, a limit, by which verifiers knows it."""
+    """Return why an episode ended; for a truncated one, a limit that verifiers knows."""
     stop: str | None = row.get("stop")
     return "max_turns" if row.get("status") == "truncated" and stop not in TRUNCATED else stop
 
 
 def _node(message: Row, place: int, links: Links, notes: Counter[str]) -> Row:
     keys = ("role", "content", "reasoning_content", "name")
-    told = {key: message[key] for key in keys if message.get(key) is not None}
+    fields = {key: message[key] for key in keys if message.get(key) is not None}
     if message["role"] == "tool":
         call_id, _ = links.answered(message) or (message.get("tool_call_id") or "", None)
-        told = {"content": "", "tool_call_id": call_id} | told
+        fields = {"content": "", "tool_call_id": call_id} | fields
         if message.get("error") is not None:
             notes["flag of a tool result, which a trace has no field for"] += 1
     elif message["role"] != "assistant":
-        told = {"role": message["role"], "content": message.get("content") or ""}
+        fields = {"role": message["role"], "content": message.get("content") or ""}
         if message.get("tool_calls"):
             notes["calls of the user, which a trace has no field for"] += 1
     if message["role"] == "assistant" and message.get("tool_calls"):
         calls = message["tool_calls"]
         named = zip(calls, links.ids(calls, message), strict=True)
-        told["tool_calls"] = [_tool_call(call, call_id) for call, call_id in named]
-    node: Row = {"parent": place - 1 if place else None, "message": told}
+        fields["tool_calls"] = [_tool_call(call, call_id) for call, call_id in named]
+    node: Row = {"parent": place - 1 if place else None, "message": fields}
     node["sampled"] = message["role"] == "assistant" and message.get("sampled") is not False
     return node
 
 
 def _add_tokens(nodes: list[Row], messages: list[Row], notes: Counter[str]) -> None:
-    """Add to each turn its tokens, after those that its prompt adds to the turn before."""
+    """Add tokens to each turn: those that its prompt adds to the turn before, then its own."""
     turns = [(n, m) for n, m in zip(nodes, messages, strict=True) if n["sampled"]]
     if not any("token_ids" in message for _, message in turns):
         return

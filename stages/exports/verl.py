@@ -1,4 +1,4 @@
-"""What verl's trainer starts from: tasks of an env as its dataset, and a ready configuration.
+"""The inputs of verl's trainer: tasks of an environment as its dataset, and a configuration.
 
 Loading the configuration needs verl and our plugin, `irc_cli.verl`; writing it needs neither.
 """
@@ -28,9 +28,9 @@ DATASET = Table(
     name="verl dataset",
     columns={
         "data_source": pl.String(),  # the environment
-        # How an episode begins; the agent loop's own episodes may have the user say it otherwise.
+        # The opening of an episode; in the agent loop's episodes the user may phrase it otherwise.
         "prompt": pl.List(pl.Struct({"role": pl.String(), "content": pl.String()})),
-        # Gold actions as JSON, for their arguments differ from task to task.
+        # Gold actions as JSON, because their arguments differ from task to task.
         "reward_model": pl.Struct({"style": pl.String(), "ground_truth": pl.String()}),
         "extra_info": pl.Struct(
             {
@@ -49,7 +49,7 @@ DATASET = Table(
 
 @dataclass(frozen=True)
 class VerlConfig:
-    """What of verl's configuration is ours to say; the rest can be set when it is launched."""
+    """The part of verl's configuration that we set; the rest can be set at launch."""
 
     model: Annotated[str, Setting("Policy to start from.", INPUT, metavar="DIR|NAME")]
     env: Annotated[str, Setting("Environment to train on.", INPUT, metavar="|".join(ENVS))]
@@ -83,9 +83,9 @@ def dataset(environment: Env, split: str, tasks: Iterable[Task]) -> pl.DataFrame
     """Return a row for each task (DATASET).
 
     Args:
-        environment: with a scripted user.
-        split: that the tasks are of.
-        tasks: some of the split's.
+        environment: an environment with a scripted user.
+        split: split of the tasks.
+        tasks: tasks of the split, all or some.
     """
     rows = [_row(environment, split, index, task) for index, task in enumerate(tasks)]
     return DATASET.frame({name: [row[name] for row in rows] for name in DATASET.columns})
@@ -111,18 +111,18 @@ def _row(environment: Env, split: str, index: int, task: Task) -> dict[str, Any]
 
 
 def agent_loops(config: VerlConfig) -> list[dict[str, Any]]:
-    """Return what verl reads to make our agent loop."""
+    """Return verl's configuration of our agent loop."""
     loop = {"name": NAME, "_target_": "irc_cli.verl.agent_loop.WorldLoop"}
     return [loop | {"max_turns": config.max_turns, "max_tokens": config.max_tokens}]
 
 
 def trainer_config(config: VerlConfig, folder: Path) -> dict[str, Any]:
-    """Return what differs from verl's own `ppo_trainer` configuration, for hydra.
+    """Return the differences from verl's `ppo_trainer` configuration, for hydra.
 
     Args:
-        config: what is ours to say.
-        folder: absolute; holds train.parquet, val.parquet and agent.yaml. Ray's workers may
-            run anywhere.
+        config: our part of the configuration.
+        folder: folder of train.parquet, val.parquet and agent.yaml; an absolute path, because
+            Ray's workers may run anywhere.
     """
     calibration = config.calibration and str(Path(config.calibration).absolute())
     reward_kwargs: dict[str, Any] = {"calibration": calibration, "tiers": config.tiers}
@@ -144,7 +144,7 @@ def trainer_config(config: VerlConfig, folder: Path) -> dict[str, Any]:
             "actor": {
                 "ppo_mini_batch_size": config.batch_size,
                 "use_dynamic_bsz": True,
-                "ppo_max_token_len_per_gpu": 24576,  # of the longest episode
+                "ppo_max_token_len_per_gpu": 24576,  # room for the longest episode
                 "clip_ratio_low": 0.2,
                 "clip_ratio_high": 0.28,
                 "loss_agg_mode": "token-mean",

@@ -1,8 +1,7 @@
-"""Cutting the text of a conversation into messages, at the marks that a chat template writes.
+"""Cut the text of a conversation into messages, at the marks that a chat template writes.
 
-Trainers log what a model saw and wrote as one text, most often without its special tokens. What
-stands between two messages is found by rendering a probe: a made-up conversation of words that
-stand nowhere else.
+Trainers log prompt and completion as one text, mostly without special tokens. The marks between
+messages are found by rendering a probe: a made-up conversation of words that occur nowhere else.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ _TALK = [
 
 
 _NEEDED = {("assistant", "tool"), ("tool", "assistant")}
-_IDS = re.compile(r"callzq00\d|0{8}\d")  # of the calls, or what a template asks for instead
+_IDS = re.compile(r"callzq00\d|0{8}\d")  # ids of calls, or the digits that a template requires
 
 
 class Mark(NamedTuple):
-    """What a template writes between a message and the next."""
+    """The text that a template writes between two messages."""
 
     role: str  # of the next message
     pattern: re.Pattern[str]
@@ -49,10 +48,10 @@ class Cutter:
     """Cuts texts by the chat template of a model.
 
     Args:
-        tokenizer: of transformers, with a chat template.
+        tokenizer: tokenizer of transformers, with a chat template.
 
     Raises:
-        InputError: the tokenizer has no chat template, or one that takes no such conversation.
+        InputError: the tokenizer has no chat template, or the template can't hold the probe.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -74,18 +73,18 @@ class Cutter:
             raise InputError(self._template.name, what, "give the tokenizer of another model")
 
     def messages(self, prompt: str, completion: str) -> list[Message]:
-        """Return the messages of a prompt and of what followed it.
+        """Return the messages of a prompt and its completion.
 
         Args:
-            prompt: what the model saw, with the opening of its first answer.
-            completion: its answers, with results of tools and further users between them.
+            prompt: text that the model saw, with the opening of its first answer.
+            completion: its answers, with tool results and user messages between them.
 
         Raises:
-            InputError: the text has no special tokens, and nothing else tells its turns apart.
+            InputError: the text lacks special tokens, and nothing else separates its turns.
         """
         parts = list(self._prompt(prompt))
         if parts and parts[-1][0] == "assistant":
-            parts.pop()  # no more than opened: the completion goes on
+            parts.pop()  # only opened; the completion continues it
         before = len(parts)
         parts += self._cut(completion, "assistant")
         messages: list[Message] = []
@@ -104,7 +103,7 @@ class Cutter:
         return messages
 
     def _prompt(self, text: str) -> Iterator[tuple[str, str]]:
-        """The role and text of each message of a prompt."""
+        """Return the role and text of each message of a prompt."""
         whole = self._end in text
         for role, begin in self._begins:
             if text.startswith(shown := self._shown(begin, whole)):
@@ -112,7 +111,7 @@ class Cutter:
         return self._cut(text, "user")
 
     def _cut(self, text: str, role: str) -> Iterator[tuple[str, str]]:
-        """The role and text of each message, where the first one's role is known."""
+        """Yield the role and text of each message; `role` is that of the first."""
         marks = self._marks(whole=self._end in text)
         while True:
             hits = [
@@ -128,17 +127,17 @@ class Cutter:
         yield role, self._special.sub("", text).rstrip("\n")
 
     def _marks(self, *, whole: bool) -> dict[str, list[Mark]]:
-        """The marks after a message of each role, with their special tokens or without."""
+        """Return the marks after a message of each role, with or without special tokens."""
         marks: dict[str, list[Mark]] = {}
         for (role, following), text in self._texts.items():
             shown = self._shown(text, whole)
             if not shown.strip() and role in ("system", "user"):
-                continue  # the prompt stays in one piece
+                continue  # the prompt then stays in one piece
             if not shown.strip():
                 what = "its chat template separates turns by special tokens, which the text lacks"
                 raise InputError(self._template.name, what, "write the text with special tokens")
             if role == "assistant" and following == "tool":
-                # A result that is added to what was sampled may lack the space in front.
+                # A result appended to sampled text may lack the space before it.
                 end = re.escape(self._end) if whole else ""
                 rest = shown.removeprefix(self._end if whole else "").lstrip()
                 pattern = rf"{end}\s*{re.escape(rest)}"
@@ -152,18 +151,18 @@ class Cutter:
         return text if whole else self._special.sub("", text)
 
     def _before(self, messages: list[Message]) -> tuple[str, str]:
-        """The role of the first message, and what the template writes before it."""
+        """Return the role of the first message, and the template's text before it."""
         text = self._template.render([*messages, *_TALK], [], prompt=False)
         return messages[0]["role"], text.partition(messages[0]["content"])[0]
 
     def _between(self) -> Iterator[tuple[tuple[str, str], str]]:
-        """What stands between a message of each role and one of each that may follow."""
+        """Yield each pair of roles that may follow each other, and the text between them."""
         talk = self._template.render([_SYSTEM, _USER, *_TALK], [], prompt=False)
         yield ("system", "user"), _part(talk, "zqsystem", "zquser")
         yield ("user", "assistant"), _part(talk, "zquser", "zqsaid")
         yield ("assistant", "user"), _part(talk, "zqsaid", "zqmore")
         called = self._template.render([_USER, *_calls(1), *_TALK], [_TOOL], prompt=False)
-        # What ends a call is of the call; the message ends with its token.
+        # The end of a call belongs to the call; the end token ends the message.
         _, end, rest = _part(called, "zqvalue0", "zqresult0").partition(self._end)
         yield ("assistant", "tool"), end + rest
         yield ("tool", "assistant"), _part(called, "zqresult0", "zqsaid")
@@ -180,7 +179,7 @@ def _part(text: str, first: str, second: str) -> str:
 
 
 def _calls(number: int) -> list[Message]:
-    """A message of so many calls, and their results."""
+    """Return a message of `number` calls, and their results."""
     calls = [
         {
             "id": f"callzq00{place}",

@@ -1,4 +1,4 @@
-"""What transformers reads of a model's folder: whole, or one clear line."""
+"""Load a model's folder with transformers, with every error as one line."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ LONGEST = 200  # characters of an error
 
 @contextmanager
 def loading(name: str | Path, todo: str) -> Iterator[None]:
-    """Let transformers read a folder; what it says and raises is one line of ours.
+    """Let transformers read a folder silently, and raise its errors as InputError.
 
-    Its files are checked nowhere before: odd types in them end in errors of any kind.
+    Nothing checks the files before, so that wrong types in them cause errors of any kind.
 
     Args:
-        name: of the folder, or of a model of the hub.
-        todo: what to do where it can't be read.
+        name: a folder, or the name of a model of the hub.
+        todo: what to do if it can't be read.
 
     Raises:
-        InputError: it can't be read, or names code of its own.
+        InputError: it can't be read, or it comes with code.
     """
     from transformers.utils import logging
 
@@ -36,13 +36,13 @@ def loading(name: str | Path, todo: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(str(name), _told(error), todo) from error
+        raise InputError(str(name), _as_line(error), todo) from error
     finally:
         logging.set_verbosity(before)
 
 
-def _told(error: Exception) -> str:
-    """Return what an error says, as one line."""
+def _as_line(error: Exception) -> str:
+    """Return an error as one line."""
     from safetensors import SafetensorError
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

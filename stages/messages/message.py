@@ -9,7 +9,7 @@ Message = dict[str, Any]  # OpenAI chat format: role, content, tool_calls, tool_
 
 
 def definitions(tools: Iterable[Any]) -> dict[str, dict[str, Any]]:
-    """The functions of OpenAI tool definitions by name; entries may also be bare functions."""
+    """Return the functions of OpenAI tool definitions by name; entries may be bare functions."""
     functions = {}
     for tool in tools:
         if isinstance(tool, dict):
@@ -22,13 +22,13 @@ def definitions(tools: Iterable[Any]) -> dict[str, dict[str, Any]]:
 
 
 def without_kind(tool: dict[str, Any]) -> dict[str, Any]:
-    """Return a tool's definition as a model or a server may see it."""
+    """Return a tool's definition for a model or a server, without our `x-kind`."""
     function = {key: value for key, value in tool["function"].items() if key != "x-kind"}
     return {"type": "function", "function": function}
 
 
 class Told(NamedTuple):
-    """How a model is told its tools and the system message."""
+    """How a model's prompt presents its tools and the system message."""
 
     record: dict[str, str]  # "tools": template, messages, weights or server; "system": see Template
-    notes: list[str]  # what a user should know of it
+    notes: list[str]  # what a user should know about it

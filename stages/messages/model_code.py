@@ -1,4 +1,4 @@
-"""Code that comes with a model never runs here."""
+"""Refuse to run code that comes with a model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from stages.errors import InputError
 
 
 def refuse_code(folder: str | Path) -> None:
-    """Raise InputError where a model's folder names code of its own.
+    """Raise InputError if a model's folder comes with code.
 
-    Only a folder is read. For a model of the hub, `trust_remote_code=False` has transformers raise
-    ValueError; without it, transformers asks on the terminal, where `yes |` answers.
+    Only a folder is read. For a model of the hub, `trust_remote_code=False` makes transformers
+    raise ValueError; without it, transformers asks on the terminal, where `yes |` answers.
 
     Args:
-        folder: of the model, or its name on the hub.
+        folder: folder of the model, or its name on the hub.
 
     Raises:
         InputError: one of its JSON files has an `auto_map`.
@@ -32,5 +32,5 @@ def _maps_code(path: Path) -> bool:
     try:
         document = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError):
-        return False  # whoever loads the model says what is wrong
+        return False  # loading the model reports the error
     return isinstance(document, dict) and bool(document.get("auto_map"))

@@ -1,4 +1,4 @@
-"""Probes of a chat template: made-up conversations of words that stand nowhere else."""
+"""Probes of a chat template: made-up conversations of words that occur nowhere else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SYSTEM = ("system", "developer")
 
 
 class Shape(NamedTuple):
-    """What a conversation holds, as far as templates differ on it."""
+    """The features of a conversation on which templates differ."""
 
     system: bool = True  # it begins with a system message
     greets: bool = False  # the assistant speaks before the user
@@ -43,11 +43,11 @@ def _tool(word: str) -> dict[str, Any]:
     return {"type": "function", "function": function | {"parameters": parameters}}
 
 
-PROBE_TOOLS = [_tool("zq"), _tool("zz")]  # two: a template may show the first alone
+PROBE_TOOLS = [_tool("zq"), _tool("zz")]  # two, because a template may show only the first
 
 
 def probes(shape: Shape) -> list[list[Message]]:
-    """Return conversations of a shape: at its first turn, and further on."""
+    """Return conversations of a shape: at the first turn, and at later ones."""
     opening: list[Message] = [{"role": "system", "content": "zqsystem"}] if shape.system else []
     if shape.greets:
         opening.append({"role": "assistant", "content": "zqgreeting"})
@@ -77,12 +77,12 @@ def _called(number: int, *arguments: str) -> list[Message]:
 def words(
     messages: Iterable[Message], tools: Tools, *, by_heart: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield the words of a probe that a model must see, and what each of them is.
+    """Yield the words of a probe that a model must see, and the part that each belongs to.
 
     Args:
-        messages: the probe.
-        tools: its tools.
-        by_heart: the model knows tools and instructions without seeing them.
+        messages: messages of the probe.
+        tools: tools of the probe.
+        by_heart: whether the model knows tools and instructions without seeing them.
     """
     if tools and not by_heart:
         for word, part in product(("zq", "zz"), ("tool", "description", "parameter")):

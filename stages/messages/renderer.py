@@ -1,8 +1,8 @@
-"""From messages to the token ids that a model sees, and back from the ids that it wrote.
+"""Convert messages to the token ids that a model sees, and sampled ids back to messages.
 
-What was sampled is never tokenized again: an episode's next prompt is its last prompt, the sampled
-ids and the ids of the new messages, as long as the chat template only appends. Where the template
-rewrites what stood before (Qwen3 drops earlier thoughts), the prompt is made from the messages.
+Sampled ids are never tokenized again: an episode's next prompt is its last prompt, the sampled ids
+and the ids of the new messages, if the chat template only appends. If the template rewrites history
+(Qwen3 drops earlier thoughts), the prompt is tokenized from the messages.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from stages.messages.message import Message
 from stages.messages.template import Template
 from stages.messages.tool_parser import begins_thoughts, needed, read_message
 
-# How many episodes may be under way at once; those that have waited longest are forgotten.
+# Most episodes in progress at once; the least recently used ones are forgotten.
 LIVE = 4096
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is to see."""
+    """A prompt as token ids."""
 
     ids: list[int]
-    appended: bool  # it starts with the episode's last prompt and all that was sampled then
+    appended: bool  # it starts with the episode's last prompt and the ids sampled for it
 
 
 @dataclass
 class _Transcript:
-    """What an episode's model last saw and wrote."""
+    """The last prompt of an episode, and the answer."""
 
     text: str  # the prompt as the template wrote it
-    ids: list[int]  # the prompt, and what was sampled
+    ids: list[int]  # of the prompt, then of the answer
     count: int  # messages in the prompt
-    tool_parser: str  # in which it is told to write calls
+    tool_parser: str  # dialect of calls that the prompt asks for
     answer: Message | None = None
 
 
 class Renderer:
-    """The chat template and the tokenizer of one model, with a memory of each episode.
+    """The chat template and the tokenizer of one model, with the state of each episode.
 
     Args:
-        tokenizer: of transformers, with a chat template.
+        tokenizer: tokenizer of transformers, with a chat template.
 
     Attributes:
-        template: shows conversations to the model.
-        end_id: of the token that ends a message.
-        vocabulary: how many ids there are; none is as large.
+        template: the chat template.
+        end_id: id of the token that ends a message.
+        vocabulary: number of token ids; every id is smaller.
 
     Raises:
         InputError: the tokenizer has no template, or no such token.
@@ -61,14 +61,14 @@ class Renderer:
         self.template = Template(tokenizer)
         self._end, self.end_id = self.template.end, self.template.end_id
         self.vocabulary: int = 1 + max(tokenizer.get_vocab().values())
-        self._frames: dict[str, frozenset[int]] = {}  # by dialect
+        self._frames: dict[str, frozenset[int]] = {}  # special tokens to drop, by dialect
         self._transcripts: OrderedDict[str, _Transcript] = OrderedDict()
-        self._opening: tuple[Any, list[int]] = (None, [])  # of what, and its ids
+        self._opening: tuple[Any, list[int]] = (None, [])  # system message and tools, and ids
 
     def prompt(
         self, episode_id: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     ) -> Prompt:
-        """Return the ids of the conversation so far, up to where the model is to write."""
+        """Return the prompt of the conversation so far, up to where the model writes."""
         text = self.template.render(messages, tools, prompt=True)
         last = self._transcripts.pop(episode_id, None)
         added = None
@@ -88,15 +88,16 @@ class Renderer:
     def opening(
         self, prompt: Sequence[int], messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     ) -> int:
-        """Return how many ids of a prompt are instructions and tools, alike in many episodes.
+        """Return how many ids of a prompt hold instructions and tools, which episodes share.
 
         Args:
-            prompt: ids, made from the messages.
+            prompt: ids of the prompt of these messages.
             messages: the conversation so far.
-            tools: as for the prompt.
+            tools: the tools of the prompt.
 
         Returns:
-            How many ids it shares with the same conversation up to an empty message of the user.
+            The number of leading ids that the prompt shares with one of the same instructions and
+            tools and an empty user message; 0 if no user message comes next.
         """
         system = [message for message in messages[:1] if message["role"] == "system"]
         if [message["role"] for message in messages[len(system) :][:1]] != ["user"]:
@@ -111,7 +112,7 @@ class Renderer:
     def answer(
         self, episode_id: str, token_ids: list[int], tools: Sequence[Mapping[str, Any]]
     ) -> Message:
-        """Return the message that was sampled for an episode's last prompt."""
+        """Return the sampled answer to an episode's last prompt, as a message."""
         transcript = self._transcripts[episode_id]
         written = token_ids[:-1] if token_ids[-1:] == [self.end_id] else token_ids
         # Calls of Llama, Mistral, DeepSeek and others begin with special tokens.
@@ -132,12 +133,12 @@ class Renderer:
         """Return the ids of a message as if it had been sampled for the episode's last prompt.
 
         Args:
-            episode_id: whose prompt was made from all messages but the last.
+            episode_id: episode whose last prompt holds all messages but the last.
             messages: the conversation; the last message is the assistant's.
-            tools: as for the prompt.
+            tools: the tools of the prompt.
 
         Raises:
-            InputError: the template does not write the prompt, the message and its end in a row.
+            InputError: the template does not write prompt, message and end token in sequence.
         """
         transcript = self._transcripts[episode_id]
         text = self.template.render(messages, tools, prompt=False)
@@ -163,7 +164,7 @@ class Renderer:
             text: the new prompt.
             answered: the conversation up to the answer, with nothing after it.
         """
-        if not text.startswith(answered):  # Phi ends a text, which is not the end of a message
+        if not text.startswith(answered):  # Phi adds an end of text, which ends no message
             answered = answered.removesuffix(self._tokenizer.eos_token or "")
         if not (text.startswith(answered) and answered.startswith(last.text) and last.answer):
             return None
@@ -171,14 +172,14 @@ class Renderer:
         if not end or last.answer.get("reasoning_content", "") not in written:
             return None
         added = tail + text[len(answered) :]
-        return added if last.ids[-1] == self.end_id else end + added  # it was cut by a limit
+        return added if last.ids[-1] == self.end_id else end + added  # else a limit cut it
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def _frame(self, tool_parser: str) -> frozenset[int]:
-        """The ids of the special tokens that are no part of what a message says."""
+        """Return the ids of the special tokens that are not content of a message."""
         if tool_parser not in self._frames:
             tokens = self._tokenizer.added_tokens_decoder.items()
             self._frames[tool_parser] = frozenset(

@@ -1,13 +1,13 @@
-"""What a chat template shows of a conversation, and the form of it that the template shows whole.
+"""Find the form of a conversation that a chat template shows completely.
 
 Many small models have a template that ignores tools, calls or the system message, or fails on
-them. Each of these is found by rendering a probe: a made-up conversation of words that stand
-nowhere else. A template that loses one of them gets the conversation in another form:
+them. Rendering a probe, a made-up conversation of words that occur nowhere else, shows what a
+template loses. Such a template gets the conversation in another form:
 
-    tools, calls and results    as text in Hermes form, where the template does not show all three
+    tools, calls and results    as text in Hermes form, if the template does not show all three
     the system message          at the start of the first user message
-    content null beside calls   as ""; null elsewhere always is
-    arguments of calls          as the text that they were written as, instead of an object
+    content null beside calls   as ""; without calls, null is always ""
+    arguments of calls          as the text that was written, instead of an object
     ids of calls                nine digits, as Mistral's templates demand
     several calls at once       one after the other
 """
@@ -26,7 +26,7 @@ from stages.messages.message import Message, Told
 from stages.messages.probe import PROBE_TOOLS, SAID, SYSTEM, Shape, Tools, probes, words
 from stages.messages.tool_parser import tool_parser_of
 
-# In a template: its model was trained without the tools in its prompt, and knows them by heart.
+# Marks the template of a model that was trained without tools in its prompt and knows them anyway.
 IN_WEIGHTS = "{#- irc-cli: the tools are in the weights -#}"
 ANOTHER = "write a template for talks with tools to 'chat_template.jinja' in the model's folder"
 TOOLS_TEXT = """\
@@ -47,21 +47,21 @@ Several calls stand one below the other. The next message holds each result betw
 
 @dataclass(frozen=True)
 class Form:
-    """How messages are given to a template; as they are, by default."""
+    """The form of messages for a template; by default, they stay unchanged."""
 
-    native: bool = True  # the template writes tools, calls and results; else they are text
+    native: bool = True  # the template shows tools, calls and results; else they are text
     folded: bool = False  # the system message opens the first user message
     null: bool = True  # content beside calls may be null
-    arguments: Literal["object", "object only", "text"] = "object"  # only: broken ones, too
+    arguments: Literal["object", "object only", "text"] = "object"  # only: broken ones too
     own_ids: bool = True  # calls keep their ids; else they get nine digits
     parallel: bool = True  # a message may hold several calls
 
 
 class Template:
-    """A tokenizer's chat template, and the form of conversations that it takes.
+    """A tokenizer's chat template, and the form of conversations that it needs.
 
     Args:
-        tokenizer: of transformers, with a chat template.
+        tokenizer: tokenizer of transformers, with a chat template.
 
     Raises:
         InputError: there is no template, or no token that ends a message.
@@ -82,23 +82,23 @@ class Template:
         """Return a conversation as the model sees it.
 
         Args:
-            messages: in OpenAI's form.
+            messages: messages in OpenAI's form.
             tools: OpenAI definitions.
-            prompt: whether the assistant is to go on.
+            prompt: whether to open the assistant's next message.
 
         Raises:
-            InputError: the template does not take the conversation.
+            InputError: the template refuses the conversation.
         """
         form = self.form(Shape.of(messages, tools))
         try:
             return self._render(form, messages, tools, prompt)
-        except Exception as error:  # a template is a program of its own, and may raise anything
+        except Exception as error:  # a template is a program and may raise anything
             what = f"its chat template refuses the conversation: {_line(error)}"
             todo = "give a model whose template takes such messages"
             raise InputError(self.name, what, todo) from None
 
     def form(self, shape: Shape) -> Form:
-        """Return the form that comes closest to the messages and is shown whole.
+        """Return the form with the fewest changes that the template shows completely.
 
         Raises:
             InputError: there is none.
@@ -108,16 +108,16 @@ class Template:
         return self._forms[shape]
 
     def tool_parser(self, messages: Sequence[Message], tools: Tools) -> str:
-        """Return the dialect in which the model is told to write calls."""
+        """Return the dialect of calls that the prompt asks for."""
         native = self.form(Shape.of(messages, tools)).native
         return tool_parser_of(self._text) if native else "hermes"
 
     def told(self, tools: Tools) -> Told:
-        """Return where the model finds its tools and the system message of a conversation.
+        """Return how the prompt presents the tools and the system message.
 
         Returns:
             A record of `tools`: "template", "messages" (as text in Hermes form) or "weights"; and
-            of `system`: "system", or "user" where it opens the first user message.
+            of `system`: "system", or "user" if it opens the first user message.
         """
         form = self.form(Shape(tools=bool(tools), calls=bool(tools)))
         by_template = "weights" if self.in_weights else "template"
@@ -135,12 +135,12 @@ class Template:
 
     @cached_property
     def in_weights(self) -> bool:
-        """Whether the model knows its tools and instructions without being told."""
+        """Whether the model knows its tools and instructions without seeing them."""
         return IN_WEIGHTS in self._text
 
     @cached_property
     def _text(self) -> str:
-        """The template's text: of several, the one for conversations with tools."""
+        """The template's text; if there are several, the one for conversations with tools."""
         text: str = self._tokenizer.get_chat_template(tools=PROBE_TOOLS)
         return text
 
@@ -155,12 +155,12 @@ class Template:
             if lost is None:
                 return self._without_none(form, shape)
             reasons.append(f"it does not show {lost}")
-        # The last form asks least of the template.
+        # The last form requires least of the template.
         what = f"its chat template can't hold such a conversation: {reasons[-1]}"
         raise InputError(self.name, what, ANOTHER)
 
     def _lost(self, form: Form, shape: Shape) -> str | None:
-        """Return what the template loses of a probe in this form, if anything."""
+        """Return what the template loses of a probe in this form, or None."""
         tools = PROBE_TOOLS if shape.tools else []
         for messages in probes(shape):
             text = self._render(form, messages, tools, True)
@@ -170,14 +170,14 @@ class Template:
         return None
 
     def _without_none(self, form: Form, shape: Shape) -> Form:
-        """Return the form with "" for null, where the template writes null as a word."""
+        """Return the form with "" for null if the template writes null as a word."""
         other = replace(form, null=False)
         if not (shape.calls and form.native and form.null):
             return form
         messages, tools = probes(shape)[-1], PROBE_TOOLS if shape.tools else []
         try:
             texts = [self._render(candidate, messages, tools, True) for candidate in (form, other)]
-        except Exception:  # "" fails, as with templates that tell calls by their null
+        except Exception:  # templates that recognise calls by null content fail on ""
             return form
         return other if texts[0].count("None") > texts[1].count("None") else form
 
@@ -193,14 +193,14 @@ class Template:
     def _end(self) -> str | None:
         """Return the token that ends a message; None: there is none.
 
-        It is the first special token after an answer, which need not be the end of a text: Gemma
-        and Phi have one of each.
+        It is the first special token after an answer, which may differ from the end of a text:
+        Gemma and Phi have both.
         """
         eos: str | None = self._tokenizer.eos_token
         messages = [{"role": "user", "content": "zquser"}, {"role": "assistant", "content": SAID}]
         try:
             text = self._render(Form(), messages, [], False)
-        except Exception:  # told when it is to show a conversation
+        except Exception:  # `render` reports it
             return eos
         tail = text.rpartition(SAID)[2].lstrip()
         known = [token for token in self._tokenizer.get_added_vocab() if tail.startswith(token)]
@@ -208,27 +208,28 @@ class Template:
 
 
 def formed(form: Form, messages: Sequence[Message], tools: Tools) -> list[Message]:
-    """Return messages as a template takes them.
+    """Return messages in the form that a template needs.
 
     Args:
-        form: that the template needs.
-        messages: in OpenAI's form.
-        tools: OpenAI definitions; they go into the messages where the form is not native.
+        form: form that the template needs.
+        messages: messages in OpenAI's form.
+        tools: OpenAI definitions; they go into the messages if the form is not native.
     """
     messages = [_whole(message) for message in messages]
     if form.native:
-        told = [shown(message, form) for message in messages]
-        told = told if form.parallel else _one_by_one(told)
-        told = told if form.own_ids else _numbered(told)
+        made = [shown(message, form) for message in messages]
+        made = made if form.parallel else _one_by_one(made)
+        made = made if form.own_ids else _numbered(made)
     else:
-        told = in_hermes(messages, tools)
-    return _folded(told) if form.folded else told
+        made = in_hermes(messages, tools)
+    return _folded(made) if form.folded else made
 
 
 def _whole(message: Message) -> Message:
-    """Return a message as every template can read it: null, or parts that are text, is a text.
+    """Return a message for any template: null content, and parts that are text, become a text.
 
-    Beside calls null stays, for some templates tell calls by it. A list of no calls goes.
+    Null stays beside calls, because some templates recognise calls by it. An empty list of calls is
+    dropped.
     """
     calls, content = message.get("tool_calls"), message.get("content")
     rest = message if calls else {k: v for k, v in message.items() if k != "tool_calls"}
@@ -243,32 +244,32 @@ def _is_text_parts(content: Any) -> bool:
 
 
 def in_hermes(messages: Iterable[Message], tools: Tools) -> list[Message]:
-    """Return messages in which tools, calls and results are text, as Hermes models take them."""
-    told: list[Message] = []
+    """Return messages with tools, calls and results as text in Hermes form."""
+    made: list[Message] = []
     for message in messages:
         plain = _plain(message)
-        if told and plain["role"] == told[-1]["role"] == "user":
-            # Most templates that don't know tools want user and assistant in turns.
-            said = f"{text_of(told[-1]['content'])}\n{text_of(plain['content'])}"
-            told[-1] = {**told[-1], "content": said}
+        if made and plain["role"] == made[-1]["role"] == "user":
+            # Most templates without tools require user and assistant to alternate.
+            said = f"{text_of(made[-1]['content'])}\n{text_of(plain['content'])}"
+            made[-1] = {**made[-1], "content": said}
         else:
-            told.append(plain)
+            made.append(plain)
     if not tools:
-        return told
+        return made
     lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     text = TOOLS_TEXT.format(tools=lines)
-    if told and told[0]["role"] in SYSTEM:
-        system = f"{text_of(told[0]['content'])}\n\n{text}"
-        return [{**told[0], "content": system}, *told[1:]]
-    return [{"role": "system", "content": text}, *told]
+    if made and made[0]["role"] in SYSTEM:
+        system = f"{text_of(made[0]['content'])}\n\n{text}"
+        return [{**made[0], "content": system}, *made[1:]]
+    return [{"role": "system", "content": text}, *made]
 
 
 def shown(message: Message, form: Form | None = None) -> Message:
-    """Return a message as templates take it: arguments of calls are an object, if they are one.
+    """Return a message with the arguments of calls as objects, if they are JSON objects.
 
     Args:
-        message: in OpenAI's form.
-        form: says what else the template needs; None: nothing.
+        message: a message in OpenAI's form.
+        form: form that the template needs; None: the default.
     """
     form = form or Form()
     if not (calls := message.get("tool_calls")):
@@ -312,7 +313,7 @@ def _object(text: Any) -> dict[str, Any] | None:
 
 
 def _plain(message: Message) -> Message:
-    """Return a message whose calls, or whose result, is text."""
+    """Return a message with its calls, or its tool result, as text."""
     if message["role"] == "tool":
         text = f"<tool_response>\n{text_of(message.get('content'))}\n</tool_response>"
         return {"role": "user", "content": text}
@@ -327,7 +328,7 @@ def _plain(message: Message) -> Message:
 
 
 def _written(function: Mapping[str, Any]) -> str:
-    """Return a call as a model writes it: arguments that are no object stay as they are."""
+    """Return a call as text in Hermes form; arguments that are text stay unchanged."""
     given = function["arguments"]
     text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
     name = json.dumps(function["name"], ensure_ascii=False)
@@ -335,7 +336,7 @@ def _written(function: Mapping[str, Any]) -> str:
 
 
 def _folded(messages: list[Message]) -> list[Message]:
-    """Return messages whose system message opens the first user message."""
+    """Return messages with the system message at the start of the first user message."""
     if not (messages and messages[0]["role"] in SYSTEM):
         return messages
     text, rest = text_of(messages[0]["content"]), messages[1:]
@@ -346,39 +347,39 @@ def _folded(messages: list[Message]) -> list[Message]:
 
 
 def _one_by_one(messages: list[Message]) -> list[Message]:
-    """Return messages of one call each, followed by its result where that is known."""
-    told: list[Message] = []
+    """Return messages of one call each, followed by its result if that is known."""
+    made: list[Message] = []
     waiting: list[Message] = []  # calls whose results come next
     for message in messages:
         if message["role"] == "tool":
-            told += [message, *waiting[:1]]
+            made += [message, *waiting[:1]]
             waiting = waiting[1:]
             continue
         calls = message.get("tool_calls") or []
         first = {**message, "tool_calls": calls[:1]} if calls else message
-        told += [*waiting, first]
+        made += [*waiting, first]
         waiting = [{**message, "content": "", "tool_calls": [call]} for call in calls[1:]]
-    return told + waiting
+    return made + waiting
 
 
 def _numbered(messages: list[Message]) -> list[Message]:
     """Return messages whose calls have nine digits as their ids."""
     ids: dict[Any, str] = {}
-    told = []
+    made = []
     for message in messages:
         calls = message.get("tool_calls") or ()
         ids |= {call.get("id"): f"{len(ids) + n:09d}" for n, call in enumerate(calls)}
-        made = [{**call, "id": ids[call.get("id")]} for call in calls]
-        message = {**message, "tool_calls": made} if made else message
+        numbered = [{**call, "id": ids[call.get("id")]} for call in calls]
+        message = {**message, "tool_calls": numbered} if numbered else message
         if message["role"] == "tool":
             name = message.get("tool_call_id")
             message = {**message, "tool_call_id": ids.get(name, f"{len(ids):09d}")}
-        told.append(message)
-    return told
+        made.append(message)
+    return made
 
 
 def _forms(shape: Shape) -> Iterator[Form]:
-    """Yield forms, those that change least first."""
+    """Yield forms, those with the fewest changes first."""
     folds = (False, True) if shape.system or shape.tools else (False,)
     nulls, ids, parallel = (True, False), (True, False), (True, False)
     kinds: tuple[Literal["object", "object only", "text"], ...] = ("object", "object only", "text")
@@ -393,6 +394,6 @@ def _forms(shape: Shape) -> Iterator[Form]:
 
 
 def _line(error: Exception) -> str:
-    """Return what an error says, as one line."""
+    """Return the first line of an error's message, or the error's type."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,7 +1,7 @@
-"""How models write tool calls and thoughts as text, read into OpenAI's form of a message.
+"""Parse the tool calls and thoughts that models write as text into OpenAI's form of a message.
 
-Reading never fails. A call that breaks its dialect becomes a call with arguments that no JSON
-parser takes, so that the environment answers with an error that the model sees.
+Parsing never fails. A call that breaks its dialect becomes a call with arguments that are not valid
+JSON, so that the environment answers with an error that the model sees.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = [
     "tool_parser_of",
 ]
 
-# What ends a message. A harness that decodes special tokens leaves it in the text.
+# Tokens that end a message. A harness that decodes special tokens leaves them in the text.
 MESSAGE_END = re.compile(
     r"(?:<\|(?:im_end|eom_id|eot_id|eot|endoftext|end_of_text|end_of_role|return|user"
     r"|observation)\|>|</s>|<｜end▁of▁sentence｜>|<end_of_turn>|<eos>|\[e~\[)\Z"
 )
-# What a harness may leave of the prompt at the beginning of a message.
+# Parts of the prompt that a harness may leave at the beginning of a message.
 MESSAGE_START = re.compile(
     r"\s*(?:<\|start_header_id\|>assistant<\|end_header_id\|>|<\|im_start\|>assistant"
     r"|<\|(?:begin_of_text|assistant|start_of_role\|>assistant<\|end_of_role)\|>"
@@ -37,7 +37,7 @@ MESSAGE_START = re.compile(
 )
 FENCE = re.compile("```|~~~")
 HARMONY = re.compile(r"<\|(?:start|channel|constrain|message|end|call|return)\|>")
-# Special tokens that calls and thoughts are made of; others only frame a message.
+# Special tokens that are part of calls and thoughts; others only frame a message.
 NEEDED = re.compile(
     r"</?(?:minimax:|seed:|longcat_)?(?:think|tool_calls?|function_calls?|arg_key|arg_value)>"
     r"|<\|/?(?:python_(?:tag|start|end)|tool_call\w*|action_(?:start|end)|plugin"
@@ -48,7 +48,7 @@ NEEDED = re.compile(
 
 
 def tool_parser_of(template: str) -> str:
-    """Return the dialect of a chat template; Hermes where it shows none."""
+    """Return the dialect of a chat template; Hermes if it shows none."""
     for name, family in FAMILIES.items():
         if any(sign in template for sign in family.signs):
             return name
@@ -56,13 +56,13 @@ def tool_parser_of(template: str) -> str:
 
 
 def needed(token: str, tool_parser: str) -> bool:
-    """Tell whether a special token is part of a call or of thoughts, and not only of a frame."""
+    """Return whether a special token is part of a call or of thoughts, and not only of a frame."""
     in_harmony = tool_parser == "harmony" and HARMONY.fullmatch(token)
     return bool(in_harmony or NEEDED.fullmatch(token))
 
 
 def begins_thoughts(prompt: str) -> bool:
-    """Tell whether a prompt has opened the thoughts, so that the model goes on with them."""
+    """Return whether a prompt opens the thoughts, so that the model continues them."""
     return prompt.rstrip().endswith(tuple(THOUGHTS))
 
 
@@ -73,19 +73,18 @@ def read_message(
     call_id: str = "call",
     thinking: bool = False,
 ) -> Message:
-    """Read what a model wrote, without its end token, as an assistant message.
+    """Parse a model's text, without its end token, as an assistant message.
 
     Args:
         text: content, thoughts and calls, in any order.
-        tool_parser: of the calls.
-        tools: OpenAI definitions; notations without types take them from there.
-        call_id: what the ids of calls start with.
-        thinking: the prompt has opened the thoughts already.
+        tool_parser: dialect of the calls.
+        tools: OpenAI definitions; notations without types take the types from them.
+        call_id: prefix of the ids of calls.
+        thinking: whether the prompt has opened the thoughts.
 
     Returns:
         The message: `content` (null beside calls if nothing else was written), `tool_calls` with
-        arguments as text, and `reasoning_content`, where there are any. JSON arguments are as
-        written, to the letter.
+        arguments as text, and `reasoning_content`, if there are any. JSON arguments stay verbatim.
     """
     thoughts, rest = _split_thoughts(text, thinking)
     grammar = grammar_of(tool_parser)
@@ -100,15 +99,15 @@ def read_message(
 
 
 def recorded_calls(text: str, tools: Tools = ()) -> list[TextCall]:
-    """Read the calls in a recorded text of an unknown model, each in its own dialect.
+    """Parse the calls in a recorded text of an unknown model, each in its own dialect.
 
     Calls without markers count only if the whole text is calls. Quoted calls do not count. A call
-    that is written as Python's dict is read too: some harness may have printed it.
+    written as a Python dict is read too, because a harness may have printed it.
 
     Args:
         text: content, thoughts and calls; thoughts that end without a beginning were begun by the
             prompt.
-        tools: as for `read_message`, where they are known.
+        tools: OpenAI definitions; empty: unknown.
     """
     if not may_hold_calls(text):
         return []
@@ -131,13 +130,13 @@ def _without_end(text: str) -> str:
 def _scan(
     text: str, grammar: Grammar, tools: Tools, quotes: bool = False
 ) -> tuple[list[TextCall], str, str]:
-    """Return the calls of a text, what stands around them, and thoughts of harmony.
+    """Return the calls of a text, the text around them, and thoughts of harmony.
 
     Args:
-        text: without leading thoughts.
-        grammar: of the calls.
+        text: text without leading thoughts.
+        grammar: grammar of the calls.
         tools: OpenAI definitions.
-        quotes: leave out calls in code marks and in fences.
+        quotes: whether to skip calls in inline code and in fences.
     """
     calls: list[TextCall] = []
     content: list[str] = []
@@ -170,7 +169,7 @@ def _scan(
 
 
 def _end_of_thought(text: str, start: int, place: int) -> int:
-    """Return where the thought ends that a place is in; 0 if it is in none that ends."""
+    """Return the end of the thought around a place; 0 if there is none that ends."""
     for begin, end in THOUGHTS.items():
         begun = text.rfind(begin, start, place)
         if begun >= 0 and text.find(end, begun, place) < 0:

@@ -1,1 +1,1 @@
-"""What a report shows, as plain values: the parts of `stages.report`'s document."""
+"""The parts of `stages.report`'s document, as plain values."""

@@ -1,4 +1,4 @@
-"""The conversations of a report: messages, calls with their results, and gold actions beside."""
+"""The conversations of a report: messages, calls with their results, and gold actions."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from stages.traces.episode import Call, Episode, GoldAction, Turn
 from stages.traces.events import Heard, Spoken
 from stages.traces.forms import read_message
 
-MOST_DIFFERENCES = 40  # of one call; the number of the others is stated
+MOST_DIFFERENCES = 40  # shown per call; the others are only counted
 Entry = dict[str, Any]
-# The calls of an episode in order, each as (turn, call of the turn, digest of what it says).
+# The calls of an episode in order, each as (turn, call of the turn, digest of the call).
 Track: TypeAlias = tuple[tuple[int, int, str], ...]
 
 
@@ -56,7 +56,7 @@ class Conversations:
             for i, call in enumerate(entry.get("calls", ()))
         ]
         self.tracks[episode.episode_id] = tuple(calls)
-        # Half an emoji that a model wrote is no text that JSON can hold.
+        # JSON can't hold a lone surrogate, such as half an emoji that a model wrote.
         self.packed[episode.episode_id] = _json(conversation)
 
     def __getitem__(self, episode_id: str) -> Entry:
@@ -64,7 +64,7 @@ class Conversations:
 
 
 def _json(value: Any) -> bytes:
-    """JSON of plain values; lone surrogates become question marks."""
+    """Return plain values as JSON; lone surrogates become question marks."""
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:
@@ -82,7 +82,7 @@ def _encodable(value: Any) -> Any:
 
 
 class _Explainer:
-    """Holds the calls of one domain's episodes against their gold actions."""
+    """Compares the calls of one domain's episodes with their gold actions."""
 
     def __init__(self, domain: Domain, tiers: Tiers) -> None:
         self._domain, self._tiers = domain, tiers
@@ -90,7 +90,7 @@ class _Explainer:
         self._rules = domain.rules if tiers.tool_rules else {}
 
     def conversation(self, episode: Episode) -> Entry:
-        """Return all messages of an episode, its calls explained."""
+        """Return all messages of an episode, with its calls explained."""
         calls = [call for turn in episode.turns for call in turn.calls]
         actions = agent_gold(episode.gold)
         explained = self._explained(calls, actions)
@@ -144,8 +144,8 @@ class _Explainer:
         return entry
 
     def _difference(self, side: Side, gold: Side, nearest: Match) -> Entry:
-        """Where a call differs from the gold action that it is nearest to, and by which rule."""
-        if nearest.kind == FULL:  # a call before it has met the action already
+        """Return how a call differs from its nearest gold action, with the rules that decided."""
+        if nearest.kind == FULL:  # another call has met the action
             return {"nearest": nearest.gold, "taken": True}
         mode: Mode = self._tiers.arguments
         rules = self._rules.get(side.name, NO_RULES)
@@ -157,7 +157,7 @@ class _Explainer:
                 rules=rules,
                 compare_args=gold.compare_args,
             )
-        except InputError:  # nested too deep to be explained
+        except InputError:  # nested too deeply to be explained
             return {"nearest": nearest.gold}
         rows = [
             [
@@ -190,14 +190,14 @@ class _Explainer:
 
 
 def _digest(side: Side) -> str:
-    """Equal for calls that say the same; short, as a report holds one of each call."""
+    """Return a digest that equal calls share; it is short, because a report holds one per call."""
     return hashlib.blake2b(
         f"{side.name}\0{side.key}".encode(errors="replace"), digest_size=6
     ).hexdigest()
 
 
 def written(value: Any) -> str:
-    """Arguments as a person reads them: text as it is, values as JSON, a key a line."""
+    """Return readable arguments: text unchanged, values as JSON with one key per line."""
     if isinstance(value, str):
         try:
             value = orjson.loads(value)
@@ -205,7 +205,7 @@ def written(value: Any) -> str:
             return str(value)
     try:
         return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
-    except orjson.JSONEncodeError:  # deep, more than 64 bits, half a surrogate pair
+    except orjson.JSONEncodeError:  # too deep, over 64 bits, a lone surrogate
         return _as_json(value)
 
 
@@ -223,10 +223,10 @@ def _by_turn(turns: Sequence[Turn], calls: list[Entry]) -> list[list[Entry]]:
 
 
 def _entries(episode: Episode, calls: list[list[Entry]]) -> list[Entry]:
-    """Return what was said in order: messages as recorded, each turn with its calls."""
+    """Return the entries of a conversation in order: recorded messages, and turns with calls."""
     said = list(_said(episode.messages))
     began = sum(message.begins_turn for message in said)
-    if began != len(episode.turns):  # a form that is not known here
+    if began != len(episode.turns):  # an unknown form of messages
         opening = [{"role": "user", "text": text_of(episode.opening)}] if episode.opening else []
         turns = enumerate(episode.turns)
         return opening + [_turn(k, text_of(turn.text), "", calls[k]) for k, turn in turns]
@@ -237,7 +237,7 @@ def _entries(episode: Episode, calls: list[list[Entry]]) -> list[Entry]:
             k += 1
             entries.append(_turn(k, message.text, message.reasoning, calls[k]))
             awaited = len(calls[k])
-        elif message.role == "assistant":  # the same turn goes on
+        elif message.role == "assistant":  # the turn continues
             entries[-1]["text"] += message.text
         elif message.role == "tool" and awaited:
             awaited -= 1
@@ -253,12 +253,12 @@ class _Said(NamedTuple):
     text: str
     begins_turn: bool = False
     reasoning: str = ""
-    more: Entry = {}  # noqa: RUF012 # never changed
+    more: Entry = {}  # noqa: RUF012  # never changed
 
 
 def _said(messages: Sequence[Any]) -> Iterator[_Said]:
-    """Yield what messages of any form say, in order; `read_turns` makes the same turns of them."""
-    last: str | None = None  # what the policy just said: a "message" or a "call" item
+    """Yield the parts of messages of any form, in order; turns begin as in `read_turns`."""
+    last: str | None = None  # the policy's last item: a "message" or a "call"
     for message in messages:
         role = str(message.get("role")) if isinstance(message, dict) else ""
         events = read_message(message, [], Counter())
@@ -282,7 +282,7 @@ def _said(messages: Sequence[Any]) -> Iterator[_Said]:
 
 
 def _reasoning(message: Any) -> str:
-    """Return what a message records of the policy's thoughts."""
+    """Return the policy's thoughts that a message records."""
     if not isinstance(message, dict):
         return ""
     content = message.get("content")
@@ -303,6 +303,6 @@ def _turn(k: int, text: str, reasoning: str, calls: list[Entry]) -> Entry:
 
 
 def _own_calls(event: Heard) -> Entry:
-    """Return the calls of a simulated user, which are part of no turn."""
+    """Return the calls of a simulated user, which belong to no turn."""
     calls = [f"{call.name} {written(call.arguments)}" for call in event.calls]
     return {"own_calls": "\n".join(calls)} if calls else {}

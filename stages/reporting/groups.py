@@ -19,12 +19,12 @@ TURNS_SHOWN = 30  # turn indices; the later turns are one row
 def group_panel(
     turns: TurnArrays, rewards: dict[str, Floats], advantages: dict[str, Floats]
 ) -> dict[str, Any]:
-    """Return what groups, lengths and turn indices do to advantages.
+    """Return rewards and advantages by group, by length and by turn index.
 
     Args:
-        turns: the turns that count.
-        rewards: of each turn under each reward set, [N].
-        advantages: likewise.
+        turns: counted turns.
+        rewards: reward of each turn by reward set, [N].
+        advantages: advantage of each turn by reward set, [N].
     """
     return {
         "groups": _groups(turns, advantages),
@@ -34,7 +34,7 @@ def group_panel(
 
 
 def _groups(turns: TurnArrays, advantages: dict[str, Floats]) -> dict[str, Any]:
-    """Count the groups of which nothing is learned."""
+    """Count the groups by their outcomes, and those without an advantage."""
     group = turns.layout.group
     size = np.bincount(group)
     won = np.bincount(group, turns.outcome >= SUCCESS)

@@ -1,4 +1,4 @@
-"""A calibration as it was written: its statistics, and the settings that made it."""
+"""A recorded calibration: its statistics, and the settings that made it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Config = TypeVar("_Config", CalibrateConfig, AdvantageConfig)
 
 
 class _Document(TypedDict):
-    """What a calibration's file says beside its tiers, values and settings."""
+    """Fields of a calibration's file, other than tiers, values and settings."""
 
     episodes: int
     tasks: int
@@ -34,7 +34,7 @@ class _Document(TypedDict):
 
 
 class Recorded(NamedTuple):
-    """What a calibration's file holds."""
+    """The content of a calibration's file."""
 
     calibration: Calibration
     config: CalibrateConfig
@@ -47,7 +47,7 @@ def read_calibration(path: str) -> Recorded:
     """Read a calibration with all its statistics.
 
     Raises:
-        InputError: the file is no calibration.
+        InputError: the file is not a calibration.
     """
     root = read_yaml(path)
     nodes = root.fields()
@@ -58,33 +58,33 @@ def read_calibration(path: str) -> Recorded:
     settings = nodes["settings"].fields()
     config = _config(CalibrateConfig, settings.get("calibrate"), path)
     estimator = _config(AdvantageConfig, settings.get("advantage"), path)
-    told = check_types(root.plain(), _Document, path, TODO)
+    document = check_types(root.plain(), _Document, path, TODO)
     calibration = Calibration(
-        episodes=told["episodes"],
-        excluded=told.get("excluded") or 0,
-        tasks=told["tasks"],
-        mixed_tasks=told.get("mixed_tasks") or 0,
-        pass_rate=told["pass_rate"],
-        correlation=told["correlation"],
-        adjust=told["adjust"],
+        episodes=document["episodes"],
+        excluded=document.get("excluded") or 0,
+        tasks=document["tasks"],
+        mixed_tasks=document.get("mixed_tasks") or 0,
+        pass_rate=document["pass_rate"],
+        correlation=document["correlation"],
+        adjust=document["adjust"],
         tiers=[_tier(node) for node in nodes["tiers"].items()],
         pay=read_pay(nodes),
-        landmark=told.get("landmark"),
+        landmark=document.get("landmark"),
         critic=read_critic(nodes),
     )
-    inputs = {row["path"]: row.get("sha256") for row in told.get("inputs") or []}
-    return Recorded(calibration, config, estimator, told.get("seed") or 0, inputs)
+    inputs = {row["path"]: row.get("sha256") for row in document.get("inputs") or []}
+    return Recorded(calibration, config, estimator, document.get("seed") or 0, inputs)
 
 
 def _config(kind: type[_Config], node: Node | None, where: str) -> _Config:
-    """Return settings as recorded; what an older file lacks has its default."""
+    """Return the recorded settings; fields that an older file lacks get their defaults."""
     given = {name: field.plain() for name, field in node.fields().items()} if node else {}
     known = _known((field.name for field in fields(kind)), given)
     return check_types(known, kind, where, TODO)
 
 
 def _tier(node: Node) -> TierStatistics:
-    """Return the statistics of one tier; what an older file lacks is undefined."""
+    """Return the statistics of one tier; fields that an older file lacks are undefined."""
     given: dict[str, Any] = dict.fromkeys(TierStatistics._fields)
     given |= {"sign_reversed": False, "held_back": False, "necessary": False}
     plain = {name: field.plain() for name, field in node.fields().items()}

@@ -1,4 +1,4 @@
-"""Which episodes of a large table are shown: as many of each task as fit, of every state."""
+"""Choose the episodes that a report of a large table shows, of every task and state."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import polars as pl
 
 
 def sampled(episodes: pl.DataFrame, most: int) -> list[str]:
-    """Return the ids of at most so many episodes: a stratified sample by task and state.
+    """Return the ids of at most `most` episodes: a sample stratified by task and state.
 
-    Tasks take turns, and within a task its states do, so that each task shows about equally many
-    episodes and no state of a task is missing while another one has several.
+    Tasks alternate, and within a task its states alternate. So tasks show about equally many
+    episodes, and no state of a task is missing while another has several.
 
     Args:
-        episodes: of `episode_rows`.
-        most: episodes in all.
+        episodes: result of `episode_rows`.
+        most: largest number of episodes.
     """
     if episodes.height <= most:
         return episodes["episode_id"].to_list()

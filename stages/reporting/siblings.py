@@ -1,4 +1,4 @@
-"""Which trial of a task an episode is held against, and the first call at which the two part."""
+"""Choose the trial of a task to compare an episode with, and find where the two part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import polars as pl
 from stages.reporting.conversations import Track
 from stages.reporting.tasks import FAILED, PASSED, TRUNCATED
 
-MOST_COMPARED = 64  # trials of each other state that an episode is held against
+MOST_COMPARED = 64  # most trials of each other state that an episode is compared with
 _OF_ROW = ("episode_id", "group_id", "state")
 OPPOSITE = {PASSED: (FAILED, TRUNCATED), FAILED: (PASSED,), TRUNCATED: (PASSED,)}
 
@@ -19,13 +19,13 @@ class Parting(NamedTuple):
     """Where two trials of a task part; a place is (turn, call of the turn), None: no such call."""
 
     sibling: str
-    shared: int  # calls that are the same in both, before they part
+    shared: int  # equal calls before they part
     here: tuple[int, int] | None
     there: tuple[int, int] | None
 
 
 def parting(sibling: str, own_track: Track, sibling_track: Track) -> Parting:
-    """Return the first call at which an episode parts from a sibling."""
+    """Return where an episode and a sibling part: at their first different call."""
     shared = 0
     for mine, other in zip(own_track, sibling_track, strict=False):
         if mine[2] != other[2]:
@@ -38,13 +38,13 @@ def parting(sibling: str, own_track: Track, sibling_track: Track) -> Parting:
 
 
 def partings(episodes: pl.DataFrame, tracks: Mapping[str, Track]) -> dict[str, Parting]:
-    """Return for each episode the sibling of the other outcome that goes with it furthest.
+    """Return for each episode the sibling of the other outcome that shares most calls with it.
 
-    A sibling is of the same group; where the group has none, of the same task.
+    A sibling is of the same group or, if the group has none, of the same task.
 
     Args:
-        episodes: of `episode_rows`.
-        tracks: of the episodes that are shown.
+        episodes: result of `episode_rows`.
+        tracks: tracks of the shown episodes.
     """
     best: dict[str, Parting] = {}
     for _, frame in episodes.group_by("task_id", maintain_order=True):

@@ -1,4 +1,4 @@
-"""Episodes and tasks of a report: four states, what teaches, and what a tier's r hangs on."""
+"""Episodes and tasks of a report: states, whether a task teaches, and its leverage on r."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OF_EPISODE = ("source", "task_id", "trial", "group_id", "domain", "policy", "ou
 
 
 def episode_rows(turns: pl.DataFrame) -> pl.DataFrame:
-    """Return an episode a row, in the order of the turns, with its state (TURNS -> episodes)."""
+    """Return one row per episode with its state, in the order of the turns (TURNS -> episodes)."""
     state = (
         pl.when(~COUNTS | pl.col("success").is_null())
         .then(pl.lit(MASKED))
@@ -45,10 +45,10 @@ def pass_rate_of(episodes: pl.DataFrame) -> dict[str, Any] | None:
 
 
 def refs(episodes: pl.DataFrame) -> dict[str, str]:
-    """Return what links call each episode: task/trial, with a number where several are called so.
+    """Return the name of each episode in links: task/trial, and a number if several share it.
 
     Args:
-        episodes: of `episode_rows`.
+        episodes: result of `episode_rows`.
     """
     names, taken = {}, Counter[str]()
     for name, task, trial in episodes.select("episode_id", "task_id", "trial").iter_rows():
@@ -61,12 +61,12 @@ def refs(episodes: pl.DataFrame) -> dict[str, str]:
 def task_rows(
     episodes: pl.DataFrame, shown: set[str], leverage: dict[str, dict[str, float]]
 ) -> list[dict[str, Any]]:
-    """Return a task a row: its episodes, and whether its groups teach anything.
+    """Return one row per task: its episodes, and whether its groups teach anything.
 
     Args:
-        episodes: of `episode_rows`.
+        episodes: result of `episode_rows`.
         shown: ids of the episodes whose conversations are shown.
-        leverage: by task and tier, of `leverages`.
+        leverage: result of `leverages`, by task and tier.
     """
     rows, names = [], refs(episodes)
     for (task,), frame in episodes.group_by("task_id", maintain_order=True):
@@ -99,10 +99,10 @@ def task_rows(
 def with_silent(
     tasks: list[dict[str, Any]], silent: list[tuple[str, int, str]]
 ) -> list[dict[str, Any]]:
-    """Return the tasks with the episodes in which the agent never spoke: they are left out.
+    """Return the tasks with the episodes in which the agent never spoke, which do not count.
 
     Args:
-        tasks: of `task_rows`.
+        tasks: result of `task_rows`.
         silent: task, trial and id of each such episode.
     """
     rows = {row["task"]: row | {"episodes": list(row["episodes"])} for row in tasks}
@@ -115,7 +115,7 @@ def with_silent(
 
 
 def _teaches(counted: pl.DataFrame, passed: int) -> str:
-    """Return whether outcomes differ within a group: mixed, or why nothing is learned."""
+    """Return "mixed" if outcomes differ within a group, otherwise why nothing is learned."""
     if not counted.height:
         return "nothing counts"
     groups = counted.group_by("group_id", maintain_order=True).agg(
@@ -129,7 +129,7 @@ def _teaches(counted: pl.DataFrame, passed: int) -> str:
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a key by which "9" comes before "10"."""
+    """Return a sort key under which "9" comes before "10"."""
     parts: list[str] = []
     for character in text:
         if parts and parts[-1].isdecimal() == character.isdecimal():
@@ -142,16 +142,17 @@ def natural(text: str) -> tuple[tuple[int, int, str], ...]:
 def leverages(
     sums: TierSums, tasks: list[str], result: Calibration, config: CalibrateConfig
 ) -> dict[str, dict[str, float]]:
-    """By how much each task moves the r that sets each tier's value: r less r without the task.
+    """Return how far each task moves the r that sets a tier's value: r minus r without the task.
 
     Args:
-        sums: of the turns that were calibrated.
+        sums: sums of the calibrated turns.
         tasks: names of the T tasks, in the order of the sums.
         result: their calibration.
-        config: how it was calibrated.
+        config: settings of the calibration.
 
     Returns:
-        By task and tier, dimensionless; a tier is missing where r is undefined.
+        By task and tier, dimensionless; a tier is missing if r is undefined or moves by less than
+        5e-4.
     """
     adjusted = config.adjust == "length"
     apart = config.strata == "auto" and len(sums.strata) > 1 and adjusted
@@ -169,10 +170,10 @@ def leverages(
 
 
 def left_out(terms: Floats) -> Floats:
-    """Return r less r without each task.
+    """Return r minus r without each task.
 
     Args:
-        terms: of `stratum_terms`, shape [T, 3 or 6, C].
+        terms: result of `stratum_terms`, shape [T, 3 or 6, C].
 
     Returns:
         Shape [T, C]; NaN where either r is undefined.

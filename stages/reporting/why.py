@@ -1,4 +1,4 @@
-"""Why a tier is worth what it is: how often episodes with it pass, and an example to look at."""
+"""The evidence for a tier's value: how often episodes with it pass, and examples of trials."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from stages.reporting.conversations import Conversations, Entry
 from stages.reporting.siblings import parting
 from stages.reporting.tasks import FAILED, MASKED, PASSED, TRUNCATED
 
-EXAMPLES = 2  # of a tier
-_SEARCHED = 64  # pairs of a group that an example is chosen from
+EXAMPLES = 2  # per tier
+_SEARCHED = 64  # pairs per group from which an example is chosen
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -22,8 +22,8 @@ def tier_counts(turns: pl.DataFrame, episodes: pl.DataFrame) -> dict[str, dict[s
     """Return for each tier how many episodes with it and without it pass.
 
     Args:
-        turns: TURNS.
-        episodes: of `episode_rows`.
+        turns: turns (TURNS).
+        episodes: result of `episode_rows`.
 
     Returns:
         By tier: `with` and `without`, each episodes and passed, over all episodes that count; and
@@ -51,13 +51,13 @@ def _split(having: pl.DataFrame) -> dict[str, Any]:
 
 
 class Examples:
-    """Finds pairs of trials that show a tier at work."""
+    """Finds pairs of trials that illustrate a tier."""
 
     def __init__(self, rows: Iterable[Row], shown: Conversations) -> None:
-        """Know the trials of each group.
+        """Index the trials of each group.
 
         Args:
-            rows: the episodes that are shown, as the document has them.
+            rows: shown episodes, as rows of the document.
             shown: their conversations.
         """
         self._shown = shown
@@ -71,11 +71,11 @@ class Examples:
                 turns.setdefault(turn["tier"], []).append(turn["turn"])
 
     def of(self, tier: str, value: float) -> list[dict[str, Any]]:
-        """Return the best pairs for a tier, each of a task of its own.
+        """Return the best pairs for a tier, each of a different task.
 
-        A tier of a value below 0 is shown where a failure has it and a passing sibling does not;
-        one of a value above 0, where a passing episode has it and a failing sibling does not. The
-        best pair parts right at a turn of the tier, after as many equal calls as can be.
+        If the value is below 0, a failed episode has the tier and a passing sibling lacks it;
+        otherwise a passing episode has it and a failed sibling lacks it. The best pair parts at a
+        turn of the tier, after as many equal calls as possible.
         """
         ranked = sorted(self._pairs(tier, value), key=lambda pair: self._rank(tier, *pair))
         chosen: dict[str, tuple[str, str]] = {}  # by task
@@ -97,7 +97,7 @@ class Examples:
             yield from islice(pairs, _SEARCHED)
 
     def _rank(self, tier: str, having: str, lacking: str) -> tuple[bool, int, int]:
-        """Order pairs: those that part at a turn of the tier last, then those that part late."""
+        """Return a sort key: pairs that part at a turn of the tier, and late, come last."""
         tracks = self._shown.tracks[having], self._shown.tracks[lacking]
         where = parting(lacking, *tracks)
         here, there = where.here, where.there

@@ -1,4 +1,4 @@
-"""Every table's declaration: its columns with what they hold, its key, its rules."""
+"""Every table's declaration: its columns and what they hold, its key, its rules."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ ADVANTAGES = Table(
     rules={"advantage finite": pl.col("advantage").is_finite()},
 )
 
-# Exact integer sums: shards computed anywhere add up to the sums of one run. They are kept apart by
-# length, because what length explains is known only when the whole group is.
+# Exact integer sums: shards computed anywhere add up to the sums of one run. They are split by
+# length, because what length explains is known only once the whole group is.
 SUMS = Table(
     name="sums",
     columns={
@@ -108,7 +108,7 @@ ONLINE = Table(
         "squares": pl.Float64(),  # sum of w^2 over the episodes with the tier
         "xo_deviation": pl.Float64(),
         "xx_deviation": pl.Float64(),
-        "yo_deviation": pl.Float64(),  # y: x less what the lengths of episodes explain
+        "yo_deviation": pl.Float64(),  # y: x minus what the lengths of episodes explain
         "yy_deviation": pl.Float64(),
         "oo_deviation": pl.Float64(),  # only in rows with tier null
     },
@@ -143,9 +143,9 @@ TOKENS = Table(
     columns={
         "episode_id": pl.String(),
         "turn": pl.Int32(),  # 0-based; a turn whose ids are unknown has no row
-        "appended": pl.Boolean(),  # the prompt goes on where the previous turn's tokens ended
-        "prompt_ids": pl.List(pl.Int32()),  # what was added since then; else the whole prompt
-        "token_ids": pl.List(pl.Int32()),  # as sampled, the end token included
+        "appended": pl.Boolean(),  # the prompt continues the previous turn's tokens
+        "prompt_ids": pl.List(pl.Int32()),  # if appended, the ids added; else the whole prompt
+        "token_ids": pl.List(pl.Int32()),  # as sampled, including the end token
         "logprobs": pl.List(pl.Float32()),  # of token_ids; null: unknown
     },
     key=("episode_id", "turn"),
@@ -163,13 +163,13 @@ SEQUENCES = Table(
     columns={
         "episode_id": pl.String(),
         "group_id": pl.String(),
-        "part": pl.Int32(),  # 0-based; an episode goes on in another where its prompt was rewritten
+        "part": pl.Int32(),  # 0-based; a rewritten prompt starts another part of an episode
         "token_ids": pl.List(pl.Int32()),
         "mask": pl.List(pl.Boolean()),  # true on tokens that the policy wrote
         "turn": pl.List(pl.Int32()),  # of each such token; -1 elsewhere
         "logprobs": pl.List(pl.Float32()),  # in nats, when it was sampled; null: unknown
         "advantage": pl.List(pl.Float32()),  # of the token's turn
-        "temperature": pl.Float64(),  # that it was sampled with
+        "temperature": pl.Float64(),  # of sampling
     },
     key=("episode_id", "part"),
     made_by="irc-cli export tokens",
@@ -180,8 +180,8 @@ SEQUENCES = Table(
 )
 
 
-# What `rollout` adds to an assistant's message: n_tokens (null where unknown), and finish "length"
-# where a limit cut it. No chat template knows them.
+# Keys that `rollout` adds to an assistant message: n_tokens (null: unknown), and finish "length" if
+# a limit cut the message. No chat template knows them.
 OF_ROLLOUT = frozenset({"n_tokens", "finish"})
 
 
@@ -197,11 +197,11 @@ class RolloutRow(TypedDict):
     policy: str
     user: str
     sampling: dict[str, Any]  # temperature, top_p, max_tokens
-    seed: int  # of the run; an episode's own follow from it, the task, the trial and the turn
+    seed: int  # of the run; those of turns derive from it, the task, the trial and the turn
     family: str
     status: str  # ok | truncated (by max-turns or the context) | error (left out of statistics)
     ended: str  # done | max-turns | context | why the policy or the user failed
-    outcome: float | None  # in [0, 1]; null where the status is error
+    outcome: float | None  # in [0, 1]; null if the status is error
     outcome_parts: dict[str, bool | None]
     tokens_recorded: bool  # each turn's token ids are in the tokens table
     messages: list[dict[str, Any]]  # the assistant's with OF_ROLLOUT

@@ -1,4 +1,4 @@
-"""Files as artifacts need them: whole or absent, named in errors, known by their digest."""
+"""Files of artifacts: whole or absent, named in errors, identified by their digest."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from stages.errors import InputError
 from stages.tables.inputs import refuse_input
 from stages.tables.pipes import opened
 
-UNFINISHED = ".irc-"  # between the name of an output and what tells temporary files apart
-WAITS_S = 3600.0
+UNFINISHED = ".irc-"  # between an output's name and the random suffix of a temporary file
+WAITS_S = 3600.0  # longest time that a complete temporary file waits for others
 TEMPORARY, TMPDIR = "temporary files", "free space, or name another folder in TMPDIR"
 
-# Complete files by the name that they get when `together` ends; None: they get it at once.
+# Complete temporary files by their final names, which they get when `together` ends; None: at once.
 _held_back: ContextVar[dict[Path, Path] | None] = ContextVar("held_back", default=None)
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Let all files and folders that are written in here appear at once, when all are complete.
+    """Make all files and folders that are written inside appear together, when all are complete.
 
-    If anything fails before, none of them appears. The first one that was written appears last, so
-    write first what says that the others are there. Names can't be given all at once: a mark lies
-    beside each until all have theirs, and what a killed process left beside its mark may be
-    written again.
+    If anything fails before, none of them appears. The first one written appears last, so write
+    the file first whose presence implies the others. The renames are not one atomic step: a mark
+    lies beside each output until all are renamed, and an output that a killed process left beside
+    its mark may be replaced.
 
     Raises:
-        InputError: a file can't get its name.
+        InputError: a file can't be renamed.
     """
-    if _held_back.get() is not None:  # they appear with those of an outer one
+    if _held_back.get() is not None:  # the outer `together` makes them appear
         yield
         return
     files: dict[Path, Path] = {}
@@ -60,13 +60,13 @@ def together() -> Iterator[None]:
 
 
 def half_written(path: str) -> bool:
-    """Whether an output is what a killed process left of several that were to appear together."""
+    """Return whether a killed process left this output without others that belong to it."""
     mark = _mark(Path(os.path.realpath(path)))
     try:
         first = mark.read_text()
     except OSError:
         return False
-    # All had their names, or none, and the process was killed after that, or before.
+    # Without the first target's mark, all outputs were renamed, or none was.
     if not (first and Path(first).exists()):
         mark.unlink(missing_ok=True)
         return False
@@ -78,7 +78,7 @@ def _marked(targets: list[Path]) -> list[Path]:
     marks = [_mark(target) for target in targets]
     try:
         for mark, target in reversed(list(zip(marks, targets, strict=True))):
-            with writing(str(target)):  # none counts without the first one's
+            with writing(str(target)):  # the first target's mark comes last and validates all
                 mark.write_text(str(marks[0]))
     except InputError:
         for mark in marks:
@@ -92,7 +92,7 @@ def _mark(target: Path) -> Path:
 
 
 def _appear(temporary: Path, target: Path) -> None:
-    """Give a complete file or folder its name; an old folder goes when the new one is there."""
+    """Give a complete file or folder its final name; an old folder is removed afterwards."""
     old, is_folder = target.with_name(f".{target.name}.old"), temporary.is_dir()
     try:
         if is_folder and target.exists():
@@ -113,7 +113,7 @@ def _remove(temporary: Path) -> None:
 
 
 def _complete(temporary: Path, target: Path, path: str) -> None:
-    """Give a complete file or folder its name, or within `together` let it wait for the others."""
+    """Give a complete file or folder its final name, or hold it back within `together`."""
     held_back = _held_back.get()
     if held_back is None:
         _appear(temporary, target)
@@ -126,14 +126,14 @@ def _complete(temporary: Path, target: Path, path: str) -> None:
 
 @contextmanager
 def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears under its name only when it is complete.
+    """Open a file for writing; it appears under its name only when it is complete.
 
-    `-` is standard output. A link is followed: what it names is written. Within `together` the file
+    `-` is standard output. A link is followed, and its target written. Within `together`, the file
     appears with the others.
 
     Args:
         path: where to write.
-        force: replace a file that exists.
+        force: whether to replace a file that exists.
 
     Raises:
         InputError: the file exists and `force` is not given, is read by this command, or can't be
@@ -166,13 +166,13 @@ def whole_file(path: str, *, force: bool) -> Iterator[IO[bytes]]:
 
 
 def _remove_remains(target: Path) -> None:
-    """Remove what processes that were killed were writing for a file.
+    """Remove the temporary files that killed processes left for an output.
 
-    Nobody holds its lock, and nobody has written it for a while: one that is complete may wait,
-    unlocked, for the other outputs of its command.
+    Such a file is unlocked, and was not written for a while: a complete one may wait, unlocked, for
+    the other outputs of its command.
     """
     for path in target.parent.glob(f".{glob.escape(target.name)}{UNFINISHED}*"):
-        with suppress(OSError):  # another process was faster, or may and this one may not
+        with suppress(OSError):  # another process was faster, or this one lacks permission
             waits = time.time() - path.stat().st_mtime < WAITS_S
             with path.open("rb") as file:
                 if not waits and _locks(file):
@@ -180,30 +180,30 @@ def _remove_remains(target: Path) -> None:
 
 
 def _locks(file: IO[bytes]) -> bool:
-    """Take the lock of a file until it is closed; return whether it was free."""
+    """Lock a file until it is closed; return whether it was free."""
     try:
         import fcntl  # of POSIX
     except ModuleNotFoundError:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # also where the file system has no locks
+    except OSError:  # also if the file system has no locks
         return False
     return True
 
 
 @contextmanager
 def whole_folder(path: str) -> Iterator[Path]:
-    """Yield a folder to fill, which gets its name when it is complete.
+    """Yield a folder to fill; it gets its name when it is complete.
 
-    A link is followed: the folder that it names is written. Within `together` the folder appears
-    with the others.
+    A link is followed, and its target written. Within `together`, the folder appears with the
+    others.
 
     Args:
-        path: of the folder; one that is there already is replaced, once the new one is whole.
+        path: path of the folder; an existing one is replaced once the new one is complete.
 
     Raises:
-        InputError: the old folder holds what this command reads, or the new one can't be written.
+        InputError: the old folder holds an input of this command, or the new one can't be written.
     """
     refuse_input(path, folder=True)
     target = Path(os.path.realpath(path))
@@ -220,7 +220,7 @@ def whole_folder(path: str) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, if it is there: a killed process leaves no part of it under its name."""
+    """Remove a folder if it exists; a killed process leaves no part of it under its name."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -229,20 +229,20 @@ def remove_folder(folder: Path) -> None:
 
 
 def is_remains(path: Path, name: str) -> bool:
-    """Whether a file is what a killed process was writing for a file of this name."""
+    """Return whether a file is one that a killed process left unfinished for this name."""
     return path.name.startswith(f".{name}.")
 
 
 @contextmanager
 def alone(path: str) -> Iterator[None]:
-    """Keep other processes from writing an output too: they fail while this one is in here.
+    """Lock an output, so that other processes that would write it fail meanwhile.
 
     The lock is a file beside the output. A killed process leaves the file but not the lock.
 
     Raises:
-        InputError: another process is in here, or the output can't be written.
+        InputError: another process holds the lock, or the output can't be written.
     """
-    import fcntl  # of POSIX; whoever plays no episodes can do without
+    import fcntl  # of POSIX; only playing episodes needs it
 
     refuse_existing(path, force=True)
     lock = Path(f"{path}.lock")
@@ -258,7 +258,7 @@ def alone(path: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             busy = True
-        else:  # a file without a name is one that its last owner has left
+        else:  # its last owner has unlinked a file without a name
             busy = os.fstat(file.fileno()).st_nlink == 0
         if busy:
             what, todo = "another process is writing it", "wait for it, or stop it"
@@ -270,7 +270,7 @@ def alone(path: str) -> Iterator[None]:
 
 
 def refuse_existing(path: str, *, force: bool) -> None:
-    """Raise InputError when the output exists and may not be replaced, or has no folder.
+    """Raise InputError if the output exists and may not be replaced, or has no folder.
 
     An input of the command may never be replaced.
     """
@@ -291,7 +291,7 @@ def refuse_existing(path: str, *, force: bool) -> None:
 
 
 def _followed(link: str) -> Path:
-    """Return the file that a link names in the end."""
+    """Return the final target of a link."""
     target = Path(os.path.realpath(link))
     if target.is_symlink():
         raise InputError(link, "is a link to itself", "name a file to write")
@@ -300,7 +300,7 @@ def _followed(link: str) -> Path:
 
 @contextmanager
 def reachable(path: str) -> Iterator[None]:
-    """Turn what the system says of a path, such as that it is too long, into one clear line."""
+    """Raise an OSError about a path, such as that it is too long, as an InputError."""
     try:
         yield
     except OSError as error:
@@ -309,7 +309,7 @@ def reachable(path: str) -> Iterator[None]:
 
 @contextmanager
 def writing(path: str, todo: str = "free space or write somewhere else") -> Iterator[None]:
-    """Turn what the system says of writing, such as that the disk is full, into one clear line."""
+    """Raise an OSError about writing, such as that the disk is full, as an InputError."""
     try:
         yield
     except OSError as error:
@@ -317,10 +317,10 @@ def writing(path: str, todo: str = "free space or write somewhere else") -> Iter
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Make a folder for what nobody keeps.
+    """Make a temporary folder.
 
     Raises:
-        InputError: no place takes one.
+        InputError: it can't be made.
     """
     with writing(TEMPORARY, TMPDIR):
         return tempfile.TemporaryDirectory(prefix="irc-cli-")
@@ -335,7 +335,7 @@ def _unwritable(
 
 @cache
 def standard_input() -> bytes:
-    """Return all of standard input; it can be read once but is needed for its digest too."""
+    """Return all of standard input; cached, because it can be read only once."""
     return sys.stdin.buffer.read()
 
 
@@ -349,7 +349,7 @@ def digest(path: str) -> str:
         return hashlib.sha256(standard_input()).hexdigest()
     head(path)
     with opened(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # of BytesIO, too
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it may be a BytesIO
 
 
 def head(path: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What a command reads, which nothing that it writes may replace."""
+"""The inputs of a command, which its outputs may not replace."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from stages.errors import InputError
 
 SIDECARS = (".tokens.parquet", ".timing.jsonl", ".meta.json")  # of rollouts: see RunFiles
-_PAGES = (".html", ".md")  # what nothing reads: the report of a loop lies in the loop's folder
+_PAGES = (".html", ".md")  # no command reads these; a loop's report lies in the loop's folder
 _read: ContextVar[tuple[str, ...]] = ContextVar("read", default=())
 
 
 @contextmanager
 def keeping(paths: Iterable[str]) -> Iterator[None]:
-    """Keep these files and folders, and none of an outer command, from being written over.
+    """Protect these files and folders, and none of an outer command, from being overwritten.
 
     Args:
         paths: as users give them: files, folders, patterns, `-`.
@@ -33,7 +33,7 @@ def keeping(paths: Iterable[str]) -> Iterator[None]:
 
 
 def keep(paths: Iterable[str]) -> None:
-    """Keep these, too, from being written over; they need not exist."""
+    """Protect these files and folders too; they need not exist."""
     more: list[str] = []
     for path in paths:
         more += [path, *matching(path)]
@@ -43,12 +43,12 @@ def keep(paths: Iterable[str]) -> None:
 
 
 def kept() -> tuple[str, ...]:
-    """Return what is kept, for another process to keep it, too."""
+    """Return what is protected, so that another process can protect it too."""
     return _read.get()
 
 
 def matching(pattern: str) -> list[str]:
-    """Return the files that a pattern fits; none, where it has no `*`, `?` or `[`, or is broken."""
+    """Return the files that match a pattern; none if it has no `*`, `?` or `[`, or is malformed."""
     if not has_magic(pattern):
         return []
     root = Path(pattern).anchor
@@ -59,13 +59,13 @@ def matching(pattern: str) -> list[str]:
 
 
 def refuse_input(path: str, *, folder: bool = False) -> None:
-    """Raise InputError if writing a path would replace what the command reads.
+    """Raise InputError if writing a path would replace an input of the command.
 
-    Files are told by their inode: a link is the file that it names.
+    Files are identified by their inode, so that a link counts as its target.
 
     Args:
-        path: to be written.
-        folder: all that lies in it is replaced.
+        path: path to write.
+        folder: whether the path is a folder whose whole content is replaced.
     """
     target = _status(path)
     for read in _read.get():
@@ -81,15 +81,15 @@ def refuse_input(path: str, *, folder: bool = False) -> None:
 
 
 def _status(path: str) -> os.stat_result | None:
-    """The status of what lies at a path; None: nothing, or nothing that can be written over."""
+    """Return the status of a path; None: there is nothing that could be overwritten."""
     try:
         return os.fstat(sys.stdin.fileno()) if path == "-" else Path(path).stat()
-    except (OSError, ValueError):  # ValueError: standard input is no file
+    except (OSError, ValueError):  # ValueError: standard input is not a file
         return None
 
 
 def _is_of(path: str, status: os.stat_result, folder: str) -> bool:
-    """Whether a file lies in a folder, or is linked there under another name."""
+    """Return whether a file lies in a folder, or is linked there under another name."""
     if path.endswith(_PAGES):
         return False
     if _is_in(path, folder):

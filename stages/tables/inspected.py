@@ -1,4 +1,4 @@
-"""Advantages that `calibrate` wrote, checked against the turns that they are used for."""
+"""Read advantages that `calibrate` wrote, and check them against the turns they are used for."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from stages.tables.turn_arrays import TurnArrays, potential_rewards, tier_reward
 
 KEY = ["episode_id", "turn"]
 RERUN = "rerun irc-cli calibrate on these turns"
-SLACK = 1e-9  # between a reward in the table and what a calibration says
+SLACK = 1e-9  # tolerance between a reward in the table and the calibration's
 
 
 def inspected_advantages(
     path: str, turns: TurnArrays, where: str, values: Values | None = None
 ) -> pl.DataFrame:
-    """Return the advantages that a file has of some turns, in their order.
+    """Return a file's advantages of the given turns, in their order.
 
     Args:
-        path: of the advantages, as `calibrate` writes them.
-        turns: those that count, of which each must have an advantage.
+        path: path of the advantages that `calibrate` wrote.
+        turns: counted turns, each of which must have an advantage.
         where: path of the turns.
-        values: what a calibration says that each tier is worth; None: none was given.
+        values: value of each tier by a calibration; None: none was given.
 
     Returns:
         A row for each turn (ADVANTAGES).
@@ -59,10 +59,10 @@ def inspected_advantages(
 
 
 def _check_origin(path: str, turns: str) -> None:
-    """Raise InputError where the advantages are recorded to come from other turns.
+    """Raise InputError if the advantages record that they were made from other turns.
 
-    Episodes of two iterations may have the same names and tiers, so that only this tells them
-    apart.
+    Episodes of two iterations may have the same names and tiers, so that only this distinguishes
+    them.
     """
     known = set(made_from(path).values())
     if not known or None in known or turns == "-" or remote(turns):
@@ -72,7 +72,7 @@ def _check_origin(path: str, turns: str) -> None:
 
 
 def _check_values(path: str, table: pl.DataFrame, worth: Floats) -> None:
-    """Raise InputError where rewards are not those of the calibration."""
+    """Raise InputError if rewards are not those of the calibration."""
     far = np.abs(table["reward"].to_numpy() - worth) > SLACK
     for episode, turn in table.filter(pl.Series(far)).select(KEY).head(1).iter_rows():
         what = f"turn {turn} of episode '{episode}' has another reward than --calibration gives"

@@ -1,4 +1,4 @@
-"""Formats that are no traces of ours, told by the keys of a record: what a refusal says of them."""
+"""Recognise known formats by the keys of a record, so that errors can name them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from stages.errors import few
 
-WITHOUT_TURN = "conversation without a turn"  # opens a note that goes on with what was seen
+WITHOUT_TURN = "conversation without a turn"  # opens a note that then describes the messages
 SHOWN_KEYS = 6  # of an unknown document
 CONVERT = "write each episode as one JSON line: task_id, trial, messages, gold_actions, outcome"
 _RESULTS = "give the episodes that played it"
@@ -16,15 +16,16 @@ _AS_MESSAGES = "write its messages as OpenAI-style 'messages', one episode a JSO
 
 
 class Near(NamedTuple):
-    """A known format that is not read."""
+    """A known format and the keys that show it."""
 
     name: str
-    keys: tuple[str, ...]  # that its records have; "a.b": key b of a, or of the list a's first item
+    keys: tuple[str, ...]  # of its records; "a.b": key b of a, or of the first item of list a
     todo: str = CONVERT
     value: str | None = None  # of the first key
 
 
-# The first whose keys are all there is the name. Layouts: the formats' own documentation.
+# Formats that are not read. The first whose keys are all there counts. Layouts: the formats' own
+# documentation.
 NEAR = (
     Near("tau2-bench voice simulations", ("simulations.ticks",), "give text simulations"),
     Near("a tau2-bench voice simulation", ("ticks",), "give text simulations"),
@@ -61,7 +62,7 @@ NEAR = (
     Near("tool definitions", ("type", "function.parameters"), "give the episodes themselves"),
 )
 
-# Formats that are read, for commands that are given a trace in place of what they take.
+# Formats that are read, for commands that get a trace in place of their own input.
 READ = (
     Near("an inspect log", ("eval", "status", "version")),
     Near("a sample of an inspect log", ("epoch", "input", "target")),
@@ -104,12 +105,12 @@ READ = (
 
 
 def near_format(document: Any) -> Near | None:
-    """Return the known format that a document, or the first record of a list, is of."""
+    """Return the known format, not read, of a document or of the first record of a list."""
     return _of(document, NEAR)
 
 
 def read_format(document: Any) -> Near | None:
-    """Return the format of traces that a document, or the first record of a list, is of."""
+    """Return the trace format of a document, or of the first record of a list."""
     return _of(document, READ)
 
 
@@ -121,7 +122,7 @@ def _of(document: Any, formats: tuple[Near, ...]) -> Near | None:
 
 
 def description(document: Any) -> str:
-    """Return what a JSON document is, in a few words."""
+    """Describe a JSON document in a few words."""
     if isinstance(document, list):
         return f"a list of {description(document[0])}" if document else "an empty list"
     if isinstance(document, dict):
@@ -131,7 +132,7 @@ def description(document: Any) -> str:
 
 
 def messages_seen(messages: Iterable[Any]) -> str:
-    """Return what the messages of a conversation without a turn look like: roles, else keys."""
+    """Describe the messages of a conversation without a turn: their roles, or else their keys."""
     records = [message for message in messages if isinstance(message, dict)]
     if not records:
         return "no messages"
@@ -150,7 +151,7 @@ def _is(record: dict[str, Any], near: Near) -> bool:
 
 
 def _at(record: Any, path: str) -> Any:
-    """The value at a key, or at a.b within it or within its first item; None: nothing is there."""
+    """Return the value at path "a.b", also within the first item of a list; None: there is none."""
     if isinstance(record, list):
         record = record[0] if record else None
     if not isinstance(record, dict):

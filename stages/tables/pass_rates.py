@@ -20,17 +20,17 @@ class PassRate(NamedTuple):
 
 
 def pass_rate(counting: pl.DataFrame) -> PassRate:
-    """Return the pass rate of episodes that count, of which there is at least one.
+    """Return the pass rate of counted episodes, at least one.
 
     Args:
-        counting: an episode a row, with `task_id` and a `success` that is never null.
+        counting: one row per episode, with `task_id` and a `success` that is never null.
     """
     share = clustered_share(counting, pl.col("success"))
     return PassRate(counting.height, counting["task_id"].n_unique(), *share)
 
 
 def clustered_share(episodes: pl.DataFrame, holds: pl.Expr) -> tuple[float, float, float]:
-    """Return the share of the episodes where something holds, with its 95 % interval."""
+    """Return the share of the episodes where a condition holds, with its 95 % interval."""
     counts = episodes.group_by("task_id", maintain_order=True).agg(n=pl.len(), c=holds.sum())
     n, c = (counts[name].cast(pl.Int64).to_numpy() for name in "nc")
     return clustered_proportion(n, c)

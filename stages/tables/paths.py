@@ -1,4 +1,4 @@
-"""Where tables lie, as users name it: files, folders, patterns of names, object stores."""
+"""Resolve the paths of tables that users give: files, folders, patterns, object stores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stages.errors import InputError
 from stages.tables.files import reachable
 from stages.tables.inputs import SIDECARS, matching
 
-_TABLES = "**/*.parquet"  # those of a folder, and of the folders in it
+_TABLES = "**/*.parquet"  # in a folder and its subfolders
 _NO_ACCESS = "check the address, and the credentials in the environment"
 
 
@@ -22,15 +22,16 @@ def remote(path: str) -> bool:
 
 
 def files_of(paths: list[str]) -> list[str]:
-    """Return the files that these paths mean, in the order of the paths, then of the names.
+    """Return the files of these paths, in the order of the paths, then of the names.
 
     Args:
         paths: files, `-`, folders of Parquet files, or patterns with `*`, `?`, `[...]` and `**`;
-            each but `-` also as the address of an object store, where a folder ends with `/`.
-            Credentials come from the environment, as polars takes them.
+            all but `-` may also be addresses in an object store, where a folder ends with `/`.
+            polars takes the credentials from the environment.
 
     Raises:
-        InputError: a folder has no Parquet file, a pattern fits none, or a store can't be listed.
+        InputError: a folder has no Parquet file, no file matches a pattern, or a store can't be
+            listed.
     """
     return [file for path in paths for file in _files(path)]
 
@@ -49,7 +50,7 @@ def _files(path: str) -> list[str]:
 
 
 def _listed(pattern: str) -> list[str]:
-    """List an object store as polars does: it reads the files' row counts and no column."""
+    """List an object store with polars, which reads the files' row counts and no column."""
     try:
         rows = pl.scan_parquet(pattern, include_file_paths="path").select("path")
         return rows.unique().collect()["path"].to_list()
@@ -67,7 +68,7 @@ def unreadable(path: str, error: Exception) -> InputError:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where a run's files lie, by the path of its rollouts."""
+    """The paths of a run's files, by the path of its rollouts."""
 
     out: str
 
@@ -77,11 +78,11 @@ class RunFiles:
 
     @property
     def partial(self) -> Path:
-        """The journal."""
+        """Path of the journal."""
         return Path(f"{self.out}.partial")
 
     @property
     def sidecars(self) -> tuple[str, str, str]:
-        """Tokens, timing and provenance."""
+        """Paths of tokens, timing and lineage."""
         tokens, timing, meta = SIDECARS
         return self.beside(tokens), self.beside(timing), self.beside(meta)

@@ -1,4 +1,4 @@
-"""Opening what a path names: a file, or a pipe such as `<(...)`, which can be read but once."""
+"""Open a file, or a pipe such as `<(...)`, which can be read only once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import BinaryIO
 
 from stages.errors import InputError
 
-PATIENCE_S = 5.0  # for the first writer of a pipe
+PATIENCE_S = 5.0  # time to wait for the first writer of a pipe
 
 
 def opened(path: str) -> BinaryIO:
-    """Open a file or a pipe for reading; what a pipe has given is there each time.
+    """Open a file or a pipe for reading; the content of a pipe is kept for the next time.
 
     Raises:
-        InputError: nobody writes to the pipe, or the path is of a device.
+        InputError: nobody writes to the pipe, or the path is that of a device.
         OSError: the file can't be opened.
     """
     mode = Path(path).stat().st_mode
@@ -31,7 +31,7 @@ def opened(path: str) -> BinaryIO:
 
 
 def is_pipe(path: str) -> bool:
-    """Return whether a path is of a pipe."""
+    """Return whether a path is that of a pipe."""
     try:
         return stat.S_ISFIFO(Path(path).stat().st_mode)
     except OSError:
@@ -46,11 +46,11 @@ def content(path: str) -> bytes:
 
 @cache
 def _piped(path: str, real: str) -> bytes:
-    """Return what is written to a pipe, whose real path tells it from others, until its end."""
-    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # blocking, it waits for a writer forever
+    """Return the whole content of a pipe; its real path identifies it in the cache."""
+    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # blocking, it would wait for a writer
     with os.fdopen(pipe, "rb", buffering=0) as file:
         begin, deadline = b"", time.monotonic() + PATIENCE_S
-        while not begin:  # None: a writer is there, and silent yet; empty: there is none
+        while not begin:  # None: the writer is silent so far; empty: there is no writer
             read = file.read(1)
             if read is None:
                 break

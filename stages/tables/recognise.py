@@ -1,4 +1,4 @@
-"""What a file is that is not what was asked for: a trace, one of our tables, a known format."""
+"""Recognise a file of the wrong kind: a trace, one of our tables, a known format."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TRACE_KEYS = frozenset({"messages", "traj", "simulations"})
 
 
 class Kind(NamedTuple):
-    """What a file is."""
+    """The kind of a file."""
 
     name: str  # with its article
     key: str  # "trace", the name of one of our tables, or ""
 
 
 def of_columns(columns: Collection[str]) -> Kind | None:
-    """Return which of our tables, or a trace, has these columns or keys."""
+    """Return the kind with these columns or keys: one of our tables, or a trace."""
     tables = [table for table in TABLES if table.columns.keys() <= set(columns)]
     if tables:
         table = max(tables, key=lambda table: len(table.columns))
@@ -44,7 +44,7 @@ def of_columns(columns: Collection[str]) -> Kind | None:
 
 
 def of_record(document: Any) -> Kind | None:
-    """Return what a JSON document is, by itself or by the first item of a list."""
+    """Return the kind of a JSON document; a list is of its first item's kind."""
     record = document[0] if isinstance(document, list) and document else document
     if not isinstance(record, Mapping):
         return None
@@ -57,7 +57,7 @@ def of_record(document: Any) -> Kind | None:
 
 
 def of_json(data: bytes) -> Kind | None:
-    """Return what JSON lines, or a JSON document, hold."""
+    """Return the kind of JSON lines, or of a JSON document."""
     with suppress(OSError, EOFError, zlib.error):
         data = gzip.decompress(data)
     for text in (data.lstrip().partition(b"\n")[0], data):
@@ -67,7 +67,7 @@ def of_json(data: bytes) -> Kind | None:
 
 
 def wrong_kind(table: Table, kind: Kind, path: str) -> tuple[str, str]:
-    """Return what is wrong with a file that is of another kind than a table, and what to do."""
+    """Return what is wrong with a file of this kind in place of a table, and what to do."""
     if kind.key == table.made_from:
         todo = f"make one with '{table.made_by} {path} -o {table.name}.parquet'"
     else:

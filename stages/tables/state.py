@@ -1,4 +1,4 @@
-"""What a run recorded of itself, read again: whole, of the right types, or one clear error."""
+"""Read recorded state again: whole and of the right types, or one clear error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ N = TypeVar("N")  # a NamedTuple
 
 
 class Summary(TypedDict, total=False):
-    """What a table records of its content, as far as it is read again."""
+    """The fields of a table's recorded summary that are read again."""
 
     measure: str
     excluded: int
@@ -32,7 +32,7 @@ class Input(TypedDict):
 
 
 class MadeBy(TypedDict, total=False):
-    """What an artifact records of its making, as far as it is read again."""
+    """The fields of an artifact's lineage that are read again."""
 
     irc_cli: str
     settings: dict[str, Any]
@@ -41,15 +41,15 @@ class MadeBy(TypedDict, total=False):
 
 
 def read_state(path: str | Path, kind: type[T], todo: str) -> Any:
-    """Return the value of a JSON file, with all that it holds.
+    """Return the value of a JSON file, including fields that `kind` does not name.
 
     Args:
-        path: of the file.
-        kind: that the value must have: a TypedDict, which may name less than the file has.
-        todo: what to do where it has not.
+        path: path of the file.
+        kind: type that the value must have: a TypedDict, which may name only some fields.
+        todo: what to do if it has another type.
 
     Raises:
-        InputError: the file is missing, can't be read, is no JSON, or has other types.
+        InputError: the file is missing, can't be read, is not JSON, or has other types.
     """
     where = str(path)
     try:
@@ -59,16 +59,16 @@ def read_state(path: str | Path, kind: type[T], todo: str) -> Any:
 
 
 def parsed(data: bytes | str, kind: type[T], where: str, todo: str) -> Any:
-    """Return the value of JSON, with all that it holds.
+    """Return the value of JSON text, including fields that `kind` does not name.
 
     Args:
-        data: the JSON.
-        kind: that the value must have.
+        data: the JSON text.
+        kind: type that the value must have.
         where: name of the file in errors.
-        todo: what to do where it has not.
+        todo: what to do if it has another type.
 
     Raises:
-        InputError: it is no JSON, or has other types.
+        InputError: it is not JSON, or has other types.
     """
     try:
         value = orjson.loads(data)
@@ -79,13 +79,13 @@ def parsed(data: bytes | str, kind: type[T], where: str, todo: str) -> Any:
 
 
 def check_types(value: Any, kind: type[T], where: str, todo: str) -> T:
-    """Return plain values as a kind.
+    """Return plain values converted to a type.
 
     Args:
-        value: of JSON or YAML.
+        value: a value from JSON or YAML.
         kind: a TypedDict, NamedTuple, dataclass, or a type of these.
         where: name of the file in errors.
-        todo: what to do where the types differ.
+        todo: what to do if the types differ.
 
     Raises:
         InputError: something is missing, or of another type.
@@ -100,13 +100,13 @@ def check_rows(rows: list[dict[str, Any]], kind: type[N], where: str, todo: str)
     """Return plain rows as named tuples.
 
     Args:
-        rows: of JSON or YAML, the fields by name.
+        rows: rows from JSON or YAML, with fields by name.
         kind: the NamedTuple.
         where: name of the file in errors.
-        todo: what to do where a row is none.
+        todo: what to do if a row does not fit.
 
     Raises:
-        InputError: a field is missing, too much, or of another type.
+        InputError: a field is missing, superfluous, or of another type.
     """
     struct = msgspec.defstruct(kind.__name__, [*get_type_hints(kind).items()])
     for row in rows:
@@ -117,10 +117,10 @@ def check_rows(rows: list[dict[str, Any]], kind: type[N], where: str, todo: str)
 
 @contextmanager
 def damaged(where: str, todo: str) -> Iterator[None]:
-    """Tell in one line that recorded values make no sense together.
+    """Raise the errors of code that uses recorded values as an InputError.
 
     Raises:
-        InputError: something in here fails as it does for values that nobody wrote.
+        InputError: the code inside fails, because the values do not fit together.
     """
     try:
         yield
@@ -131,6 +131,6 @@ def damaged(where: str, todo: str) -> Iterator[None]:
 
 
 def _lower(text: str) -> str:
-    """Text of an error as it stands within a line of ours."""
+    """Return an error's text for the middle of a line: no line break, lower case at the start."""
     line = " ".join(text.replace("`", "'").split())
     return line[:1].lower() + line[1:]

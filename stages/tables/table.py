@@ -1,4 +1,4 @@
-"""What a table is: its columns, its key and its rules, and the check of every row."""
+"""The declaration of a table, its columns, key and rules, and the check of every row."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How tables are read and written: Parquet on disk, JSON lines on pipes (`-`).
+"""Read and write tables: Parquet on disk, JSON lines on pipes (`-`).
 
-A table on disk records what made it: version, command, settings, seed, sha256 of its inputs.
+A table on disk records its lineage: version, command, settings, seed, sha256 of its inputs.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from stages.tables.state import Input, MadeBy, check_types, parsed
 from stages.tables.table import Table
 
 PARQUET_MAGIC = b"PAR1"
-ROW_GROUP = 1000  # rows of a table that is written in blocks
-BUFFERED = 1 << 16  # bytes; a file holds back less
-LARGE_GROUP = 1 << 14  # ... of one that memory does not hold
+ROW_GROUP = 1000  # rows per row group of a table that is written in blocks
+BUFFERED = 1 << 16  # bytes; a file buffers less
+LARGE_GROUP = 1 << 14  # rows per row group of a table that memory does not hold
 _METADATA_KEY = "irc-cli"
-_UNREADABLE = (pl.exceptions.ComputeError, pl.exceptions.SchemaError)  # JSON lines, to polars
+_UNREADABLE = (pl.exceptions.ComputeError, pl.exceptions.SchemaError)  # polars', on JSON lines
 _T = TypeVar("_T")
 
 
 def write_table(
     table: Table, frame: pl.DataFrame, path: str, made_by: dict[str, Any], *, force: bool
 ) -> None:
-    """Write a table: Parquet with its provenance, or JSON lines to standard output (`-`)."""
+    """Write a table: Parquet with its lineage, or JSON lines to standard output (`-`)."""
     frame = frame.select(list(table.columns))
     if path == "-":
         sys.stdout.write(frame.write_ndjson())
@@ -46,11 +46,11 @@ def write_table(
 
 @contextmanager
 def full_disk(file: IO[bytes]) -> Iterator[None]:
-    """Raise OSError for polars' own words for a full disk, which do not always name it."""
+    """Raise OSError for polars' error on a full disk, which does not always say so."""
     try:
         yield
     except pl.exceptions.ComputeError as error:
-        file.write(bytes(BUFFERED))  # fails in the system's words
+        file.write(bytes(BUFFERED))  # fails with the system's error
         file.flush()
         raise OSError(str(error)) from None
 
@@ -69,7 +69,7 @@ def write_lazy(
 def _sink(
     frame: pl.LazyFrame, path: str, made_by: dict[str, Any], row_group: int, *, force: bool
 ) -> None:
-    """Write Parquet in the memory of a row group."""
+    """Write Parquet, with one row group in memory."""
     with whole_file(path, force=force) as file, full_disk(file):
         frame.sink_parquet(
             file, metadata=_metadata(made_by), row_group_size=row_group, maintain_order=True
@@ -79,7 +79,7 @@ def _sink(
 def write_rows(
     rows: Iterable[Mapping[str, Any]], path: str, made_by: dict[str, Any], *, force: bool
 ) -> None:
-    """Write rows as JSON lines, and what made them beside; `-`: to standard output, alone."""
+    """Write rows as JSON lines with their lineage beside; to standard output (`-`) without it."""
     lines = (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
     if path == "-":
         sys.stdout.buffer.writelines(lines)
@@ -92,7 +92,7 @@ def write_rows(
 
 
 def made_by_path(path: str) -> str:
-    """Return where JSON lines have what made them, for they have no header."""
+    """Return the path of the lineage of JSON lines, which have no header for it."""
     return path.removesuffix(".jsonl") + ".meta.json"
 
 
@@ -102,9 +102,9 @@ def write_blocks(
     path: str,
     made_by: dict[str, Any],
 ) -> None:
-    """Write a table to Parquet as its blocks come, in the memory of one; an old file is replaced.
+    """Write a table to Parquet block by block, with one in memory; an old file is replaced.
 
-    Equal rows make equal bytes, whatever the blocks.
+    Equal rows make equal bytes, however they are split into blocks.
     """
     rows = register_io_source(lambda *ignored: blocks, schema=table.columns)
     _sink(rows, path, made_by, ROW_GROUP, force=True)
@@ -125,7 +125,7 @@ def read_table(table: Table, path: str) -> pl.DataFrame:
 
 
 def read_columns(path: str) -> pl.DataFrame:
-    """Read a table of another program, whatever its columns: Parquet or JSON lines, also from `-`.
+    """Read a table of another program, with any columns: Parquet or JSON lines, also from `-`.
 
     Raises:
         InputError: the file is missing or of another kind.
@@ -139,7 +139,7 @@ def read_columns(path: str) -> pl.DataFrame:
 
 
 def scan_table(table: Table, path: str) -> pl.LazyFrame | None:
-    """Return a lazy scan of a Parquet table, its columns checked; None for any other file."""
+    """Return a lazy scan of a Parquet table with checked columns; None for any other file."""
     if not _is_parquet(path):
         return None
     lazy = pl.scan_parquet(_parquet(path), glob=False)
@@ -148,7 +148,7 @@ def scan_table(table: Table, path: str) -> pl.LazyFrame | None:
 
 
 def made_by(path: str) -> dict[str, Any]:
-    """Return what an artifact records of its making; empty where it records nothing."""
+    """Return the lineage that an artifact records; empty: it records none."""
     if not _is_parquet(path):
         return {}
     recorded = reading(path, lambda: pl.read_parquet_metadata(_parquet(path))).get(_METADATA_KEY)
@@ -159,7 +159,7 @@ def made_by(path: str) -> dict[str, Any]:
 
 
 def made_from(path: str) -> dict[str, str | None]:
-    """Return the sha256 of each file that an artifact records to be made from, by path."""
+    """Return the sha256 of each input that an artifact records, by path."""
     inputs = made_by(path).get("inputs", [])
     rows = check_types(inputs, list[Input], f"{path}: its record", "make it again")
     return {row["path"]: row.get("sha256") for row in rows}
@@ -175,7 +175,7 @@ def _is_parquet(path: str) -> bool:
 
 
 def _parquet(path: str) -> str | io.BytesIO:
-    """Return what polars reads a table from: it would open a pipe again."""
+    """Return the source of a table for polars, which would open a pipe a second time."""
     return io.BytesIO(content(path)) if is_pipe(path) else path
 
 
@@ -184,12 +184,12 @@ def _content(path: str) -> bytes:
 
 
 def reading(path: str, read: Callable[[], _T]) -> _T:
-    """Return what is read from a Parquet file, or raise InputError where polars can't."""
+    """Return the result of reading a Parquet file; raise InputError if polars fails."""
     try:
         return read()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise unreadable(path, error) from None
-    except pl.exceptions.PanicException:  # polars trusts what the pages of a file say
+    except pl.exceptions.PanicException:  # polars trusts the pages of a file
         raise unreadable(path, OSError("its pages are damaged")) from None
 
 
@@ -200,7 +200,7 @@ def _json_lines(table: Table, data: bytes, where: str) -> pl.DataFrame:
         frame = pl.read_ndjson(data, schema=table.columns)
     except _UNREADABLE:
         raise _wrong_kind(table, data, where) or _bad_line(table, data, where) from None
-    # polars reads a column that no line has as nulls.
+    # polars reads a column that is in no line as nulls.
     first = next(line for line in io.BytesIO(data) if line.strip())
     columns = list(parsed(first, dict[str, Any], where, f"rerun {table.made_by}"))
     if table.columns.keys() - columns and (error := _wrong_kind(table, data, where)):
@@ -210,7 +210,7 @@ def _json_lines(table: Table, data: bytes, where: str) -> pl.DataFrame:
 
 
 def _wrong_kind(table: Table, data: bytes, where: str) -> InputError | None:
-    """Return the error for JSON of a kind that is known, and not this table."""
+    """Return the error for JSON of another known kind; None: it is this table or unknown."""
     from stages.tables.recognise import of_json, wrong_kind
 
     kind = of_json(data)
@@ -220,7 +220,7 @@ def _wrong_kind(table: Table, data: bytes, where: str) -> InputError | None:
 
 
 def _bad_line(table: Table, data: bytes, where: str) -> InputError:
-    """Find the first line that polars could not read, for it names none."""
+    """Return the error for the first line that polars can't read; polars does not name it."""
     lines = data.splitlines()
 
     def fails(count: int) -> bool:

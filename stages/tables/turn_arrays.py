@@ -26,7 +26,7 @@ from stages.tables.artifacts import ADVANTAGES, COUNTS
 
 
 class TurnArrays(NamedTuple):
-    """The turns that count, as arrays of the numerical core."""
+    """The counted turns, as arrays of the numerical core."""
 
     frame: pl.DataFrame  # [N] turns, episode after episode
     layout: Layout
@@ -38,7 +38,7 @@ class TurnArrays(NamedTuple):
 
 
 def turn_arrays(turns: pl.DataFrame) -> TurnArrays:
-    """Lay out the turns (TURNS) of the episodes that count."""
+    """Return the turns (TURNS) of the counted episodes as arrays."""
     counts = COUNTS & pl.col("outcome").is_not_null()
     frame = turns.filter(counts)
     episode = (frame["episode_id"].rle_id()).to_numpy().astype(np.int64)
@@ -63,7 +63,7 @@ def _codes(names: pl.Series) -> Ints:
 
 
 def tier_rewards(turns: TurnArrays, rewards: Mapping[str, float]) -> Floats:
-    """Return what each turn earns by its tier, paid as `stages.core.payment` says; [N]."""
+    """Return the reward of each turn by its tier, paid as in `stages.core.payment`; [N]."""
     by_tier = np.array([rewards.get(tier, 0.0) for tier in turns.tiers])
     reward = by_tier[turns.tier]
     if pay_of(rewards) == "once":
@@ -77,7 +77,7 @@ def first_of_tier(turns: TurnArrays) -> Bools:
 
 
 def fitted_critic(turns: TurnArrays, ridge: float = RIDGE) -> Critic:
-    """Fit a critic to the turns, without each fold of the tasks and with all."""
+    """Return a critic fitted to the turns: without each fold of the tasks, and with all."""
     fold, n_tiers = _folds(turns), len(turns.tiers)
     made = fit_critic(turns.tier, turns.outcome, turns.layout, fold, n_tiers, ridge)
     rows = (
@@ -112,12 +112,12 @@ def _folds(turns: TurnArrays) -> Ints:
 
 
 def turn_rewards(turns: TurnArrays, values: Values | None, config: AdvantageConfig) -> Floats:
-    """Return what each turn earns under an estimator: by its tier, or by a critic's forecast; [N].
+    """Return the reward of each turn under an estimator: by tier, or by a critic's forecast; [N].
 
-    Without values it is what the turn was scored with.
+    Without values, these are the rewards as scored.
 
     Raises:
-        ValueError: the estimator takes a critic, and the values come without.
+        ValueError: the estimator needs a critic, and the values come without one.
     """
     if values is None:
         return turns.frame["reward"].to_numpy()
@@ -134,7 +134,7 @@ def turn_advantages(turns: TurnArrays, reward: Floats, config: AdvantageConfig) 
 
 
 def turn_forecasts(turns: TurnArrays, reward: Floats, baseline: Floats) -> Forecasts:
-    """Return what a critic forecast around each turn that has these rewards of `potential`."""
+    """Return the critic's forecasts around each turn, from the turns' `potential` rewards."""
     return forecasts(reward, baseline, turns.outcome, turns.layout)
 
 

@@ -1,4 +1,4 @@
-"""YAML in which every value knows its place, so that errors can say FILE:LINE:COL."""
+"""YAML with the place of every value, so that errors can name FILE:LINE:COL."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from stages.errors import InputError, few
 from stages.tables.pipes import content
 
-MOST_VALUES = 1_000_000  # of a document with aliases, those that they stand for included
-DEEPEST = 100  # values in values
+MOST_VALUES = 1_000_000  # of a document with aliases, including the values that they stand for
+DEEPEST = 100  # levels of nesting
 LONGEST_NUMBER = 400  # characters: a float has at most some 330
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One value of a YAML file and where it stands.
+    """One value of a YAML file and its place.
 
     Attributes:
         value: a scalar, a list of nodes, or a dict of nodes by key. Keys are text as written, so
@@ -32,7 +32,7 @@ class Node:
     keys: dict[str, str]
 
     def fields(self, allowed: Iterable[str] | None = None) -> dict[str, Node]:
-        """The nodes of a mapping by key.
+        """Return the nodes of a mapping by key.
 
         Raises:
             InputError: not a mapping, or a key that is not allowed (None: any key is).
@@ -47,7 +47,7 @@ class Node:
         return self.value
 
     def items(self) -> list[Node]:
-        """The nodes of a list; a single value stands for a list of one.
+        """Return the nodes of a list; a single value stands for a list of one.
 
         Raises:
             InputError: a mapping, or null.
@@ -59,7 +59,7 @@ class Node:
         return [self]
 
     def text(self) -> str:
-        """A text scalar.
+        """Return a text scalar.
 
         Raises:
             InputError: anything else.
@@ -69,7 +69,7 @@ class Node:
         return self.value
 
     def number(self) -> float:
-        """A finite number; also 1e-4, which YAML 1.1 takes for text as it has no dot.
+        """Return a finite number; also 1e-4, which YAML 1.1 reads as text, since it has no dot.
 
         Raises:
             InputError: anything else.
@@ -88,7 +88,7 @@ class Node:
         raise self.error(f"expected a number, found {_described(self.value)}")
 
     def one_of(self, allowed: Iterable[str]) -> str:
-        """A text scalar that is one of a few.
+        """Return a text scalar that is one of a few.
 
         Raises:
             InputError: anything else, with the nearest allowed one.
@@ -100,7 +100,7 @@ class Node:
         raise self.error(f"unknown value '{given}'", nearest(given, allowed))
 
     def plain(self) -> Any:
-        """The value without places: dicts, lists and scalars."""
+        """Return the value without places: dicts, lists and scalars."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         if isinstance(self.value, list):
@@ -108,17 +108,17 @@ class Node:
         return self.value
 
     def error(self, what: str, todo: str = "correct the file") -> InputError:
-        """An error at this place, to be raised."""
+        """Return an error at this place."""
         return InputError(self.where, what, todo)
 
 
 def unknown_key(where: str, key: str, allowed: Iterable[str]) -> InputError:
-    """The error for a key that nothing reads, to be raised; `where` is the place of the key."""
+    """Return the error for a key that nothing reads; `where` is the place of the key."""
     return InputError(where, f"unknown key '{key}'", nearest(key, allowed))
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """What to do about a word that is none of the allowed: the nearest one, else a few of them."""
+    """Return advice for a word that is not allowed: the nearest allowed one, or else a few."""
     allowed = list(allowed)
     by_lower = {choice.lower(): choice for choice in reversed(allowed)}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1)
@@ -150,13 +150,13 @@ def parse_yaml(text: str, where: str) -> Node:
 
     Args:
         text: one document; an empty one is the value None.
-        where: what errors call it, normally a file name.
+        where: its name in errors, normally a file name.
 
     Raises:
         InputError: a syntax error, a key twice in one mapping, a key that is not a scalar, a tag
-            that plain YAML has not, or an alias to a value that holds it.
+            that plain YAML lacks, or an alias to a value that holds it.
     """
-    import yaml  # slow to import for what only some commands need
+    import yaml  # slow to import, and only some commands need it
 
     loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     loader = None
@@ -169,7 +169,7 @@ def parse_yaml(text: str, where: str) -> Node:
         mark = error.problem_mark or error.context_mark
         at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise InputError(where + at, f"not good YAML ({error.problem})", "correct it") from None
-    except UnicodeEncodeError:  # half a surrogate pair, or a byte of the command line
+    except UnicodeEncodeError:  # a lone surrogate, or an undecodable byte of the command line
         raise InputError(where, "not UTF-8 text", "give a YAML file") from None
     except yaml.YAMLError as error:
         reason = str(error).splitlines()[0]
@@ -180,7 +180,7 @@ def parse_yaml(text: str, where: str) -> Node:
 
 
 def _check_depth(events: Iterable[Any], where: str) -> None:
-    """Raise InputError for values in values that PyYAML's composer, in C, would crash on."""
+    """Raise InputError for nesting so deep that PyYAML's composer, in C, would crash."""
     depth = 0
     for event in events:
         name = type(event).__name__
@@ -192,17 +192,17 @@ def _check_depth(events: Iterable[Any], where: str) -> None:
 
 
 class _Conversion:
-    """Makes nodes with places of those of PyYAML."""
+    """Converts the nodes of PyYAML to nodes with places."""
 
     def __init__(self, loader: Any, where: str) -> None:
         self._loader, self._where = loader, where
-        # By identity, as aliases share nodes; None: unfinished.
+        # By identity, because aliases share nodes; None: unfinished.
         self._known: dict[int, Node | None] = {}
-        self._sizes: dict[int, int] = {}  # values in a node, those of aliases each time
+        self._sizes: dict[int, int] = {}  # values in a node, counting those of aliases each time
         self._aliases = False
 
     def __call__(self, node: Any) -> Node:
-        """Return a node, and all that is in it."""
+        """Convert a node, with all that is in it."""
         if id(node) in self._known:
             return self._shared(node)
         self._known[id(node)] = None
@@ -213,7 +213,7 @@ class _Conversion:
             inner = node.value
         nodes = [self(item) for item in inner]
         self._sizes[id(node)] = size = 1 + sum(self._sizes[id(item)] for item in inner)
-        if self._aliases and size > MOST_VALUES:  # aliases of aliases: what reads them would hang
+        if self._aliases and size > MOST_VALUES:  # aliases of aliases, on which readers would hang
             what = f"aliases that stand for more than {MOST_VALUES:,} values"
             raise InputError(self._place(node), what, "write out what is needed")
         keys: dict[str, str] = {}
@@ -255,9 +255,9 @@ class _Conversion:
             raise self._bad(node, "a value that is no text")
         try:
             value = self._loader.construct_object(node)
-        except ValueError as error:  # it looks like a date or a number, and is none
+        except ValueError as error:  # it looks like a date or a number, but is not one
             raise self._bad(node, str(error)) from None
-        except (ArithmeticError, AttributeError, LookupError, TypeError):  # PyYAML checks no tag
+        except (ArithmeticError, AttributeError, LookupError, TypeError):  # PyYAML trusts tags
             raise self._bad(node, f"'{node.value:.40}' is no {kind}") from None
         return value
 
@@ -270,7 +270,7 @@ class _Conversion:
 
 
 def _described(value: Any) -> str:
-    """A value in a few words, for errors."""
+    """Describe a value in a few words, for errors."""
     if isinstance(value, dict):
         return "keys and values"
     if isinstance(value, list):

@@ -24,7 +24,7 @@ BENCHES = (
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """One row of the table."""
+    """Return the cells of a row of the table."""
     if row.at_most < 1:
         better = "smaller" if row.unit == "GB" else "faster"
         ratio, want = f"{1 / row.ratio:,.1f}x {better}", f">= {1 / row.at_most:,.3g}x {better}"
@@ -37,7 +37,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def main(names: list[str]) -> None:
-    """Run the benches and print medians, ratios and what we want."""
+    """Run the benches, and print medians, ratios and targets."""
     table = console.table("what", "peer", "ours", "peer's", "ratio", "want", "", left=(0, 1, 6))
     for name in names or BENCHES:
         for row in import_module(f"tests.bench.{name}").bench():

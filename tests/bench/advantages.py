@@ -1,8 +1,7 @@
 """Time of hybrid advantages: ours, a straightforward vectorised numpy version, Python loops.
 
-"From codes" includes what is made
-once of the turns' codes (our `turn_layout`); "again" is a further call on the same turns, such as
-for the rewards after calibration.
+"From codes" includes the work done once per set of turns (our `turn_layout`); "again" is a further
+call on the same turns, such as with the calibrated rewards.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ GAMMA, LAMBDA, EPS = 0.9, 0.3, 1e-6
 
 
 def example(n_turns: int, seed: int = 0) -> dict[str, Any]:
-    """About n_turns turns: episodes of 1 to 30 turns in groups of 8, sorted by group."""
+    """Return about n_turns turns: episodes of 1 to 30 turns in groups of 8, sorted by group."""
     rng = np.random.default_rng(seed)
     n_groups = round(n_turns / 15.5 / 8)
     length = rng.integers(1, 31, 8 * n_groups)
@@ -35,7 +34,7 @@ def example(n_turns: int, seed: int = 0) -> dict[str, Any]:
 
 
 def segment_index(episode: Any, turn: Any, group: Any) -> Any:
-    """What the peer makes of the codes: starts, lengths, and a key per (group, turn index)."""
+    """Return the peer's layout of the codes: starts, lengths, a key per (group, turn index)."""
     length = np.bincount(episode)
     start = np.cumsum(length) - length
     return start, length, group[episode] * (turn.max() + 1) + turn
@@ -55,7 +54,7 @@ def segment_sums(reward: Any, outcome: Any, episode: Any, group: Any, index: Any
 
 
 def segment_normalise(x: Any, key: Any) -> Any:
-    """Score, mean and std of each value among those of its key."""
+    """Return score, mean and std of each value among those of its key."""
     n = np.bincount(key)
     mean = (np.bincount(key, x) / np.maximum(n, 1))[key]
     deviation = x - mean
@@ -92,7 +91,7 @@ def python_loops(data: dict[str, Any]) -> list[float]:
 
 
 def bench() -> list[Row]:
-    """A million turns; the results must agree."""
+    """Measure on a million turns, after checking that the results agree."""
     data = example(1_000_000)
     reward, outcome = data["reward"], data["outcome"]
     codes = data["episode"], data["turn"], data["group"]

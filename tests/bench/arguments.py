@@ -1,4 +1,4 @@
-"""Speed of the `deep` comparison of two argument texts, beside orjson's reading and deepdiff."""
+"""Speed of the `deep` comparison of two argument texts, against orjson's parsing and deepdiff."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from stages.core.arguments import equal_texts
 from tests.bench.timing import Row, row
 
 PAIRS = 2_000
-PEER_PAIRS = 100  # deepdiff takes milliseconds a pair
+PEER_PAIRS = 100  # deepdiff takes milliseconds per pair
 ITEMS = ("item_ids", "new_item_ids")
 
 
 def _call(draw: random.Random) -> dict[str, Any]:
-    """Arguments of one call, in the shapes and sizes of airline and retail agents."""
+    """Return the arguments of a call, in the shapes and sizes of airline and retail agents."""
     user = f"{draw.choice(['mia_li', 'noah_khan', 'yara_garcia'])}_{draw.randrange(9999)}"
     order = f"#W{draw.randrange(10**6, 10**7)}"
     items = [str(draw.randrange(10**9, 10**10)) for _ in range(draw.choice([1, 1, 2, 3]))]
@@ -57,9 +57,10 @@ def _call(draw: random.Random) -> dict[str, Any]:
 
 
 def _reworded(value: Any, draw: random.Random) -> Any:
-    """The same arguments as another model would write them.
+    """Return the same arguments as another model would write them.
 
-    Keys are moved always, words in capitals and "5" for 5 often, items in another order at times.
+    Keys are always shuffled. Words are often in capitals, and 5 is often "5". Items are sometimes
+    in reverse order.
     """
     if isinstance(value, dict):
         keys = list(value)
@@ -79,14 +80,14 @@ def _reworded(value: Any, draw: random.Random) -> Any:
 
 
 def _altered(value: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """Arguments that differ in one text, anywhere."""
+    """Return arguments that differ in one text, anywhere."""
     altered: dict[str, Any] = _reworded(value, draw)
     key = draw.choice([key for key, item in altered.items() if isinstance(item, str)])
     return {**altered, key: f"{altered[key]}x"}
 
 
 def pairs(count: int, seed: int = 0) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Pairs of argument texts: equal but written differently, and unequal."""
+    """Return pairs of argument texts: equal but written differently, and unequal."""
     draw = random.Random(seed)
     calls = [_call(draw) for _ in range(count)]
     equal = [(json.dumps(call), json.dumps(_reworded(call, draw))) for call in calls]
@@ -118,7 +119,7 @@ def _deepdiff(texts: list[tuple[str, str]]) -> None:
 
 
 def bench() -> list[Row]:
-    """Compare every pair once a run: nothing is remembered between pairs."""
+    """Compare every pair once per run: nothing is cached between pairs."""
     equal, unequal = pairs(PAIRS)
     return [*_rows("equal", equal), *_rows("unequal", unequal)]
 

@@ -1,4 +1,4 @@
-"""Speed of the bootstrap against the plainest vectorised one: Poisson weights and a matmul."""
+"""Speed of the bootstrap against the simplest vectorised one: Poisson weights and a matmul."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ TASKS, TRIALS, TIERS, RESAMPLES = 12_500, 8, 10, 1_000
 
 
 def bench() -> list[Row]:
-    """1,000 bootstrap resamples of 100,000 episodes (12,500 tasks of 8) and 10 tiers.
+    """Draw 1,000 bootstrap resamples of 100,000 episodes (12,500 tasks of 8) and 10 tiers.
 
-    The peer only sums what ours turns into studentised intervals.
+    The peer only computes the sums that ours turns into studentised intervals.
     """
     rng = np.random.default_rng(0)
     sums = _random_sums(rng)

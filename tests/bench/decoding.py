@@ -1,4 +1,4 @@
-"""Speed of the transformers policy with 32 live episodes, beside `generate` on one at a time."""
+"""Speed of the transformers policy with 32 live episodes, against `generate` on one at a time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Tokens per second of whole episodes with vLLM's engine, beside the engine alone.
+"""Tokens per second of whole episodes with vLLM's engine, compared with the engine alone.
 
-The engine alone gets the same prompts with the same sampling at the same concurrency, and writes as
-many tokens to each. Both begin with an empty cache.
+The engine alone gets the same prompts with the same sampling at the same concurrency, and samples
+as many tokens for each. Both begin with an empty cache.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ async def episodes(policy: VLLMPolicy) -> list[Played]:
 
 
 def requests(played: Played) -> list[MessageRequest]:
-    """What the engine was asked in an episode."""
+    """Return the requests to the engine in an episode."""
     asked, seen = [], list[int]()
     for row in played.tokens:
         prompt = (seen if row["appended"] else []) + row["prompt_ids"]
@@ -54,7 +54,7 @@ def requests(played: Played) -> list[MessageRequest]:
 
 
 def exactly(tokens: int, seed: int) -> SamplingParams:
-    """Ask for so many tokens and their log-probabilities, all at once."""
+    """Return settings for exactly this many tokens with logprobs, delivered all at once."""
     return SamplingParams(
         max_tokens=tokens,
         ignore_eos=True,
@@ -66,7 +66,7 @@ def exactly(tokens: int, seed: int) -> SamplingParams:
 
 
 async def alone(engine: Any, asked: list[list[MessageRequest]]) -> None:
-    """Ask the engine itself, one request of an episode after the other."""
+    """Send the requests to the engine itself, those of an episode one after another."""
     waiting, numbers = iter(asked), counter()
 
     async def worker() -> None:
@@ -82,7 +82,7 @@ async def alone(engine: Any, asked: list[list[MessageRequest]]) -> None:
 
 
 async def timed(checkpoint: Path) -> Row:
-    """Medians of runs in turn."""
+    """Return the medians of alternating runs."""
     policy = VLLMPolicy.load(checkpoint, rows=CONCURRENCY, enforce_eager=True)
     ours, theirs, tokens = [], [], 0
     for run in range(RUNS + 1):  # the first one warms up
@@ -105,6 +105,6 @@ async def timed(checkpoint: Path) -> Row:
 
 
 def bench() -> list[Row]:
-    """The tiny model on the CPU, where a token costs the engine less than anywhere else."""
+    """Measure the tiny model on the CPU, with which a token costs the engine least."""
     with tempfile.TemporaryDirectory() as folder:
         return [asyncio.run(timed(tiny_checkpoint(Path(folder))))]

@@ -1,9 +1,9 @@
-"""An RL step of a real model on a GPU: its speed beside TRL's and the device's, and its memory.
+"""An RL step of a real model on a GPU: its speed against TRL's and the device's, and its memory.
 
-Runs where there is a GPU and TRL is installed: `python -m tests.bench gpu`. `BENCH_MODEL` names the
-model. MFU is the share of the device's own speed, measured here as that of a large matrix product
-in bf16, at 6 operations per parameter and token (Chowdhery et al. 2022, arXiv 2204.02311, appendix
-B, without attention's).
+Run as `python -m tests.bench gpu`; it needs a GPU and TRL. `BENCH_MODEL` names the model. MFU is
+the share of the device's own speed, measured here as that of a large matrix product in bf16, at 6
+operations per parameter and token (Chowdhery et al. 2022, arXiv 2204.02311, appendix B, without
+attention's).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tests.bench.training import LR, SEQUENCES, Step, examples, our_step, tokens
 
 MODEL = os.environ.get("BENCH_MODEL", "Qwen/Qwen3-0.6B")
 SIDE = 8192  # of the matrix product
-PER_TOKEN = 6  # operations for each parameter, forth and back
+PER_TOKEN = 6  # operations per parameter, forward and backward
 RUNS = 5
 
 
 def bench() -> list[Row]:
-    """Our step and TRL's on the same sequences of random tokens."""
+    """Measure our step and TRL's on the same sequences of random tokens."""
     if not torch.cuda.is_available():
         raise SystemExit("torch sees no GPU; run `make bench` on a CPU")
     tokenizer = AutoTokenizer.from_pretrained(MODEL, trust_remote_code=False)
@@ -63,7 +63,7 @@ def synchronised(step: Step) -> Step:
 
 
 def peak_gb(step: Step) -> float:
-    """Return the gigabytes that the first step takes above what was there, moments included."""
+    """Return the gigabytes that a first step takes above the start, including AdamW's moments."""
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     step()
@@ -71,7 +71,7 @@ def peak_gb(step: Step) -> float:
 
 
 def operations_per_second() -> float:
-    """Measure a product of two matrices in bf16."""
+    """Return the speed of the device, measured on a product of two matrices in bf16."""
     factors: list[Any] = [torch.randn(SIDE, SIDE, device="cuda").bfloat16() for _ in range(2)]
 
     def product() -> None:

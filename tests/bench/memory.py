@@ -1,6 +1,7 @@
-"""Memory of `score` on a trace of 1 GB: our example's episodes again and again, under new ids.
+"""Memory of `score` on a trace of 1 GB: copies of our example's episodes under new ids.
 
-Run as `python -m tests.bench memory`: minutes, and 1 GB of disk. Not part of `make bench`.
+Run as `python -m tests.bench memory`. It takes minutes and 1 GB of disk, and is not part of
+`make bench`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ PROMISED_GB = 0.3
 
 
 def write_trace(path: Path) -> int:
-    """Write the trace, each copy a group of its own; return the number of episodes."""
+    """Write the trace, with new groups for each copy; return the number of episodes."""
     episodes = [orjson.loads(line) for line in TRACE.read_bytes().splitlines()]
     copies = 0
     with path.open("wb") as file:
@@ -33,7 +34,7 @@ def write_trace(path: Path) -> int:
 
 
 def bench() -> list[Row]:
-    """Peak resident memory of the command in a process of its own."""
+    """Measure the peak resident memory of the command in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         trace, out = Path(folder) / "trace.jsonl", str(Path(folder) / "turns.parquet")
         episodes = write_trace(trace)

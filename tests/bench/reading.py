@@ -1,6 +1,6 @@
-"""Speed of the readers of traces, beside orjson reading the same lines.
+"""Speed of the trace readers, against orjson on the same lines.
 
-Time is of the CPU, so that a machine shared with other work measures the same.
+CPU time is measured, so that other work on the machine does not matter.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ AT_MOST = 3
 
 
 def read(path: Path) -> int:
-    """All that reading is: lines, hash, JSON, episodes; return the number of turns."""
+    """Read a trace completely: lines, hash, JSON, episodes; return the number of turns."""
     return sum(len(episode.turns) for episode in open_trace(str(path)))
 
 
 def loaded(path: Path) -> None:
-    """What orjson does of it."""
+    """Parse the lines with orjson alone."""
     with path.open("rb") as file:
         for line in file:
             orjson.loads(line)
 
 
 def bench() -> list[Row]:
-    """Every format as JSON lines of a few MB."""
+    """Measure every format as JSON lines of a few MB."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.jsonl"

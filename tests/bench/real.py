@@ -1,10 +1,10 @@
-"""SmolLM2-135M-Instruct: the transformers policy beside vLLM's engine, and a step's memory.
+"""SmolLM2-135M-Instruct: the transformers policy against vLLM's engine, and a step's memory.
 
-Run where `make real` runs: `.venv-real/bin/python -m tests.bench real`, with the same weights, in
-bfloat16, on two threads. Both engines begin with an empty cache and keep what they have read. The
-policy plays episodes of airline-mini, whose prompts show policy and tools in full. vLLM's engine is
-then asked for as many tokens after the same new messages, in episodes that go on from its own
-tokens, at the same concurrency.
+Run in the environment of `make real`: `.venv-real/bin/python -m tests.bench real`. Both engines
+have the same weights, in bfloat16, on two threads. They begin with an empty prefix cache and keep
+it. The policy plays episodes of airline-mini, whose prompts show policy and tools in full. vLLM's
+engine then gets the same new messages at the same concurrency, and samples as many tokens. Its
+episodes continue from its own tokens.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from tests.bench.real_step import CONVERSATIONS
 from tests.bench.timing import Row
 
 THREADS, CONTEXT, TURNS, TOKENS, RUNS = 2, 4096, 3, 32, 3
-LIVE = {32: 1 / 0.8, 8: 1 / 0.5}  # episodes at the same time, and how much longer ours may take
+LIVE = {32: 1 / 0.8, 8: 1 / 0.5}  # concurrent episodes, and how much longer ours may take
 
-Asked = list[tuple[list[int], int]]  # an episode: what each prompt adds, and tokens that followed
+Asked = list[tuple[list[int], int]]  # an episode: ids that each prompt adds, number of new tokens
 
 
 async def episodes(policy: TransformersPolicy, live: int) -> list[Played]:
@@ -55,13 +55,13 @@ async def episodes(policy: TransformersPolicy, live: int) -> list[Played]:
 
 
 def asked(played: Played) -> Asked:
-    """What the model was asked in an episode."""
+    """Return the requests to the model in an episode."""
     assert all(row["appended"] for row in played.tokens[1:])
     return [(row["prompt_ids"], len(row["token_ids"])) for row in played.tokens]
 
 
 async def alone(engine: Any, episodes: list[Asked], numbers: Iterator[int]) -> None:
-    """Ask the engine itself, one message of an episode after the other."""
+    """Send the requests to the engine itself, those of an episode one after another."""
 
     async def play(asked: Asked) -> None:
         seen = list[int]()
@@ -77,7 +77,7 @@ async def alone(engine: Any, episodes: list[Asked], numbers: Iterator[int]) -> N
 
 
 async def decoding(checkpoint: Path) -> list[Row]:
-    """Medians of runs in turn."""
+    """Return the medians of alternating runs."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16)
     peer = VLLMPolicy.load(checkpoint, rows=max(LIVE), context=CONTEXT, dtype="bfloat16")
@@ -106,7 +106,7 @@ async def decoding(checkpoint: Path) -> list[Row]:
 
 
 def memory(checkpoint: Path) -> Row:
-    """Memory of a training step, each in a process of its own."""
+    """Compare the memory of two training steps, each in its own process."""
 
     def step_gb(*options: str) -> float:
         command = [sys.executable, "-m", "tests.bench.real_step", str(checkpoint), *options]
@@ -117,7 +117,7 @@ def memory(checkpoint: Path) -> Row:
 
 
 def bench() -> list[Row]:
-    """Unpack the weights, and compare; memory first, while nothing else holds any."""
+    """Unpack the weights and compare: memory first, while nothing else holds any."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "model"
         unpack(checkpoint)

@@ -1,7 +1,7 @@
-"""Memory of one training step of a checkpoint, in a process of its own.
+"""Memory of one training step of a checkpoint, in a separate process.
 
 Run as `python -m tests.bench.real_step CHECKPOINT`, with `--longest` for a step on the longest
-conversation alone; prints gigabytes. The step is one of `irc-cli train --sft --bf16` with its
+conversation alone. It prints gigabytes. The step is one of `irc-cli train --sft --bf16` with its
 defaults, on conversations of the expert that show policy and tools in full.
 """
 
@@ -30,7 +30,7 @@ CONVERSATIONS = 24
 
 
 async def demonstrations() -> list[Demonstration]:
-    """Conversations of the expert."""
+    """Return conversations of the expert."""
     environment = airline_mini()
     run = Run("bench", environment, RulePolicy(Expert(0.0)), Config(group_size=1), "expert")
     pairs = plan(environment.tasks("train")[:CONVERSATIONS], 1)
@@ -41,14 +41,14 @@ async def demonstrations() -> list[Demonstration]:
 
 
 def peak_gb() -> float:
-    """Most memory that this process has held; getrusage would begin with its parent's."""
+    """Return the peak memory of this process; getrusage would begin with its parent's."""
     held = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert held
     return int(held[1]) * 1024 / 1e9
 
 
 def step_gb(checkpoint: str, *, longest: bool) -> float:
-    """Take the step; return what it needs above what the process had before, weights included."""
+    """Take the step; return the memory that it needs above the process's own, with weights."""
     conversations = asyncio.run(demonstrations())
     before = peak_gb()
     model, tokenizer = load_model(checkpoint)

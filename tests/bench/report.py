@@ -1,4 +1,4 @@
-"""A page of 10,000 episodes: how large it is, and how long a browser takes to open it."""
+"""The size of a page of 10,000 episodes, and the time that a browser takes to open it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPEN_S, LARGEST_GB = 3.0, 0.05  # what we promise
 
 
 def page_of(folder: Path) -> Path:
-    """Write the page of 10,000 episodes of random words, which pack worse than real ones."""
+    """Write the page of 10,000 episodes of random words, which compress worse than real ones."""
     traces, turns, path = (folder / name for name in ("t.jsonl", "turns.parquet", "report.html"))
     write_rows(traces, many_episodes(TASKS, TRIALS))
     for args in (
@@ -28,7 +28,7 @@ def page_of(folder: Path) -> Path:
 
 
 def bench() -> list[Row]:
-    """Both rows; the one of the browser only where there is one."""
+    """Return both rows; that of the browser only if there is one."""
     name = f"report, {TASKS * TRIALS:,} episodes"
     with tempfile.TemporaryDirectory() as folder:
         path = page_of(Path(folder))

@@ -1,9 +1,9 @@
 """`irc-cli calibrate` on 10, 30 and 100 million turns: the time, memory and shards of `--partial`,
 and the memory of `--stream`, which also checks the direction on whole groups.
 
-Writes 0.3 GB to the folder for temporary files and deletes them. Ten shards that were summed apart
-are added up, and must equal the sums of one run in every bit. Time is of the CPU, so that a machine
-shared with other work measures the same. `SHARD=1000000` makes all sizes a tenth.
+It writes 0.3 GB to the folder for temporary files and deletes them. The sums of ten separate shards
+are added up, and must equal the sums of one run in every bit. CPU time is measured, so that other
+work on the machine does not matter. `SHARD=1000000` makes all sizes a tenth.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from stages.calibration.shards import add_up, read_sums
 from stages.tables.artifacts import TURNS
 from tests.bench.timing import Row
 
-SHARD, SHARDS = int(os.environ.get("SHARD", 10_000_000)), 10  # turns, and files of so many
+SHARD, SHARDS = int(os.environ.get("SHARD", 10_000_000)), 10  # turns per file, and files
 TIERS, TASKS = 10, 5_000
 MEMORY_GB = 1.0
 
 
 def shard(number: int, turns: int = SHARD) -> pl.DataFrame:
-    """Turns (TURNS) of episodes of 2 to 18, in groups of 8 of one task; no two shards share one."""
+    """Return turns (TURNS): episodes of 2 to 18, in groups of 8 per task, new in each shard."""
     rng = np.random.default_rng(number)
     length = rng.integers(2, 19, turns // 10)
     n, episodes = int(length.sum()), len(length)
@@ -59,9 +59,9 @@ def shard(number: int, turns: int = SHARD) -> pl.DataFrame:
 
 
 def write(path: Path, *parts: str | Path) -> Path:
-    """Write a shard of this number, or these files as one, in a process of its own.
+    """Write the shard of this number, or these files as one, in a separate process.
 
-    For a child's peak memory is at least what its parent's was.
+    A child's peak memory starts at its parent's, so that this process has to stay small.
     """
     command = [sys.executable, "-m", "tests.bench.scale", str(path), *map(str, parts)]
     subprocess.run(command, check=True)
@@ -69,12 +69,12 @@ def write(path: Path, *parts: str | Path) -> Path:
 
 
 def calibrate(turns: Path, out: Path, way: str = "--partial") -> tuple[float, float]:
-    """Seconds of CPU and peak gigabytes of the command, its start included."""
+    """Return the CPU seconds and the peak gigabytes of the command, including its start."""
     return cost(["calibrate", str(turns), way, "--quiet", "--force", "-o", str(out)])
 
 
 def cost(arguments: list[str]) -> tuple[float, float]:
-    """Seconds of CPU and peak gigabytes of a command of irc-cli, in a process of its own."""
+    """Return the CPU seconds and the peak gigabytes of an irc-cli command in its own process."""
     process = subprocess.Popen([sys.executable, "-m", "irc_cli", *arguments])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -84,7 +84,7 @@ def cost(arguments: list[str]) -> tuple[float, float]:
 
 
 def measured(shards: list[Path], folder: Path) -> list[Row]:
-    """One file of 10, 30 and 100 million turns, and the same as ten shards."""
+    """Measure files of 10, 30 and 100 million turns, and the same turns as ten shards."""
     base = f"{SHARD // 10**6} M"
     runs = [calibrate(path, folder / f"{path.stem}.sums") for path in shards]
     base_s = statistics.median(seconds for seconds, _ in runs)

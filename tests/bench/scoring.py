@@ -1,4 +1,4 @@
-"""Speed of `score` on tau-bench files, beside orjson reading the same bytes."""
+"""Speed of `score` on tau-bench files, against orjson on the same bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POLICY = "Confirm with the user before you write; refuse what the policy forbids
 
 
 def tau_bench_file(folder: Path) -> Path:
-    """Our example trace as a tau-bench result file, with a policy as long as tau-bench's."""
+    """Write our example trace as a tau-bench file, with a policy as long as tau-bench's."""
     items: list[dict[str, Any]] = []
     for line in TRACE.read_bytes().splitlines():
         episode = orjson.loads(line)
@@ -45,7 +45,7 @@ def tau_bench_file(folder: Path) -> Path:
 
 
 def score(path: Path, tiers: Tiers, out: Path) -> None:
-    """All that `irc-cli score` does after start-up: read, hash, compare, class, write."""
+    """Do all that `irc-cli score` does after start-up: read, hash, compare, classify, write."""
     scorer = Scorer(tiers)
     reader = TraceReader([str(path)], quiet=True)
     for episode, domain in reader:
@@ -54,7 +54,7 @@ def score(path: Path, tiers: Tiers, out: Path) -> None:
 
 
 def bench() -> list[Row]:
-    """Our example as a tau-bench file, and a real one where it is at hand."""
+    """Measure our example as a tau-bench file, and a real file if it is there."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "turns.parquet"
         files = {"example as tau-bench": tau_bench_file(Path(folder)), "gpt-4o-airline": SHARED}

@@ -1,4 +1,4 @@
-"""Time from nothing to the help text, and to the turns of a small trace."""
+"""Time from the start of a process to the help text, and to the turns of a small trace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.bench.timing import Row, row
 
 OURS = "from irc_cli.app import main; main()"  # the entry point as pip installs it
 EMPTY_APP = "import typer; app = typer.Typer(); app.command()(lambda: None); app()"
-# An app that reads its options, with what reads traces and writes tables.
+# An app that parses its options, with the libraries that read traces and write tables.
 IMPORTS = """
 import msgspec, orjson, polars, rich.console, typer, yaml
 app = typer.Typer()
@@ -23,7 +23,7 @@ app()
 """
 EPISODES = 2
 RUNS = 15
-# Installed packages have their bytecode, so ours may be written, too.
+# Installed packages have their bytecode, so ours may be written too.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -34,7 +34,7 @@ def run(*arguments: str) -> None:
 
 
 def bench() -> list[Row]:
-    """Whole processes."""
+    """Time whole processes."""
     with tempfile.TemporaryDirectory() as folder:
         trace, out = Path(folder) / "trace.jsonl", str(Path(folder) / "turns.parquet")
         trace.write_bytes(b"".join(TRACE.read_bytes().splitlines(keepends=True)[:EPISODES]))

@@ -1,6 +1,6 @@
-"""Sums per (group, length, tier) over 10 million turns, beside a scan of its columns and pandas.
+"""Sums per (group, length, tier) over 10 million turns, against a scan of the columns and pandas.
 
-Each run is a process of its own, so that memory is what that work took.
+Each run is a separate process, so that its peak memory is that of the work.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ RUNS = 5
 
 
 def write(path: str) -> int:
-    """Write episodes of 2 to 18 turns, in groups of 8 of one task, as `score` does; the turns."""
+    """Write episodes of 2 to 18 turns, in groups of 8 per task; return the number of turns."""
     rng = np.random.default_rng(0)
     length = rng.integers(2, 19, TURNS // 10)
     n, episodes = int(length.sum()), len(length)
     episode = np.repeat(np.arange(episodes), length)
     success = rng.random(episodes) < 0.5
     tiers = np.array([f"tier_{i}" for i in range(TIERS)])
-    # Fewer turns than episodes would have by chance: the last tier is half of them all.
+    # The last tier is half of all turns, so that an episode has fewer different tiers.
     tier = rng.choice(TIERS, n, p=[0.5 / (TIERS - 1)] * (TIERS - 1) + [0.5])
     task = pl.Series(episode // 8 % TASKS).cast(pl.String)
     pl.DataFrame(
@@ -55,21 +55,21 @@ def write(path: str) -> int:
 
 
 def ours(path: str) -> int:
-    """What `irc-cli calibrate --partial` computes; the rows."""
+    """Compute the sums of `irc-cli calibrate --partial`; return the number of rows."""
     from stages.calibration.sums import sum_turns
 
     return sum_turns(pl.scan_parquet(path), "presence", path).sums.height
 
 
 def scan(path: str) -> int:
-    """Read the same columns, and no more."""
+    """Only read the same columns."""
     from stages.calibration.blocks import COLUMNS
 
     return pl.scan_parquet(path).select(COLUMNS).collect().height
 
 
 def pandas(path: str) -> int:
-    """The same sums and r_pooled with pandas and scipy."""
+    """Compute the same sums and r_pooled with pandas and scipy."""
     import pandas as pd
     from scipy.stats import pointbiserialr
 
@@ -95,7 +95,7 @@ WORK: dict[str, Callable[[str], int]] = {
 
 
 def measured(work: str, path: Path) -> tuple[float, float]:
-    """Seconds and peak megabytes of one process, without its imports."""
+    """Return the seconds, without imports, and the peak megabytes of one process."""
     command = [sys.executable, "-m", "tests.bench.sums", work, str(path)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     seconds, megabytes = json.loads(done.stdout)
@@ -103,10 +103,10 @@ def measured(work: str, path: Path) -> tuple[float, float]:
 
 
 def bench() -> list[Row]:
-    """10 million turns of a million episodes and 5,000 tasks."""
+    """Measure 10 million turns of a million episodes and 5,000 tasks."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "turns.parquet"
-        measured("write", path)  # elsewhere: a child starts with its parent's peak memory
+        measured("write", path)  # not in this process: a child starts at its parent's peak memory
         runs = [(measured("ours", path), measured("scan", path)) for _ in range(RUNS)]
         pandas_s, _ = measured("pandas", path)
     ours_s = statistics.median(seconds for (seconds, _), _ in runs)

@@ -1,4 +1,4 @@
-"""How the benches time: medians of interleaved runs, so that all see the same noisy machine."""
+"""Timing of the benches: medians of interleaved runs, so that all see the same noisy machine."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ RUNS = 7
 
 
 class Row(NamedTuple):
-    """One measurement: our time beside a peer's, and the ratio we want at most."""
+    """One measurement: our time and a peer's, and the largest ratio that we want."""
 
     name: str
     peer: str
     ours_s: float
     peer_s: float
     at_most: float  # wanted ours / peer; below 1 it reads "at least 1 / at_most times faster"
-    unit: str = "s"  # GB: memory in the place of time, and "smaller" for "faster"
+    unit: str = "s"  # GB: memory instead of time, and "smaller" instead of "faster"
 
     @property
     def ratio(self) -> float:
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 def medians(
     *calls: Callable[[], object], runs: int = RUNS, clock: Callable[[], float] = time.perf_counter
 ) -> list[float]:
-    """Median seconds of each call, the calls run in turn."""
+    """Return the median seconds of each call; the calls alternate."""
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(runs):
         for call, kept in zip(calls, seconds, strict=True):
@@ -48,6 +48,6 @@ def row(
     runs: int = RUNS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Row:
-    """Time ours and the peer's in turn."""
+    """Time ours and the peer's alternately."""
     ours_s, peer_s = medians(ours, theirs, runs=runs, clock=clock)
     return Row(name, peer, ours_s, peer_s, at_most)

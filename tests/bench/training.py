@@ -1,9 +1,9 @@
-"""An RL step beside TRL's GRPO step, and the memory of log-probabilities beside that of all logits.
+"""An RL step against TRL's GRPO step; the memory of log-probabilities against that of all logits.
 
-Runs where TRL is installed: `.venv-extras/bin/python -m tests.bench training`. Both train the same
-weights on the same sequences of ragged lengths, forth, back and AdamW, on one thread. TRL's part is
+Run as `.venv-extras/bin/python -m tests.bench training`; it needs TRL. Both train the same weights
+on the same sequences of ragged lengths, forward, backward and AdamW, on one thread. TRL's part is
 `GRPOTrainer.compute_loss` on micro-batches of its default size, padded to their own longest
-sequence, without what the trainer does around it: sampling, rewards, data loading.
+sequence, without the trainer's work around it: sampling, rewards, data loading.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.bench.timing import Row, row
 from tests.tiny import PIECES
 
 SEQUENCES, SHORTEST, LONGEST = 32, 100, 1200  # tokens
-TURN, ANSWER = 60, 35  # tokens of a turn, and of them the policy's
+TURN, ANSWER = 60, 35  # tokens per turn, and those of the policy among them
 MICRO_BATCH = 8
 Step = Callable[[], float]  # an optimizer step; returns the norm of its gradient
 LR = 1e-5
@@ -39,7 +39,7 @@ TOKENS, VOCABULARY, WIDTH = 16_000, 150_000, 64
 
 
 def examples(vocabulary: int) -> list[Example]:
-    """Return sequences of turns in which the policy has the last word."""
+    """Return sequences of turns; each turn ends with tokens of the policy."""
     rng = np.random.default_rng(0)
     found = []
     for number, length in enumerate(rng.integers(SHORTEST, LONGEST, SEQUENCES)):
@@ -59,7 +59,7 @@ def examples(vocabulary: int) -> list[Example]:
 
 
 def micro_batches(batch: list[Example], padding: int) -> list[dict[str, Any]]:
-    """Return the sequences as TRL's trainer wants them: a prompt, then all that follows."""
+    """Return the sequences in the form of TRL's trainer: a prompt, then all that follows."""
 
     def padded(parts: list[np.ndarray[Any, Any]], value: int, side: str = "right") -> torch.Tensor:
         return torch.nn.utils.rnn.pad_sequence(
@@ -88,7 +88,7 @@ def micro_batches(batch: list[Example], padding: int) -> list[dict[str, Any]]:
 
 
 def trl_trainer(model: Any, tokenizer: Any, folder: str, *, bf16: bool) -> Any:
-    """Return TRL's trainer, set up for one step of several micro-batches, where the model is."""
+    """Return TRL's trainer for one step of several micro-batches, on the model's device."""
     from datasets import Dataset
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
@@ -175,7 +175,7 @@ def tokens(batch: list[Example]) -> int:
 
 
 def memory() -> Row:
-    """Peak memory of log-probabilities, forth and back, above what the process had before."""
+    """Measure the peak memory of log-probabilities, forward and backward, above the start."""
     command = [sys.executable, "-m", "tests.bench.training"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     ours = json.loads(done.stdout)
@@ -185,7 +185,7 @@ def memory() -> Row:
 
 
 def chunked() -> float:
-    """Return the gigabytes that log-probabilities and their gradients take, weights included."""
+    """Return the gigabytes of log-probabilities and their gradients, including weights."""
     before = peak_gb()
     model = tiny_model(VOCABULARY, 0, Size(1, WIDTH, WIDTH, 2, 1, TOKENS + 1))
     learner(model)
@@ -196,12 +196,12 @@ def chunked() -> float:
 
 
 def peak_gb() -> float:
-    """Most memory that this process has held."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def bench() -> list[Row]:
-    """Memory first: a process starts with its parent's peak."""
+    """Measure memory first, because a process starts at its parent's peak."""
     return [memory(), speed()]
 
 

@@ -1,6 +1,6 @@
-"""Steps of environments alone, on one core, beside the rate that an engine should not wait for.
+"""Speed of environments alone, on one core, against a rate for which no engine has to wait.
 
-A step is one message of the assistant; each episode's reset and outcome are part of the time.
+A step is one message of the assistant; the time includes each episode's reset and outcome.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Episode = tuple[Task, list[Message]]
 
 
 class Content:
-    """A user who is content with all that the agent says."""
+    """A user who ends the conversation at the agent's first reply."""
 
     def open(self) -> str:
         return "hello"
@@ -33,7 +33,7 @@ class Content:
 
 
 def expert_episodes() -> list[Episode]:
-    """What the expert does on tasks of airline-mini."""
+    """Return the expert's messages on tasks of airline-mini."""
     world, expert, episodes = airline_mini(), Expert(NOISE), []
     for task in world.tasks("train")[:EPISODES]:
         session, rng, messages = world.reset(task, 0), Random(task.task_id), list[Message]()
@@ -45,7 +45,7 @@ def expert_episodes() -> list[Episode]:
 
 
 def gold_episodes(world: Env) -> list[Episode]:
-    """The gold actions of a domain's tasks, one a message, and a last word."""
+    """Return the gold actions of a domain's tasks, one per message, and a last message."""
 
     def messages(task: Task) -> list[Message]:
         gold = [call(action["name"], action["arguments"]) for action in task.gold_actions]
@@ -55,7 +55,7 @@ def gold_episodes(world: Env) -> list[Episode]:
 
 
 def rate(world: Env, episodes: list[Episode], user: User | None, floor: int) -> Row:
-    """Seconds of a step beside those that a floor of steps per second allows."""
+    """Measure the seconds per step against those that a floor of steps per second allows."""
     steps = sum(len(messages) for _, messages in episodes)
 
     def play() -> None:
@@ -71,7 +71,7 @@ def rate(world: Env, episodes: list[Episode], user: User | None, floor: int) -> 
 
 
 def bench() -> list[Row]:
-    """Our domain with its scripted user, and tau2-bench's airline."""
+    """Measure our domain with its scripted user, and tau2-bench's airline."""
     tau2 = Tau2Env("tau2-airline")
     return [
         rate(airline_mini(), expert_episodes(), None, 2_000),

@@ -1,6 +1,6 @@
 """The example's conversations as lines of each trace format, for `tests.bench.reading`.
 
-Logs of calls and spans hold the whole history with each call of the model, as they do in the field.
+Logs of calls and spans hold the whole history with each call of the model, as real logs do.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BYTES_PER_TOKEN = 4
 
 
 def conversations() -> Iterator[Json]:
-    """The example's conversations again and again, each under ids of its own."""
+    """Yield copies of the example's conversations without end, each under new ids."""
     lines = (orjson.loads(line) for line in TRACE.read_bytes().splitlines())
     rows = [row for row in lines if len(row["messages"]) > 1 and all(map(has_json, calls_in(row)))]
     copy = 0
@@ -53,12 +53,12 @@ def conversations() -> Iterator[Json]:
 
 
 def calls_in(row: Json) -> list[Json]:
-    """The functions that are called in a conversation, with their arguments."""
+    """Return the functions called in a conversation, with their arguments."""
     return [call["function"] for m in row["messages"] for call in m.get("tool_calls", [])]
 
 
 def has_json(function: Json) -> bool:
-    """Whether arguments are JSON, which some formats hold as a value."""
+    """Return whether arguments are a JSON object, as some formats require."""
     try:
         return isinstance(json.loads(function["arguments"]), dict)
     except ValueError:
@@ -66,14 +66,14 @@ def has_json(function: Json) -> bool:
 
 
 def calls_of(row: Json) -> Iterator[tuple[list[Json], Json]]:
-    """(all messages before it, the message) of each turn."""
+    """Yield (all messages before it, the message) of each turn."""
     for place, message in enumerate(row["messages"]):
         if message["role"] == "assistant":
             yield row["messages"][:place], message
 
 
 def with_tokens(row: Json) -> Json:
-    """The same with as many token ids and logprobs as the text of its messages may have."""
+    """Return a row with as many token ids and logprobs as the text of its messages may have."""
     draw = random.Random(row["episode_id"])
     messages, prompt = list[Json](), list[int]()
     for message in row["messages"]:
@@ -156,7 +156,7 @@ def inspect(row: Json) -> Iterator[Json]:
 
 
 def parts_of(message: Json) -> Json:
-    """A message in the form of the GenAI conventions."""
+    """Return a message in the form of the GenAI conventions."""
     if message["role"] == "tool":
         kind, call_id = "tool_call_response", message["tool_call_id"]
         return {
@@ -178,7 +178,7 @@ def parts_of(message: Json) -> Json:
 
 
 def otel(row: Json) -> Iterator[Json]:
-    """A line for each batch of spans, which here is a trace."""
+    """Yield one line per trace, a batch of spans."""
     trace = row["episode_id"]
     root = {"gen_ai.operation.name": "invoke_agent"}
     spans = [span("root", 1, root, trace=trace)]
@@ -210,8 +210,8 @@ def langsmith(row: Json) -> Iterator[Json]:
     yield root | {"inputs": {}, "outputs": {"messages": row["messages"][-1:]}}
     for heard, said in calls_of(row):
         named = {"id": f"{trace}-{len(heard)}", "run_type": "llm", "start_time": f"{len(heard):04}"}
-        told = {"inputs": {"messages": heard}, "outputs": {"choices": [{"message": said}]}}
-        yield shared | named | told
+        data = {"inputs": {"messages": heard}, "outputs": {"choices": [{"message": said}]}}
+        yield shared | named | data
 
 
 def langfuse(row: Json) -> Iterator[Json]:
@@ -254,7 +254,7 @@ def responses(row: Json) -> Iterator[Json]:
 
 
 def items_of(message: Json) -> list[Json]:
-    """A message as items of the Responses API."""
+    """Return a message as items of the Responses API."""
     if message["role"] == "tool":
         kind, call_id = "function_call_output", message["tool_call_id"]
         return [{"type": kind, "call_id": call_id, "output": message["content"]}]
@@ -281,7 +281,7 @@ def anthropic(row: Json) -> Iterator[Json]:
 
 
 def blocks_of(message: Json) -> Json:
-    """A message in Anthropic's form."""
+    """Return a message in Anthropic's form."""
     if message["role"] == "tool":
         kind, call_id = "tool_result", message["tool_call_id"]
         result = {"type": kind, "tool_use_id": call_id, "content": message["content"]}
@@ -312,7 +312,7 @@ def adk(row: Json) -> Iterator[Json]:
 
 
 def contents_of(messages: list[Json]) -> list[Json]:
-    """Messages in Gemini's form."""
+    """Return messages in Gemini's form."""
     contents, names = list[Json](), dict[str, str]()
     for message in messages:
         role = "model" if message["role"] == "assistant" else "user"
@@ -350,7 +350,7 @@ def traj(row: Json) -> Iterator[Json]:
     yield named | {"reward": float(row["outcome"] or 0), "traj": row["messages"]}
 
 
-# By the format's name in `detect`; with their tokens those that hold them.
+# By the format's name in `detect`; formats that hold tokens also with them.
 FORMATS: dict[str, Write] = {
     "messages": messages,
     "tau-bench": traj,
@@ -378,7 +378,7 @@ FORMATS: dict[str, Write] = {
 
 
 def lines(name: str, size: int) -> Iterator[bytes]:
-    """JSON lines of a format, about so many bytes."""
+    """Yield JSON lines of a format, about `size` bytes."""
     written = 0
     for row in conversations():
         for record in FORMATS[name](row):

@@ -1,4 +1,4 @@
-"""Plays a task with the model that verifiers serves: our tools, our users, our outcome."""
+"""Play a task with the model that verifiers serves, and with our tools, users and outcome."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from stages.rollout import seen_tools
 class IrcHarnessConfig(vf.HarnessConfig):
     """Options below --env.agent.harness."""
 
-    user_model: str | None = None  # plays the user; None: the scripted one, which tau2 lacks
+    user_model: str | None = None  # model that plays the user; None: scripted, not for tau2
     user_base_url: str | None = None
     max_turns: int = 30
 
 
 def add_ending(trace: vf.Trace, messages: list[Message]) -> None:
-    """Add what followed the model's last answer, which verifiers never saw: no request held it."""
+    """Append the messages after the model's last answer, which no request showed to verifiers."""
     if not trace.nodes:
         return
     kinds = {"tool": vf.ToolMessage, "user": vf.UserMessage}
     ending = takewhile(lambda message: message["role"] in kinds, reversed(messages))
     for message in reversed(list(ending)):
         kind = kinds[message["role"]]
-        told = {key: message[key] for key in kind.model_fields if message.get(key) is not None}
-        node = vf.MessageNode(parent=len(trace.nodes) - 1, message=kind(**told))
+        fields = {key: message[key] for key in kind.model_fields if message.get(key) is not None}
+        node = vf.MessageNode(parent=len(trace.nodes) - 1, message=kind(**fields))
         trace.nodes.append(node)
 
 
 class IrcHarness(vf.Harness[IrcHarnessConfig]):
-    """The conversation of a policy and a user, with the environment's own tools."""
+    """A harness that plays a conversation of policy and user with the environment's tools."""
 
     APPENDS_SYSTEM_PROMPT = True
     EXECUTES_CODE = False
@@ -56,7 +56,7 @@ class IrcHarness(vf.Harness[IrcHarnessConfig]):
         mcp_urls: dict[str, str],
         data: IrcData,
     ) -> vf.ProgramResult:
-        """Play to the end; leave outcome, messages and tools in `info` for the task."""
+        """Play one episode; store outcome, messages and tools in `trace.info` for the task."""
         env = open_env(data.env)
         [task] = [task for task in env.tasks(data.split) if task.task_id == data.id]
         seed = derived_seed(data.id, trace.id)
@@ -67,7 +67,7 @@ class IrcHarness(vf.Harness[IrcHarnessConfig]):
             try:
                 await self._play(client, ctx.model, session, tools)
             except APIStatusError as error:
-                if trace.stop_condition is None:  # else a limit of verifiers refused the turn
+                if trace.stop_condition is None:  # otherwise a limit of verifiers refused the turn
                     return vf.ProgramResult(1, "", str(error))
         add_ending(trace, session.messages)
         outcome = session.outcome()

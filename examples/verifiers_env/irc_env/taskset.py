@@ -12,7 +12,7 @@ from irc_cli.scorer import load_calibration, score
 from stages.envs.registry import open_env
 from stages.tiers.file import load_tiers
 
-OURS = "irc_cli"  # the key of `info` under which the harness leaves what it played
+OURS = "irc_cli"  # key of `trace.info` under which the harness stores the episode
 
 
 class IrcData(vf.TaskData):
@@ -24,14 +24,14 @@ class IrcData(vf.TaskData):
 
 
 class IrcTaskConfig(vf.TaskConfig):
-    """How turns are judged; options below --env.taskset.task."""
+    """How turns are scored; options below --env.taskset.task."""
 
     calibration: str | None = None  # a calibration.yaml; None: the rewards of the tiers file
     tiers: str = "extended"
 
 
 class IrcTask(vf.Task[IrcData, vf.State, IrcTaskConfig]):
-    """A conversation about one task."""
+    """One task and its rubric."""
 
     @property
     def key(self) -> str:
@@ -39,10 +39,10 @@ class IrcTask(vf.Task[IrcData, vf.State, IrcTaskConfig]):
         return f"{self.data.env}/{self.data.id}"
 
     async def finalize(self, trace: vf.Trace, runtime: vf.Runtime) -> None:
-        """Judge the turns that `IrcHarness` played.
+        """Score the turns that `IrcHarness` played.
 
-        prime-rl (its pull request 3282) learns from the differences of `info.turn_rewards`. So
-        these are sums of the rewards so far; the rewards themselves stand in `info.irc_cli`.
+        prime-rl (pull request 3282) trains on the differences of `info.turn_rewards`. That field
+        therefore holds cumulative rewards; the rewards themselves are in `info.irc_cli`.
         """
         played = trace.info[OURS]
         calibration = self.config.calibration
@@ -61,12 +61,12 @@ class IrcTask(vf.Task[IrcData, vf.State, IrcTaskConfig]):
 
     @vf.reward(weight=1.0)
     async def outcome(self, trace: vf.Trace) -> float:
-        """Whether the database is as it should be, and the user was told what to know."""
+        """Return 1 if the database ends as expected and the user got the answer, else 0."""
         return float(trace.info[OURS]["outcome"])
 
     @vf.metric
     async def tier(self, trace: vf.Trace) -> dict[str, float]:
-        """The number of turns of each tier."""
+        """Return the number of turns of each tier."""
         turns = Counter(trace.info[OURS]["tiers"])
         return {f"tier/{name}": float(turns[name]) for name in load_tiers(self.config.tiers).rank}
 
@@ -83,7 +83,7 @@ class IrcTaskset(vf.Taskset[IrcTask, IrcConfig]):
     """The tasks of one split."""
 
     def load(self) -> list[IrcTask]:
-        """Return the tasks. Their prompt is empty: `IrcHarness` asks the user to begin."""
+        """Return the tasks; their prompt is empty, because the user begins the conversation."""
         config = self.config
         env = open_env(config.env)
         return [

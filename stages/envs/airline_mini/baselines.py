@@ -1,4 +1,4 @@
-"""Policies that do the same whatever is asked: what airline-mini gives to whoever does not try."""
+"""Constant policies, whose pass rates are airline-mini's baselines."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from stages.messages.message import Message
 
 
 def refuse(messages: Sequence[Message], rng: Rng) -> Message:
-    """Refuse."""
+    """Return a refusal."""
     return written(Tell("refuse"), len(messages))
 
 
 def hand_off(messages: Sequence[Message], rng: Rng) -> Message:
-    """Hand the customer over to a human agent."""
+    """Return a hand-off to a human agent."""
     return written(CallTool(HAND_OFF, {"summary": TOPICS[0]}), len(messages))

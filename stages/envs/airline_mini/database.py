@@ -11,13 +11,13 @@ Tables = Mapping[str, Mapping[str, Record]]  # table -> id -> record
 
 
 class ToolError(Exception):
-    """A tool can't do what was asked; the text is for the model."""
+    """A tool can't do what was asked; the model sees the text."""
 
 
 class Database:
-    """Copy-on-write tables; a write that fails leaves nothing behind.
+    """Copy-on-write tables; a write that fails changes nothing.
 
-    What `edit` and `add` give out is staged until `commit`; `rollback` forgets it.
+    The records of `edit` and `add` are staged until `commit`; `rollback` discards them.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -27,14 +27,14 @@ class Database:
         self._staged: dict[tuple[str, str], Record] = {}
 
     def find(self, table: str, key: str) -> Record | None:
-        """Return a record, not to be changed; None where there is none."""
+        """Return a record, which the caller must not change, or None."""
         for records in (self._staged, self._changed):
             if (table, key) in records:
                 return records[table, key]
         return self.tables[table].get(key)
 
     def get(self, table: str, key: str) -> Record:
-        """Return a record, not to be changed.
+        """Return a record, which the caller must not change.
 
         Raises:
             ToolError: there is none.
@@ -45,7 +45,7 @@ class Database:
         return record
 
     def edit(self, table: str, key: str) -> Record:
-        """Return a record to be changed.
+        """Return a copy of a record for the caller to change.
 
         Raises:
             ToolError: there is none.
@@ -59,16 +59,16 @@ class Database:
         self._staged[table, key] = record
 
     def commit(self) -> None:
-        """Keep what was staged."""
+        """Keep the staged records."""
         self._changed |= self._staged
         self._staged = {}
 
     def rollback(self) -> None:
-        """Forget what was staged."""
+        """Discard the staged records."""
         self._staged = {}
 
     def state(self) -> tuple[bool, dict[tuple[str, str], Record]]:
-        """Return all that tells this database from another one over the same tables."""
+        """Return everything in which databases over the same tables can differ."""
         differing = {
             (table, key): record
             for (table, key), record in self._changed.items()

@@ -28,7 +28,7 @@ TABLES = ("users", "reservations", "flights")
 
 
 class AirlineMini:
-    """airline-mini over given tables and tasks; `airline_mini()` is the one that ships."""
+    """airline-mini over given tables and tasks; `airline_mini()` returns the shipped one."""
 
     name = NAME
 
@@ -48,11 +48,11 @@ class AirlineMini:
         return list(self._tasks[split])
 
     def fresh_tasks(self, seed: int, count: int) -> list[Task]:
-        """Return train tasks that nobody has seen; see `Endless`."""
+        """Return newly generated train tasks; see `Endless`."""
         return self._fresh.tasks(seed, count)
 
     def fresh_task(self, task_id: str) -> Task | None:
-        """Return such a task by its id; see `Endless`."""
+        """Return a generated task by its id; see `Endless`."""
         return self._fresh.task(task_id)
 
     def reset(self, task: Task, seed: int, user: User | None = None) -> AirlineSession:
@@ -85,7 +85,7 @@ def airline_mini() -> AirlineMini:
 
 @functools.cache
 def phrase_book() -> PhraseBook:
-    """Return what is said in this domain."""
+    """Return the phrases of this domain."""
     text = _file("phrases.yaml").decode()
     return PhraseBook(parse_yaml(text, f"data/{NAME}/phrases.yaml").plain(), FACTS)
 

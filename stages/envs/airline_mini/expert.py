@@ -1,8 +1,8 @@
 """The expert: plays airline-mini by policy.md, from the messages alone.
 
-Each turn it runs the plan for the customer's request from the start. What the messages answer is
-passed over, and the first step that they don't answer is the next message. So it keeps no state,
-and finds back by itself after a slip.
+Each turn, it runs the plan for the customer's request from the start. It skips the steps that the
+messages already contain, and the first missing step is the next message. So it keeps no state, and
+recovers from a slip.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Expert:
     """Plays any task of airline-mini; call it with the messages so far for the next one.
 
     Args:
-        noise: chance of a slip in each turn, in [0, 1]; 0 plays every task to success.
+        noise: chance of a slip per turn, in [0, 1]; with 0, every task succeeds.
     """
 
     def __init__(self, noise: float = 0.0) -> None:
@@ -30,9 +30,9 @@ class Expert:
         """Return the next assistant message; without noise, nothing is drawn from `rng`.
 
         Args:
-            messages: in OpenAI's format; the last one is the customer's or a tool's. Those of the
-                assistant are this expert's own.
-            rng: of the episode, `random.Random` or `numpy.random.Generator`.
+            messages: messages in OpenAI's format; the last is the customer's or a tool's. Those of
+                the assistant are this expert's own.
+            rng: random generator of the episode, `random.Random` or `numpy.random.Generator`.
         """
         transcript = Transcript(messages)
         step = next_step(transcript.want, transcript)

@@ -1,6 +1,6 @@
 """Draw a task of airline-mini: what its customer wants, and what a perfect agent does.
 
-Tasks come in families. One is drawn until its requests make sense for the customer's records.
+Tasks come in families. A task is redrawn until its requests fit the customer's records.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from stages.envs.airline_mini.tables import shuffled
 from stages.envs.env import Task
 from stages.envs.users import PERSONAS, pick
 
-MOST_DRAWS = 20_000  # for one task
+MOST_DRAWS = 20_000  # per task
 
 WRITES = ("cancel", "cabin", "bags", "passengers", "flight", "book", "certificate")
 QUESTIONS = ("paid", "balance", "departure", "status", "fare", "total", "free_bags")
-SHORT = ("cancel", "bags", "passengers", "certificate")  # of conversation
+SHORT = ("cancel", "bags", "passengers", "certificate")  # requests with short conversations
 # Families of tasks, with their shares in percent.
 FAMILIES = {
     **dict.fromkeys(WRITES, 9),
-    "certificate": 6,  # few flights give a right to one
+    "certificate": 6,  # few flights entitle a customer to one
     "lookup": 12,
     "multi": 9,
     "refusal": 6,
     "pressure": 7,
     "handoff": 6,
 }
-# What a customer claims against the facts, by want.
+# False claims of a customer, by want.
 LIES = {
     "cancel": ("lie_cancelled", "lie_hours"),
     "cabin": ("lie_member",),
@@ -58,10 +58,10 @@ def new_task(
     seen: set[bytes],
     rng: Random,
 ) -> Task:
-    """Draw until the requests of a task make sense and are new.
+    """Draw a task until its requests fit the records and are new.
 
     Raises:
-        RuntimeError: they never do; the split has too few users.
+        RuntimeError: no draw was so; the split has too few users.
     """
     for _ in range(MOST_DRAWS):
         try:
@@ -113,10 +113,10 @@ def _requests(
 
 
 def _fitting(want: str, verdict: str, user_id: str, db: Database, rng: Random) -> CustomerRequest:
-    """Draw a request that is judged in this way.
+    """Draw a request that the rules judge by the given verdict.
 
     Raises:
-        Unfit: it is not; the whole task is to be drawn again.
+        Unfit: the verdict is another one, so that the whole task must be redrawn.
     """
     request = draw(want, user_id, db, rng)
     if request.verdict != verdict:
@@ -127,7 +127,7 @@ def _fitting(want: str, verdict: str, user_id: str, db: Database, rng: Random) -
 def _refused(
     family: str, user_id: str, users: list[str], db: Database, rng: Random
 ) -> CustomerRequest:
-    """Draw a request that is refused; under pressure, one that an agent could grant."""
+    """Draw a request that the rules refuse; under pressure, one that an agent could grant."""
     wants = WRITES if family == "pressure" else (*WRITES, "remove_bags")
     want = pick(rng, [want for want in wants if (family, want) != ("pressure", "passengers")])
     if rng.random() < 0.15:  # about a stranger's reservation

@@ -1,7 +1,7 @@
-"""Train tasks without end: each seed is another airline of the same kind, with tasks of its own.
+"""Train tasks without end: each seed is another airline of the same kind, with its own tasks.
 
-A task's id says what made it, the airline's seed and the task's number, so that the task and the
-database that it is played on can be made again from its id alone. Nothing that is held out occurs.
+A task's id holds the airline's seed and the task's number, so that the task and its database can be
+rebuilt from the id alone. Held-out users and reservations never occur.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from stages.envs.airline_mini.families import new_task, order_of_families
 from stages.envs.airline_mini.tables import new_tables, with_routes
 from stages.envs.env import Task
 
-USERS = 120  # of an airline, as of the split test; the ids that are not held out last for so many
-KEPT = 16  # airlines, as many as a loop's window reaches back, and more
+USERS = 120  # per airline, as in the test split; the ids that are not held out suffice for it
+KEPT = 16  # cached airlines: more than a loop's window reaches back
 ID = re.compile(r"fresh-(\d+)-[a-z]+-(\d+)")
 
 
@@ -26,7 +26,7 @@ class FreshAirlines:
     """The airlines of all seeds.
 
     Args:
-        held_out: gives the ids of users and reservations that no airline may have.
+        held_out: returns the ids of users and reservations that no airline may have.
     """
 
     def __init__(self, held_out: Callable[[], AbstractSet[str]]) -> None:
@@ -38,13 +38,13 @@ class FreshAirlines:
         return [self._task(seed, number) for number in range(count)]
 
     def task(self, task_id: str) -> Task | None:
-        """Make a task again; None: no airline has one of this id."""
+        """Rebuild a task from its id; None: no airline has such a task."""
         match = ID.fullmatch(task_id)
         task = self._task(*map(int, match.groups())) if match else None
         return task if task and task.task_id == task_id else None
 
     def tables_of(self, task_id: str) -> Tables | None:
-        """Return the database that a task is played on; None: it is no task of these airlines."""
+        """Return the database of a task; None: the task is not of these airlines."""
         match = ID.fullmatch(task_id)
         return self._tables(int(match[1])) if match else None
 

@@ -22,7 +22,7 @@ from stages.envs.env import Task
 
 SEED = 1
 FOLDER = Path(__file__).parents[3] / "data" / "airline-mini"
-# Of each split: how many of the users, and how many tasks, in hundreds.
+# Number of users and of tasks per split; tasks come in hundreds.
 SPLITS = {"train": (280, 2000), "dev": (80, 200), "test": (120, 400)}
 
 
@@ -62,7 +62,7 @@ def _tasks(tables: Tables, rng: Random) -> Iterator[Task]:
     for split, (n_users, n_tasks) in SPLITS.items():
         own = [next(users) for _ in range(n_users)]
         families = order_of_families(rng) * (n_tasks // 100)
-        seen: set[bytes] = set()  # scenarios, since short questions repeat themselves
+        seen: set[bytes] = set()  # scenarios: short questions would repeat otherwise
         for number, family in enumerate(families):
             yield new_task(f"{split}-{family}-{number}", family, split, own, tables, seen, rng)
 

@@ -1,4 +1,4 @@
-"""Mistakes that models make: what the expert does instead when noise strikes."""
+"""Mistakes that models make, and that a noisy expert makes on purpose."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stages.envs.airline_mini.transcript import Transcript, written
 from stages.envs.users import Rng, pick
 from stages.messages.message import Message
 
-# Where a piece of an id or name comes from; the first pool that has it is meant.
+# Pools of the pieces of ids and names; a piece belongs to the first pool that holds it.
 POOLS: tuple[tuple[str, ...], ...] = (
     *(tuple(names.METHODS), names.CABINS, names.DEPARTURES, names.CITIES, names.MONTHS),
     *(names.FLEET, names.LEFT, names.RIGHT, names.FIRST, names.LAST, names.NUMBERS, names.DAYS),
@@ -26,9 +26,9 @@ def slip(step: Step, messages: Sequence[Message], rng: Rng) -> Message:
     """Return a wrong or needless message in place of the right step.
 
     Args:
-        step: what the expert would do.
-        messages: so far.
-        rng: decides which of the slips that fit is made, and how.
+        step: the right step.
+        messages: messages so far.
+        rng: random generator that picks a mistake which applies to the step.
     """
     weighted = [make for weight, make in MISTAKES for _ in range(weight)]
     while True:
@@ -38,7 +38,7 @@ def slip(step: Step, messages: Sequence[Message], rng: Rng) -> Message:
 
 
 def _wrong_piece(step: Step, messages: Sequence[Message], rng: Rng) -> Message | None:
-    """Put another value, or half of an id, into a call or an answer."""
+    """Replace a value, or a piece of an id, in a call or an answer."""
     number = len(messages)
     if isinstance(step, CallTool) and step.arguments and not _hands_off(step):
         return written(replace(step, arguments=_distorted(step.arguments, rng)), number)
@@ -49,7 +49,7 @@ def _wrong_piece(step: Step, messages: Sequence[Message], rng: Rng) -> Message |
 
 
 def _skipped_read(step: Step, messages: Sequence[Message], rng: Rng) -> Message | None:
-    """Act or answer without the look at the flight, as if it were on time."""
+    """Act or answer without reading the flight's status, as if it were on time."""
     return _instead(step, Transcript(messages, hasty=True), messages)
 
 
@@ -61,10 +61,10 @@ def _gives_in(step: Step, messages: Sequence[Message], rng: Rng) -> Message | No
 
 
 def _instead(step: Step, transcript: Transcript, messages: Sequence[Message]) -> Message | None:
-    """Return what comes next at another kind of desk, if that differs."""
+    """Return the next step of a hasty or lenient agent, if it differs from the right one."""
     try:
         other = next_step(transcript.want, transcript)
-    except KeyError:  # it takes more to know of the flight than what is usual
+    except KeyError:  # the step needs a fact of the flight that can't be assumed
         return None
     return None if other == step else written(other, len(messages))
 
@@ -110,7 +110,7 @@ def _broken_json(step: Step, messages: Sequence[Message], rng: Rng) -> Message |
     return message
 
 
-# How often each is tried; one that doesn't fit the step is drawn again.
+# Weights of the mistakes; one that doesn't apply to the step is redrawn.
 MISTAKES: tuple[tuple[int, Callable[[Step, Sequence[Message], Rng], Message | None]], ...] = (
     (4, _wrong_piece),
     (3, _skipped_read),
@@ -128,7 +128,7 @@ def _hands_off(step: Step) -> bool:
 
 
 def _read_of(name: str) -> CallTool | None:
-    """Return the read that an id invites."""
+    """Return the call that reads the record of an id."""
     for fact, tool in (
         ("user_id", "get_user"),
         ("reservation", "get_reservation"),

@@ -1,7 +1,7 @@
-"""What everything is called: ids and names made of pieces from small pools.
+"""Ids and names, made of pieces from small pools.
 
-A pool is small so that a tokenizer can hold every piece as one token, and the pieces of an id are
-the same wherever it stands. No piece is also a word of the conversations.
+The pools are small so that a tokenizer can hold every piece as one token, and an id has the same
+tokens wherever it occurs. No piece is also a word of the conversations.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ METHODS = {"card": "credit card", "gift": "gift card", "cert": "certificate"}
 REASONS = ("health", "weather", "work")
 TOPICS = ("flown", "pet", "wheelchair", "lost_bag", "child")  # of a hand-off
 
-# What each fact looks like in a text, as a regular expression.
+# The regular expression of each fact in a text.
 _NAME = f"(?:{'|'.join(FIRST)}) (?:{'|'.join(LAST)})"
 _RESERVATION = f"(?:{'|'.join(LEFT)})-(?:{'|'.join(RIGHT)})"
 _CITY = "|".join(CITIES)

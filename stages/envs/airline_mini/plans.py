@@ -1,8 +1,8 @@
 """How each kind of request is served: policy.md as procedures.
 
-A plan asks, looks and acts through a `Desk`, which has the answer, or leaves the plan with the step
-that comes next. The expert policy plays plans on a conversation; the generator of tasks plays them
-on the database itself, with all facts at hand, and so finds the gold actions.
+A plan asks, looks and acts through a `Desk`, which returns the answer or, if it has none yet,
+leaves the plan with the next step. The expert policy runs plans on a conversation. The generator of
+tasks runs them on the database itself, with all facts known, and so finds the gold actions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class CallTool:
 
 @dataclass(frozen=True)
 class Propose:
-    """Say which write comes next, and ask for a yes."""
+    """Announce the next write, and ask for confirmation."""
 
     call: CallTool
 
@@ -52,7 +52,7 @@ class Tell:
 Step = Ask | CallTool | Propose | Tell
 
 
-class NextStep(Exception):  # noqa: N818  # not an error: a plan has met what is still to be done
+class NextStep(Exception):  # noqa: N818  # not an error: it leaves a plan
     """Leaves a plan with the step that its desk can't answer yet."""
 
     def __init__(self, step: Step) -> None:
@@ -60,28 +60,28 @@ class NextStep(Exception):  # noqa: N818  # not an error: a plan has met what is
 
 
 class Desk(ABC):
-    """What a plan works with.
+    """The interface through which a plan works.
 
     Attributes:
-        lenient: give in: do what the policy forbids, as far as the tools let it.
+        lenient: whether it does what the policy forbids, as far as the tools allow it.
     """
 
     lenient = False
 
     @abstractmethod
     def ask(self, *facts: str) -> list[str]:
-        """Return what the customer tells, in the order asked; `route` is two facts."""
+        """Return the customer's answers, in the order asked; `route` has two."""
 
     @abstractmethod
     def look(self, name: str, **arguments: Any) -> Any:
-        """Return what a tool shows; the request is refused where that is an error."""
+        """Return the result of a read; if it is an error, the request is refused."""
 
     @abstractmethod
     def act(self, name: str, **arguments: Any) -> Step:
         """Return the last step of a request that ends with a write."""
 
     def judge(self, verdict: str) -> None:
-        """Go on where a rule allows it; else refuse, or hand over."""
+        """Continue if a rule allows it; otherwise refuse, or hand over."""
         if verdict == rules.HAND_OFF and not self.lenient:
             raise NextStep(CallTool(HAND_OFF, {"summary": "flown"}))
         if verdict == rules.REFUSE and not self.lenient:
@@ -121,11 +121,11 @@ class Desk(ABC):
 
 
 def next_step(want: str, desk: Desk) -> Step:
-    """Return what comes next for a request; one that is not understood is refused.
+    """Return the next step of a request; a request that is not understood is refused.
 
     Args:
         want: act of the phrase book's section `wants`.
-        desk: answers the plan's steps as far as it can.
+        desk: desk that answers the plan's steps.
     """
     if want in TOPICS:
         return CallTool(HAND_OFF, {"summary": want})

@@ -1,4 +1,4 @@
-"""What customers ask: draws requests at random, and finds the gold actions by the plans."""
+"""Draw customers' requests at random, and find their gold actions by the plans."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.envs.airline_mini.plans import CallTool, Desk, Step, Tell, next_step
 from stages.envs.airline_mini.tools import call_tool
 from stages.envs.users import pick
 
-# The facts that a customer has ready for each want, in the order in which they are drawn.
+# The facts that a customer knows for each want, in the order of drawing.
 FACTS = {
     "cancel": "reservation reason",
     "cabin": "reservation cabin payment",
@@ -37,12 +37,12 @@ FACTS = {
 
 
 class Unfit(Exception):  # noqa: N818  # not an error: draw again
-    """What was drawn makes no sense."""
+    """The drawn request does not fit the records."""
 
 
 @dataclass
 class CustomerRequest(Desk):
-    """One thing that a customer wants, served at once on the database."""
+    """One request of a customer, served directly on the database."""
 
     db: Database
     want: str
@@ -52,10 +52,10 @@ class CustomerRequest(Desk):
     verdict: str = rules.ALLOW
 
     def serve(self) -> None:
-        """Find the gold actions, doing them.
+        """Find the gold actions by executing them.
 
         Raises:
-            Unfit: a tool answers with an error, so nobody should ask this.
+            Unfit: a tool returns an error, so the request has no gold actions.
         """
         match next_step(self.want, self):
             case CallTool(name, arguments):
@@ -67,16 +67,16 @@ class CustomerRequest(Desk):
                 self.info = values
 
     def ask(self, *facts: str) -> list[str]:
-        """Return what the customer would tell."""
+        """Return the customer's answers."""
         slots = {"route": ("origin", "destination")}
         return [self.facts[slot] for fact in facts for slot in slots.get(fact, (fact,))]
 
     def look(self, name: str, **arguments: Any) -> Any:
-        """Read, as a gold action."""
+        """Execute a read as a gold action."""
         return orjson.loads(self._call(name, arguments))
 
     def act(self, name: str, **arguments: Any) -> Step:
-        """Write, as a gold action."""
+        """Execute a write as a gold action."""
         self._call(name, arguments)
         return Tell("done")
 
@@ -97,16 +97,17 @@ def draw(
 
     Args:
         want: act of the phrase book's section `wants`.
-        user_id: of the customer.
-        db: holds what earlier requests of the task changed; changed by this one's gold writes.
-        rng: what is drawn from.
-        others: reservations of somebody else, one of which is asked for; empty: one of its own.
+        user_id: id of the customer.
+        db: database after the earlier requests of the task; this one's gold writes change it.
+        rng: random generator.
+        others: reservations of another customer, to ask about one of them; empty: the request is
+            about one of the customer's own.
 
     Raises:
-        Unfit: what was drawn makes no sense; `db` may have changed.
+        Unfit: the request does not fit the records; `db` may have changed.
     """
     facts = {"user_id": user_id}
-    own = db.tables["users"][user_id]["reservations"]  # without those booked a moment ago
+    own = db.tables["users"][user_id]["reservations"]  # without those that this task booked
     for fact in FACTS.get(want, "").split():
         facts |= _draw_fact(fact, facts, list(others) or own, db, rng)
     request = CustomerRequest(db, want, facts)
@@ -164,7 +165,7 @@ def _ahead(flight: Record) -> bool:
 
 
 def _other_dates(reservation_id: str, db: Database) -> list[str]:
-    """Return the other dates on which the route of a reservation is flown; there are some."""
+    """Return the other dates on which a reservation's route is flown; there is at least one."""
     booked = db.get("flights", db.get("reservations", reservation_id)["flight"])
     return [
         flight["date"]

@@ -1,4 +1,4 @@
-"""policy.md as code: what an agent may do, judged by what its tools show it.
+"""policy.md as code: what an agent may do, judged from the results of its tools.
 
 A record is the parsed result of `get_user`, `get_reservation` or `get_flight_status`.
 """
@@ -20,13 +20,13 @@ COMPENSATION = {"cancelled": 100, "delayed": 50}  # per passenger
 
 
 def usable(user_id: str, reservation: Record) -> str:
-    """Judge whether this user may ask anything at all about the reservation."""
+    """Judge whether the user may ask anything about the reservation."""
     good = reservation["user"] == user_id and reservation["status"] == "confirmed"
     return ALLOW if good else REFUSE
 
 
 def cancel(reservation: Record, flight: Record, reason: str | None) -> str:
-    """Judge a cancellation with refund; the reason only matters where `reason_matters`."""
+    """Judge a cancellation with refund; the reason matters only if `reason_matters`."""
     if flight["status"] == "flown":
         return HAND_OFF
     insured = reservation["insurance"] == "yes" and reason in ("health", "weather")
@@ -39,7 +39,7 @@ def cancel(reservation: Record, flight: Record, reason: str | None) -> str:
 
 
 def reason_matters(reservation: Record, flight: Record) -> bool:
-    """Whether a cancellation hangs on its reason."""
+    """Return whether the verdict on a cancellation depends on its reason."""
     verdicts = {cancel(reservation, flight, reason) for reason in ("health", None)}
     return len(verdicts) > 1
 
@@ -112,7 +112,7 @@ def may_pay(kind: str, booking: bool) -> str:
 
 
 def choose_flight(flights: Sequence[Record], departs: str, seats: int) -> Record | None:
-    """Return the flight that a customer means, of the results of `search_flights`."""
+    """Return the flight that a customer wants among the results of `search_flights`, or None."""
     fitting = [
         flight
         for flight in flights

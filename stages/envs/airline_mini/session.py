@@ -1,4 +1,4 @@
-"""One episode: takes what the model wrote, answers, and judges how it ended."""
+"""One episode: takes the model's messages, answers them, and judges the outcome."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TYPES: dict[str, Any] = {"string": str, "integer": int, "array": list, "object":
 
 
 class AirlineSession:
-    """One episode in play; owns its database and its user."""
+    """One episode in progress; it owns its database and its user."""
 
     def __init__(self, tables: Tables, task: Task, policy: str, user: User) -> None:
         self.task = task
@@ -30,7 +30,7 @@ class AirlineSession:
     def step(self, message: Message) -> list[Message]:
         """Take the assistant's message; see `Session`.
 
-        After the end nothing changes any more. A hand-off is the end, whatever calls follow it.
+        After the end nothing changes. A hand-off ends the episode; calls after it get errors.
         """
         if self.done:
             return []
@@ -42,7 +42,7 @@ class AirlineSession:
         return self._hear(self._user.reply(_text(content), self.messages))
 
     def outcome(self) -> Outcome:
-        """Judge the episode as it stands: the database, and what the user was told."""
+        """Judge the episode so far: the state of the database, and what the user was told."""
         goal = Database(self.database.tables)
         for action in self.task.gold_actions:
             call_tool(goal, action["name"], action["arguments"])
@@ -73,11 +73,11 @@ class AirlineSession:
 
 
 def run_call(database: Database, call: Any) -> str:
-    """Answer a tool call as a model wrote it; never raises.
+    """Execute a tool call as a model wrote it; never raises.
 
     Args:
-        database: of the episode; changed by a write that succeeds.
-        call: in OpenAI's form, or anything else.
+        database: database of the episode; a write that succeeds changes it.
+        call: a call in OpenAI's form, or anything else.
 
     Returns:
         The result, or text that starts with "Error".
@@ -99,9 +99,9 @@ def run_call(database: Database, call: Any) -> str:
 
 
 def problem(schema: Schema, value: Any, name: str) -> str | None:
-    """Return what is wrong with a value by the few words of JSON schema that the tools use.
+    """Return what is wrong with a value, by the part of JSON schema that the tools use, or None.
 
-    The answer never repeats what the model wrote, which may be long and in any words.
+    The text never repeats the model's value, which may be long and contain anything.
     """
     kind = schema["type"]
     if not isinstance(value, TYPES[kind]) or isinstance(value, bool):
@@ -137,10 +137,10 @@ def _text(content: Any) -> str:
 
 
 def _spoken(message: Message) -> bool:
-    """Whether the user hears this: text beside tool calls stays with the agent."""
+    """Return whether the user sees a message: text beside tool calls stays with the agent."""
     return message.get("role") == "assistant" and not message.get("tool_calls")
 
 
 def _mentions(told: str, info: str) -> bool:
-    """Whether a text holds a word or number by itself, and not as a part of a longer one."""
+    """Return whether a text contains a word or number, not only as part of a longer one."""
     return bool(re.search(rf"(?<![\w-]){re.escape(info.lower())}(?![\w-])", told))

@@ -1,4 +1,4 @@
-"""The database at the start of every episode: draws flights, users and reservations."""
+"""Draw the database at the start of every episode: flights, users and reservations."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from stages.envs.users import pick
 
 T = TypeVar("T")
 
-ROUTES, DATES = 20, 8  # each route is flown on so many dates, once at each time of day
+ROUTES, DATES = 20, 8  # routes, and dates per route, with one flight at each time of day
 USERS = 480
-RESERVATIONS = (2, 3, 3, 4, 4, 5)  # of a user
+RESERVATIONS = (2, 3, 3, 4, 4, 5)  # per user
 FRESH = (3, 6, 9, 12, 18, 21, 23, 24)  # hours since a booking
 STALE = (25, 28, 30, 36, 50, 80, 120, 240)
 FARES = tuple(range(60, 210, 10))  # of economy
@@ -39,7 +39,7 @@ FARES = tuple(range(60, 210, 10))  # of economy
 def new_tables(
     rng: Random, n_users: int = USERS, taken: AbstractSet[str] = frozenset()
 ) -> dict[str, dict[str, Record]]:
-    """Draw users, reservations and flights, by id; ids that are taken are left out."""
+    """Draw users, reservations and flights, by id, without the ids in `taken`."""
     flights = dict(_flights(rng))
     users: dict[str, Record] = {}
     reservations: dict[str, Record] = {}
@@ -78,7 +78,7 @@ def _flights(rng: Random) -> Iterator[tuple[str, Record]]:
     routes = [(origin, destination) for origin, destination in routes if origin != destination]
     for origin, destination in shuffled(routes, rng)[:ROUTES]:
         for date in [*shuffled(past, rng)[:1], *shuffled(ahead, rng)[: DATES - 1]]:
-            fares = shuffled(FARES, rng)  # no two alike, so that the cheapest is one
+            fares = shuffled(FARES, rng)  # all different, so that the cheapest flight is unique
             for departs, fare in zip(DEPARTURES, fares, strict=False):
                 status = pick(rng, ("scheduled",) * 5 + ("delayed", "cancelled"))
                 yield (

@@ -42,7 +42,7 @@ class Tool:
     run: Callable[..., Any]  # (database, **arguments) -> what the model sees; may raise ToolError
 
     def definition(self, name: str) -> dict[str, Any]:
-        """Return the OpenAI form."""
+        """Return the definition in OpenAI's form."""
         function = {"name": name, "description": self.description, "x-kind": self.kind}
         return {"type": "function", "function": function | {"parameters": self.parameters}}
 
@@ -104,7 +104,7 @@ def search_flights(
 ) -> list[Record]:
     """Find the flights on offer, with the price for one passenger and the seats left."""
     offers = []
-    # No tool adds a flight, so the shared table knows them all.
+    # No tool adds a flight, so the shared table has them all.
     for number in db.tables["routes"].get(f"{origin} {destination} {date}", {}).get("flights", ()):
         flight = db.get("flights", number)
         if flight["status"] == "scheduled":
@@ -205,7 +205,7 @@ def add_bags(
         if payment_id is None:
             raise ToolError("payment_id is missing")
         _pay(db.edit("users", reservation["user"]), payment_id, BAG_PRICE * paid_bags)
-        # A card has no balance to tell which one was used.
+        # A card has no balance that would show which one was used.
         reservation["bags_paid_with"] = [*reservation.get("bags_paid_with", ()), payment_id]
     reservation["bags"] += bags
     return {"reservation": reservation_id, "bags": reservation["bags"]}
@@ -251,7 +251,7 @@ def transfer_to_human_agents(db: Database, summary: str) -> str:
 
 
 def call_tool(db: Database, name: str, arguments: Record) -> str:
-    """Answer a call with checked arguments; a write that fails changes nothing.
+    """Execute a call with checked arguments; a write that fails changes nothing.
 
     Returns:
         JSON, or text that starts with "Error".
@@ -273,7 +273,7 @@ def _confirmed(db: Database, reservation_id: str) -> Record:
 
 
 def _move(db: Database, reservation_id: str, flight: str, cabin: str, payment_id: str) -> Record:
-    """Put a reservation on another flight or into another cabin."""
+    """Move a reservation to another flight or cabin."""
     reservation = db.edit("reservations", reservation_id)
     if (flight, cabin) == (reservation["flight"], reservation["cabin"]):
         raise ToolError("nothing to change")
@@ -320,7 +320,7 @@ def _name(passenger: dict[str, str]) -> str:
 
 
 def _free_id(db: Database, user_id: str, flight: str) -> str:
-    """Return an id for a new reservation: the same for the same booking, but not guessable."""
+    """Return an id for a new reservation, which the booking determines but nobody can guess."""
     ids = len(LEFT) * len(RIGHT)
     start = zlib.crc32(f"{user_id} {flight}".encode())
     for place in range(start, start + ids):

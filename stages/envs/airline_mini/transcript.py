@@ -1,4 +1,4 @@
-"""What the transcript of a conversation answers to a plan: the desk of the expert policy."""
+"""The desk of the expert policy: it answers a plan from the transcript of a conversation."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from stages.messages.message import Message
 
 Key = tuple[str, bytes]  # of a call: the tool, and its arguments as JSON
 
-# What a hasty agent takes for granted.
+# What a hasty agent assumes.
 USUAL = {"get_flight_status": {"status": "scheduled"}}
 
 
 class Transcript(Desk):
-    """Reads the customer's latest request, and what was asked and done for it, off the messages.
+    """Reads the customer's latest request, and the progress on it, from the messages.
 
     Attributes:
         want: what the customer wants, an act of the phrase book; "" if that is not understood.
-        hasty: takes the usual for granted instead of looking, and asks for no yes.
+        hasty: whether it assumes the usual instead of reading, and acts without confirmation.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Transcript(Desk):
         self.hasty = hasty
         self._phrases = phrase_book()
         self._facts: dict[str, str] = {}
-        self._results: dict[Key, str] = {}  # by earlier requests, too, until one writes
+        self._results: dict[Key, str] = {}  # also of earlier requests, until one of them writes
         self._confirmed = False
         calls: dict[str, Mapping[str, str]] = {}
         for message in messages:
@@ -48,7 +48,7 @@ class Transcript(Desk):
                 self._note(calls[message["tool_call_id"]], message["content"])
 
     def ask(self, *facts: str) -> list[str]:
-        """Return what the customer told."""
+        """Return the customer's answers."""
         slots = {fact: self._phrases.slots(fact) for fact in facts}
         missing = [fact for fact in facts if not self._facts.keys() >= set(slots[fact])]
         if missing:
@@ -56,7 +56,7 @@ class Transcript(Desk):
         return [self._facts[slot] for fact in facts for slot in slots[fact]]
 
     def look(self, name: str, **arguments: Any) -> Any:
-        """Return what a tool has shown."""
+        """Return the result of an earlier read."""
         result = self._results.get((name, _canonical(arguments)))
         if result is None and self.hasty and name in USUAL:
             return USUAL[name]
@@ -67,7 +67,7 @@ class Transcript(Desk):
         return orjson.loads(result)
 
     def act(self, name: str, **arguments: Any) -> Step:
-        """Propose, then do, then report."""
+        """Return the proposal of a write, then its call, then the report."""
         result = self._results.get((name, _canonical(arguments)))
         if result is not None:
             return Tell("refuse" if result.startswith("Error") else "done")
@@ -78,7 +78,7 @@ class Transcript(Desk):
         for section, act, facts in self._phrases.read(text):
             if (section, act) == ("talk", "next"):
                 self.want = ""
-            if section == "wants" and self.want != act:  # else it only says it again
+            if section == "wants" and self.want != act:  # otherwise the customer repeats it
                 self.want, self._confirmed = act, False
                 self._facts = {key: self._facts[key] for key in self._facts if key == "user_id"}
                 if not all(map(_reads, self._results)):
@@ -89,7 +89,7 @@ class Transcript(Desk):
     def _note(self, function: Mapping[str, str], result: str) -> None:
         try:
             key = (function["name"], _canonical(orjson.loads(function["arguments"])))
-        except orjson.JSONDecodeError:  # a slip
+        except orjson.JSONDecodeError:  # broken by a slip
             return
         self._results[key] = result
 

@@ -1,9 +1,8 @@
 """Every piece of text that an episode can hold, for a word-level tokenizer.
 
-A text is cut into the longest pieces from left to right, never within a word or number. The pieces
-of ids, names, numbers and choices stand alone, without a space, so that they are the same in a
-sentence and in JSON; other words carry the space before them; what JSON puts between two values is
-one piece.
+A text is cut into the longest pieces from left to right, never within a word or number. Pieces of
+ids, names, numbers and choices have no space, so that they are the same in a sentence and in JSON.
+Other words include the space before them. The JSON syntax between two values is one piece.
 """
 
 from __future__ import annotations
@@ -67,21 +66,21 @@ def vocabulary() -> dict[str, list[str]]:
 
 
 def _choices() -> list[str]:
-    """Return the values out of a few, as they stand in results and arguments."""
+    """Return the values of enumerations in results and arguments."""
     choices = (*names.CABINS, *names.DEPARTURES, "cheapest", *names.MEMBERS, *names.REASONS)
     states = ("scheduled", "delayed", "cancelled", "confirmed", "yes", "no")
     return [*choices, *states, *names.TOPICS]
 
 
 def _numbers() -> list[str]:
-    """Return what stands for one value: days, counts, hours, and amounts in tens."""
+    """Return the numbers that are one piece: days, counts, hours, and amounts in tens."""
     tables = airline_mini().tables
     hours = {record["hours"] for record in tables["reservations"].values()}
     return [str(number) for number in sorted({*range(40), *range(0, 1000, 10), *hours})]
 
 
 def _scaffolds() -> Iterator[str]:
-    """Yield what stands between the values of all gold calls and their results."""
+    """Yield the JSON syntax between the values of all gold calls and their results."""
     environment = airline_mini()
     scaffolds: set[str] = set()
     for split in ("train", "dev", "test"):
@@ -96,7 +95,7 @@ def _scaffolds() -> Iterator[str]:
 
 
 def _words() -> Iterator[str]:
-    """Yield the words of all that is said, those that can open a message without a space, too."""
+    """Yield the words of all phrases and errors; those that open a message also without space."""
     choices = {*_choices(), *TOOLS}
     for sentence in [*_strings(_spoken()), *ERRORS.split(". "), *names.METHODS.values()]:
         for part in SLOT.split(sentence):

@@ -1,6 +1,6 @@
 """Databases of one episode over a snapshot that all episodes share.
 
-Each call of a tool ends with `keep` or `undo`, so that a call that fails changes nothing.
+Each tool call ends with `keep` or `undo`, so that a call that fails changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ State = Mapping[str, str]  # what differs from the snapshot, by place, as canoni
 
 
 class UndoableDatabase(Protocol):
-    """What the tools of one side see as `db`, and what it takes to undo them."""
+    """The `db` that the tools of one side see, with undo."""
 
     db: Any
 
@@ -27,11 +27,11 @@ class UndoableDatabase(Protocol):
         """Take back the changes since the last `keep`."""
 
     def state(self) -> State:
-        """What tau2-bench's hash would tell apart: equal states are equal databases."""
+        """Return the state; two states are equal if tau2-bench's hashes of them are."""
 
 
 def open_database(snapshot: Record) -> UndoableDatabase:
-    """A database that starts as the snapshot and never changes it."""
+    """Return a database that starts as the snapshot and never changes it."""
     tables = [value for _, value in snapshot]
     if all(isinstance(table, dict) for table in tables):
         return _Tables(snapshot)
@@ -39,7 +39,7 @@ def open_database(snapshot: Record) -> UndoableDatabase:
 
 
 class _Tables:
-    """A large database of records by key: only the records that tools reach are copied."""
+    """A large database of records by key; only the records that tools access are copied."""
 
     def __init__(self, snapshot: Record) -> None:
         self._tables = {name: _Table(records) for name, records in snapshot}
@@ -65,10 +65,10 @@ class _Tables:
 
 
 class _Table(dict[str, Record]):
-    """Records by key. One reached by its key is a copy, made anew for each call.
+    """Records by key. Access by key returns a copy, made anew for each call.
 
-    Those met while going through `values()` or `items()` are the shared ones: the package's tools
-    only read them there. Of what a dict can do, they use no more than this.
+    Iteration over `values()` or `items()` returns the shared records, which the package's tools
+    only read there. The tools use no other methods of a dict.
     """
 
     def __init__(self, snapshot: Mapping[str, Record]) -> None:
@@ -133,6 +133,6 @@ class _Whole:
 
 
 def _canonical(record: Record | None) -> str:
-    """The text that tau2-bench hashes: `1` and `1.0` differ, the order of keys does not matter."""
+    """Return the text that tau2-bench hashes: `1` and `1.0` differ, key order does not matter."""
     dumped = None if record is None else record.model_dump(warnings=False)
     return json.dumps(dumped, sort_keys=True, default=str)

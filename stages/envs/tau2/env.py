@@ -28,10 +28,10 @@ WORLDS = tuple(PREFIX + name for name in NAMES)
 
 @runtime_checkable
 class EquippedUser(User, Protocol):
-    """A user who can use tools of their own, as telecom has them."""
+    """A user with its own tools, as in telecom."""
 
     def equip(self, tools: list[dict[str, Any]], call: Callable[[str, Any], str], /) -> None:
-        """Receive the tools' OpenAI definitions, and the function that calls one by name."""
+        """Take the tools' OpenAI definitions, and the function that calls one by name."""
 
 
 class Tau2Env:
@@ -99,8 +99,8 @@ class Tau2Env:
 
         Args:
             task: one of `tasks`.
-            seed: unused; these domains leave nothing to chance.
-            user: has no default: these domains come without a scripted user.
+            seed: unused; these domains are deterministic.
+            user: required, because these domains have no scripted user.
 
         Raises:
             InputError: no user is given.
@@ -112,13 +112,13 @@ class Tau2Env:
 
 
 class Tau2Session:
-    """One episode in play.
+    """One episode in progress.
 
     Attributes:
-        messages: what the agent sees.
-        record: all there was: also the user's own tool calls, their results (with the field
+        messages: messages that the agent sees.
+        record: all messages, including the user's own tool calls, their results (with the field
             `requestor`), and the message by which the user ended the conversation.
-        done: the user has ended the conversation.
+        done: whether the user has ended the conversation.
     """
 
     def __init__(self, package: Package, task: Task, user: User) -> None:
@@ -158,13 +158,13 @@ class Tau2Session:
         return called.text
 
     def outcome(self) -> Outcome:
-        """Judge by tau2-bench's rules, by what the task's `reward_basis` asks for.
+        """Judge the episode by tau2-bench's rules, by the parts in the task's `reward_basis`.
 
-        Parts: `database` (as the gold actions leave it, on the user's side too), `told` (each
-        required information is in one of the agent's messages), `assertions` (on the environment)
-        and `actions` (each gold action is among the calls). `judged`: assertions in natural
-        language, None since that takes a language model; the outcome leaves them out. A task
-        without criteria is solved.
+        Parts: `database` (its state is that after the gold actions, on the user's side too), `told`
+        (each required information is in one of the agent's messages), `assertions` (on the
+        environment) and `actions` (each gold action is among the calls). `judged` stands for
+        assertions in natural language: it is None, because they need a language model, and the
+        outcome ignores it. A task without criteria is solved.
 
         Source: the evaluators of sierra-research/tau2-bench.
         """
@@ -187,7 +187,7 @@ class Tau2Session:
 
     def _gold_state(self) -> GoldState:
         gold = [(action["name"], action["arguments"], False) for action in self._task.gold_actions]
-        if self._package.user:  # whose actions a Task does not hold
+        if self._package.user:  # a Task does not hold the user's gold actions
             actions = self._model.evaluation_criteria.actions or []
             gold = [(a.name, a.arguments, a.requestor == "user") for a in actions]
         return _gold_state(self._package.name, self._task.task_id, json.dumps(gold))
@@ -225,7 +225,7 @@ class Tau2Session:
 
 @functools.lru_cache(maxsize=4096)
 def _gold_state(name: str, task_id: str, gold: str) -> GoldState:
-    """The databases that gold actions reach; one that fails, as some do, changes nothing."""
+    """Return the databases after the gold actions; one that fails, as some do, changes nothing."""
     package = load_package(name)
     environment = Environment(package, package.task(task_id))
     for tool, arguments, by_user in json.loads(gold):
@@ -240,7 +240,7 @@ def _told(info: Iterable[str], messages: Iterable[Message]) -> bool:
 
 
 def _done(action: Any, environment: Environment) -> bool:
-    """Whether one of the calls, of either side, is this gold action."""
+    """Return whether a call of either side equals a gold action."""
     return any(
         call.name == action.name
         and isinstance(call.arguments, dict)

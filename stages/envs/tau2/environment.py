@@ -1,4 +1,4 @@
-"""The tools and databases of one episode, and the texts that tools answer with."""
+"""The tools and databases of one episode, and the texts that tools return."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MODEL_AS_DICT = "get_details_by_id"
 
 
 class Called(NamedTuple):
-    """A tool call that was made, and its answer."""
+    """An executed tool call and its answer."""
 
     name: str
     arguments: Any  # an object, or what the model wrote in its place
@@ -24,7 +24,7 @@ class Called(NamedTuple):
 
 
 class Environment:
-    """What one episode can change, starting from a task's initial state.
+    """The state that one episode can change, starting from a task's initial state.
 
     Attributes:
         calls: all calls so far, of the agent and of the user.
@@ -44,8 +44,8 @@ class Environment:
     def call(self, name: str, arguments: Any, *, by_user: bool = False) -> Called:
         """Call a tool, whatever its name and arguments are; never raises.
 
-        The text is what tau2-bench would answer: models and their parts as JSON, and the words of
-        any exception after "Error: ". A call that fails changes nothing.
+        The text is tau2-bench's: models and their parts as JSON, and for any exception "Error: "
+        with its message. A call that fails changes nothing.
         """
         toolbox = self._user if by_user else self._agent
         try:
@@ -57,7 +57,7 @@ class Environment:
             if not isinstance(arguments, dict):
                 raise ValueError("the arguments are not a JSON object")
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pydantic, on odd values that a model wrote
+                warnings.simplefilter("ignore")  # pydantic warns of odd values by a model
                 text = _as_text(name, tool(**arguments))
                 self._sync()
                 self._end_call(failed=False)
@@ -66,22 +66,22 @@ class Environment:
             self._end_call(failed=True)
             # The package's toolkits have longer names than tau2-bench's.
             text, failed = f"Error: {error}".replace("AgentTools.", "Tools."), True
-        # Half a surrogate pair, which JSON can hold, can't be written to any file.
+        # A lone surrogate, which JSON can hold, can't be written to any file.
         text = text.encode("utf-8", "backslashreplace").decode()
         called = Called(name, arguments, text, failed)
         self.calls.append(called)
         return called
 
     def state(self) -> dict[str, State]:
-        """What changed in the agent's and the user's database."""
+        """Return what changed in the agent's and the user's database."""
         desks = {"agent": self._agent, "user": self._user}
         return {name: toolbox.database.state() for name, toolbox in desks.items() if toolbox}
 
     def holds(self, assertion: Any) -> bool:
-        """Whether one of the task's assertions on the environment holds."""
+        """Return whether one of the task's assertions on the environment holds."""
         try:
             value = self._function(assertion)(**assertion.arguments)
-        except Exception:  # how some assertions say no
+        except Exception:  # some assertions fail by raising
             return False
         return bool(value == assertion.assert_value)
 
@@ -117,7 +117,7 @@ class _Desk:
         return self._side.elsewhere.get(name) or getattr(self.toolkit, name)
 
     def end_call(self, *, failed: bool) -> None:
-        """Keep what a call changed, or put it back if the call failed."""
+        """Keep what a call changed, or undo it if the call failed."""
         if failed:
             self.database.undo()
             self.toolkit.db = self.database.db
@@ -126,7 +126,7 @@ class _Desk:
 
 
 def _as_text(name: str, value: Any) -> str:
-    """A tool's answer as tau2-bench writes it.
+    """Return a tool's answer in tau2-bench's form.
 
     Source: `Environment.to_json_str` of sierra-research/tau2-bench, by which numbers outside of
     models become strings.

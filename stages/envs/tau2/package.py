@@ -1,7 +1,7 @@
-"""What the optional package inspect-evals holds of a tau2-bench domain, loaded once.
+"""A tau2-bench domain from the optional package inspect-evals, loaded once.
 
-Its tools, databases, policies, tasks and splits are used as they are. Only its toolkits' base
-class is left out: `StoreModel` validates the whole database at each access of an attribute.
+The package's tools, databases, policies, tasks and splits are used unchanged. Only the base class
+of its toolkits is left out: `StoreModel` validates the whole database at each attribute access.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Package:
 
 @functools.cache
 def load_package(name: str) -> Package:
-    """Load a domain, in about a second after some seconds of imports; then it is kept.
+    """Load a domain and cache it; this takes about a second, after some seconds of imports.
 
     Args:
         name: one of NAMES.
@@ -81,7 +81,7 @@ def load_package(name: str) -> Package:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the package's own dependencies on each other
+            warnings.simplefilter("ignore")  # the package's dependencies warn of each other
             return _load(name)
     except ModuleNotFoundError as error:
         raise InputError(
@@ -121,7 +121,7 @@ def _module(path: str) -> Any:
 
 
 def _read(path: Path) -> Any:
-    """A JSON or TOML file; the package's own reader leaves a copy of each .gz in /tmp."""
+    """Read a JSON or TOML file; the package's own reader leaves a copy of each .gz in /tmp."""
     if path.suffix == ".toml":
         return importlib.import_module("toml").loads(path.read_text(encoding="utf-8"))
     data = path.read_bytes()
@@ -151,7 +151,7 @@ def _side(path: str, factories: list[Any], database: Any, domain: Domain | None)
 
 
 def _without_store(store_model: Any) -> Any:
-    """A plain class with the methods of a toolkit and its fields' defaults, new for each object."""
+    """Return a plain class with a toolkit's methods, and new default fields for each object."""
     fields = {
         name: field
         for name, field in store_model.model_fields.items()
@@ -171,7 +171,7 @@ def _without_store(store_model: Any) -> Any:
 
 
 def _with_counted_bills(toolkit: Any) -> Any:
-    """The telecom toolkit with the same id each time for a new bill, where it draws one."""
+    """Return the telecom toolkit with numbered ids of new bills in place of random ones."""
 
     def charge(self: Toolkit, customer_id: str, amount: float, description: str) -> None:
         known = len(self.db.bills)
@@ -183,7 +183,7 @@ def _with_counted_bills(toolkit: Any) -> Any:
 
 
 def _finished(tool: Callable[..., Coroutine[Any, Any, str]]) -> Callable[..., str]:
-    """A tool of the package, asynchronous in form only, as a plain function."""
+    """Return a tool of the package, which is asynchronous in form only, as a plain function."""
 
     def call(**arguments: Any) -> str:
         try:

@@ -1,1 +1,1 @@
-"""How families of models write tool calls as text, one module per kind of notation."""
+"""Parsers of the tool calls that families of models write as text, one module per notation."""

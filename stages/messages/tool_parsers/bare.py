@@ -1,6 +1,6 @@
 """Calls without markers: a text counts only if all of it is calls.
 
-Answers may be JSON or Python too, so that a call must have its exact form and, where the tools are
+Answers may be JSON or Python too, so that a call must have its exact form and, if the tools are
 known, the name of one.
 """
 
@@ -36,7 +36,7 @@ QUOTED_OR_BRACKET = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[\[\](){}
 
 
 def unfenced(text: str) -> str:
-    """Return what a code fence holds, where the text is nothing else."""
+    """Return the content of a code fence if the text is nothing else, otherwise the text."""
     fence = FENCE.fullmatch(text.strip())
     if fence is None:
         return text
@@ -45,14 +45,14 @@ def unfenced(text: str) -> str:
 
 
 def bare_calls(text: str, names: Collection[str]) -> list[TextCall]:
-    """Read a text that is calls and nothing else; any other text holds none.
+    """Parse a text that is calls and nothing else; any other text holds none.
 
     Args:
-        text: without thoughts.
-        names: of the tools, if they are known.
+        text: text without thoughts.
+        names: names of the tools; empty: unknown.
     """
     if code := TOOL_CODE.fullmatch(text.strip()):
-        return _python_form(code[1]) or []  # as Gemma 3 is told to write
+        return _python_form(code[1]) or []  # the form that Gemma 3's prompts ask for
     body = unfenced(text).strip()
     if body[:1] not in {"[", "{"}:
         return []
@@ -65,14 +65,14 @@ def bare_calls(text: str, names: Collection[str]) -> list[TextCall]:
 
 
 def wrapped_calls(text: str, names: Collection[str]) -> list[TextCall]:
-    """Read what some model writes without a marker, beside the forms of `bare_calls`.
+    """Parse the forms without a marker that `bare_calls` does not cover.
 
     xLAM wraps its list in `{"thought": ..., "tool_calls": [...]}`. GLM-4 writes a name and JSON
     below it, which counts only if the name is a known tool's.
 
     Args:
-        text: without thoughts.
-        names: of the tools, if they are known.
+        text: text without thoughts.
+        names: names of the tools; empty: unknown.
     """
     body = unfenced(text).strip()
     if body.startswith("{"):
@@ -96,7 +96,7 @@ def _is_tool(name: str, names: Collection[str]) -> bool:
 
 
 def _json_form(body: str) -> list[TextCall] | None:
-    """Read Llama's JSON objects or xLAM's list of them; None if the text is no JSON."""
+    """Parse Llama's JSON objects or xLAM's list of them; None if the text is not JSON."""
     calls: list[TextCall | None] = []
     end = 0
     try:
@@ -112,14 +112,14 @@ def _json_form(body: str) -> list[TextCall] | None:
 
 
 def _exact_call(value: Any, written: str) -> TextCall | None:
-    """Read an object that has the keys of a call and no others."""
+    """Parse an object that has the keys of a call and no others."""
     if not isinstance(value, dict):
         return None
     entry = value
     if value.keys() <= WRAPPER_KEYS and isinstance(value.get("function"), dict):
         entry = value["function"]
     elif value.get("type") == "function" and isinstance(value.get("function"), str):
-        entry = {**value, "name": value["function"]}  # Llama 3.2 slips into it
+        entry = {**value, "name": value["function"]}  # Llama 3.2 sometimes writes this
         del entry["function"]
     if not entry.keys() <= CALL_KEYS or ("arguments" in entry) == ("parameters" in entry):
         return None
@@ -147,7 +147,7 @@ def _is_object(given: Any) -> bool:
 
 
 def _python_form(body: str) -> list[TextCall] | None:
-    """Read BFCL's list of Python calls; None if it is none."""
+    """Parse BFCL's list of Python calls; None if the text is not one."""
     if not BEGINNING.match(body):
         return None
     try:
@@ -157,7 +157,7 @@ def _python_form(body: str) -> list[TextCall] | None:
 
 
 def _cut_form(body: str) -> list[TextCall]:
-    """Return a broken call where the text begins one that is no JSON, or never ends."""
+    """Return a broken call if the text begins one that is malformed or never ends."""
     if begun := CUT_JSON.match(body):
         return [broken_call(body, begun[1])]
     begun = BEGINNING.match(body) if body.startswith("[") else None
@@ -167,7 +167,7 @@ def _cut_form(body: str) -> list[TextCall]:
 
 
 def _is_open(body: str) -> bool:
-    """Tell whether a bracket or a quote of the text is never closed."""
+    """Return whether a bracket or a quote of the text is never closed."""
     depth = 0
     for match in QUOTED_OR_BRACKET.finditer(body):
         if match[0] in {'"', "'"}:

@@ -1,4 +1,4 @@
-"""What all notations share: a call, its JSON, and the types of its arguments."""
+"""Shared by all notations: a call, its JSON, and the types of its arguments."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ JSON_TYPES = {
 class TextCall(NamedTuple):
     """A call that a model wrote as text."""
 
-    name: str  # "" where the text shows none
-    # Text, "" where there are none; of a broken call all of it; an object where Python wrote it.
+    name: str  # "" if the text has none
+    # Text, "" if there are none; the whole text of a broken call; an object if Python printed it.
     arguments: Any
     broken: bool = False
 
 
 class Reading(NamedTuple):
-    """What a reader took from a text, from its opening on."""
+    """The part of a text that a reader parsed, from its opening on."""
 
     end: int  # where the rest of the text begins
     calls: Sequence[TextCall] = ()
@@ -53,7 +53,7 @@ Reader = Callable[[str, "re.Match[str]", Tools], "Reading | None"]
 
 
 def after_space(text: str, at: int) -> int:
-    """Return the place of the next character that is no white space."""
+    """Return the place of the next character that is not white space."""
     space = SPACE.match(text, at)
     return space.end() if space else at
 
@@ -71,10 +71,10 @@ def decode(text: str, at: int) -> tuple[Any, int]:
 
 
 def json_calls(text: str, at: int) -> tuple[list[TextCall], int]:
-    """Read a JSON call, or a JSON list of them, and return where it ends.
+    """Parse a JSON call, or a JSON list of them, and return where it ends.
 
     Raises:
-        ValueError: the text is no JSON, or a part of it is no call.
+        ValueError: the text is not JSON, or a part of it is not a call.
     """
     at = after_space(text, at)
     if not text.startswith("[", at):
@@ -108,10 +108,10 @@ def entry_call(value: Any, body: str = "") -> TextCall | None:
 
     Args:
         value: any JSON value.
-        body: its text; arguments are then returned as they are written, to the letter.
+        body: text of the value; if given, the arguments are returned verbatim.
 
     Returns:
-        The call, or None if the value is no call.
+        The call, or None if the value is not a call.
     """
     if not isinstance(value, dict):
         return None
@@ -119,7 +119,7 @@ def entry_call(value: Any, body: str = "") -> TextCall | None:
     name = next((entry[key] for key in ("name", "tool_name", "function") if key in entry), None)
     keys = [key for key in ARGUMENT_KEYS if entry.get(key) is not None]
     if any(entry[key] != entry[keys[0]] for key in keys):
-        return None  # nobody can tell which of them counts
+        return None  # ambiguous
     key = next((key for key in ARGUMENT_KEYS if key in entry), None) if not keys else keys[0]
     if not isinstance(name, str) or (key is None and not PLAIN_KEYS.issuperset(entry)):
         return None
@@ -130,7 +130,7 @@ def entry_call(value: Any, body: str = "") -> TextCall | None:
 
 
 def _verbatim(body: str, value: dict[str, Any]) -> str:
-    """Return the text of the arguments as the model wrote it, spaces and doubled keys included."""
+    """Return the text of the arguments verbatim, including spaces and duplicate keys."""
     for key in ARGUMENTS.finditer(body):
         try:
             read, end = decode(body, key.end())
@@ -142,7 +142,7 @@ def _verbatim(body: str, value: dict[str, Any]) -> str:
 
 
 def broken_call(body: str, name: str = "") -> TextCall:
-    """Return a call that has all of its text as arguments, which no environment accepts."""
+    """Return a call with its whole text as arguments, which no environment accepts."""
     written = None if name else NAME.search(body)
     return TextCall(written[3] if written else name, body.strip(), broken=True)
 
@@ -155,19 +155,19 @@ def broken_until(text: str, at: int, close: str, name: str = "") -> Reading:
 
 
 def as_text(arguments: Any) -> str:
-    """Return arguments as text; none at all are an empty object."""
+    """Return arguments as text; missing arguments become an empty object."""
     if isinstance(arguments, str):
         return arguments or "{}"
     return "{}" if arguments is None else json.dumps(arguments, ensure_ascii=False)
 
 
 def typed_call(name: str, pairs: Sequence[tuple[str, str]], tools: Tools) -> TextCall:
-    """Return a call whose arguments are written as plain text and take types from the schema.
+    """Return a call whose arguments are plain text, with the types of the tool's schema.
 
     Args:
-        name: of the tool.
+        name: name of the tool.
         pairs: names and texts of the arguments.
-        tools: OpenAI definitions; of a tool that they lack, a value is JSON if it can be.
+        tools: OpenAI definitions; for a tool that they lack, a value is parsed as JSON if possible.
     """
     schema = definitions(tools).get(name, {}).get("parameters")
     properties = schema.get("properties") if isinstance(schema, dict) else None
@@ -177,7 +177,7 @@ def typed_call(name: str, pairs: Sequence[tuple[str, str]], tools: Tools) -> Tex
 
 
 def typed(text: str, schema: Any = None) -> Any:
-    """Return an argument's value: text where the schema says so, else JSON if it is any."""
+    """Return an argument's value: text if the schema says so, otherwise JSON if it is valid."""
     types = _types(schema)
     if types == {"string"}:
         return text
@@ -192,7 +192,7 @@ def typed(text: str, schema: Any = None) -> Any:
 
 
 def _types(schema: Any) -> frozenset[str]:
-    """Return the types that a JSON schema allows, as far as it names any."""
+    """Return the types that a JSON schema names; empty: it names none."""
     if not isinstance(schema, dict):
         return frozenset()
     stated = schema.get("type")
@@ -204,5 +204,5 @@ def _types(schema: Any) -> frozenset[str]:
 
 
 def _listed(value: Any) -> list[Any]:
-    """Return what a schema, which anyone may have written, lists; a single value alone."""
+    """Return a part of a schema as a list; a single value becomes a list of one."""
     return value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""The families of models: the sign of each in a chat template, and what opens its calls."""
+"""The families of models: the signs of each in a chat template, and what opens its calls."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Family(NamedTuple):
 
     Attributes:
         signs: texts that only the chat templates of these models contain.
-        readers: by the pattern of what opens a call.
-        bare: a text without any opening may be calls as well.
+        readers: readers by the pattern that opens a call.
+        bare: whether a text without any opening may be calls too.
     """
 
     signs: tuple[str, ...]
@@ -53,7 +53,7 @@ KIMI = named_json(
     r"\s*<\|tool_call_end\|>(?:\s*<\|tool_calls_section_end\|>)?",
     "<|tool_call_end|>",
 )
-# What follows shows that a text does not only mention the token.
+# The lookaheads exclude texts that only mention the token.
 MISTRAL = (
     r"\[TOOL_CALLS\](?=\s*[\[{]|\s*[\w.\-/:]+\s*(?:\[(?:ARGS|CALL_ID)\]|[{(]|\[[A-Z_]*\Z)"
     r"|\s*[\w.\-/:]*\Z)"
@@ -63,11 +63,11 @@ JSON_FOLLOWS = r"(?=\s*(?:[\[{]|\Z))"
 PYTHON_FOLLOWS = r"(?=\s*[A-Za-z_][\w.]*\()"
 INVOKE = r"<(?:antml:)?invoke\s+name|<invoke>(?=\s*<tool_name>)"
 
-# The first family with a sign in the template is taken, so that special signs come first.
+# The first family with a sign in the template is used, so that specific signs come first.
 FAMILIES: dict[str, Family] = {
     "harmony": Family(
         ("<|channel|>",),
-        # The second is what remains where the special tokens were deleted.
+        # The second pattern is for texts whose special tokens were deleted.
         {OPENING: read_harmony, r"(?:assistant)?(?:commentary|analysis)? to=functions\.": HARMONY},
     ),
     "kimi": Family(
@@ -151,7 +151,7 @@ FAMILIES: dict[str, Family] = {
 
 
 class Grammar(NamedTuple):
-    """What opens calls, and which reader goes on."""
+    """The pattern that opens calls, and the reader of each opening."""
 
     opening: re.Pattern[str]  # a group for each reader
     readers: Mapping[str, Reader]  # by the group's name
@@ -167,7 +167,7 @@ def grammar_of(tool_parser: str) -> Grammar:
 
 @functools.cache
 def any_grammar() -> Grammar:
-    """Return the grammar of a text whose model is unknown, where the text decides."""
+    """Return the grammar of all families, for a text whose model is unknown."""
     readers: dict[str, Reader] = {}
     for family in FAMILIES.values():
         readers |= family.readers

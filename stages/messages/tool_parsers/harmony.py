@@ -23,13 +23,13 @@ END = re.compile(r"<\|(?:end|call|return|start)\|>")
 
 
 def read_harmony(text: str, opening: re.Match[str], _tools: Tools) -> Reading | None:
-    """Read one message: thoughts, an answer, or a call to whom it is addressed."""
+    """Parse one message: thoughts, an answer, or a call of its recipient."""
     header = HEADER.match(text, opening.start())
     if header is None:
         return None
     end = END.search(text, header.end())
     body = text[header.end() : end.start() if end else len(text)]
-    # The next message begins with the marker that ends a message without one.
+    # A message without an end marker ends at the start of the next, which keeps its marker.
     rest = len(text) if end is None else end.start() if end[0] == "<|start|>" else end.end()
     recipient = RECIPIENT.search(header["before"] + " " + header["after"])
     if recipient is None:

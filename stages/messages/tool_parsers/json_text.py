@@ -28,8 +28,8 @@ def json_block(close: str = "", several: bool = False) -> Reader:
     """Return a reader of a JSON call or list of calls that a marker opens.
 
     Args:
-        close: the marker that ends the block; a text that ends with the JSON needs none.
-        several: JSON values may follow one another.
+        close: marker that ends the block; a text that ends with the JSON needs none.
+        several: whether several JSON values may follow one another.
     """
 
     def read(text: str, opening: re.Match[str], _tools: Tools) -> Reading:
@@ -44,7 +44,7 @@ def json_block(close: str = "", several: bool = False) -> Reader:
         tail = after_space(text, end)
         if close and text.startswith(close, tail):
             return Reading(tail + len(close), calls)
-        # Granite's list has no closing marker; an object with more behind it is no JSON.
+        # Granite's list has no closing marker; an object with more text behind it is broken.
         is_list = text[end - 1] == "]" and (not close or text.find(close, end) < 0)
         if tail == len(text) or not close or is_list:
             return Reading(end, calls)
@@ -70,7 +70,7 @@ def printed_block(close: str) -> Reader:
 def _printed_call(body: str) -> TextCall | None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the parser, on odd escapes in the text
+            warnings.simplefilter("ignore")  # the parser warns of odd escapes in the text
             entry: Any = ast.literal_eval(body)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
@@ -86,8 +86,8 @@ def named_json(head: str, tail: str, wrong_end: str) -> Reader:
 
     Args:
         head: pattern from the opening to the arguments; its last group is the name.
-        tail: pattern of what follows the arguments; the end of the text will do instead.
-        wrong_end: where a broken call ends, if it is in the text.
+        tail: pattern of the text after the arguments; the end of the text is accepted too.
+        wrong_end: text at which a broken call ends, if it occurs.
     """
     heading, closing = re.compile(head), re.compile(tail)
 
@@ -122,7 +122,7 @@ def read_mistral(text: str, opening: re.Match[str], tools: Tools) -> Reading | N
 
 
 def broken_until_next(text: str, opening: re.Match[str], name: str) -> Reading:
-    """Return a broken call that ends where the next one is opened."""
+    """Return a broken call that ends where the next call opens."""
     stop = text.find(opening[0], opening.end())
     end = stop if stop >= 0 else len(text)
     return Reading(end, [broken_call(text[opening.end() : end], name)])

@@ -23,14 +23,14 @@ BEGINNING = re.compile(r"\s*\[?\s*([A-Za-z_][\w.]*)\(\s*(?=[A-Za-z_]\w*\s*(?:=|\
 
 
 def python_calls(source: str) -> list[TextCall]:
-    """Read `[f(a=1), g(b="x")]`, or such calls without the list, one a line.
+    """Parse `[f(a=1), g(b="x")]`, or such calls without the list, one per line.
 
     Raises:
         ValueError: the text is something else, or an argument has no name or no plain value.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the parser, on odd escapes in the text
+            warnings.simplefilter("ignore")  # the parser warns of odd escapes in the text
             lines = ast.parse(source.strip()).body
     except (SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError("not Python") from error
@@ -66,7 +66,7 @@ def _name(node: ast.expr) -> str:
 
 
 def _value(node: ast.expr) -> Any:
-    """Return the JSON value that an expression stands for; tuples and sets become lists."""
+    """Return the JSON value of an expression; tuples and sets become lists."""
     match node:
         case ast.Constant(value=None | str() | int() | float() as value):
             return value
@@ -100,7 +100,7 @@ def python_block(close: str) -> Reader:
 
 
 def read_python_tag(text: str, opening: re.Match[str], tools: Tools) -> Reading | None:
-    """Read what follows `<|python_tag|>`: Llama's JSON, or a built-in tool's `name.call(a=1)`."""
+    """Parse the text after `<|python_tag|>`: Llama's JSON, or a built-in `name.call(a=1)`."""
     reading = _TAGGED_JSON(text, opening, tools)
     if reading is None or not all(call.broken for call in reading.calls):
         return reading
@@ -114,7 +114,7 @@ def read_python_tag(text: str, opening: re.Match[str], tools: Tools) -> Reading 
     )
 
 
-MENTION = re.compile(r"[`'\"]?\s+\w+\s+\w")  # the text speaks about the marker
+MENTION = re.compile(r"[`'\"]?\s+\w+\s+\w")  # the text only mentions the marker
 _TAGGED_JSON = json_block(several=True)
 GEMMA_NAME = re.compile(r"\s*call:\s*([\w.\-]+)\s*(?=\{)")
 GEMMA_CUT = re.compile(r"\s*call:\s*([\w.\-]*)")

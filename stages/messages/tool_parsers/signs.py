@@ -1,4 +1,4 @@
-"""What shows quickly, and without the parsers, that a text may hold calls; most texts hold none."""
+"""Quick checks, without the parsers, whether a text may hold calls; most texts hold none."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ THOUGHTS = {
     "◁think▷": "◁/think▷",
 }
 NAME_ABOVE_JSON = re.compile(r"\s*([\w.\-]+)[ ]*\n\s*(?=\{)")  # GLM-4
-# Every text with a call has one of these, and hardly any other text has.
+# A text of calls without markers begins like this; hardly any other text does.
 FIRST_BRACKET = re.compile(r"\s*[\[{]|\s*```")
 
 
 def has_signs(text: str) -> bool:
-    """Tell quickly whether a text has what every call, read or not, is written with."""
+    """Return whether a text has one of the signs that every call has, even in unread notations."""
     return (
         "{" in text
         or "<" in text
@@ -31,7 +31,7 @@ def has_signs(text: str) -> bool:
 
 
 def may_hold_calls(text: str) -> bool:
-    """Tell quickly whether a text can hold calls; most texts cannot."""
+    """Return whether a text can hold calls; most texts cannot."""
     return (
         "<" in text
         or "[TOOL_CALLS]" in text

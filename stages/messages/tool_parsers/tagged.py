@@ -1,4 +1,4 @@
-"""Calls whose arguments stand between tags, as plain text."""
+"""Calls whose arguments are plain text between tags."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def read_function(text: str, opening: re.Match[str], tools: Tools) -> Reading | 
 
 
 def is_mention(text: str, at: int, close: str) -> bool:
-    """Tell whether a text only speaks of a tag: it goes on with words and never closes the tag."""
+    """Return whether a text only mentions a tag: words follow, and the tag is never closed."""
     place = after_space(text, at)
     return text[place : place + 1] not in {"", "<"} and text.find(close, at) < 0
 
@@ -134,7 +134,7 @@ def read_tool_call(text: str, opening: re.Match[str], tools: Tools) -> Reading |
         return read_glm(text, opening, tools)
     stop = text.find("</tool_call>", at)
     if PROSE.match(text, at) and (stop < 0 or WORDS.fullmatch(text, opening.end(), stop)):
-        return None  # the text speaks about the tag
+        return None  # the text only mentions the tag
     return _hermes(text, opening, tools)
 
 
@@ -150,7 +150,7 @@ def read_invoke(text: str, opening: re.Match[str], tools: Tools) -> Reading | No
     pairs, verbatim, at = [], {}, named.end()
     while value := VALUE.match(text, at):
         pairs.append((value[2], value[4]))
-        if value[3] == "true":  # DeepSeek says which values are text
+        if value[3] == "true":  # DeepSeek marks the values that are text
             verbatim[value[2].strip()] = {"type": "string"}
         at = value.end()
     closed = INVOKE_END.match(text, at)

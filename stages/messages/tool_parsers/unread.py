@@ -1,4 +1,4 @@
-"""Texts that look like calls, but are in no notation that is read, or in the midst of prose."""
+"""Detect texts that look like calls but are in an unread notation, or within prose."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 from stages.messages.tool_parsers.signs import THOUGHTS
 
-# Samples of code: what stands in them is shown, not called.
+# Code samples: they show calls and do not make them.
 CODE = re.compile(r"(```|~~~).*?(?:\1|\Z)|`[^`\n]*`", re.DOTALL)
 THOUGHT = re.compile(
     "|".join(f"{re.escape(begin)}.*?(?:{re.escape(end)}|\\Z)" for begin, end in THOUGHTS.items()),
@@ -42,14 +42,14 @@ IN_PROSE = re.compile(
 
 
 def unread_call(text: str) -> Literal["sure", "doubtful"] | None:
-    """Tell whether a recorded text that `recorded_calls` finds no call in looks like one.
+    """Return whether a text in which `recorded_calls` finds no call looks like one.
 
     Args:
-        text: as for `recorded_calls`.
+        text: the recorded text.
 
     Returns:
         "sure" for a call in a notation that is not read, "doubtful" for JSON in prose that may be
-        a call or show one, None for any other text.
+        a call or an example of one, None for any other text.
     """
     if "<" in text or "[THINK]" in text or "◁" in text:
         text = THOUGHT.sub("", text)
@@ -59,10 +59,10 @@ def unread_call(text: str) -> Literal["sure", "doubtful"] | None:
 
 
 def _is_unread(text: str) -> bool:
-    """Whether a text without calls that were read is, or holds, a call beyond doubt.
+    """Return whether a text without calls that were read surely is, or holds, a call.
 
     Args:
-        text: without thoughts.
+        text: text without thoughts.
     """
     has_data = "{" in text or "[" in text
     if (has_data or "```" in text or "✿" in text) and MARKED.search(text):
@@ -75,17 +75,17 @@ def _is_unread(text: str) -> bool:
 
 
 def _may_be(text: str) -> bool:
-    """Whether a text without calls that were read holds JSON that may be meant as a call."""
+    """Return whether a text without calls that were read holds JSON that may mean a call."""
     return "{" in text and IN_PROSE.search(INLINE.sub("", text)) is not None
 
 
 def _is_code(text: str) -> bool:
-    """Whether a text is nothing but Python calls of names like those of tools."""
+    """Return whether a text is nothing but Python calls with names like those of tools."""
     if not SNAKE_CALL.match(text):
         return False
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the parser, on odd escapes in the text
+            warnings.simplefilter("ignore")  # the parser warns of odd escapes in the text
             body = ast.parse(text.strip()).body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False
