@@ -1,7 +1,7 @@
 /* One episode: its strip of turns, and its conversation. */
 const ROWS = [["tier", "tier"], ["reward", "raw reward"], ["value", "calibrated"], ["return_part", "return part"], ["outcome_part", "outcome part"], ["advantage", "advantage"]];
 const AGAINST = 1, FLIPS = 2, ERROR = 4;
-const COUNT_LONG = 4000; // longer messages scroll in a box of their own, in characters
+const COUNT_LONG = 4000; // characters; longer messages scroll in their own box
 
 const tierOf = (row, turn) => index.tiers[row.turns.tier[turn]].tier;
 const turnRef = (row, turn) => `#${row.ref}/${turn}`;
@@ -90,7 +90,7 @@ function goldElement(found) {
   return element("details", {}, element("summary", {}, `Gold actions: ${items.length}, ${found.gold.filter((a) => a.met && a.met[2] === "full").length} met`), element("ol", { class: "gold-list" }, items));
 }
 
-/* How the episode ended by the trace, and what the agent had to tell. */
+/* How the trace says that the episode ended, and what the agent had to tell. */
 function factsElement(found) {
   const facts = [];
   if (found.stop) facts.push(`Ended: ${found.stop}.`);

@@ -5,7 +5,7 @@ function setUpTasks() {
     const [passed, counted] = row.cells[2].textContent.split("/").map(Number);
     return [row, { place, rate: counted ? passed / counted : 2, mixed: row.classList.contains("idle") ? 1 : 0, task: row.dataset.task }];
   }));
-  // A Map and no object, because a tier may be called "constructor".
+  // A Map, not an object, because a tier may be called "constructor".
   const moved = new Map(Object.entries(index.leverage).map(([task, of]) => [task, new Map(Object.entries(of))]));
   const leverage = (row) => (moved.get(facts.get(row).task) || new Map()).get(byId("task-tier").value) || 0;
   const orders = {
