@@ -22,6 +22,7 @@ from stages.serving.address import without_secrets
 from stages.tables.inputs import keeping
 
 _READ = re.compile("FILE|DIR|TRACES|TURNS|ROLLOUTS")  # metavars of inputs
+YOUNG = 10_000  # gc's threshold of new objects; few objects of a trace are garbage
 
 # Errors of the system, not of ours: permissions, disk space, I/O errors, too many open files.
 REFUSALS = (
@@ -77,6 +78,7 @@ class PlainCommand(TyperCommand):
             paths += [given] if isinstance(given, str) else given
         if not gc.isenabled():  # disabled by `main`; the imports are done now
             gc.freeze()  # collections skip the imported objects from now on, also at exit
+            gc.set_threshold(YOUNG)
             gc.enable()
         with keeping(paths):
             return super().invoke(ctx)

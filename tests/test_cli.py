@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from irc_cli import __version__
-from irc_cli.app import COMMANDS
+from irc_cli.app import COMMANDS, YOUNG
 from irc_cli.export import FORMATS
 from stages.tables.artifacts import PAIRS, SUMS, TURNS
 from tests.builders import AIRLINE, SHARED, needs_shared
@@ -1179,10 +1179,13 @@ def test_scipy_is_imported_only_where_it_is_needed(example: Path) -> None:
 
 
 def test_no_collection_looks_through_what_a_command_imports(run: Cli, example: Path) -> None:
+    thresholds = gc.get_threshold()
     gc.disable()  # as `main` does
     try:
         assert run("score", example, "--quiet").code == 0
         assert gc.isenabled() and gc.get_freeze_count() > 10_000
+        assert gc.get_threshold()[0] == YOUNG
     finally:
+        gc.set_threshold(*thresholds)
         gc.unfreeze()
         gc.enable()

@@ -336,6 +336,8 @@ class _Writer:
         A result without an id answers the calls of its step that have none, the last result the
         last call: one that answers several, such as a screen, is what came of the last.
         """
+        if step.get("observation") is None:
+            return
         results = _listed(object_of(step, "observation"), "results")
         stated = [name_in(result, "source_call_id") for result in results]
         waiting = [call["id"] for call in calls if call["id"] not in stated]
@@ -361,7 +363,8 @@ class _Writer:
 
 def _ours(holder: Record) -> Record:
     """What `irc-cli export atif` wrote into the `extra` of something."""
-    return object_of(object_of(holder, "extra"), OURS)
+    extra = object_of(holder, "extra")
+    return object_of(extra, OURS) if extra else {}
 
 
 def _listed(holder: Record, key: str) -> list[Record]:

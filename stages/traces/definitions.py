@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from stages.traces.calls import object_in
@@ -30,27 +29,27 @@ def tool_definitions(tools: Any) -> list[dict[str, Any]] | None:
     return [definition for tool in tools for definition in _definitions(object_in(tool))] or None
 
 
-def _definitions(tool: Any) -> Iterator[dict[str, Any]]:
+def _definitions(tool: Any) -> list[dict[str, Any]]:
     if not isinstance(tool, dict):
-        return
+        return []
     for key in SEVERAL:
-        if isinstance(tool.get(key), list):
-            for declaration in tool[key]:
-                yield from _definitions(declaration)
-            return
-    inner = next((tool[key] for key in ("function", "toolSpec") if _is_map(tool.get(key))), tool)
+        if isinstance(declarations := tool.get(key), list):
+            return [known for declared in declarations for known in _definitions(declared)]
+    inner = tool
+    for key in ("function", "toolSpec"):
+        if isinstance(tool.get(key), dict):
+            inner = tool[key]
+            break
     name = inner.get("name")
     if not isinstance(name, str) or not name:
-        return
+        return []
     function: dict[str, Any] = {"name": name}
     if isinstance(inner.get("description"), str):
         function["description"] = inner["description"]
-    schemas = (object_in(inner.get(key)) for key in SCHEMAS)
-    schema = next((schema for schema in schemas if isinstance(schema, dict)), None)
-    if schema is not None:
-        function["parameters"] = schema["json"] if _is_map(schema.get("json")) else schema
-    yield {"type": "function", "function": function}
-
-
-def _is_map(value: Any) -> bool:
-    return isinstance(value, dict)
+    for key in SCHEMAS:
+        schema = object_in(inner.get(key))
+        if isinstance(schema, dict):
+            inner_schema = schema.get("json")
+            function["parameters"] = inner_schema if isinstance(inner_schema, dict) else schema
+            break
+    return [{"type": "function", "function": function}]

@@ -285,10 +285,11 @@ class _Conversation:
 
     def _check_text(self, text: str, calls: list[Call]) -> None:
         """Lose the calls in a text that are not also recorded beside it."""
-        if self._played:
+        written_calls = [] if self._played else self._written(text)
+        if not written_calls:
             return
         recorded = [(call.name, parse_arguments(call.arguments).value) for call in calls]
-        for written in self._written(text):
+        for written in written_calls:
             if (written.name, parse_arguments(written.arguments).value) not in recorded:
                 self.lose("a call in its text that is not among those beside it")
 
