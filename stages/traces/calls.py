@@ -39,6 +39,7 @@ SUCCESSES = frozenset({"success", "ok"})
 NOT_FAILED = frozenset({"", "false", "none", "null", "0"})
 TELLING = frozenset([*FLAGS, *ERRORS, "status", "state", "success", "ok"])
 _ENCODER = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` makes one each time
+BARE = {"name", "arguments"}
 WRAPPING = frozenset([*WRAPPERS, "method", "custom"])
 
 
@@ -64,6 +65,8 @@ def read_call(entry: Any) -> Written:
     Raises:
         UnreadableCallError: it has no name or no arguments, or has two that differ.
     """
+    if type(entry) is dict and entry.keys() == BARE and type(entry["name"]) is str:
+        return Written(entry["name"], entry["arguments"], None)  # as most lists of calls have them
     parts = _unwrapped(entry)
     names = {part[key]: None for part in parts for key in NAMES if isinstance(part.get(key), str)}
     # `function` and `tool` may hold the bare name.

@@ -21,6 +21,8 @@ from stages.traces.threads import latest
 
 NAME = "gemini"
 CALLS = ("functionCall", "function_call")
+UNLIKE = frozenset(["thought", *CALLS])  # keys of parts that the reader may not take as they are
+GIVEN = frozenset(ARGUMENTS)
 SYSTEM = ("systemInstruction", "system_instruction")
 
 
@@ -101,12 +103,12 @@ def _part(part: Any) -> Any:
     """A part as the reader takes it: text that only was thought is none that was said."""
     if not isinstance(part, dict):
         return {"text": part} if isinstance(part, str) else part
+    if UNLIKE.isdisjoint(part):
+        return part
     if part.get("thought") is True:
         return {"type": "thinking", "thinking": part.get("text") or ""}
     for key in CALLS:
         if isinstance(call := part.get(key), dict):
             # A call without arguments may leave them out.
-            return (
-                part if any(k in call for k in ARGUMENTS) else {**part, key: {**call, "args": {}}}
-            )
+            return {**part, key: {**call, "args": {}}} if GIVEN.isdisjoint(call) else part
     return part
