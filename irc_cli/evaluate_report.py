@@ -9,7 +9,7 @@ from irc_cli import console
 from stages.replay import Replay
 from stages.traces.episode import SUCCESS
 
-SHOWN_DIFFERENCES = 5  # of a replay, on the screen
+SHOWN_DIFFERENCES = 5  # differences of a replay shown on the screen
 SHOWN_BEFORE, SHOWN_TEXT = 20, 60  # characters before the first difference, and in all
 SIDES = (("recorded", "replayed"), ("replayed", "recorded"))
 

@@ -168,7 +168,7 @@ def _learn(
     dev_set: list[Example] = []
     if files.dev:
         dev_set = supervised_lesson(material.held_out, files.dev, chat, _tokenizing).examples
-    console.note(lesson.summary, quiet=request.printing.quiet)  # with the notes of the lesson
+    console.note(lesson.summary, quiet=request.printing.quiet)  # has the counts that are notes
     trainer = _trainer(request, policy)
     config = policy.config.get_text_config()
     request = _with_pass_size(request, trainer, config, [*lesson.examples, *dev_set])

@@ -324,7 +324,7 @@ def test_a_single_call_template_gets_several_calls_one_by_one() -> None:
     # Not one message as the model would have written it, so not to be learnt from.
     chat = Renderer(tokenizer_of(LLAMA_3))
     chat.prompt("e", messages[:2], [TOOL])
-    with pytest.raises(InputError, match="writes a message otherwise"):
+    with pytest.raises(InputError, match="does not continue its prompt"):
         chat.recorded("e", messages[:3], [TOOL])
 
 

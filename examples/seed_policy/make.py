@@ -110,10 +110,10 @@ def fresh_examples(phase: Phase, airline: int, chat: Renderer) -> Iterator[Examp
 
 
 class Copied:
-    """Classify tokens by the kinds that episodes repeat.
+    """Classifies tokens by the kinds that episodes repeat.
 
     Args:
-        tokenizer: of the policy.
+        tokenizer: tokenizer of the policy.
     """
 
     def __init__(self, tokenizer: Any) -> None:

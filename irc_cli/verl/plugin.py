@@ -66,10 +66,10 @@ def token_advantages(
     """Return the advantage of each token: that of its turn.
 
     Args:
-        reward: of each token, shape [B, L].
-        written: whether the policy wrote it, shape [B, L]; each run of tokens is a turn.
-        group: of each episode, shape [B].
-        config: the estimator and its choices.
+        reward: reward of each token, shape [B, L].
+        written: whether the policy wrote the token, shape [B, L]; each run of tokens is a turn.
+        group: group of each episode, shape [B].
+        config: settings of the estimator.
 
     Returns:
         Shape [B, L], dimensionless, 0 where the policy did not write.

@@ -25,7 +25,7 @@ class Earned(NamedTuple):
     tiers: list[str]  # [K]
     raw: list[float]  # [K], as scored
     shaped: list[float]  # [K], as calibrated; as scored if no calibration was given
-    total: float  # of the shaped rewards, summed in the table
+    total: float  # sum of the shaped rewards, as the table sums them
     outcome: float  # in [0, 1]
 
 

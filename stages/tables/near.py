@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from stages.errors import few
 
 WITHOUT_TURN = "conversation without a turn"  # opens a note that then describes the messages
-SHOWN_KEYS = 6  # of an unknown document
+SHOWN_KEYS = 6  # keys of an unknown document that an error shows
 CONVERT = "write each episode as one JSON line: task_id, trial, messages, gold_actions, outcome"
 _RESULTS = "give the episodes that played it"
 _AS_MESSAGES = "write its messages as OpenAI-style 'messages', one episode a JSON line"

@@ -74,7 +74,7 @@ class _Table(dict[str, Record]):
     def __init__(self, snapshot: Mapping[str, Record]) -> None:
         super().__init__(snapshot)
         self._snapshot = snapshot
-        self._before: dict[str, Record | None] = {}  # as this call found them; None: not there
+        self._before: dict[str, Record | None] = {}  # records before this call; None: new
         self._reached: set[str] = set()
 
     def __getitem__(self, key: str) -> Record:

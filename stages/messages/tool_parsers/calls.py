@@ -42,7 +42,7 @@ class TextCall(NamedTuple):
 class Reading(NamedTuple):
     """The part of a text that a reader parsed, from its opening on."""
 
-    end: int  # where the rest of the text begins
+    end: int  # index at which the rest of the text begins
     calls: Sequence[TextCall] = ()
     content: str = ""  # an answer that the notation wraps, as harmony does
     thoughts: str = ""
