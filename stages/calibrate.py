@@ -242,7 +242,7 @@ def _lone_episodes(summed: Summed) -> Counter[str]:
     groups = totals.group_by("task_id", "group_id").agg(pl.col("episodes").sum())
     if groups["episodes"].max() != 1:
         return Counter()
-    text = "tasks of one episode, which tell --online nothing of the tiers"
+    text = "tasks with one episode, which --online cannot learn from"
     return Counter({text: totals["task_id"].n_unique()})
 
 

@@ -605,7 +605,7 @@ def test_online_follows_iteration_after_iteration(run: Cli, example: Path) -> No
     few = pl.read_parquet("0.parquet").filter(pl.col("episode_id").rle_id() % 3 == 0)
     few.unique("task_id", maintain_order=True).write_parquet("lone.parquet")
     lone = run("calibrate", "--online", "other", "lone.parquet", "--json")
-    text = "tasks of one episode, which tell --online nothing of the tiers"
+    text = "tasks with one episode, which --online cannot learn from"
     assert lone.json()["notes"] == {text: pl.read_parquet("lone.parquet").height}
     assert lone.err == ""
     # Until the state is written the command may be run again, and ends the same.

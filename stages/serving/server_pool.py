@@ -179,7 +179,7 @@ async def _replace(
             async with sending:
                 size = (await _queried(server, root + "/get_world_size")).get("world_size")
                 if not (type(size) is int and 0 < size < MOST_WORKERS):
-                    raise EndpointError("it does not tell how many workers it has")
+                    raise EndpointError("it does not report its number of workers")
                 target = _root(base_url.partition("?")[0])  # with the user and password
                 await asyncio.to_thread(send_weights, target, folder, size, LOADING_S)
         else:
