@@ -1,4 +1,4 @@
-"""What one message says: the events that a message of any form is read into."""
+"""The events that a message of any form is read into."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from stages.traces.calls import Written
 
 
 class Spoken(NamedTuple):
-    """What the policy said, or a part of it."""
+    """A message of the policy, or one item of it."""
 
     content: Any  # as recorded, or the text of its blocks
     calls: Sequence[Written] = ()
     n_tokens: Any = None
-    stops_for_call: bool = False  # the recorded reason to stop is a call
-    item: str | None = None  # of the Responses API: "call" and "message" may share a turn
-    has_ids: bool = True  # the form gives calls ids
-    legacy: bool = False  # the call was OpenAI's old `function_call`
+    stops_for_call: bool = False  # the recorded stop reason is a tool call
+    item: str | None = None  # Responses API item, "call" or "message"; both may share a turn
+    has_ids: bool = True  # the form has call ids
+    legacy: bool = False  # the call is OpenAI's old `function_call`
 
 
 class Heard(NamedTuple):
-    """What the user said, and the calls of a simulated user's own tools."""
+    """A message of the user, with the simulated user's own tool calls."""
 
     content: Any
     calls: Sequence[Written] = ()
 
 
 class Result(NamedTuple):
-    """What a tool answered."""
+    """The result of a tool call."""
 
     text: str
-    id: str | None = None
-    name: str | None = None  # of the tool
-    flag: bool | None = None  # failed, by its own flag; None: it has none
-    of_user: bool = False  # the answer to a call of the simulated user
+    id: str | None = None  # id of the call
+    name: str | None = None  # name of the tool
+    flag: bool | None = None  # True: the result's own flag marks a failure; None: no flag
+    of_user: bool = False  # the call was made by the simulated user
 
 
 Event = Spoken | Heard | Result

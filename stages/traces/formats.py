@@ -1,7 +1,7 @@
-"""What a trace format is: how its records are told, and how they become clean records.
+"""What defines a trace format: how to recognize its records and translate them to clean records.
 
-A clean record is one episode as a dict: `messages` in OpenAI's form, and beside them what
-`messages.FIELDS` names. `messages.reader` reads it into an `Episode`, whatever format it is of.
+A clean record is one episode as a dict with `messages` in OpenAI's form and the other fields in
+`messages.FIELDS`. `messages.reader` reads clean records of every format into an `Episode`.
 """
 
 from __future__ import annotations
@@ -23,38 +23,40 @@ Notes = Counter[str]
 
 
 class ReadOptions(NamedTuple):
-    """What a translator may need beside the record."""
+    """Options that a translator gets with each record."""
 
-    path: str = "-"  # of the trace; "-": standard input
-    tokenizer: str | None = None  # --tokenizer: whose chat template cuts text into turns
-    shared: Any = None  # what `Format.whole`, `beside` or `files` gave for all records
+    path: str = "-"  # path of the trace; "-": standard input
+    tokenizer: str | None = None  # --tokenizer: its chat template splits text into turns
+    shared: Any = None  # the shared value from `Format.whole`, `beside` or `files`
 
 
 class Whole(NamedTuple):
-    """What a JSON document that is no single record holds."""
+    """The content of a JSON document that holds several records."""
 
     records: list[Any]
-    shared: Any = None  # what it says of all of them
-    place: str = "item"  # what errors call a record
-    folder: Path | None = None  # the records are the files of this folder instead
+    shared: Any = None  # information that applies to all records
+    place: str = "item"  # the word for a record in errors
+    folder: Path | None = None  # if given, the records are in the files of this folder instead
 
 
 class Format(NamedTuple):
-    """One trace format; `None` where it has no need of a function.
+    """One trace format. Functions that a format does not need are None.
 
     Attributes:
-        name: what `Trace.format` says.
-        accepts: whether a record is of this format, and so of no other.
-        translate: yield the clean records of one record, or of one that `gather` made; counts in
-            the notes what it repairs. Raises BadItemError where it can't.
-        complete: add to an episode what clean records have no field for.
-        holds: whether an object is a document that holds records of this format.
-        whole: the records of such a document, or what a list of records tells of all of them.
-        finish: called with the shared value once all episodes are read.
-        beside: given a trace's path, what stands in files beside it: the shared value.
-        files: given a folder, each file of records with its shared value; none: another format's.
-        gather: make bigger records of the lines of a file, where an episode takes several.
-        magic: how a binary file begins; `unpack` then yields (place, record) from its path.
+        name: the name in `Trace.format`.
+        accepts: returns whether a record is in this format; at most one format accepts it.
+        translate: yields the clean records of one record, or of a record that `gather` made. It
+            counts repairs in the notes and raises BadItemError if the record can't be translated.
+        complete: adds data to an episode that clean records have no field for.
+        holds: returns whether an object is a document that holds records of this format.
+        whole: returns the records of such a document, or the shared value of a list of records.
+        finish: is called with the shared value after all episodes are read.
+        beside: returns the shared value from files next to the trace, given the trace's path.
+        files: returns the files of records in a folder, each with its shared value; an empty list
+            means that the folder is not in this format.
+        gather: combines records of a file into larger ones, if an episode spans several.
+        magic: first bytes of a binary file of this format.
+        unpack: yields (place, record) from the path of such a file.
     """
 
     name: str

@@ -1,7 +1,8 @@
-"""One chat message of any form that the field writes, read into what it says.
+"""Read a chat message of any known form into events.
 
-Known are OpenAI's chat messages and Responses items, Anthropic's blocks, Gemini's parts, Bedrock's,
-the AI SDK's, OpenTelemetry's, LangChain's messages as they are or serialised, and ShareGPT's.
+The known forms are OpenAI's chat messages and Responses items, Anthropic's content blocks, Gemini's
+parts, the messages of Bedrock, the AI SDK, OpenTelemetry and ShareGPT, and LangChain's messages,
+plain or serialized.
 """
 
 from __future__ import annotations
@@ -51,12 +52,15 @@ BESIDE = frozenset([*CALL_KEYS, "additional_kwargs", "invalid_tool_calls"])
 
 
 def read_message(message: Any, lost: list[str], notes: Counter[str]) -> list[Event]:
-    """Read what one message says, in order; nothing for a system message.
+    """Read one message into events, in order.
 
     Args:
-        message: as recorded.
-        lost: gets a line for each call or result that can't be read.
-        notes: counts what was passed over without losing a call.
+        message: the message as recorded.
+        lost: a line is appended for each call or result that can't be read.
+        notes: counts what was skipped without losing a call.
+
+    Returns:
+        The events; none for a system message and for one that the policy was given as context.
     """
     if (events := straight(message)) is not None:
         return events
@@ -67,7 +71,7 @@ def read_message(message: Any, lost: list[str], notes: Counter[str]) -> list[Eve
         else:
             notes["message without a role"] += 1
         return []
-    if opened.get("sampled") is False:  # the policy was given it: an example, or a copied context
+    if opened.get("sampled") is False:  # not by the policy: an example or copied context
         return []
     inner = inner_messages(opened)
     if inner is not None:
@@ -80,13 +84,13 @@ def _is_json(value: Any) -> bool:
 
 
 class _Message:
-    """One message, being read."""
+    """Reads one message."""
 
     def __init__(self, message: Mapping[str, Any], lost: list[str], notes: Counter[str]) -> None:
         self.message, self._lost, self._notes = message, lost, notes
 
     def events(self) -> list[Event]:
-        """Return what the message says, in order."""
+        """Return the events of the message, in order."""
         message = self.message
         kind = message.get("type")
         role = message.get("role", message.get("from"))
@@ -109,7 +113,7 @@ class _Message:
         return self._results() if known == "tool" else self._heard()
 
     def _unknown(self, role: Any) -> list[Event]:
-        """Pass over a message of nobody's, unless it holds a call or a result."""
+        """Skip a message of no known role; report it if it holds a call or a result."""
         name = "message without a role" if role is None else f"unknown role {role!r:.40}"
         if looks_like_call(self.message):
             self._lost.append(f"a call or a result in a {name.replace('unknown', 'message of')}")
@@ -142,19 +146,19 @@ class _Message:
             n_tokens=tokens_of(message),
             stops_for_call=self._stops_for_call(),
             item=item,
-            has_ids=not legacy and "parts" not in message,  # Gemini's calls need none
+            has_ids=not legacy and "parts" not in message,  # Gemini's calls need no ids
             legacy=legacy,
         )
         return [spoken, *results]
 
     def _structured(self) -> list[Written]:
-        """Read the calls beside the content."""
+        """Read the calls that are recorded outside the content."""
         if BESIDE.isdisjoint(self.message):
             return []
         places = [self.message, mapping(self.message.get("additional_kwargs"))]
         given = (place[key] for place in places for key in CALL_KEYS if place.get(key))
         calls = self._calls(next(given, None))
-        calls += self._calls(self.message.get("invalid_tool_calls"))  # LangChain: broken arguments
+        calls += self._calls(self.message.get("invalid_tool_calls"))  # LangChain: bad arguments
         if not calls and places[1].get("function_call"):
             calls = self._calls(places[1]["function_call"])
         return calls
@@ -180,9 +184,9 @@ class _Message:
             return []
 
     def _in_text(self, text: str) -> list[Written]:
-        """Read calls from text that is no JSON: thoughts stand before them, or they are cut."""
+        """Read calls from text that is not JSON: thoughts precede the calls, or it is cut off."""
         from stages.messages.tool_parser import (
-            recorded_calls,  # its many patterns take a while to compile
+            recorded_calls,  # imported here: its many patterns are slow to compile
         )
 
         calls = [Written(name, given, None) for name, given, _ in recorded_calls(text)]
@@ -195,11 +199,11 @@ class _Message:
         return stops_for_call(self.message) or stops_for_call(metadata)
 
     def _content(self) -> tuple[Any, list[Any]]:
-        """Return the content, or the text in it, and its blocks."""
+        """Return the content, reduced to text if it has blocks, and the blocks."""
         content = first_of(self.message, ("content", "value", "parts", "text", "message"))
         blocks = [content] if isinstance(content, dict) else content
         parts = self.message.get("parts")
-        if not isinstance(blocks, list):  # the AI SDK has the text in both
+        if not isinstance(blocks, list):  # the AI SDK has the text in both content and parts
             return content, parts if isinstance(parts, list) else []
         if isinstance(parts, list) and parts is not blocks:
             blocks = [*blocks, *(part for part in parts if part not in blocks)]
@@ -220,7 +224,7 @@ class _Message:
         return [*results, Heard(content, calls)]
 
     def _results(self) -> list[Event]:
-        """Read a tool's message: one result, or one for each block that is a result."""
+        """Read a tool message: one result, or one per block that is a result."""
         content = first_of(self.message, RESULT_KEYS)
         if isinstance(content, list):
             results = [result for block in content if (result := self._result_block(block))]
@@ -243,7 +247,7 @@ class _Message:
                 self._check_block(block)
 
     def _result_block(self, block: Any) -> Result | None:
-        """Return the result that a block holds; None where it holds none."""
+        """Return the result in a block; None if it holds none."""
         if not isinstance(block, dict):
             return None
         kind = kind_of(block)
@@ -301,7 +305,7 @@ class _Message:
 
 
 def _is_hosted(kind: str) -> bool:
-    """Whether a type is that of a call that names no tool, as web_search_call."""
+    """Return whether a type is a hosted call, which names no tool, e.g. web_search_call."""
     return kind.endswith(("_call", "-call", "_call_output")) and kind not in CALL_TYPES
 
 
@@ -312,7 +316,7 @@ def _same(call: Written, other: Written) -> bool:
 
 
 def _speaks_not(block: Any) -> bool:
-    """Whether a block is anything but text for the reader."""
+    """Return whether a block is anything other than visible text."""
     if not isinstance(block, dict):
         return True
     is_text = kind_of(block) in ("", "text", "output_text", "input_text")

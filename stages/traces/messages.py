@@ -1,4 +1,4 @@
-"""OpenAI-style conversations, and our own rollouts.jsonl, which adds ids and token counts."""
+"""OpenAI-style conversations and our own rollouts.jsonl, which adds ids and token counts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stages.traces.formats import ReadOptions
 from stages.traces.turns import read_turns
 
 NAME = "messages"
-OWN = (  # what a record says beside its conversation
+OWN = (  # the fields of a record other than its conversation
     "gold_actions",
     "outcome",
     "reward",
@@ -41,34 +41,34 @@ OWN = (  # what a record says beside its conversation
     "group_id",
 )
 FIELDS = ("messages", "output", "tools", *OWN)
-OUTCOMES = ("outcome", "reward", "success")  # the first that is not null counts
+OUTCOMES = ("outcome", "reward", "success")  # the first that is not null is used
 
 
 def accepts(item: dict[str, Any]) -> bool:
-    """Whether a record is a conversation."""
+    """Return whether a record is a conversation."""
     return "messages" in item
 
 
 def translate(
     item: dict[str, Any], options: ReadOptions, notes: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the record itself, which is clean."""
+    """Yield the record itself, which is already clean."""
     yield item
 
 
 def reader(
     source: str, notes: Counter[str], *, ignore_trial: bool = False, gaps: bool = True
 ) -> Callable[[dict[str, Any]], Episode]:
-    """A function that reads one clean record into an episode.
+    """Return a function that reads one clean record into an episode.
 
-    Any field may be a JSON string in place of its value, as in flat Parquet columns.
+    Messages, tools and gold actions may be JSON strings, as in flat Parquet columns.
 
     Args:
         source: name of the trace.
         notes: counts what was repaired or skipped.
-        ignore_trial: number the trials anew.
-        gaps: note the fields that records lack, and those that resemble one; a translator knows
-            better what its format has.
+        ignore_trial: ignore the recorded trials and number them anew.
+        gaps: note missing and misspelt fields. False for records from a translator, which fills
+            only the fields that its format has.
     """
     names, lacking = Names(source, notes), _Gaps(notes)
 
@@ -118,13 +118,13 @@ def reader(
 
 
 def _messages(item: dict[str, Any]) -> list[Any]:
-    """The messages, and those that the policy added where they stand apart."""
+    """Return the messages, followed by the policy's output if it is recorded separately."""
     if "messages" not in item:
         raise BadItemError("has no 'messages'", "give one list of messages per record")
     messages = _value(item, "messages")
     if not isinstance(messages, list):
         raise BadItemError("'messages' is not a list", "give one list of messages per record")
-    output = item.get("output")  # of the Responses API
+    output = item.get("output")  # the Responses API's
     return [*messages, *output] if isinstance(output, list) else messages
 
 
@@ -145,7 +145,7 @@ def _status(item: dict[str, Any], notes: Counter[str]) -> str:
 
 
 def _rewards(item: dict[str, Any]) -> dict[str, float] | None:
-    """The numbers among the components of the outcome; None where there are none."""
+    """Return the numeric components of the outcome; None if there are none."""
     parts = item.get("rewards")
     if not isinstance(parts, dict):
         return None
@@ -154,24 +154,24 @@ def _rewards(item: dict[str, Any]) -> dict[str, float] | None:
 
 
 class _Gaps:
-    """Notes the fields that a record should have and lacks."""
+    """Notes fields that records lack or seem to misspell."""
 
     def __init__(self, notes: Counter[str]) -> None:
         self._notes = notes
         self._first: set[str] | None = None  # fields of the first record
-        self._near: dict[str, str | None] = {}  # by an unknown key: the field that it resembles
-        self._last: tuple[str, ...] | None = None  # keys of the last record, and their notes
-        self._of_last: list[str] = []
+        self._near: dict[str, str | None] = {}  # unknown key -> the field that it resembles
+        self._last: tuple[str, ...] | None = None  # keys of the previous record
+        self._of_last: list[str] = []  # notes on the previous record
 
     def note(self, item: dict[str, Any]) -> None:
-        """Note what a record lacks, and its keys that look like misspelt fields."""
-        if (keys := tuple(item)) != self._last:  # most often they are the same
+        """Note the fields that a record lacks and its keys that look like misspelt fields."""
+        if (keys := tuple(item)) != self._last:  # records mostly have the same keys
             self._last, self._of_last = keys, list(self._told(item.keys()))
         for text in self._of_last:
             self._notes[text] += 1
 
     def _told(self, keys: Set[str]) -> Iterator[str]:
-        """The notes on a record with some keys."""
+        """Yield the notes on a record with these keys."""
         if keys.isdisjoint(OUTCOMES):
             yield "no outcome, reward or success"
         if "gold_actions" not in keys:
@@ -193,10 +193,10 @@ class _Gaps:
 
 
 def stated_outcome(item: dict[str, Any]) -> float | None:
-    """The outcome in [0, 1] that a record states; None where it states none.
+    """Return the outcome in [0, 1] that a record states; None if it states none.
 
     Raises:
-        BadItemError: it is no such number, or `outcome` and `success` contradict each other.
+        BadItemError: the outcome is not such a number, or `outcome` contradicts `success`.
     """
     values = [outcome_of(item.get(key), key) for key in OUTCOMES]
     outcome, _, success = values
@@ -208,7 +208,7 @@ def stated_outcome(item: dict[str, Any]) -> float | None:
 
 
 def _value(item: dict[str, Any], field: str) -> Any:
-    """The value of a field, parsed where it is a JSON string."""
+    """Return the value of a field, parsed if it is a JSON string."""
     value = item.get(field)
     if not isinstance(value, str):
         return value

@@ -1,4 +1,4 @@
-"""Opening a trace: its episodes one by one, whatever file or folder they are in."""
+"""Open a trace, a file or a folder of any known format, and iterate over its episodes."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ SKIPPED = "bad record left out"
 REPAIR = "repair the line or pass --skip-bad"
 
 SkipBad = Callable[[int, bytes, str], None]
-Read = Callable[[dict[str, Any]], list[Episode]]  # the episodes of one record
+Read = Callable[[dict[str, Any]], list[Episode]]  # reads one record into its episodes
 
 
 class Trace:
-    """One opened trace, to be iterated once.
+    """An open trace. It can be iterated once.
 
     Attributes:
-        source: short name for tables: the file's name without its endings, or "stdin".
+        source: short name for tables: the file name without its extensions, or "stdin".
         format: the name of one of FORMATS.
-        domain: the name that the trace itself states.
-        notes: what had to be repaired or skipped, counted; complete once iterated.
+        domain: the domain that the trace states; None if it states none.
+        notes: counts of what was repaired or skipped; complete after iteration.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Trace:
 
     @property
     def sha256(self) -> str:
-        """Of the bytes as stored (a folder: of its files, one after another); once iterated."""
+        """Digest of the stored bytes, concatenated for a folder; complete after iteration."""
         return self._digest.hexdigest()
 
     def __iter__(self) -> Iterator[Episode]:
@@ -89,19 +89,21 @@ def open_trace(
 ) -> Trace:
     """Open a trace of any known format, plain or gzip.
 
-    JSONL is read line by line and a folder file by file; anything else as a whole.
+    JSONL is read line by line, a folder file by file, and anything else as a whole.
 
     Args:
-        path: a file, a folder of results, or "-" for standard input.
-        source: what tables call it; by default `source_name(path)`.
+        path: a file, a results folder, or "-" for standard input.
+        source: name of the trace in tables; by default `source_name(path)`.
         skip_bad: called with (number, raw record, reason) for each bad line, item, row or
-            simulation, which is then left out; without it the first one raises.
-        options: what translators may need; `path` and `shared` are filled in here.
-        given: fields and gold actions that the user names.
+            simulation, which is then skipped. If None, the first bad record raises.
+        options: options of the translators; `path` and `shared` are filled in here.
+        given: field mapping and gold actions that the user supplies.
+
+    Returns:
+        The open trace. Records are read and checked during iteration.
 
     Raises:
-        InputError: the trace is missing, empty, broken or of no known format. Single records
-            are checked while iterating.
+        InputError: the trace is missing, empty, broken or in no known format.
     """
     with reachable(path):
         is_folder = path != "-" and Path(path).is_dir()
@@ -125,7 +127,7 @@ def _name(path: str, is_folder: bool) -> str:
 
 
 def source_name(path: str) -> str:
-    """Short name of a trace: its file name without .json, .jsonl, .parquet, .eval, .gz."""
+    """Return the file name of a trace without .json, .jsonl, .parquet, .eval and .gz."""
     return (
         "stdin" if path == "-" else re.sub(r"(\.(jsonl?|parquet|eval|gz))+$", "", Path(path).name)
     )
@@ -143,7 +145,7 @@ class _Opening:
         self._notes = Counter[str]()
 
     def stream(self, stream: Stream) -> Trace:
-        """The trace in one file, by the first bytes, the first lines, or the whole document."""
+        """Open one file; detect its format by its first bytes, first lines or whole document."""
         if stream.head.startswith(parquet.MAGIC):
             rows = parquet.read_rows(
                 stream.read(), stream.where, lambda row: bool(self._format(row))
@@ -155,8 +157,7 @@ class _Opening:
             return self._document(stream, stream.read())
         lines = stream.lines()
         opening: list[tuple[int, bytes]] = []
-        # A JSONL shows itself by a whole record on its first line, or, if that is broken, its
-        # second.
+        # The file is JSONL if its first line, or its second if the first is broken, is a record.
         for number, line in lines:
             opening.append((number, line))
             record = _record_or_none(line)
@@ -169,7 +170,7 @@ class _Opening:
         return self._document(stream, b"".join([line for _, line in opening]) + stream.read())
 
     def folder(self, folder: Path) -> Trace:
-        """A folder of results, file by file."""
+        """Open a results folder, which is read file by file."""
         digest = sha256()
         for format in FORMATS:
             if format.files and (files := format.files(folder, digest, self._notes)):
@@ -180,7 +181,7 @@ class _Opening:
         )
 
     def unpacked(self, format: Format) -> Trace:
-        """A binary file that the module of its format unpacks."""
+        """Open a binary file, which its format's module unpacks."""
         assert format.unpack is not None
         digest = sha256()
         with readable(self._path), Path(self._path).open("rb") as file:
@@ -197,7 +198,7 @@ class _Opening:
         format: Format,
         first: dict[str, Any],
     ) -> Trace:
-        """JSONL: one record a line, all of the format of the first."""
+        """Open JSONL: one record per line, all in the format of the first."""
         shared = self._beside(format, stream)
         read = self._reader(format, shared)
         if format.gather:
@@ -222,7 +223,7 @@ class _Opening:
     def _parsed(
         self, stream: Stream, lines: Iterable[tuple[int, bytes]]
     ) -> Iterator[dict[str, Any]]:
-        """The records of lines, for a format that makes bigger ones of them."""
+        """Yield the records of the lines, for a format that gathers them into larger records."""
         with closing(stream):
             for number, line in lines:
                 try:
@@ -231,7 +232,7 @@ class _Opening:
                     self._bad(bad, f"{stream.where}:{number}", number, line)
 
     def _document(self, stream: Stream, data: bytes | bytearray) -> Trace:
-        """One JSON document: a list of records, a single record, or an object that holds some."""
+        """Open a JSON document: a list of records, one record, or an object that holds records."""
         if data.isspace() or not data:
             raise InputError(stream.where, "is empty", "give a trace file")
         document = parse_document(data, stream.where, self._notes)
@@ -265,7 +266,7 @@ class _Opening:
     def _records(
         self, stream: Stream, format: Format, records: list[Any], shared: Any, place: str = "item"
     ) -> Trace:
-        """Records that are all at hand."""
+        """Open a list of records in memory."""
         named = self._given.fields.keys() & {"task_id", "trial"}
         ignore_trial = not named and _trials_are_tasks(records, self._notes)
         read = self._reader(format, shared, ignore_trial=ignore_trial)
@@ -297,16 +298,16 @@ class _Opening:
                 yield from episodes
 
     def _format(self, record: dict[str, Any]) -> Format | None:
-        """Which format a record is of; whatever the user says where it has messages is ours."""
+        """Return the format of a record: ours if the user maps its messages, else as detected."""
         return MESSAGES if self._given.has_messages(record) else format_of(record)
 
     def _each(self, records: Iterable[Any], read: Read, place: str) -> Iterator[Episode]:
-        """Every record's episodes; errors name the record by its number from 1."""
+        """Yield the episodes of every record; errors name the record by its number from 1."""
         numbered = ((f"{place} {number}", record) for number, record in enumerate(records, 1))
         return self._placed(numbered, read)
 
     def _objects(self, records: Iterable[Any], place: str) -> Iterator[dict[str, Any]]:
-        """The records that are objects, for a format that makes bigger ones of them."""
+        """Yield the records that are objects, for a format that gathers them into larger ones."""
         for number, record in enumerate(records, 1):
             if isinstance(record, dict):
                 yield record
@@ -317,7 +318,7 @@ class _Opening:
     def _placed(
         self, records: Iterable[tuple[str, Any]], read: Read, path: str = ""
     ) -> Iterator[Episode]:
-        """Every record's episodes; errors name its place."""
+        """Yield the episodes of every record; errors name the record by its place."""
         for number, (place, record) in enumerate(records, 1):
             try:
                 if not isinstance(record, dict):
@@ -330,7 +331,7 @@ class _Opening:
             yield from episodes
 
     def _bad(self, bad: BadItemError, where: str, number: int, raw: bytes) -> None:
-        """Leave a bad record out, or raise."""
+        """Skip a bad record, or raise InputError."""
         if self._skip_bad is None:
             raise InputError(where, bad.what, bad.todo) from None
         self._skip_bad(number, raw, bad.what)
@@ -349,7 +350,7 @@ class _Opening:
         ignore_trial: bool = False,
         clean: Callable[[dict[str, Any]], Episode] | None = None,
     ) -> Read:
-        """The function that reads one record into its episodes."""
+        """Return a function that reads one record into its episodes."""
         notes, options = self._notes, self._options._replace(shared=shared)
         read_clean = clean or messages.reader(
             self._source, notes, ignore_trial=ignore_trial, gaps=format is MESSAGES
@@ -392,7 +393,7 @@ def _finished(
 
 
 def _record(line: bytes, notes: Counter[str]) -> dict[str, Any]:
-    """The record on a line."""
+    """Parse the record on a line."""
     try:
         record, standard = parse(line)
     except BrokenJsonError as error:
@@ -405,7 +406,7 @@ def _record(line: bytes, notes: Counter[str]) -> dict[str, Any]:
 
 
 def _parts(stream: Stream, file: Path) -> Iterator[tuple[str, bytes | bytearray]]:
-    """The place and text of each record of one of a folder's files."""
+    """Yield (place, text) of each record in one file of a folder."""
     if ".jsonl" in file.suffixes:
         yield from ((f"{stream.where}:{number}", line) for number, line in stream.lines())
         stream.close()
@@ -416,7 +417,7 @@ def _parts(stream: Stream, file: Path) -> Iterator[tuple[str, bytes | bytearray]
 def _read_part(
     data: bytes | bytearray, where: str, format: Format, read: Read, notes: Counter[str]
 ) -> list[Episode]:
-    """The episodes of a record in one of a folder's files."""
+    """Read the episodes of one record in a file of a folder."""
     record = parse_document(data, where, notes)
     if not isinstance(record, dict) or not format.accepts(record):
         what = f"is not one record of {format.name}: {description(record)}"
@@ -428,13 +429,13 @@ def _read_part(
 
 
 def _trials_are_tasks(records: list[Any], notes: Counter[str]) -> bool:
-    """Whether `trial` merely repeats `task_id` in every record, which says nothing."""
+    """Return whether `trial` repeats `task_id` in every record, and so carries no information."""
     trials = {
         (str(record.get("task_id")), str(record.get("trial")))
         for record in records
         if isinstance(record, dict)
     }
-    # One pair alone (0, 0) is the first trial of the first task; null equals null.
+    # A single pair (0, 0) is the first trial of the first task. Null repeats null everywhere.
     useless = len(trials) > 1 and all(task == trial != "None" for task, trial in trials)
     if useless:
         notes["trial equal to task id"] += len(records)
@@ -442,7 +443,7 @@ def _trials_are_tasks(records: list[Any], notes: Counter[str]) -> bool:
 
 
 def _record_or_none(line: bytes) -> dict[str, Any] | None:
-    """The object that a line holds, if it is one."""
+    """Parse a line; return None unless it holds an object."""
     try:
         value, _ = parse(line)
     except BrokenJsonError:
@@ -451,6 +452,6 @@ def _record_or_none(line: bytes) -> dict[str, Any] | None:
 
 
 def _stated_domain(record: Any) -> str | None:
-    """The domain of a trace whose records name one each: that of the first."""
+    """Return the domain that a trace's first record states; None if it states none."""
     domain = record.get("domain") if isinstance(record, dict) else None
     return domain if isinstance(domain, str) else None

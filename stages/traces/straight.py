@@ -1,8 +1,8 @@
-"""Messages in the common shapes of their forms, without the closer look of `forms`.
+"""A fast path for messages in the common shapes of their forms.
 
-Most messages of most logs are such: Gemini's and OpenTelemetry's parts, Anthropic's blocks, items
-of the Responses API, ShareGPT's pairs. What is read here is what `forms` reads, several times as
-fast; whatever has another key or another type is left to it.
+It covers most messages of most logs: Gemini's and OpenTelemetry's parts, Anthropic's blocks, items
+of the Responses API and ShareGPT's pairs. It reads the same events as `forms`, several times
+faster. Messages with any other key or type are left to `forms`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stages.traces.envelopes import bare_answer, first_of, mapping, text_of
 from stages.traces.events import Event, Heard, Result, Spoken
 from stages.traces.vocabulary import ROLES, STOP_KEYS, STOPS_FOR_CALLS
 
-# Keys of what the policy said in blocks, none of which says more of its calls than they do.
+# Keys of assistant messages with blocks. None adds anything to the calls in the blocks.
 PLAIN = frozenset(["role", "content", "parts", "type", "id", "model", "n_tokens", "usage"])
 PLAIN |= {"stop_sequence", *STOP_KEYS}
 TEXTS = frozenset(["text", "output_text", "input_text"])
@@ -28,7 +28,10 @@ ANTHROPIC_RESULT = frozenset(["type", "tool_use_id", "content", "is_error"])
 
 
 def straight(message: Any) -> list[Event] | None:
-    """What a message says, in order; None: it needs a closer look, as a system message does."""
+    """Read a message into events, in order; return None if only `forms` can read it.
+
+    System messages return None too.
+    """
     if type(message) is not dict:
         return None
     if "role" in message:
@@ -37,12 +40,12 @@ def straight(message: Any) -> list[Event] | None:
 
 
 def _of_blocks(message: dict[str, Any]) -> list[Event] | None:
-    """{role, parts}, or {role, content} with a list of blocks."""
+    """Read {role, parts}, or {role, content} with a list of blocks."""
     role, has_parts = message["role"], "parts" in message
     blocks = message["parts"] if has_parts else message.get("content")
     if type(blocks) is not list or (has_parts and "content" in message):
         return None
-    texts: list[str] = []  # `list[str]()` would take ten times as long
+    texts: list[str] = []  # `list[str]()` would be ten times slower
     calls: list[Written] = []
     results: list[Result] = []
     for block in blocks:
@@ -74,7 +77,7 @@ def _of_blocks(message: dict[str, Any]) -> list[Event] | None:
 
 
 def _of_block(block: dict[str, Any]) -> str | Written | Result | None:
-    """A text, a call or a result."""
+    """Read a block: a text, a call or a result."""
     kind = block.get("type")
     if kind is None:
         return _of_part(block) if len(block) == 1 else None
@@ -97,7 +100,7 @@ def _of_block(block: dict[str, Any]) -> str | Written | Result | None:
 
 
 def _of_part(part: dict[str, Any]) -> str | Written | Result | None:
-    """A part of Gemini's, which has one key."""
+    """Read one of Gemini's parts, which has one key."""
     [(key, value)] = part.items()
     if key == "text":
         return value if type(value) is str else None
@@ -111,7 +114,7 @@ def _of_part(part: dict[str, Any]) -> str | Written | Result | None:
 
 
 def _of_pair(message: dict[str, Any]) -> list[Event] | None:
-    """ShareGPT's {from, value}."""
+    """Read ShareGPT's {from, value}."""
     speaker, value = message["from"], message.get("value")
     if len(message) != 2 or type(speaker) is not str or type(value) is not str:
         return None
@@ -132,7 +135,7 @@ def _of_pair(message: dict[str, Any]) -> list[Event] | None:
 
 
 def _of_item(message: dict[str, Any]) -> list[Event] | None:
-    """An item of the Responses API that is no message."""
+    """Read an item of the Responses API that is not a message."""
     kind, call_id = message.get("type"), message.get("call_id")
     if type(call_id) is not str or not call_id:
         return None
@@ -146,19 +149,19 @@ def _of_item(message: dict[str, Any]) -> list[Event] | None:
 
 
 def tokens_of(message: Mapping[str, Any]) -> Any:
-    """How many tokens the policy wrote, as a message records it."""
+    """Return the number of tokens that the policy wrote, as recorded in a message."""
     if "n_tokens" in message:
         return message["n_tokens"]
     return first_of(mapping(message.get("usage")), ("completion_tokens", "output_tokens"))
 
 
 def stops_for_call(place: Mapping[str, Any]) -> bool:
-    """Whether the reason to stop that a place records is a call."""
+    """Return whether the recorded stop reason is a tool call."""
     return any(str(place[key]).lower() in STOPS_FOR_CALLS for key in STOP_KEYS if key in place)
 
 
 def _call(call: Mapping[str, Any], key: str, call_id: Any) -> Written | None:
-    """A call whose arguments are under a key."""
+    """Read a call whose arguments are under a key; return None if it has another shape."""
     name = call.get("name")
     if type(name) is not str or key not in call:
         return None
@@ -168,10 +171,10 @@ def _call(call: Mapping[str, Any], key: str, call_id: Any) -> Written | None:
 def _result(
     result: Mapping[str, Any], key: str, call_id: Any, flag: bool | None = None
 ) -> Result | None:
-    """A result whose answer is under a key."""
+    """Read a result whose answer is under a key; return None if its text is not found."""
     answer, name = result[key], result.get("name")
     text = answer if type(answer) is str else text_of(bare_answer(answer))
-    if answer and not text:  # a block whose text is nowhere
+    if answer and not text:  # blocks without any text
         return None
     return Result(
         text,

@@ -1,4 +1,4 @@
-"""The bytes of a trace: opened, hashed as stored, gunzipped, and parsed as JSON."""
+"""Open a trace, hash its stored bytes, gunzip them, and parse them as JSON."""
 
 from __future__ import annotations
 
@@ -27,35 +27,36 @@ if TYPE_CHECKING:
 GZIP = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BUFFER = 1 << 17  # bytes
-MOST_UNZIPPED = 1 << 27  # bytes that gzip may give at once, however small it is
-MOST_RATIO = 100  # ... and beyond, times its own size; JSON of real traces has up to some 30
+MOST_UNZIPPED = 1 << 27  # bytes that gzip may expand to, whatever its size
+MOST_RATIO = 100  # beyond that, bytes per compressed byte; JSON of real traces reaches about 30
 NOT_STANDARD = "JSON outside the standard"
 FETCH_AGAIN = "copy or download the file again"
 
 
 class Stream:
-    """The content of one file or of standard input ("-"), to be read once.
+    """The content of a file or of standard input ("-"). It can be read once.
 
     Attributes:
-        where: what error messages call it.
-        head: the first bytes of the (unzipped) content; empty where there are none.
+        where: its name in error messages.
+        digest: hash of the stored bytes read so far.
+        head: the first bytes of the content after decompression.
     """
 
     def __init__(self, path: str, digest: _Hash | None = None, *, keep: bool = False) -> None:
-        """Open it.
+        """Open the stream.
 
         Args:
-            path: file, or "-".
-            digest: what to feed with the stored bytes; a new one where None.
-            keep: standard input stays in memory for whoever asks for its digest later.
+            path: a file, or "-".
+            digest: hash that is updated with the stored bytes; None: a new one.
+            keep: keep standard input in memory, so that it can be hashed again later.
 
         Raises:
-            InputError: it can't be opened, is broken gzip, or is empty.
+            InputError: the file can't be opened, is broken gzip, or is empty.
         """
         self.where = "standard input" if path == "-" else path
         self.digest = digest or hashlib.sha256()
         with readable(self.where):
-            # Closed by `close`, which every way out of the readers comes past.
+            # `close` closes it; every exit path of the readers calls `close`.
             file = _standard_input(keep) if path == "-" else opened(path)
             self._hashing = _Hashing(file, self.digest)
             self._stored = io.BufferedReader(self._hashing, BUFFER)
@@ -74,7 +75,7 @@ class Stream:
             raise
 
     def read(self) -> bytes | bytearray:
-        """All that is left; closes the file."""
+        """Return all remaining content and close the file."""
         try:
             with readable(self.where):
                 return self._all()
@@ -82,7 +83,7 @@ class Stream:
             self.close()
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """(number from 1, line) of every line that is not blank."""
+        """Yield (number from 1, line) of every line that is not blank."""
         with readable(self.where):
             for number, line in enumerate(self._each_line(), 1):
                 if not line.isspace():
@@ -91,7 +92,7 @@ class Stream:
     def _all(self) -> bytes | bytearray:
         if self._content is self._stored:
             data = bytearray(self._hashing.size)
-            del data[self._stored.readinto(data) :]  # in place, where `read` would copy all twice
+            del data[self._stored.readinto(data) :]  # in place; `read` would copy everything twice
             data += self._stored.read()
             return data
         data = bytearray()
@@ -113,13 +114,13 @@ class Stream:
             yield line
 
     def _check_unzipped(self, size: int) -> None:
-        """Raise InputError where a little gzip unzips to more than memory may hold."""
+        """Raise InputError if a small gzip file expands beyond the limits."""
         if size >= MOST_UNZIPPED and size > MOST_RATIO * self._hashing.count:
             what = f"unzips to more than {size / 2**20:,.0f} MiB, {MOST_RATIO} times its size"
             raise InputError(self.where, what, "gunzip it first, if memory holds it")
 
     def close(self) -> None:
-        """Let go of the file; a second time does nothing."""
+        """Close the file; closing twice is harmless."""
         self._content.close()
         self._stored.close()
 
@@ -130,7 +131,7 @@ def _standard_input(keep: bool) -> BinaryIO:
 
 @contextmanager
 def readable(where: str) -> Iterator[None]:
-    """Turn the errors of opening and reading a file into one clear line."""
+    """Turn errors from opening or reading a file into a one-line InputError."""
     try:
         yield
     except FileNotFoundError:
@@ -145,7 +146,7 @@ def readable(where: str) -> Iterator[None]:
 
 
 class BrokenJsonError(ValueError):
-    """What is wrong with a JSON text, and the byte where its parser stopped."""
+    """An error in a JSON text, with the byte offset where the parser stopped."""
 
     def __init__(self, what: str, offset: int) -> None:
         super().__init__(what, offset)
@@ -153,23 +154,23 @@ class BrokenJsonError(ValueError):
 
 
 def parse(data: bytes | bytearray) -> tuple[Any, bool]:
-    """A JSON value, and whether it keeps to the standard.
+    """Parse JSON into (value, whether the text conforms to the standard).
 
-    Python's own writer emits NaN and lone surrogates (half an emoji that a model wrote), which
-    the standard forbids; such JSON is read too, surrogates replaced by "?".
+    Python's own writer emits NaN and lone surrogates (half of an emoji that a model wrote), which
+    the standard forbids. Such JSON is accepted too; surrogates are replaced by "?".
 
     Raises:
-        BrokenJsonError: broken or cut off.
+        BrokenJsonError: the JSON is broken or cut off.
     """
     try:
-        # Faster than orjson on whole traces, and integers beyond 64 bits keep their digits.
+        # msgspec is faster than orjson on whole traces and keeps integers beyond 64 bits exact.
         return msgspec.json.decode(data), True
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
         return orjson.loads(data), True
     except orjson.JSONDecodeError as error:
-        strict = error  # says where it stopped
+        strict = error  # gives the offset where the parser stopped
     try:
         return without_surrogates(json.loads(data)), False
     except UnicodeDecodeError as error:
@@ -183,10 +184,10 @@ def parse(data: bytes | bytearray) -> tuple[Any, bool]:
 
 
 def parse_document(data: bytes | bytearray, where: str, notes: Counter[str]) -> Any:
-    """The value of a whole file, as `parse` reads it.
+    """Parse the content of a whole file with `parse`.
 
     Raises:
-        InputError: broken or cut off, with the byte offset.
+        InputError: the JSON is broken or cut off; the error gives the byte offset.
     """
     try:
         value, standard = parse(data)
@@ -198,11 +199,11 @@ def parse_document(data: bytes | bytearray, where: str, notes: Counter[str]) -> 
 
 
 def written(value: Any, option: int = 0) -> bytes:
-    """A value as JSON; whole numbers of more than 64 bits keep their digits.
+    """Serialize a value as JSON; integers beyond 64 bits stay exact.
 
     Args:
-        value: as `parse` returns it.
-        option: of orjson.
+        value: a value as `parse` returns it.
+        option: option flags of orjson.
     """
     try:
         return orjson.dumps(value, default=str, option=option | orjson.OPT_NON_STR_KEYS)
@@ -211,7 +212,7 @@ def written(value: Any, option: int = 0) -> bytes:
 
 
 def without_surrogates(value: Any) -> Any:
-    """The same value with each lone surrogate, which no UTF-8 file can hold, as "?"."""
+    """Replace every lone surrogate in a value by "?", because UTF-8 can't encode it."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, list):
@@ -222,7 +223,7 @@ def without_surrogates(value: Any) -> Any:
 
 
 class _Hashing(io.RawIOBase):
-    """A file that feeds every byte read from it to a hash."""
+    """A file that updates a hash with every byte read from it."""
 
     def __init__(self, file: BinaryIO, digest: _Hash) -> None:
         self._file, self._digest = file, digest
@@ -230,7 +231,7 @@ class _Hashing(io.RawIOBase):
 
     @property
     def size(self) -> int:
-        """Bytes of a file; 0 where only its end tells, as of a pipe."""
+        """Size of the file in bytes; 0 if it is unknown in advance, e.g. for a pipe."""
         try:
             return os.fstat(self._file.fileno()).st_size
         except OSError:

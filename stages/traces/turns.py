@@ -1,4 +1,4 @@
-"""Turns from a list of chat messages, whatever form their calls and results have."""
+"""Read the turns of a list of chat messages, whatever form their calls and results have."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["read_turns", "text_of"]
 
-# Hermes-style results inside plain text; the last one may have been cut off.
+# Hermes-style results inside plain text; the last one may be cut off.
 TEXT_RESULT = re.compile(r"<tool_response>\n?(.*?)\n?(?:</tool_response>|\Z)", re.DOTALL)
 
-# Keys of OpenAI's and tau2-bench's messages. One with other keys may hold its calls elsewhere.
+# Keys of OpenAI's and tau2-bench's messages. Messages with other keys may hold calls elsewhere.
 PLAIN = frozenset(
     [
         "role",
@@ -65,7 +65,7 @@ PLAIN = frozenset(
         "audio",
     ]
 )
-ENVELOPE = frozenset({"name", "content", "tool_call_id", "role"})  # of a result between tags
+ENVELOPE = frozenset({"name", "content", "tool_call_id", "role"})  # keys of a result in tags
 DOUBTFUL = "text that may be a call: read as a message"
 RECORD = "record every call with its name, arguments and result, or pass --skip-bad"
 
@@ -77,18 +77,22 @@ def read_turns(
     *,
     played: bool = False,
 ) -> tuple[list[Turn], list[Call]]:
-    """The policy's turns and the simulated user's own calls, in order.
+    """Read the policy's turns and the simulated user's own calls, in order.
 
-    Each assistant message is one turn. A result belongs to the open call that has its id; where
-    ids are missing, repeated or wrong, to the first open call of the last message with calls, by
-    the tool's name where the result has one.
+    Each assistant message is one turn; items of one response of the Responses API share a turn. A
+    result belongs to the open call with its id. If ids are missing, repeated or wrong, the result
+    belongs to the first open call of the last message with calls; a call of the tool that the
+    result names goes first.
 
     Args:
-        messages: messages of one conversation as recorded, in any form that `forms` knows.
-        notes: counts what was repaired or skipped; nothing where this raises.
-        tools: definitions, where they are known; calls as XML text leave types to them.
-        played: the calls are those that an environment executed, so that text is only text,
-            however much a weak policy makes it look like a call.
+        messages: messages of one conversation as recorded, in any form that `forms` reads.
+        notes: counts what was repaired or skipped; unchanged if this raises.
+        tools: tool definitions, if known. They give the types of arguments in XML calls.
+        played: the recorded calls are exactly those that an environment executed. Text is then
+            never read as a call, even if a weak policy wrote text that looks like one.
+
+    Returns:
+        The policy's turns, and the calls that the simulated user made.
 
     Raises:
         BadItemError: a call or a result can't be read, or a result has no call.
@@ -109,26 +113,26 @@ def read_turns(
 
 
 class _Conversation:
-    """What has been read of a conversation so far."""
+    """The part of a conversation that has been read so far."""
 
     def __init__(self, tools: Sequence[Any], is_react: bool, played: bool) -> None:
         self.turns: list[Turn] = []
         self.user_calls: list[Call] = []
         self.notes: Counter[str] = Counter()
-        self.place = 0  # of the message being read, from 1
+        self.place = 0  # position of the message being read, from 1
         self._tools, self._is_react, self._played = tools, is_react, played
-        self._lost: list[str] = []  # a line for each call or result that can't be read
-        self._by_id: dict[str, Call | None] = {}  # None where a result's id would be ambiguous
-        self._latest: list[Call] = []  # calls of the last message that had any
-        self._latest_of_user: list[Call] = []
-        self._last: str | None = None  # what the policy just said: a "message" or a "call" item
+        self._lost: list[str] = []  # one line per call or result that can't be read
+        self._by_id: dict[str, Call | None] = {}  # None: the id is ambiguous
+        self._latest: list[Call] = []  # calls of the last assistant message with calls
+        self._latest_of_user: list[Call] = []  # the same for the simulated user
+        self._last: str | None = None  # the policy's previous item, "message" or "call"
 
     def lose(self, what: str) -> None:
-        """Remember a call or a result that can't be read."""
+        """Record a call or a result that can't be read."""
         self._lost.append(f"message {self.place} has {what}")
 
     def close(self) -> None:
-        """Count the calls without a result; raise BadItemError if anything was lost."""
+        """Count the calls without a result; raise BadItemError if anything can't be read."""
         unknown = [name for name in self.notes if name.startswith("unknown role")]
         if unknown and not self.turns:
             self._lost.append(f"no message is of the assistant, but of an {unknown[0]}")
@@ -144,15 +148,18 @@ class _Conversation:
             self.notes["call without a result"] += missing
 
     def read(self, message: dict[str, Any]) -> bool:
-        """Read a message with the keys of `PLAIN`; False: it needs a closer look.
+        """Read a message with the keys of `PLAIN`.
 
-        Most messages of most traces come through here, so it is one straight function.
+        Most messages of most traces take this path, so it is one long, fast function.
+
+        Returns:
+            Whether the message was read. If False, the slower `read_message` must read it.
         """
         get = message.get
         content, role, entries, n_tokens = get("content"), get("role"), None, None
         if content is not None and type(content) is not str:
             return False
-        if len(message) > 2 or content is None or role is None:  # other keys than these two
+        if len(message) > 2 or content is None or role is None:  # keys beyond these two
             entries = get("tool_calls")
             if (entries and type(entries) is not list) or not PLAIN.issuperset(message):
                 return False
@@ -177,7 +184,7 @@ class _Conversation:
         if role == "tool":
             if "content" not in message:
                 return False
-            # OpenAI names the call in `tool_call_id`, tau2-bench in the result's own `id`.
+            # OpenAI has the id of the call in `tool_call_id`, tau2-bench in the result's `id`.
             call_id = get("tool_call_id") or get("id")
             flag = None if (error := get("error")) is None else says_failed(error)
             if content and content[0] in "< \n" and content.lstrip().startswith("<tool_response>"):
@@ -200,7 +207,7 @@ class _Conversation:
         return True
 
     def take(self, event: Event) -> None:
-        """Take up what a message of another form says."""
+        """Add an event from a message in another form."""
         if isinstance(event, Spoken):
             self._take_spoken(event)
         elif isinstance(event, Result) and event.text.lstrip().startswith("<tool_response>"):
@@ -233,13 +240,13 @@ class _Conversation:
             self.lose("no call, although it stopped to make one")
 
     def _shares_turn(self, event: Spoken) -> bool:
-        """Whether an item of the Responses API belongs to the response of the item before."""
+        """Return whether a Responses API item belongs to the same response as the previous item."""
         if event.item == "call":
             return self._last is not None
         return event.item == "message" and self._last == "call"
 
     def _speak(self, content: Any, n_tokens: Any) -> None:
-        """Add a turn without structured calls; its text may hold some."""
+        """Add a turn without structured calls; its text may contain calls."""
         text = content if type(content) is str else text_of(content)
         calls: list[Call] = []
         if not text:
@@ -259,7 +266,7 @@ class _Conversation:
         self._add_turn(calls, n_tokens, content)
 
     def _in_text(self, text: str) -> list[Call]:
-        """Calls written as text, in its order."""
+        """Read the calls in a text, in order."""
         calls = []
         for written in self._written(text):
             self.notes["call read from text"] += 1
@@ -278,13 +285,13 @@ class _Conversation:
     def _written(self, text: str) -> list[TextCall]:
         if not may_hold_calls(text):
             return []
-        # Its many patterns take a while to compile.
+        # Imported here because its many patterns are slow to compile.
         from stages.messages.tool_parser import recorded_calls
 
         return recorded_calls(text, self._tools)
 
     def _check_text(self, text: str, calls: list[Call]) -> None:
-        """Lose the calls in a text that are not also recorded beside it."""
+        """Report calls in a text that are not among the structured calls."""
         written_calls = [] if self._played else self._written(text)
         if not written_calls:
             return
@@ -310,7 +317,7 @@ class _Conversation:
         return n_tokens
 
     def _structured(self, entries: list[Any]) -> list[Call]:
-        """Calls of `tool_calls`."""
+        """Read the entries of `tool_calls`."""
         calls = []
         for entry in entries:
             written = plain_call(entry)
@@ -339,7 +346,7 @@ class _Conversation:
         return calls
 
     def _register(self, call: Call, call_id: str | None) -> None:
-        """Remember a call by its id."""
+        """Index a call by its id."""
         if call.arguments is None:
             self.notes["null arguments read as none"] += 1
         if call_id is None:
@@ -353,7 +360,7 @@ class _Conversation:
             self._by_id[call_id] = call
 
     def _answer(self, call_id: Any, text: str, flag: bool | None, name: Any, of_user: bool) -> None:
-        """Give a result to its call."""
+        """Assign a result to its call."""
         call = self._by_id.get(call_id) if type(call_id) is str else None
         if call is None or call.result is not None:
             answered = call is not None
@@ -370,22 +377,22 @@ class _Conversation:
         call.result, call.flagged = text, flag
 
     def _note_pairing(self, call_id: Any, *, guessed: bool) -> None:
-        """Note that a result went to its call by position although an id or name was to tell."""
+        """Note that a result was paired by position although an id or a name should decide."""
         ambiguous = type(call_id) is str and self._by_id.get(call_id, self) is None
         if (self._by_id or guessed) and not ambiguous and not self.notes["call id missing"]:
             self.notes["result paired by position"] += 1
 
     def _hear(self, text: str) -> None:
-        """Read the results that a message of the user holds, in order of the open calls."""
+        """Read the results in a user message; they are in the order of the open calls."""
         if self._is_react and (answer := react.ANSWER.match(text)):
             self._answer(None, text[answer.end() :], None, None, of_user=False)
         elif "<tool_response>" in text:
             self._answer_in_tags(text)
 
     def _answer_in_tags(self, text: str, result: Result | None = None) -> None:
-        """Read the results between tags, which stand in the order of the open calls.
+        """Read the results in tags; they are in the order of the open calls.
 
-        Each may be Hermes' object with the call's id, the tool's name, and the content.
+        A result may be a Hermes object with the call's id, the tool's name and the content.
         """
         result = result or Result("")
         texts = TEXT_RESULT.findall(text)
@@ -406,5 +413,5 @@ class _Conversation:
 
 
 def _open(calls: list[Call]) -> list[Call]:
-    """The calls that have no result yet."""
+    """Return the calls that have no result yet."""
     return [call for call in calls if call.result is None]
