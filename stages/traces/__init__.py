@@ -1,4 +1,4 @@
-"""Traces of every known format, read into episodes."""
+"""Read traces of every known format into episodes."""
 
 from __future__ import annotations
 

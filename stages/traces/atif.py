@@ -1,8 +1,8 @@
-"""ATIF trajectories, versions 1.0 to 1.8, with the result.json that Harbor writes beside them.
+"""Read ATIF trajectories, versions 1.0 to 1.8, with the result.json that Harbor writes.
 
-A step of the agent is a turn; its observation holds the results. The reward, the task and an
-exception stand in the result: JOB/TRIAL/result.json beside JOB/TRIAL/agent/trajectory.json. The
-format has no flag for a failed tool result; one in a result's `extra`, such as `is_error`, is read.
+An agent step is a turn; its observation holds the results. Harbor's result has the reward, the task
+and any exception: JOB/TRIAL/result.json belongs to JOB/TRIAL/agent/trajectory.json. The format has
+no flag for a failed tool result, but a flag in a result's `extra`, e.g. `is_error`, is read.
 
 Layout: package `atif` 1.8.0; `harbor.models.trial.result`.
 """
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 NAME = "atif"
 VERSION = re.compile(r"ATIF-v(\d{1,9})\.(\d{1,9})")
-NEWEST = 8  # minor version that is known
+NEWEST = 8  # newest known minor version
 OURS = "irc_cli"  # the key of `extra` under which `irc-cli export atif` writes
-# Of a trajectory's `extra.irc_cli`, as clean records have them.
+# Fields of a trajectory's `extra.irc_cli`, named as in clean records.
 FIELDS = (
     *("task_id", "trial", "episode_id", "group_id", "domain", "family", "env", "policy"),
     "tokens_recorded",
 )
-# Exceptions beside which Harbor counts a reward (`harbor.models.trial.error_policy` of 0.26): those
-# of the agent's own making, the first of which are limits that cut it off.
+# Exceptions with which Harbor still counts the reward (`harbor.models.trial.error_policy` of 0.26),
+# because the agent caused them. LIMITS are limits that cut it off.
 LIMITS = frozenset(
     [
         "AgentTimeoutError",
@@ -57,14 +57,14 @@ Record = dict[str, Any]
 
 
 class TrialFiles(NamedTuple):
-    """What stands beside a trajectory."""
+    """The files that belong to a trajectory."""
 
-    folder: Path  # its own
-    result: Record | None = None  # of its trial, by Harbor
+    folder: Path  # folder of the trajectory
+    result: Record | None = None  # Harbor's result of the trial
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is a trajectory, or the result of a trial of Harbor."""
+    """Return whether a record is a trajectory or the result of a Harbor trial."""
     version = record.get("schema_version")
     if isinstance(version, str) and version.startswith("ATIF"):
         return isinstance(record.get("steps"), list)
@@ -78,9 +78,9 @@ def _is_result(record: Any) -> bool:
 
 
 def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> TrialFiles:
-    """The result of the trial that a file of one trajectory belongs to, if it is there."""
+    """Return the folder of a trajectory, and the result of its trial if there is one."""
     folder = path.absolute().parent
-    if ".jsonl" in path.suffixes:  # of several trajectories
+    if ".jsonl" in path.suffixes:  # several trajectories, which no single result belongs to
         return TrialFiles(folder)
     for place in _places(folder):
         result = _object(place / "result.json")
@@ -94,19 +94,19 @@ def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> TrialF
 
 
 def _places(folder: Path) -> list[Path]:
-    """Where the result of a trajectory in a folder may be."""
+    """Return the folders that may hold the result of a trajectory in a folder."""
     trial = _of_step(folder)
     return [folder, folder.parent, *([trial] if trial else [])]
 
 
 def _of_step(folder: Path) -> Path | None:
-    """The trial of a folder TRIAL/steps/STEP/agent, of a task with several steps."""
+    """Return TRIAL for a folder TRIAL/steps/STEP/agent of a multi-step task, else None."""
     steps = folder.parent.parent
     return steps.parent if steps.name == "steps" else None
 
 
 def _step(result: Record, folder: Path) -> Record:
-    """The result of one step of a trial, as that of a trial of its own."""
+    """Return the result of one step of a trial as if the step were a trial."""
     name = folder.parent.name
     several = result.get("step_results")
     steps = several if isinstance(several, list) else []
@@ -121,7 +121,7 @@ def _step(result: Record, folder: Path) -> Record:
 
 
 def _object(path: Path) -> Record:
-    """The object in a JSON file; empty where there is none."""
+    """Return the object in a JSON file; empty if there is none."""
     try:
         value = parse(path.read_bytes())[0]
     except (OSError, BrokenJsonError):
@@ -130,7 +130,7 @@ def _object(path: Path) -> Record:
 
 
 def files(folder: Path, digest: _Hash | None = None, notes: Any = None) -> list[tuple[Path, Any]]:
-    """The trajectories in a folder of Harbor, with their results; and trials that have none."""
+    """Return the trajectories in a Harbor folder with their results, and trials without any."""
     trajectories = sorted(folder.rglob("*trajectory.json"))
     records = [(path, beside(path, digest)) for path in trajectories]
     recorded = {place for path in trajectories for place in path.absolute().parents}
@@ -145,7 +145,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     """Yield the clean record of one trajectory, or of a trial.
 
     Raises:
-        BadItemError: the trajectory is of another version, or has a step or a part that is none.
+        BadItemError: the trajectory is of another version, or a part of it is malformed.
     """
     shared = options.shared or TrialFiles(Path())
     result = shared.result
@@ -166,7 +166,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
 
 
 def _tools(defined: Any) -> list[Record] | None:
-    """The tools; definitions in OpenAI's form keep what else they say."""
+    """Return the tool definitions; those in OpenAI's form keep all their fields."""
     known = tool_definitions(defined)
     if known is None or not isinstance(defined, list) or len(known) != len(defined):
         return known
@@ -184,7 +184,7 @@ def _check(record: Record, notes: Counter[str]) -> None:
 
 
 def _steps(record: Record, folder: Path, notes: Counter[str]) -> Iterator[Record]:
-    """The steps of a trajectory and of those that go on from it, in files beside it."""
+    """Yield the steps of a trajectory and of its continuations in other files of the folder."""
     read = set[Path]()
     while record:
         steps = record.get("steps")
@@ -203,7 +203,7 @@ def _steps(record: Record, folder: Path, notes: Counter[str]) -> Iterator[Record
 
 
 def _named(record: Record, result: Record | None) -> Record:
-    """Who an episode is: as we exported it, as Harbor's result says, as the trajectory does."""
+    """Return ids and model, preferably as we exported them, then from Harbor's result."""
     result = result or {}
     agent = object_of(record, "agent")
     model = name_in(agent, "model_name") or _model(record) or _model_told(result)
@@ -218,23 +218,23 @@ def _named(record: Record, result: Record | None) -> Record:
 
 
 def _model_told(result: Record) -> str | None:
-    """The model by Harbor's result, named as trajectories do: provider/model."""
+    """Return the model in Harbor's result, written as in trajectories: provider/model."""
     told = object_of(object_of(result, "agent_info"), "model_info")
     name, provider = name_in(told, "name"), name_in(told, "provider")
     return f"{provider}/{name}" if provider and name else name
 
 
 def _model(record: Record) -> str | None:
-    """The model of the first step that names one."""
+    """Return the model of the first step that names one; None if no step does."""
     steps = record.get("steps") or []
     names = (name_in(step, "model_name") for step in steps if isinstance(step, dict))
     return next(filter(None, names), None)
 
 
 def _ending(record: Record, result: Record | None, status: str = "ok") -> Record:
-    """Status, outcome, rewards and stop. A trial without a verdict was never scored.
+    """Return status, outcome, rewards and stop; a trial without a verdict was never scored.
 
-    As in Harbor, a reward counts beside an exception if the agent is to blame for that.
+    As in Harbor, a reward counts despite an exception if the agent caused the exception.
     """
     ours = _ours(record)
     rewards = _rewards(object_of(record, "extra"))
@@ -258,19 +258,19 @@ def _ending(record: Record, result: Record | None, status: str = "ok") -> Record
 
 
 def _failures(result: Record) -> list[Record]:
-    """The exceptions of a trial and of its steps."""
+    """Return the exceptions of a trial and of its steps."""
     told = [result, *_listed(result, "step_results")]
     return [failed for part in told if (failed := object_of(part, "exception_info"))]
 
 
 def _is_graded(failure: Record) -> bool:
-    """Whether the reward beside an exception is valid; older results do not say it themselves."""
+    """Return whether the reward is valid despite an exception; older results do not state it."""
     valid = object_of(failure, "policy").get("has_valid_reward")
     return valid if isinstance(valid, bool) else str(failure.get("exception_type")) in GRADED
 
 
 def _rewards(holder: Record) -> dict[str, Any]:
-    """The rewards by name that an object holds, or its single one."""
+    """Return the rewards by name in an object, or its single reward."""
     rewards = object_of(holder, "rewards")
     if not rewards and holder.get("reward") is not None:
         return {"reward": holder["reward"]}
@@ -283,13 +283,13 @@ class _Writer:
     def __init__(self, notes: Counter[str]) -> None:
         self._notes = notes
         self._messages: list[Record] = []
-        self._ids: set[str] = set()  # of all calls so far
+        self._ids: set[str] = set()  # ids of all calls so far
 
     def read(self, steps: Iterator[Record]) -> list[Record]:
-        """The messages of all steps.
+        """Return the messages of all steps.
 
         Raises:
-            BadItemError: a step has no known source, or a call or a result is none.
+            BadItemError: a step has no known source, or a call or a result is malformed.
         """
         for number, step in enumerate(steps, 1):
             source = step.get("source")
@@ -302,7 +302,7 @@ class _Writer:
         return self._messages
 
     def _hear(self, source: str, step: Record) -> None:
-        """Write what the system or the user says, and the calls of a user that we exported."""
+        """Write a step of the system or the user; our exports have a user's calls in `extra`."""
         message: Record = {"role": source, "content": text_of(step.get("message"))}
         calls = [call for call in _listed(_ours(step), "tool_calls") if name_in(call, "id")]
         if calls:
@@ -312,7 +312,7 @@ class _Writer:
         self._observe(step, calls, {"requestor": "user"} if calls else {})
 
     def _act(self, step: Record) -> None:
-        """Write a step of the agent. What it was given to go on from was not sampled here."""
+        """Write a step of the agent; copied context is marked as not sampled."""
         message: Record = {"role": "assistant", "content": text_of(step.get("message"))}
         if thoughts := name_in(step, "reasoning_content"):
             message["reasoning_content"] = thoughts
@@ -331,10 +331,10 @@ class _Writer:
         self._observe(step, calls, given)
 
     def _observe(self, step: Record, calls: list[Record], given: Record) -> None:
-        """Write the results of a step; those that answer no call are what the agent was told.
+        """Write the results of a step; a result that answers no call is a user message.
 
-        A result without an id answers the calls of its step that have none, the last result the
-        last call: one that answers several, such as a screen, is what came of the last.
+        Results without an id answer the last calls of the step that have no result, in order. One
+        result for several calls, e.g. a screenshot, thus answers the last call.
         """
         if step.get("observation") is None:
             return
@@ -354,7 +354,7 @@ class _Writer:
                 continue
             message: Record = {"role": "tool", "tool_call_id": call_id, "content": content}
             flag = flag_of(object_of(result, "extra"))
-            if flag is None and len(calls) == 1:  # Harbor's converters from Claude Code
+            if flag is None and len(calls) == 1:  # from Harbor's converter for Claude Code
                 flag = object_of(step, "extra").get("tool_result_is_error")
             if isinstance(flag, bool):
                 message["error"] = flag
@@ -362,13 +362,13 @@ class _Writer:
 
 
 def _ours(holder: Record) -> Record:
-    """What `irc-cli export atif` wrote into the `extra` of something."""
+    """Return the data that `irc-cli export atif` wrote into an object's `extra`."""
     extra = object_of(holder, "extra")
     return object_of(extra, OURS) if extra else {}
 
 
 def _listed(holder: Record, key: str) -> list[Record]:
-    """The objects that a field lists; none where it is null."""
+    """Return the list of objects in a field; empty if it is null."""
     several = holder.get(key)
     if several is None:
         return []
@@ -387,7 +387,7 @@ def _call(call: Record) -> Record:
 
 
 def _tokens(step: Record) -> Record:
-    """Tokens of a turn: how many, and which where a single call of the model wrote them."""
+    """Return the token count of a turn, and the tokens if a single model call wrote them."""
     metrics = object_of(step, "metrics")
     tokens: Record = {}
     if type(count := metrics.get("completion_tokens")) is int:

@@ -1,4 +1,4 @@
-"""One tool call in any form that the field writes: its name, arguments and id; and its flags."""
+"""Read a tool call of any known form, and the failure flag of a result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import orjson
 
 # In order of preference; the Responses API has both `call_id` and an `id` of the item itself.
 IDS = ("call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "source_call_id", "id")
-BARE_NAMES = ("function", "tool", "action", "recipient_name")  # not of a call in a known form
+BARE_NAMES = ("function", "tool", "action", "recipient_name")  # names in unknown forms of calls
 NAMES = ("name", "tool_name", "toolName", "function_name", "functionName")
 ARGUMENTS = (
     "arguments",
@@ -28,7 +28,7 @@ ARGUMENTS = (
 WRAPPERS = ("function", "functionCall", "function_call", "toolUse", "tool_use", "tool_call")
 RESULT_WRAPPERS = ("functionResponse", "function_response", "toolResult", "tool_result")
 
-# Of a result: whether its call failed, or text or an object that tells the error.
+# Keys of a result that flag a failure, and keys that hold the error as text or an object.
 FLAGS = ("error", "is_error", "isError", "failed", "errored", "has_error", "hasError")
 ERRORS = ("error_message", "errorMessage", "errorText", "error_text", "exception", "traceback")
 FAILURES = frozenset(
@@ -38,13 +38,13 @@ FAILURES = frozenset(
 SUCCESSES = frozenset({"success", "ok"})
 NOT_FAILED = frozenset({"", "false", "none", "null", "0"})
 TELLING = frozenset([*FLAGS, *ERRORS, "status", "state", "success", "ok"])
-_ENCODER = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` makes one each time
+_ENCODER = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` would make one per call
 BARE = {"name", "arguments"}
 WRAPPING = frozenset([*WRAPPERS, "method", "custom"])
 
 
 class UnreadableCallError(Exception):
-    """Something is a call, but its name or its arguments can't be told."""
+    """A call whose name or arguments can't be determined."""
 
 
 class Written(NamedTuple):
@@ -52,21 +52,21 @@ class Written(NamedTuple):
 
     name: str
     arguments: Any  # as recorded: text or a value
-    id: str | None  # None: it has none
+    id: str | None  # None: the call has no id
 
 
 def read_call(entry: Any) -> Written:
-    """Read one call, whatever its form.
+    """Read one call in any form.
 
     Args:
-        entry: an object with a name and arguments under any of the names in `NAMES` and
-            `ARGUMENTS`, bare or inside one of `WRAPPERS`; or JSON text of one.
+        entry: an object, or its JSON text. Its name is under a key in `NAMES` and its arguments
+            under a key in `ARGUMENTS`, at the top level or inside one of `WRAPPERS`.
 
     Raises:
-        UnreadableCallError: it has no name or no arguments, or has two that differ.
+        UnreadableCallError: the name or the arguments are missing or ambiguous.
     """
     if type(entry) is dict and entry.keys() == BARE and type(entry["name"]) is str:
-        return Written(entry["name"], entry["arguments"], None)  # as most lists of calls have them
+        return Written(entry["name"], entry["arguments"], None)  # the most common form
     parts = _unwrapped(entry)
     names = {part[key]: None for part in parts for key in NAMES if isinstance(part.get(key), str)}
     # `function` and `tool` may hold the bare name.
@@ -80,7 +80,7 @@ def read_call(entry: Any) -> Written:
 
 
 def plain_call(entry: Any) -> tuple[str, Any, str | None] | None:
-    """A call in OpenAI's own form, as (name, arguments, id); None: it needs a closer look."""
+    """Read a call in OpenAI's form as (name, arguments, id); None: only `read_call` can read it."""
     if type(entry) is not dict:
         return None
     function, call_id = entry.get("function"), entry.get("id")
@@ -95,7 +95,7 @@ def plain_call(entry: Any) -> tuple[str, Any, str | None] | None:
 
 
 def as_text(arguments: Any) -> Any:
-    """Return arguments as JSON text, as OpenAI has them; null stays null."""
+    """Return arguments as JSON text, the form that OpenAI uses; null stays null."""
     if arguments is None or isinstance(arguments, str):
         return arguments
     return _ENCODER.encode(arguments)
@@ -107,7 +107,7 @@ def _bare(part: Mapping[str, Any], key: str) -> bool:
 
 
 def _unwrapped(entry: Any) -> list[Mapping[str, Any]]:
-    """Return the objects that a call is made of, from the outermost to the innermost."""
+    """Return the nested objects of a call, from the outermost to the innermost."""
     if type(entry) is dict and WRAPPING.isdisjoint(entry):
         return [entry]
     parts: list[Mapping[str, Any]] = []
@@ -118,7 +118,7 @@ def _unwrapped(entry: Any) -> list[Mapping[str, Any]]:
         if value.get("method") == "tools/call":  # MCP's request
             inner.append(value.get("params"))
             parts.pop()
-        if value.get("type") == "custom":  # OpenAI's tools whose input is plain text
+        if value.get("type") == "custom":  # an OpenAI custom tool; its input is plain text
             inner.append(value.get("custom"))
         value = next((part for part in inner if isinstance(part, Mapping)), None)
     if not parts:
@@ -130,7 +130,7 @@ def _arguments(parts: list[Mapping[str, Any]], name: str) -> Any:
     given = [(key, part[key]) for part in parts for key in ARGUMENTS if key in part]
     if not given:
         raise UnreadableCallError(f"a call of '{name:.40}' without arguments")
-    # Merged tables fill the columns of other forms with null.
+    # A table that merges several forms has null in the columns of the other forms.
     stated = [(key, value) for key, value in given if value is not None] or given
     first, value = stated[0]
     for key, other in stated[1:]:
@@ -140,7 +140,7 @@ def _arguments(parts: list[Mapping[str, Any]], name: str) -> Any:
 
 
 def _meaning(arguments: Any) -> Any:
-    """Return arguments such that JSON text equals its value."""
+    """Parse arguments that are JSON text, so that text and value compare equal."""
     if not isinstance(arguments, str):
         return arguments
     try:
@@ -154,7 +154,7 @@ def _id(parts: list[Mapping[str, Any]]) -> str | None:
 
 
 def stated_id(part: Mapping[str, Any]) -> str | None:
-    """Return the id that a call or a result states; None where it states none."""
+    """Return the id that a call or a result states; None if it states none."""
     for key in IDS:
         if isinstance(value := part.get(key), str) and value:
             return value
@@ -162,7 +162,7 @@ def stated_id(part: Mapping[str, Any]) -> str | None:
 
 
 def object_in(value: Any) -> Any:
-    """Return the value of JSON text of an object or a list; anything else as it is."""
+    """Parse JSON text of an object or a list; return anything else unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
             return orjson.loads(value)
@@ -172,7 +172,7 @@ def object_in(value: Any) -> Any:
 
 
 def looks_like_call(value: Any, depth: int = 4) -> bool:
-    """Whether a value holds what may be a call or a result: a name beside arguments, or an id."""
+    """Return whether a value may hold a call or a result: a name with arguments, or a call id."""
     if isinstance(value, list):
         return depth > 0 and any(looks_like_call(item, depth - 1) for item in value)
     if not isinstance(value, dict):
@@ -188,17 +188,17 @@ def looks_like_call(value: Any, depth: int = 4) -> bool:
 
 
 def is_definition(value: Mapping[str, Any]) -> bool:
-    """Whether an object defines a tool: its `parameters` are a schema, not values."""
+    """Return whether an object defines a tool: its `parameters` are a schema, not values."""
     schema = value.get("parameters")
     return "description" in value or (isinstance(schema, dict) and "properties" in schema)
 
 
 def flag_of(result: Mapping[str, Any]) -> bool | None:
-    """Return whether a result is flagged as failed; None where it has no flag that says so.
+    """Return whether a result is flagged as failed; None if it has no flag.
 
     Args:
-        result: the message or block of the result. `error` may be a flag, or text or an object
-            that tells the error; `status` of the Responses API tells nothing ("completed").
+        result: the message or block of the result. `error` may be a flag, or the error as text or
+            an object. The Responses API's `status` "completed" is not a flag.
     """
     if TELLING.isdisjoint(result):
         return _typed_error(result) or None
@@ -221,12 +221,12 @@ def flag_of(result: Mapping[str, Any]) -> bool | None:
 
 
 def says_failed(value: Any) -> bool:
-    """Return whether the value of a flag that stands for a failure says that there was one."""
+    """Return whether the value of a failure flag means that the call failed."""
     return value.strip().lower() not in NOT_FAILED if isinstance(value, str) else bool(value)
 
 
 def _typed_error(result: Mapping[str, Any]) -> bool:
-    """Return whether the type of an answer is an error: AI SDK's, Anthropic's server tools'."""
+    """Return whether an answer has an error type, as in the AI SDK and Anthropic's server tools."""
     for key in ("content", "output"):
         answer = result.get(key)
         kind = answer.get("type") if isinstance(answer, dict) else None

@@ -1,4 +1,4 @@
-"""Messages of any form as OpenAI's chat messages, which every other part reads and writes."""
+"""Convert messages of any form to OpenAI's chat messages, the common form of clean records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.traces.turns import RECORD
 from stages.traces.vocabulary import ROLES
 
 Message = dict[str, Any]
-# Keys of OpenAI's messages, of which the last three say nothing of turns.
+# Keys of OpenAI's messages. The last three do not affect turns.
 PLAIN = frozenset(
     [
         "role",
@@ -38,16 +38,16 @@ CUT_OFF = frozenset(
 
 
 def clean_messages(messages: Sequence[Any], notes: Counter[str]) -> list[Message]:
-    """OpenAI's chat messages that say what messages of any known form say.
+    """Convert the messages of a conversation to OpenAI's chat messages.
 
     Args:
-        messages: of one conversation, in any form that `forms` knows.
-        notes: counts what was passed over without losing a call.
+        messages: the messages of one conversation, in any form that `forms` reads.
+        notes: counts what was skipped without losing a call.
 
     Returns:
-        Messages with `role`, `content` and, where they apply, `tool_calls` with arguments as
-        JSON text, `tool_call_id`, `name`, `error` (the result's own flag), `reasoning_content`
-        and `n_tokens`. Where the form gives calls no ids they get some.
+        Messages with `role`, `content` and, if they apply, `tool_calls` with arguments as JSON
+        text, `tool_call_id`, `name`, `error` (the result's own flag), `reasoning_content` and
+        `n_tokens`. Calls without an id are given one.
 
     Raises:
         BadItemError: a call or a result can't be read.
@@ -58,39 +58,39 @@ def clean_messages(messages: Sequence[Any], notes: Counter[str]) -> list[Message
 
 
 def was_cut_off(reason: Any) -> bool:
-    """Whether a model's stop reason says that a limit of tokens cut its answer off."""
+    """Return whether a stop reason means that a token limit cut the model's answer off."""
     return isinstance(reason, str) and reason.lower() in CUT_OFF
 
 
 class Writer:
-    """The clean messages so far, and what was passed over."""
+    """Writes clean messages and notes what it skips."""
 
     def __init__(self, notes: Counter[str] | None = None) -> None:
         self.messages: list[Message] = []
         self.notes = Counter() if notes is None else notes
-        self._open: list[tuple[str, str]] = []  # (id, name) of calls whose form has no ids
-        self._given = 0  # ids that we gave
-        self._last: str | None = None  # what the policy just said: a "message" or a "call" item
-        self._thoughts = ""  # of a reasoning item, for the message after it
+        self._open: list[tuple[str, str]] = []  # (id, name) of open calls in a form without ids
+        self._given = 0  # number of ids assigned here
+        self._last: str | None = None  # the policy's previous item, "message" or "call"
+        self._thoughts = ""  # text of a reasoning item, for the next message
 
     def copy(self) -> Writer:
-        """Another that goes on from here; it shares the messages so far."""
-        writer = Writer(self.notes.copy() if self.notes else Counter())  # which most often are none
+        """Return a writer that continues from here; it shares the messages written so far."""
+        writer = Writer(self.notes.copy() if self.notes else Counter())  # mostly there are none
         writer.messages, writer._open = self.messages.copy(), self._open.copy()
         writer._given, writer._last, writer._thoughts = self._given, self._last, self._thoughts
         return writer
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether what comes next adds nothing to the last message."""
+        """Whether the next message can't extend the last one."""
         return self._last is None and not self._thoughts
 
     def read(self, messages: Sequence[Any], first: int = 1) -> None:
-        """Write down what messages say that belong together.
+        """Append messages that belong together.
 
         Args:
-            messages: in any known form.
-            first: the number of the first of them, in errors.
+            messages: messages in any known form.
+            first: number of the first message in errors.
 
         Raises:
             BadItemError: a call or a result can't be read.
@@ -105,14 +105,15 @@ class Writer:
                 raise BadItemError(f"message {place} has {lost[0]}", RECORD)
 
     def _copy_plain(self, message: Message) -> bool:
-        """Write down a message in OpenAI's own form; False: it needs a closer look.
+        """Append a message in OpenAI's form, which most messages of most logs have.
 
-        Most messages of most logs are such.
+        Returns:
+            Whether the message was appended. If False, the slower `take` must read it.
         """
         if not PLAIN.issuperset(message):
             return False
         role, content, entries = message.get("role"), message.get("content"), None
-        if len(message) > 2 or content is None:  # other keys than these two
+        if len(message) > 2 or content is None:  # keys beyond these two
             entries = message.get("tool_calls")
         if content is not None and type(content) is not str:
             return False
@@ -138,7 +139,7 @@ class Writer:
         return True
 
     def take(self, message: Any, lost: list[str]) -> None:
-        """Write down what one message says; `lost` gets a line for what can't be read."""
+        """Append one message; add a line to `lost` for each call or result that can't be read."""
         events = straight(message)
         if events is None:
             opened = opened_message(message)
@@ -181,11 +182,11 @@ class Writer:
         if self._thoughts:
             message["reasoning_content"] = message.get("reasoning_content", "") + self._thoughts
         if stops_for_call and not message.get("tool_calls"):
-            message["finish_reason"] = "tool_calls"  # the reader refuses it: a call is missing
+            message["finish_reason"] = "tool_calls"  # makes `read_turns` reject it: no call
         self._thoughts, self._last = "", item or "message"
 
     def _shares_turn(self, item: str) -> bool:
-        """Whether an item of the Responses API belongs to the response of the item before."""
+        """Return whether a Responses API item belongs to the same response as the previous item."""
         if item == "call":
             return self._last is not None
         return item == "message" and self._last == "call"
@@ -213,7 +214,7 @@ class Writer:
         self._last = None
 
     def _awaited(self, name: str | None) -> str | None:
-        """The id that we gave the call which a result without an id answers."""
+        """Return the id assigned to the open call that a result without an id answers."""
         if not self._open:
             return None
         place = next((i for i, call in enumerate(self._open) if call[1] == name), 0)
@@ -228,7 +229,7 @@ class Writer:
 
 
 def _system_text(inner: Mapping[str, Any]) -> str | None:
-    """What a system message says; None where it is another."""
+    """Return the text of a system message; None if the message has another role."""
     role = inner.get("role", inner.get("from", inner.get("type")))
     if not isinstance(role, str) or ROLES.get(role.lower()) != "system":
         return None
@@ -237,7 +238,7 @@ def _system_text(inner: Mapping[str, Any]) -> str | None:
 
 
 def _thoughts(inner: Mapping[str, Any]) -> str:
-    """What the model thought before it spoke, where a message holds it as text."""
+    """Return the reasoning text in a message; empty if there is none."""
     for key in THOUGHTS:
         if isinstance(text := inner.get(key), str) and text:
             return text

@@ -1,4 +1,4 @@
-"""Takes messages, their text and the answers of tools out of the envelopes that formats use."""
+"""Unwrap messages, their text and the answers of tools from the envelopes of their formats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stages.traces.vocabulary import RESULT_TYPES, TEXT_KEYS
 
 
 def text_of(content: Any) -> str:
-    """Plain text of a message's content: text, null, a list of parts, or any JSON value."""
+    """Return the plain text of a message's content: text, null, a list of parts or other JSON."""
     if isinstance(content, str):
         return content
     if content is None:
@@ -33,7 +33,7 @@ def _text_of_block(block: Mapping[str, Any]) -> Any:
 
 
 def opened_message(message: Any) -> Mapping[str, Any] | None:
-    """Return a message as an object; JSON text and the SDKs' own objects are read as theirs."""
+    """Return a message as a dict, from JSON text or an SDK's object too; None if it is neither."""
     if type(message) is dict:
         return message
     if hasattr(message, "model_dump"):
@@ -43,7 +43,7 @@ def opened_message(message: Any) -> Mapping[str, Any] | None:
 
 
 def inner_messages(message: Mapping[str, Any]) -> list[Any] | None:
-    """Return the messages in an envelope; None where it is a message itself."""
+    """Return the messages in an envelope; None if the object is not an envelope."""
     for key in ("tool_messages", "tool_responses"):  # tau2-bench, AutoGen
         if isinstance(several := message.get(key), list):
             return several
@@ -60,7 +60,7 @@ def inner_messages(message: Mapping[str, Any]) -> list[Any] | None:
 
 
 def bared(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return LangChain's message out of its two serialised forms; any other as it is."""
+    """Unwrap a LangChain message from its two serialized forms; return any other unchanged."""
     path = message.get("id")
     if "lc" in message and isinstance(path, list) and path:
         return {**mapping(message.get("kwargs")), "type": str(path[-1])}
@@ -70,7 +70,7 @@ def bared(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def bare_answer(content: Any) -> Any:
-    """Return what a tool answered, without the envelope that Gemini and the AI SDK put it in."""
+    """Unwrap a tool's answer from the envelopes of Gemini, the AI SDK and Bedrock."""
     if isinstance(content, dict):
         if len(content) == 1 and ("result" in content or "output" in content):
             return next(iter(content.values()))
@@ -82,19 +82,19 @@ def bare_answer(content: Any) -> Any:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """Return a value that is an object; an empty one in place of any other."""
+    """Return a value if it is a dict, else an empty dict."""
     return value if isinstance(value, dict) else {}
 
 
 def first_of(place: Mapping[str, Any], keys: Sequence[str]) -> Any:
-    """Return the first value that is not null under some keys; None where there is none."""
-    for key in keys:  # most messages have the first of them
+    """Return the first value under the keys that is not null; None if there is none."""
+    for key in keys:  # most messages have the first key
         if (value := place.get(key)) is not None:
             return value
     return None
 
 
 def kind_of(block: Mapping[str, Any]) -> str:
-    """Return the type that a block states, spelt as in `vocabulary`; "" where it has none."""
+    """Return the type of a block, spelled as in `vocabulary`; "" if it has none."""
     kind = block.get("type")
     return kind.replace("-", "_").lower() if isinstance(kind, str) else ""

@@ -1,4 +1,4 @@
-"""A request to a model and the response to it, wherever a log keeps the two."""
+"""Find the request to a model and its response in a log record, and read both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.traces.messages import OWN
 
 Record = dict[str, Any]
 
-# Where logs keep a request; a batch has `body` or `params`, LangFuse and others `input`.
+# Keys of a request in logs; batches use `body` or `params`, Langfuse and others use `input`.
 REQUESTS = ("request", "request_body", "requestBody", "params", "body", "kwargs", "input", "inputs")
 RESPONSES = (
     "response",
@@ -27,23 +27,23 @@ RESPONSES = (
     "outputs",
     "completion",
 )
-ENVELOPES = ("body", "json", "data")  # around either, beside status and headers
-# What a user's own fields may be called, kept as they are.
+ENVELOPES = ("body", "json", "data")  # wrap a request or response that has status and headers
+# Fields of ours that a user may add to records; they are kept unchanged.
 KEPT = (*OWN, "policy")
-# Of records that hold a request and a response, too, but are another format's: LangSmith's runs,
+# Keys of other formats whose records also hold a request and a response: LangSmith's runs,
 # batches, NeMo Gym's rollouts, inspect's samples, tau-bench's and tau2-bench's results.
 FOREIGN = frozenset(
     ["run_type", "custom_id", "responses_create_params", "epoch", "traj", "termination_reason"]
 )
-FAILED_STATUS = 400  # of HTTP, from here on
+FAILED_STATUS = 400  # HTTP statuses from here on are errors
 
 
 class Exchange(NamedTuple):
-    """One call of a model's API, as a log holds it."""
+    """One call of a model's API, as logged."""
 
-    request: Record  # empty: the log does not hold it
+    request: Record  # empty: not logged
     response: Record  # empty: there was none
-    failed: str | None = None  # why there was no response, where the log says so
+    failed: str | None = None  # why there was no response, if logged
 
 
 class Answer(NamedTuple):
@@ -54,21 +54,21 @@ class Answer(NamedTuple):
 
 
 class Logged(NamedTuple):
-    """What an exchange says, in whatever form its vendor has."""
+    """The content of an exchange, in its vendor's form."""
 
     exchange: Exchange
     history: Sequence[Any]  # the request's messages, the system prompt first
-    answers: Sequence[Answer]  # the response's, each with the reason why the model stopped
-    tools: Any  # the request's definitions
+    answers: Sequence[Answer]  # the response's answers
+    tools: Any  # the request's tool definitions
 
 
 def exchange_of(record: Record, asks: Sequence[str], answers: Sequence[str]) -> Exchange:
-    """The request and the response that a record of a log holds.
+    """Return the request and the response in a log record.
 
     Args:
-        record: one line of a log, one line of a batch, or a bare request or response.
-        asks: keys that tell this vendor's request.
-        answers: keys that tell this vendor's response.
+        record: one line of a log or of a batch, or a bare request or response.
+        asks: keys that identify this vendor's requests.
+        answers: keys that identify this vendor's responses.
     """
     request = _under(record, REQUESTS, asks) or (record if _has(record, asks) else {})
     response = _under(record, RESPONSES, answers)
@@ -78,17 +78,17 @@ def exchange_of(record: Record, asks: Sequence[str], answers: Sequence[str]) -> 
 
 
 def is_foreign(record: Record) -> bool:
-    """Whether a record is another format's, whatever requests and responses are in it."""
+    """Return whether a record is in another format, even if it holds a request and a response."""
     return not FOREIGN.isdisjoint(record)
 
 
 def clean_records(record: Record, logged: Logged, notes: Counter[str]) -> Iterator[Record]:
-    """One clean record for each answer to a request; one for the history where there is none.
+    """Yield one clean record per answer; without an answer, one record with the history alone.
 
     Args:
-        record: what holds the exchange; fields of ours in it are kept.
-        logged: what it says.
-        notes: counts what was passed over.
+        record: the record that holds the exchange; our own fields in it are kept.
+        logged: the content of the exchange.
+        notes: counts what was skipped.
 
     Raises:
         BadItemError: there are no messages, or a call or a result in them can't be read.
@@ -118,7 +118,7 @@ def clean_records(record: Record, logged: Logged, notes: Counter[str]) -> Iterat
 
 
 def _under(record: Record, keys: Sequence[str], signs: Sequence[str]) -> Record:
-    """The first object with one of the signs that is under a key, or in an envelope there."""
+    """Return the first object under a key, or in an envelope there, that has one of the signs."""
     for key in keys:
         if key not in record:
             continue
@@ -137,7 +137,7 @@ def _has(value: Mapping[str, Any], signs: Sequence[str]) -> bool:
 
 
 def _failure(record: Record) -> str | None:
-    """Why a request got no response, where a record says so."""
+    """Return why a request got no response; None if the record does not say."""
     for key in ("error", "exception"):
         if record.get(key):
             return f"{record[key]!s:.80}"

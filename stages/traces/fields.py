@@ -1,4 +1,4 @@
-"""The fields that trace formats share: outcomes, gold actions, and who an episode is."""
+"""Read the fields that trace formats share: outcomes, gold actions and the ids of episodes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from stages.core.limits import LARGEST
 from stages.traces.calls import UnreadableCallError, object_in, read_call
 from stages.traces.episode import GoldAction
 
-ROUNDING = 1e-6  # outcomes this far outside [0, 1] are rounding noise, not another scale
+ROUNDING = 1e-6  # outcomes outside [0, 1] by at most this are rounding noise, not another scale
 PLAIN_ACTIONS = {frozenset({"name", key}): key for key in ("kwargs", "arguments")}
-POLICY = ("policy", "model", "model_name", "model_id", "llm")  # fields that name what acted
-OF_AGENT = ("agent", "agent_info", "metadata", "info")  # objects that may hold them
+POLICY = ("policy", "model", "model_name", "model_id", "llm")  # fields that name the policy
+OF_AGENT = ("agent", "agent_info", "metadata", "info")  # objects that may hold such fields
 NAMING = frozenset([*POLICY, *OF_AGENT])
 
 
 class BadItemError(Exception):
-    """One record that can't be read: why, and what to do. The caller knows its place."""
+    """A record that can't be read: what is wrong and what to do. The caller adds the place."""
 
     def __init__(self, what: str, todo: str) -> None:
         super().__init__(what, todo)
@@ -26,10 +26,10 @@ class BadItemError(Exception):
 
 
 def outcome_of(value: Any, field: str) -> float | None:
-    """The outcome in [0, 1] that a field holds; None where it is null.
+    """Return the outcome in [0, 1] that a field holds; None if the field is null.
 
     Raises:
-        BadItemError: not a number, not finite, or outside [0, 1].
+        BadItemError: the value is not a number, not finite, or outside [0, 1].
     """
     if value is None:
         return None
@@ -44,12 +44,15 @@ def outcome_of(value: Any, field: str) -> float | None:
 
 
 def sampled_tokens(token_ids: Any, prompt_ids: Any, logprobs: Any) -> dict[str, Any]:
-    """Fields of a message whose tokens are recorded; none where they are not.
+    """Return the token fields of a message; empty if its tokens are not recorded.
 
     Args:
-        token_ids: those that the policy wrote, [T].
-        prompt_ids: all that it had read, [P].
-        logprobs: of the tokens, [T]; others are left out.
+        token_ids: token ids that the policy sampled, shape [T].
+        prompt_ids: token ids of the whole prompt, shape [P].
+        logprobs: logprobs of the sampled tokens, shape [T]; dropped if the length differs.
+
+    Returns:
+        The fields `token_ids` and `n_tokens`, with `prompt_ids` and `logprobs` if recorded.
     """
     if not isinstance(token_ids, list):
         return {}
@@ -62,21 +65,21 @@ def sampled_tokens(token_ids: Any, prompt_ids: Any, logprobs: Any) -> dict[str, 
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value of JSON is a number that a float holds."""
+    """Return whether a JSON value is a number within the range of a float."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1e308)
 
 
 def list_in(item: Mapping[str, Any], field: str) -> list[Any]:
-    """The list that a field holds; empty where it holds anything else."""
+    """Return the list in a field; an empty list if the field holds anything else."""
     value = item.get(field)
     return value if isinstance(value, list) else []
 
 
 def object_of(item: dict[str, Any], field: str) -> dict[str, Any]:
-    """The object that a field holds; empty where it is null.
+    """Return the object in a field; an empty object if the field is null.
 
     Raises:
-        BadItemError: it holds something else.
+        BadItemError: the field holds anything else.
     """
     value = item.get(field)
     if value is None:
@@ -89,14 +92,17 @@ def object_of(item: dict[str, Any], field: str) -> dict[str, Any]:
 
 
 def gold_of(actions: Any, field: str) -> tuple[GoldAction, ...] | None:
-    """Gold actions from {name, arguments, compare_args, requestor}; None where null.
+    """Read gold actions from a list of {name, arguments, compare_args, requestor}.
 
-    The arguments may have any of the names in `calls.ARGUMENTS`.
+    Args:
+        actions: the list; each action may have its arguments under any key in `calls.ARGUMENTS`.
+            Null and a tuple of gold actions are returned unchanged.
+        field: name of the field in errors.
 
     Raises:
-        BadItemError: not a list of objects with a name and arguments each.
+        BadItemError: it is not a list of objects that each have a name and arguments.
     """
-    if actions is None or type(actions) is tuple:  # read before, with all of its trace's
+    if actions is None or type(actions) is tuple:  # a tuple: read before, for the whole trace
         return actions
     if not isinstance(actions, list):
         raise BadItemError(f"'{field}' is not a list", "give a list of {name, arguments}")
@@ -104,12 +110,12 @@ def gold_of(actions: Any, field: str) -> tuple[GoldAction, ...] | None:
 
 
 def gold_in(*places: Any) -> tuple[GoldAction, ...] | None:
-    """The gold actions of a task in the first place that lists some; None: none does.
+    """Return the gold actions from the first place that lists them; None if no place does.
 
     Args:
-        places: objects that tell of the task, with `gold_actions`, or `evaluation_criteria` with
-            `actions` as tau2-bench has them. Any other format may mean something else by these, so
-            that what is no action is passed over.
+        places: objects that describe the task. They hold `gold_actions`, or tau2-bench's
+            `evaluation_criteria` with `actions`. These keys may mean something else in another
+            format, so lists that are not gold actions are skipped.
     """
     for place in places:
         if not isinstance(place, dict):
@@ -125,15 +131,15 @@ def gold_in(*places: Any) -> tuple[GoldAction, ...] | None:
 
 
 def gold_action(action: Any, field: str) -> GoldAction:
-    """One gold action; see `gold_of`."""
+    """Read one gold action; see `gold_of`."""
     key = PLAIN_ACTIONS.get(frozenset(action)) if type(action) is dict else None
-    if key:  # tau-bench's and ours: most of all
+    if key:  # the form of tau-bench and ours, the most common
         name, arguments = action["name"], action[key]
         if type(name) is str and arguments is not None:
             return GoldAction(name, arguments)
     try:
         name, arguments, _ = read_call(action)
-        if arguments is None:  # unknown ones would equal those of a call without any
+        if arguments is None:  # unknown arguments would match a call without arguments
             raise UnreadableCallError("a call whose arguments are null")
         compare, requestor = _beside(action, "compare_args"), _beside(action, "requestor")
         return GoldAction(
@@ -152,8 +158,8 @@ def gold_action(action: Any, field: str) -> GoldAction:
 
 
 def name_in(item: dict[str, Any], *fields: str) -> str | None:
-    """The first of some fields that holds a name; anything but text says nothing."""
-    for field in fields:  # a generator would take twice as long, and every record comes by here
+    """Return the first non-empty string in the given fields; None if there is none."""
+    for field in fields:  # a generator would be twice as slow, and every record passes here
         value = item.get(field)
         if isinstance(value, str) and value:
             return value
@@ -161,7 +167,7 @@ def name_in(item: dict[str, Any], *fields: str) -> str | None:
 
 
 def policy_in(item: dict[str, Any]) -> str | None:
-    """What acted, as a record names it or as an object in it that tells of the agent does."""
+    """Return the name of the policy from a record or from an object in it about the agent."""
     if NAMING.isdisjoint(item):
         return None
     for place in (item, *map(item.get, OF_AGENT)):
@@ -174,7 +180,7 @@ def policy_in(item: dict[str, Any]) -> str | None:
 
 
 def opening_of(messages: list[Any]) -> Any:
-    """The content of the user's first message, as recorded; None where there is none."""
+    """Return the content of the user's first message, as recorded; None if there is none."""
     for message in messages:
         if isinstance(message, dict) and message.get("role") == "user":
             return message.get("content")
@@ -182,32 +188,32 @@ def opening_of(messages: list[Any]) -> Any:
 
 
 def kin_of(policy: str | None, domain: str | None, gold: tuple[GoldAction, ...] | None) -> Hashable:
-    """What else tells tasks of one id apart within a trace, for `Names.give`."""
+    """Return a key that distinguishes tasks with the same id in a trace, for `Names.give`."""
     return policy, domain, frozenset([action.name for action in gold or ()])
 
 
 def _beside(action: Any, key: str) -> Any:
-    """What stands beside a gold action's name, where it has one or in OpenAI's `function`."""
+    """Return a field of a gold action, from the action itself or from its OpenAI `function`."""
     outer = object_in(action)
     inner = outer.get("function")
     return outer.get(key) if key in outer or not isinstance(inner, dict) else inner.get(key)
 
 
 class Names:
-    """Gives every episode of one trace its task, trial, group and an id of its own.
+    """Assigns every episode of one trace a task, a trial, a group and a unique id.
 
-    Where the trace has none, tasks are numbered in the order of the records and trials in the
-    order within their group. Two records with the same group and trial are kept apart; they are
-    noted unless something else shows that their tasks or policies differ.
+    If the trace has no task ids, tasks are numbered in the order of the records. If it has no
+    trials, they are numbered within their group. Trials are counted separately for each `kin_of`.
+    If two records of a group state the same trial, the second gets a new one, and this is noted.
     """
 
     def __init__(self, source: str, notes: Counter[str]) -> None:
         self._source, self._notes = source, notes
         self._records = 0
-        # By group, its trials and whether a record states them. A million episodes pass here.
+        # Group -> trial -> whether a record states that trial.
         self._trials: dict[Hashable, dict[int, bool]] = {}
-        self._kin: dict[Hashable, Hashable] = {}  # each one once
-        self._ids: set[int] = set()  # hashes: names would take three times as much
+        self._kin: dict[Hashable, Hashable] = {}  # interns equal keys to save memory
+        self._ids: set[int] = set()  # hashes, because strings would take three times the memory
 
     def give(
         self,
@@ -218,16 +224,22 @@ class Names:
         group_id: Any = None,
         kin: Hashable = None,
     ) -> tuple[str, str, int, str | None]:
-        """(episode id, task id, trial, stated group id) from what the record states, null or not.
+        """Return (episode id, task id, trial, stated group id) of a record.
 
-        `kin` is what else tells tasks apart, see `kin_of`: trials are counted within it.
+        Args:
+            task_id: as the record states it, or None; so are the next three.
+            trial: number of the trial.
+            episode_id: id of the episode.
+            group_id: id of the group.
+            kin: key that distinguishes tasks with the same id, from `kin_of`. Trials are counted
+                separately for each key.
         """
         if task_id is None:
             task_id = self._records if group_id is None else group_id
             self._notes["no task id"] += 1
         self._records += 1
         if isinstance(task_id, float) and task_id.is_integer():
-            task_id = int(task_id)  # a column of whole numbers that has nulls
+            task_id = int(task_id)  # an integer column with nulls is read as floats
         task = str(task_id)
         group = None if group_id is None else str(group_id)
         kin = self._kin.setdefault(kin, kin)

@@ -1,7 +1,7 @@
-"""Model calls that each repeat the history before them, merged into one conversation.
+"""Merge model calls, each of which repeats the history before it, into one conversation.
 
-A trace of an observability tool holds a conversation as the model calls that made it: the input of
-each is the whole conversation so far. Tool runs beside them tell which calls failed.
+Observability tools record a conversation as a series of model calls. The input of each call is the
+whole conversation so far. Separate tool runs show which calls failed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SEVERAL_HISTORIES = "several histories in one trace: read one after another"
 class ModelCall(NamedTuple):
     """One call of a model."""
 
-    heard: Sequence[Any]  # messages in any form: the history
-    said: Sequence[Any]  # what the model answered
+    heard: Sequence[Any]  # input: the history, as messages in any form
+    said: Sequence[Any]  # output: the model's answer, as messages in any form
 
 
 class ToolRun(NamedTuple):
-    """One run of a tool, as the trace records it beside the messages."""
+    """One run of a tool, which the trace records separately from the messages."""
 
     id: str | None
     name: str | None
@@ -40,13 +40,14 @@ class ToolRun(NamedTuple):
 def conversation(
     calls: Iterable[ModelCall], runs: Iterable[ToolRun], notes: Counter[str]
 ) -> list[Message]:
-    """The messages of one trace, each of them once.
+    """Merge the model calls of one trace into its messages, each of them once.
 
     Args:
-        calls: in order of time. Of an input counts what is not in the conversation yet; the same
-            input with the same answer is one call that two layers recorded.
-        runs: give calls the results that no later input holds, and mark those that failed.
-        notes: counts inputs that did not go on from the conversation.
+        calls: model calls in order of time. Only the part of an input that is not yet in the
+            conversation is added. A call with the same input and answer as an earlier one is
+            skipped, because two layers recorded it.
+        runs: tool runs. They supply results that no later input holds and mark failed calls.
+        notes: counts inputs that do not continue the conversation, and tool runs without a call.
 
     Raises:
         BadItemError: a call or a result can't be read.
@@ -62,7 +63,7 @@ def conversation(
 
 
 def signature(message: Message) -> tuple[Hashable, ...]:
-    """What a clean message says, without what two recordings of it may differ in."""
+    """Return a key of a clean message that is equal for two recordings of the same message."""
     role, content = message["role"], (message.get("content") or "").strip()
     if role == "tool":
         return role, content, message.get("tool_call_id")
@@ -74,10 +75,10 @@ def signature(message: Message) -> tuple[Hashable, ...]:
 
 
 class History:
-    """The clean messages of what a model had heard at a call; at the first, nothing.
+    """The input of a model call as clean messages; empty before the first call.
 
     Attributes:
-        signatures: of each message.
+        signatures: the signature of each message.
     """
 
     def __init__(
@@ -90,15 +91,15 @@ class History:
 
     @property
     def messages(self) -> list[Message]:
-        """All of them."""
+        """The clean messages."""
         return self._writer.messages
 
     def begins(self, heard: list[Any]) -> bool:
-        """Whether messages as recorded go on from this history."""
+        """Return whether recorded messages continue this history."""
         return self._writer.is_at_rest and heard[: len(self._heard)] == self._heard
 
     def then(self, heard: list[Any]) -> History:
-        """The history of another call; what this one holds of it is not cleaned again.
+        """Return the history of the next call; messages that this history holds are reused.
 
         Raises:
             BadItemError: a call or a result can't be read.
@@ -106,21 +107,21 @@ class History:
         return (self if self.begins(heard) else History()).grown(heard)
 
     def grown(self, heard: list[Any]) -> History:
-        """The history of a call whose messages begin with this one's."""
+        """Return the history of a call whose input begins with this history."""
         writer, several = self._writer.copy(), len(self._heard)
         writer.read(heard[several:], several + 1)
         new = writer.messages[len(self.messages) :]
         return History(heard, writer, [*self.signatures, *map(signature, new)])
 
     def answered(self, said: Sequence[Any]) -> tuple[list[Message], Counter[str]]:
-        """What a model answered to this, and the notes on both."""
+        """Return the clean messages of the model's answer, and the notes on history and answer."""
         writer = self._writer.copy()
         writer.read(said)
         return writer.messages[len(self.messages) :], writer.notes
 
 
 class _Merged:
-    """A conversation that grows call by call."""
+    """A conversation merged from model calls, call by call."""
 
     def __init__(self) -> None:
         self._history = History()
@@ -130,11 +131,11 @@ class _Merged:
         self._calls: set[Hashable] = set()
 
     def add(self, call: ModelCall) -> None:
-        """Add what a call heard and said, as far as it is new."""
+        """Add the new messages of a call's input and answer."""
         history = self._history = self._history.then(list(call.heard))
         said, notes = history.answered(call.said)
         if notes:
-            self.notes |= notes  # each history repeats what was noted of the one before it
+            self.notes |= notes  # maximum, because each history repeats the notes of the last one
         names = [*map(signature, said)]
         whole = (tuple(history.signatures), tuple(names))
         if whole in self._calls:
@@ -154,7 +155,7 @@ class _Merged:
 
 
 def _tell(run: ToolRun, messages: list[Message], told: set[str], notes: Counter[str]) -> None:
-    """Write into the conversation what a run of a tool tells of its call."""
+    """Add a tool run's result and failure to the conversation."""
     place = next(_places(run, messages, told), None)
     if place is None:
         notes["tool run without its call"] += 1
@@ -176,7 +177,7 @@ def _tell(run: ToolRun, messages: list[Message], told: set[str], notes: Counter[
 
 
 def _places(run: ToolRun, messages: list[Message], told: set[str]) -> Iterator[tuple[int, str]]:
-    """(place of the message, id) of the calls that a run may be of: by id, else as it was made."""
+    """Yield (message index, call id) of the calls that match a run: first by id, then by content."""
     calls = [(i, call) for i, said in enumerate(messages) for call in said.get("tool_calls") or ()]
     for index, call in calls:
         if call["id"] == run.id:
@@ -184,7 +185,7 @@ def _places(run: ToolRun, messages: list[Message], told: set[str]) -> Iterator[t
     for index, call in calls:
         function = call["function"]
         if call["id"] not in told and function["name"] == run.name:
-            unknown = run.arguments is None  # content is opt-in, and the order tells
+            unknown = run.arguments is None  # content is opt-in; the order then decides
             if unknown or _canonical(function["arguments"]) == _canonical(run.arguments):
                 yield index, call["id"]
 

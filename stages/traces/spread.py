@@ -1,4 +1,4 @@
-"""Records of one conversation that are spread over a file, brought together on disk."""
+"""Group the records of each conversation that are scattered over a file, on disk."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, Self
 
 from stages.traces.stream import parse, written
 
-IN_MEMORY = 1 << 24  # bytes; what is more goes to the disk
+IN_MEMORY = 1 << 24  # bytes; more than this goes to disk
 
 
 class Spread:
-    """Records by group, in a temporary file: memory holds one group, and where the others are.
+    """Records by group in a temporary file; memory holds one group and the offsets of the others.
 
-    The file has no name, so that the system removes it whatever happens. `with` closes it.
+    The file has no name, so the system removes it even after a crash. `with` closes it.
     """
 
     def __init__(self) -> None:
-        self._groups: dict[str, array[int]] = {}  # where their records begin; in order of the first
+        self._groups: dict[str, array[int]] = {}  # offsets of records, in order of the first record
         self._file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by `__exit__`
         self._end = 0
 
@@ -30,23 +30,23 @@ class Spread:
         self._file.close()
 
     def add(self, group: str, place: str, record: Any) -> None:
-        """Add a record to a group; within it records go by `place`, then as they came."""
+        """Add a record to a group, whose records are sorted by `place`, then by order of adding."""
         self._groups.setdefault(group, array("q")).append(self._end)
         self._end += self._file.write(written([place, record]) + b"\n")
 
     def put(self, group: str, record: Any) -> None:
-        """Let a record be the only one of a group, which keeps its place among the groups."""
+        """Replace all records of a group by one; the group keeps its position."""
         del self._groups.setdefault(group, array("q"))[:]
         self.add(group, "", record)
 
     def join(self, group: str, into: str) -> None:
-        """Put the records of one group into another, which may be new."""
+        """Move the records of one group into another, which may be new."""
         moved = self._groups.pop(group)
         held = self._groups.setdefault(into, array("q"))
         self._groups[into] = array("q", sorted([*held, *moved]))
 
     def groups(self) -> Iterator[tuple[str, list[Any]]]:
-        """(key, records in order) of every group."""
+        """Yield (key, records in order) of every group."""
         for name, begins in self._groups.items():
             parts = sorted(map(self._read, begins), key=lambda part: part[0])
             yield name, [record for _, record in parts]

@@ -1,4 +1,4 @@
-"""tau2-bench results: simulations, with the tasks they ran when the file has them."""
+"""Read tau2-bench results: simulations, and their tasks if the file has them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 NAME = "tau2"
-HEADER, PARTS = "results.json", "simulations"  # of a results folder
+HEADER, PARTS = "results.json", "simulations"  # names in a results folder
 
-# How a simulation ended. What the agent did wrong counts as a failure even without a reward;
-# everything else that is not listed (infrastructure, simulated user, timeouts, a full context
-# window) says nothing about the agent, and tau2-bench leaves it out of its metrics too.
+# Termination reasons. FAILED are the agent's own faults and count as a failure even without a
+# reward. Reasons that are not listed (infrastructure, simulated user, timeouts, a full context
+# window) say nothing about the agent; tau2-bench excludes them from its metrics too.
 ENDED = frozenset({"user_stop", "agent_stop"})
 FAILED = frozenset({"max_steps", "too_many_errors", "agent_error"})
 
@@ -40,34 +40,34 @@ Gold = dict[str, tuple[GoldAction, ...]]
 
 @dataclass
 class Header:
-    """What results say of all simulations."""
+    """The part of a results document that applies to all simulations."""
 
     gold: Gold = field(default_factory=dict)  # by task id
     domain: str | None = None
-    policy: str | None = None  # the agent
-    idle: set[str] = field(default_factory=set)  # tasks that no simulation has run so far
+    policy: str | None = None  # name of the agent
+    idle: set[str] = field(default_factory=set)  # ids of tasks without a simulation so far
 
 
 def accepts(item: dict[str, Any]) -> bool:
-    """Whether a record is one tau2-bench simulation."""
+    """Return whether a record is a tau2-bench simulation."""
     return "termination_reason" in item or ("reward_info" in item and "messages" in item)
 
 
 def domain_of(document: dict[str, Any]) -> str | None:
-    """The domain that a results document names."""
+    """Return the domain in a results document; None if it names none."""
     name = object_of(object_of(document, "info"), "environment_info").get("domain_name")
     return name if isinstance(name, str) else None
 
 
 def policy_of(document: dict[str, Any]) -> str | None:
-    """The agent that a results document names: its model, and how the model is run."""
+    """Return the agent in a results document: the model, with the agent implementation if given."""
     agent = object_of(object_of(document, "info"), "agent_info")
     model, runs = name_in(agent, "llm"), name_in(agent, "implementation")
     return f"{model} ({runs})" if model and runs else model or runs
 
 
 def gold_of_tasks(document: dict[str, Any], notes: Counter[str]) -> Gold:
-    """Gold actions by task id; a task without criteria or actions expects none."""
+    """Return the gold actions by task id; a task without criteria or actions expects none."""
     gold: Gold = {}
     if "tasks" not in document:
         notes["no tasks: gold actions taken from the recorded checks"] += 1
@@ -92,7 +92,7 @@ def gold_of_tasks(document: dict[str, Any], notes: Counter[str]) -> Gold:
 
 
 def _note_gaps(action: Any, notes: Counter[str]) -> None:
-    """Count what tau2-bench writes of every gold action, and this one lacks."""
+    """Count the fields that tau2-bench writes for every gold action and that this one lacks."""
     if isinstance(action, dict):
         for key in ("compare_args", "requestor"):
             if key not in action:
@@ -100,31 +100,31 @@ def _note_gaps(action: Any, notes: Counter[str]) -> None:
 
 
 def gold_of_checks(simulations: Iterable[Any]) -> Gold:
-    """Gold actions by task id from the recorded checks, for files without tasks.
+    """Return the gold actions by task id from the recorded checks, for files without tasks.
 
-    One trial with checks speaks for its whole task: a trial that was cut has none recorded.
+    One trial with checks is enough for its task, because trials that were cut off have no checks.
     """
     gold: Gold = {}
     for simulation in simulations:
         try:
             checks = _checks(simulation)
         except (AttributeError, BadItemError):
-            continue  # reported with its place when its turn comes
+            continue  # `translate` reports it with its place
         if checks is not None:
             gold[str(simulation.get("task_id"))] = tuple([action for action, _ in checks])
     return gold
 
 
 def holds(document: dict[str, Any]) -> bool:
-    """Whether an object is tau2-bench results, with or without the simulations themselves."""
+    """Return whether an object is tau2-bench results, with or without simulations."""
     return "simulations" in document or "tasks" in document
 
 
 def whole(document: Any, path: str, notes: Counter[str]) -> Whole:
-    """The simulations of a results document, or of a list, and what is said of all of them.
+    """Return the simulations in a results document or a list, and their header.
 
     Raises:
-        BadItemError: a results document that is none.
+        BadItemError: the results document is malformed.
     """
     if isinstance(document, list):
         return Whole(document, Header(gold=gold_of_checks(document)))
@@ -138,7 +138,7 @@ def whole(document: Any, path: str, notes: Counter[str]) -> Whole:
 
 
 def files(folder: Path, digest: _Hash, notes: Counter[str]) -> list[tuple[Path, Any]]:
-    """The files of a results folder, one simulation each, beside the tasks in results.json.
+    """Return the files of a results folder, one simulation each, with the header in results.json.
 
     Raises:
         InputError: the header is broken.
@@ -167,15 +167,15 @@ def _is_simulation(file: Path) -> bool:
     try:
         record = parse_document(Stream(str(file)).read(), str(file), Counter())
     except InputError:
-        return True  # which reading it tells in full
+        return True  # reading the file later raises the full error
     return isinstance(record, dict) and accepts(record)
 
 
 def header_of(document: Any, notes: Counter[str]) -> Header:
-    """What tau2-bench results say beside simulations.
+    """Read the header of tau2-bench results.
 
     Raises:
-        BadItemError: it is no results document.
+        BadItemError: the value is not a results document.
     """
     if not isinstance(document, dict):
         raise BadItemError(f"is no results header: {description(document)}", KNOWN)
@@ -194,12 +194,13 @@ def finish(header: Header, notes: Counter[str]) -> None:
 def translate(
     item: dict[str, Any], options: ReadOptions, notes: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a simulation as a clean record; `options.shared` is the header, where there is one.
+    """Yield a simulation as a clean record; `options.shared` is the header, if there is one.
 
-    Tasks without gold actions there take those of the recorded checks.
+    The gold actions come from the header. For a task that is not there, they come from the
+    simulation's recorded checks.
 
     Raises:
-        BadItemError: it is no simulation of text messages.
+        BadItemError: the record is not a simulation of text messages.
     """
     header = options.shared or Header()
     messages = item.get("messages") or []
@@ -233,7 +234,7 @@ def translate(
 def complete(
     episode: Episode, item: dict[str, Any], options: ReadOptions, notes: Counter[str]
 ) -> None:
-    """Add the recorded verdicts and types of tools; a simulation without a turn says nothing."""
+    """Add the recorded checks and tool types; mark a simulation without turns as an error."""
     if options.shared:
         options.shared.idle.discard(episode.task_id)
     if not episode.turns:
@@ -249,7 +250,7 @@ def complete(
 
 
 def _ending(item: dict[str, Any], notes: Counter[str]) -> tuple[str, float | None]:
-    """Status and outcome of a simulation."""
+    """Return the status and the outcome of a simulation."""
     if not item.get("termination_reason"):
         notes["no termination reason: taken as 'user_stop'"] += 1
     reason = str(item.get("termination_reason") or "user_stop").lower().rpartition(".")[2]
@@ -268,7 +269,7 @@ def _ending(item: dict[str, Any], notes: Counter[str]) -> tuple[str, float | Non
 
 
 def _required_info(item: dict[str, Any]) -> tuple[str, ...] | None:
-    """What the agent had to tell the user; None where no check of it is recorded."""
+    """Return the facts that the agent must tell the user; None if no such checks are recorded."""
     checks = object_of(item, "reward_info").get("communicate_checks")
     if not isinstance(checks, list):
         return None
@@ -276,7 +277,7 @@ def _required_info(item: dict[str, Any]) -> tuple[str, ...] | None:
 
 
 def _factors(item: dict[str, Any]) -> dict[str, float] | None:
-    """What was multiplied into the reward; None where it is not recorded."""
+    """Return the factors of the reward; None if they are not recorded."""
     recorded = object_of(item, "reward_info").get("reward_breakdown")
     if not isinstance(recorded, dict):
         return None
@@ -285,7 +286,7 @@ def _factors(item: dict[str, Any]) -> dict[str, float] | None:
 
 
 def _tool_types(item: dict[str, Any]) -> dict[str, str] | None:
-    """The type of each tool that a check names; None where none is recorded."""
+    """Return the type of each tool in the checks; None if no types are recorded."""
     types: dict[str, str] = {}
     for check in object_of(item, "reward_info").get("action_checks") or []:
         name, tool_type = object_of(check, "action").get("name"), check.get("tool_type")
@@ -295,7 +296,7 @@ def _tool_types(item: dict[str, Any]) -> dict[str, str] | None:
 
 
 def _checks(item: dict[str, Any]) -> list[tuple[GoldAction, bool]] | None:
-    """The recorded verdicts, or None where there are none."""
+    """Return the recorded verdict on each gold action; None if there are none."""
     recorded = object_of(item, "reward_info").get("action_checks")
     if recorded is None:
         return None

@@ -1,8 +1,8 @@
-"""verifiers' traces.jsonl, of `verifiers` 0.4 on, and the traces in the rollouts of prime-rl.
+"""Read traces.jsonl of `verifiers` 0.4 and later, and the traces in prime-rl's rollouts.
 
-A line is an episode with a trace for each agent, or a bare trace. A trace is a tree of messages;
-each path from a root to a leaf is a conversation. Token ids, masks and logprobs stand on the nodes,
-each with what it adds to the sequence. The format has no flag for a failed tool result.
+A line is an episode with one trace per agent, or a bare trace. A trace is a tree of messages; each
+path from a root to a leaf is a conversation. Each node holds the token ids, mask and logprobs that
+it adds to the sequence. The format has no flag for a failed tool result.
 
 Layout: `verifiers.v1.{episode,trace,graph,types}` of 0.4.0.
 """
@@ -20,21 +20,21 @@ from stages.traces.fields import BadItemError, gold_in, is_number, list_in, name
 from stages.traces.formats import ReadOptions
 
 NAME = "verifiers"
-DECIMALS = 4  # that records keep of a logprob: RECORD_FLOAT_DECIMALS
-LOOKED_AT, TELLING = 32, 4  # logprobs of a turn, and how many but 0 tell whether they are rounded
+DECIMALS = 4  # decimals of a recorded logprob: RECORD_FLOAT_DECIMALS
+LOOKED_AT, TELLING = 32, 4  # logprobs per turn, and non-zero ones, that the rounding test uses
 TRUNCATED = frozenset(
     ["max_turns", "max_input_tokens", "max_output_tokens", "max_total_tokens", "compaction_failed"]
 )
 AS_WRITTEN = "give the file as it was written"
-OBJECTS = ("task", "agent", "rewards", "info")  # of a trace, where they are not null
-LISTS = ("nodes", "calls", "tools", "errors")  # of objects
-STREAM = "traces/stream.jsonl"  # all episodes of a run of prime-rl, in its newest layout
+OBJECTS = ("task", "agent", "rewards", "info")  # fields of a trace that hold an object or null
+LISTS = ("nodes", "calls", "tools", "errors")  # fields that hold a list of objects or null
+STREAM = "traces/stream.jsonl"  # all episodes of a prime-rl run, in its newest layout
 
 Record = dict[str, Any]
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is an episode of traces, or one trace."""
+    """Return whether a record is an episode of traces, or one trace."""
     if not isinstance(record.get("task"), dict):
         return False
     if isinstance(record.get("traces"), list):
@@ -43,10 +43,9 @@ def accepts(record: Record) -> bool:
 
 
 def files(folder: Path, digest: Any = None, notes: Any = None) -> list[tuple[Path, Any]]:
-    """The files of traces in a folder: an eval's, or a run's or a step's of prime-rl.
+    """Return the trace files in the folder of an eval, or of a run or a step of prime-rl.
 
-    Of prime-rl's `all` and `effective` rollouts of a step, the second are a part of the first, so
-    that only one file is read.
+    The `effective` rollouts of a prime-rl step are a subset of `all`, so only `all` is read.
     """
     streams = sorted(folder.rglob(STREAM)) or sorted(folder.rglob("traces.jsonl"), key=in_steps)
     whole = {path.parent.parent for path in streams if path.parent.name == "all"}
@@ -55,7 +54,7 @@ def files(folder: Path, digest: Any = None, notes: Any = None) -> list[tuple[Pat
 
 
 def in_steps(path: Path) -> list[tuple[str, int]]:
-    """A key that puts step_10 after step_9."""
+    """Return a sort key that puts step_10 after step_9."""
     split = [part.rpartition("_") for part in path.parts]
     return [
         (stem, int(number)) if number.isdigit() else (part, -1)
@@ -67,7 +66,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     """Yield a clean record for each conversation of each trace.
 
     Raises:
-        BadItemError: a node's parent, message or reward is none.
+        BadItemError: a part of a trace is malformed.
     """
     if "traces" not in record:
         _check(record)
@@ -76,7 +75,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     traces = record["traces"]
     for trace in traces:
         _check(trace)
-    if not traces:  # it ended before an agent began
+    if not traces:  # the episode ended before an agent began
         shared = _shared(record, record)
         failed = {"status": "error", "stop": _error(record.get("errors")) or "no trace"}
         yield {**shared, "episode_id": record.get("id"), "messages": [], **failed}
@@ -86,7 +85,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
 
 
 def _check(trace: Record) -> None:
-    """Raise BadItemError where a part of a trace is not of the kind that the package writes."""
+    """Raise BadItemError if a field of a trace does not hold an object or a list as it should."""
     parts: list[tuple[Record, str, type]] = [(trace, key, dict) for key in OBJECTS]
     parts += [(trace, key, list) for key in LISTS]
     for key in LISTS:
@@ -104,7 +103,7 @@ def _check(trace: Record) -> None:
 def _conversations(
     trace: Record, episode: Record, seat: str | None, notes: Counter[str]
 ) -> Iterator[Record]:
-    """The conversations of a trace; `seat`: its agent, where an episode has several that learn."""
+    """Yield the conversations of a trace; `seat` is its agent if several agents are trained."""
     nodes = trace.get("nodes") or []
     paths = _paths(nodes)
     shared = _shared(trace, episode) | _ending(trace, episode)
@@ -132,13 +131,13 @@ def _conversations(
 
 
 def _paths(nodes: list[Any]) -> list[list[int]]:
-    """Places of the nodes from root to leaf, a list for each leaf.
+    """Return the indices of the nodes from root to leaf, one list per leaf.
 
-    An attempt to compact the context is a leaf of its own; it is left out unless the agent went on
+    An attempt to compact the context is a separate leaf. It is skipped unless the agent continued
     from it.
 
     Raises:
-        BadItemError: a parent is no earlier node, or a node has no message.
+        BadItemError: a node has no message, or its parent is not an earlier node.
     """
     parents: list[int | None] = []
     for place, node in enumerate(nodes):
@@ -167,7 +166,7 @@ def _to_root(leaf: int, parents: list[int | None]) -> list[int]:
 
 
 def _links(nodes: list[Record], kind: str) -> set[int]:
-    """The nodes that others name as their semantic parents of a kind."""
+    """Return the nodes that other nodes name as semantic parents of a kind."""
     links = (link for node in nodes for link in list_in(node, "semantic_parents"))
     of_kind = (link for link in links if isinstance(link, dict) and link.get("type") == kind)
     return {link["node"] for link in of_kind if type(link.get("node")) is int}
@@ -179,7 +178,7 @@ def _has_link(node: Record, kind: str) -> bool:
 
 
 def _shared(trace: Record, episode: Record) -> Record:
-    """What all conversations of a trace have: task, group, policy and environment."""
+    """Return the fields shared by all conversations of a trace, e.g. task, group and policy."""
     task = trace.get("task") or episode["task"]
     group, env = episode.get("group"), episode.get("env")
     shared = {
@@ -188,13 +187,13 @@ def _shared(trace: Record, episode: Record) -> Record:
         "model": _model(trace),
         "env": name_in(env, "name", "id") if isinstance(env, dict) else episode.get("env_name"),
         "gold_actions": _gold(task, trace),
-        "tokens_recorded": False if _is_ours(trace) else None,  # so that text is only text
+        "tokens_recorded": False if _is_ours(trace) else None,  # text is not parsed for calls
     }
     return {key: value for key, value in shared.items() if value is not None}
 
 
 def _task_id(task: Record) -> str:
-    """The task's key; older records have its data only, which then is the key's digest."""
+    """Return the key of a task; for older records without one, an id or a digest of its data."""
     if key := name_in(task, "key", "hash"):
         return key
     data = task["data"] if isinstance(task.get("data"), dict) else task
@@ -205,13 +204,13 @@ def _task_id(task: Record) -> str:
 
 
 def _gold(task: Record, trace: Record) -> Any:
-    """The gold actions that an environment left with the task, as ours does, or in `info`."""
+    """Return the gold actions in the task, where our environment puts them, or in `info`."""
     data = task["data"] if isinstance(task.get("data"), dict) else task
     return gold_in(data, data.get("info"), trace.get("info"))
 
 
 def _is_ours(trace: Record) -> bool:
-    """Whether our environment package played it, which executes no call in text."""
+    """Return whether our environment package recorded the trace; it executes no calls in text."""
     ours = (trace.get("info") or {}).get("irc_cli")
     return isinstance(ours, dict) and "outcome" in ours
 
@@ -225,7 +224,7 @@ def _trains(trace: Record) -> bool:
 
 
 def _model(trace: Record) -> str | None:
-    """The model that was called, else the one that the agent was set up with."""
+    """Return the model that was called, else the one in the agent's config."""
     for call in trace.get("calls") or ():
         if model := name_in(call, "model"):
             return model
@@ -234,7 +233,7 @@ def _model(trace: Record) -> str | None:
 
 
 def _ending(trace: Record, episode: Record) -> Record:
-    """Status, outcome, rewards and stop of a trace. A reward that is null was never computed."""
+    """Return status, outcome, rewards and stop of a trace; a null reward was never computed."""
     rewards = trace.get("rewards") or {}
     stop = name_in(trace, "stop_condition")
     ending: Record = {"stop": stop} if stop else {}
@@ -250,14 +249,20 @@ def _ending(trace: Record, episode: Record) -> Record:
 
 
 def _failed(record: Record, *, of_all: bool = False) -> bool:
-    """Whether a trace crashed. An episode also is not `ok` where another of its traces crashed."""
+    """Return whether a trace or an episode crashed.
+
+    Args:
+        record: the trace or the episode.
+        of_all: the record is an episode. Its `ok` is also false if another of its traces crashed,
+            so only its own errors are checked.
+    """
     if "ok" in record and not of_all:
         return record["ok"] is False
     return bool(record.get("errors")) and record.get("ok") is not True
 
 
 def _error(errors: Any) -> str | None:
-    """The type of the last error, which tells of the crash without its details."""
+    """Return the type of the last error; None if there is none."""
     last = errors[-1] if isinstance(errors, list) and errors else None
     return name_in(last, "type") if isinstance(last, dict) else None
 
@@ -275,7 +280,7 @@ def _value(reward: Any, name: str) -> float | None:
 
 
 def _is_truncated(trace: Record, stop: str | None) -> bool:
-    """Whether a limit of the episode's own cut it off, or the last answer at its length."""
+    """Return whether a limit of the episode, or the length of the last answer, cut it off."""
     if trace.get("is_truncated") is True or trace.get("is_timeout") is True or stop in TRUNCATED:
         return True
     done = [call for call in trace.get("calls") or () if call.get("error") is None]
@@ -283,7 +288,7 @@ def _is_truncated(trace: Record, stop: str | None) -> bool:
 
 
 def _tokens_written(trace: Record) -> dict[Any, int]:
-    """How many tokens the model wrote, by the place of the node that holds the answer."""
+    """Return the number of tokens that the model wrote, by index of the answer's node."""
     counts = {}
     for call in trace.get("calls") or ():
         usage = call.get("usage")
@@ -294,7 +299,7 @@ def _tokens_written(trace: Record) -> dict[Any, int]:
 
 
 def _message(node: Record, n_tokens: int | None) -> Record:
-    """A node's message in OpenAI's form. What the policy did not sample is marked so."""
+    """Return a node's message in OpenAI's form; mark it if the policy did not sample it."""
     message: Record = node["message"]
     keys = ("role", "content", "reasoning_content")
     clean: Record = {key: message[key] for key in keys if key in message}
@@ -325,7 +330,7 @@ def _full_name(tool: Record) -> str:
 
 
 def _tools(nodes: list[Record], path: list[int], trace: Record) -> list[Record]:
-    """The tools of a conversation, which stand on its root; else all that the trace ever had."""
+    """Return the tools on the root of a conversation, else all tools of the trace."""
     told = (nodes[path[0]].get("tools") if path else None) or trace.get("tools") or []
     keys = ("description", "parameters", "strict")
     return [
@@ -339,7 +344,7 @@ def _tools(nodes: list[Record], path: list[int], trace: Record) -> list[Record]:
 
 
 def _turn_rewards(trace: Record, nodes: list[Record], notes: Counter[str]) -> dict[int, Any]:
-    """`info.turn_rewards` by node: one for each sampled node, in their order (prime-rl#3282)."""
+    """Return `info.turn_rewards` by node index: one per sampled node, in order (prime-rl#3282)."""
     given = (trace.get("info") or {}).get("turn_rewards")
     if given is None:
         return {}
@@ -351,10 +356,10 @@ def _turn_rewards(trace: Record, nodes: list[Record], notes: Counter[str]) -> di
 
 
 def _add_tokens(clean: Record, nodes: list[Record], notes: Counter[str]) -> None:
-    """Add to each turn its token ids as sampled, what the prompt grew by, and logprobs.
+    """Add to each turn its sampled token ids, the tokens added to the prompt, and the logprobs.
 
-    They have the form of the tokens that `irc-cli rollout` records: a prompt goes on where the
-    tokens of the turn before ended.
+    The form is that of `irc-cli rollout`: a turn's prompt ids continue the tokens of the previous
+    turn.
     """
     if not any(node.get("token_ids") for node in nodes):
         return
@@ -386,7 +391,7 @@ def _add_tokens(clean: Record, nodes: list[Record], notes: Counter[str]) -> None
 
 
 def _span(node: Record) -> tuple[list[int], list[int]] | None:
-    """(what was given, what was sampled) of a node's token ids; None: they take turns."""
+    """Split a node's token ids into (given, sampled); return None if the two are interleaved."""
     token_ids, mask = node.get("token_ids") or [], node.get("mask") or []
     start = list.count(mask, False) if mask else len(token_ids)
     if mask and (len(mask) != len(token_ids) or not all(mask[start:])):
@@ -395,6 +400,6 @@ def _span(node: Record) -> tuple[list[int], list[int]] | None:
 
 
 def _are_rounded(logprobs: list[float]) -> bool | None:
-    """Whether logprobs have no more digits than a record keeps, by the first; None: all are 0."""
+    """Return whether the first logprobs are rounded to `DECIMALS`; None if they are all 0."""
     first = [value for value in logprobs[:LOOKED_AT] if value][:TELLING]
     return [round(value, DECIMALS) for value in first] == first if first else None
