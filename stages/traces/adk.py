@@ -1,4 +1,4 @@
-"""Google's Agent Development Kit: sessions, eval sets, and results of evaluations."""
+"""Read sessions, eval sets and evaluation results of Google's Agent Development Kit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from stages.traces.formats import ReadOptions
 from stages.traces.gemini import content_of
 
 NAME = "adk"
-# `EvalStatus` of google.adk.evaluation, as its number or its name; 3 is "not evaluated".
+# `EvalStatus` of google.adk.evaluation, as number or name; 3 is "not evaluated".
 OUTCOMES = {1: 1.0, 2: 0.0, "PASSED": 1.0, "FAILED": 0.0}
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is a session, an eval set, or the result of an evaluation."""
+    """Return whether a record is a session, an eval set or the result of an evaluation."""
     if any(_maps(record.get(key)) for key in ("eval_cases", "eval_case_results")):
         return True
     events = _maps(record.get("events"))
@@ -26,7 +26,7 @@ def accepts(record: Record) -> bool:
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
-    """One clean record for a session, for each case of an eval set, or for each of its results.
+    """Yield a clean record for a session, for each case of an eval set, or for each result.
 
     Raises:
         BadItemError: there are no messages, or a call or a result in them can't be read.
@@ -43,7 +43,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
 
 
 def _result(case: Mapping[str, Any], notes: Counter[str]) -> Record:
-    """What the agent did in a case, with the calls that were expected and the verdict."""
+    """Return the clean record of a result, with the expected calls and the verdict."""
     parts = _maps(case.get("eval_metric_result_per_invocation"))
     messages = _said(case.get("session_details") or {})
     if not messages:
@@ -69,7 +69,7 @@ def _result(case: Mapping[str, Any], notes: Counter[str]) -> Record:
 
 
 def _said(session: Mapping[str, Any]) -> list[Any]:
-    """The contents of a session's events, without the parts of a stream."""
+    """Return the contents of a session's events, without partial streaming events."""
     messages = []
     for event in _maps(session.get("events")):
         content = event.get("content")
@@ -81,7 +81,7 @@ def _said(session: Mapping[str, Any]) -> list[Any]:
 
 
 def _invocations(invocations: Any) -> list[Any]:
-    """The contents of invocations: the user's, calls with their results, and the answer."""
+    """Return the contents of invocations: user message, calls with results, and final answer."""
     messages: list[Any] = []
     for invocation in _maps(invocations):
         inner = _first(invocation, "intermediate_data", "intermediateData") or {}

@@ -1,4 +1,4 @@
-"""Traces of the OpenAI Agents SDK: a line for the trace and one for each span."""
+"""Read traces of the OpenAI Agents SDK: one line for the trace and one for each span."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MODEL_SPANS = ("generation", "response")
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is a trace, a span, or the spans that `gather` brought together."""
+    """Return whether a record is a trace, a span, or the spans that `gather` collected."""
     if GATHERED in record or record.get("object") in OBJECTS:
         return True
     return "span_data" in record and "trace_id" in record
 
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
-    """The trace and the spans of each trace, in the order in which they began."""
+    """Collect each trace with its spans in the order of their start."""
     with Spread() as spans:
         for record in records:
             for part in object_in(record.get("data")) or [record]:  # as the SDK posts them
@@ -41,7 +41,7 @@ def gather(records: Iterable[Record]) -> Iterator[Record]:
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
-    """The clean record of one trace.
+    """Yield the clean record of one trace; none for a trace without spans.
 
     Raises:
         BadItemError: its spans hold no text, or a call or a result in them can't be read.
@@ -78,7 +78,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
 
 
 def _model_call(data: Mapping[str, Any]) -> ModelCall | None:
-    """What a model heard and said; None where the span does not hold what it said."""
+    """Return the input and output of a model span; None if it holds no output."""
     response = object_in(data.get("response"))
     said = object_in(data.get("output"))
     if said is None and isinstance(response, dict):

@@ -1,4 +1,4 @@
-"""Anthropic's Messages API: requests, logs of requests and responses, and results of batches."""
+"""Read requests, logs and batch results of Anthropic's Messages API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME = "anthropic"
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record holds a response of this API, or a request that no other API takes."""
+    """Return whether a record holds a response of this API, or a request that only it accepts."""
     if is_foreign(record):
         return False
     exchange = _exchange(record)
@@ -30,12 +30,12 @@ def accepts(record: Record) -> bool:
 
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
-    """The records of a log without those that a later one repeats."""
+    """Yield the records of a log, without those that a later record continues."""
     return latest(records, _logged, lambda logged: bool(logged.exchange.response))
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
-    """The clean record of one request with its response.
+    """Yield the clean record of a request with its response.
 
     Raises:
         BadItemError: there are no messages, or a call or a result in them can't be read.
@@ -58,7 +58,7 @@ def _logged(record: Record, notes: Counter[str]) -> Logged:
 def _exchange(record: Record) -> Exchange:
     exchange = exchange_of(record, ("messages",), ("content", "message"))
     response = exchange.response
-    if isinstance(response.get("message"), dict):  # of a batch: {type: succeeded, message}
+    if isinstance(response.get("message"), dict):  # batch result: {type: succeeded, message}
         response = dict(response["message"])
     return exchange._replace(response=response if _is_response(response) else {})
 
@@ -69,7 +69,7 @@ def _is_response(response: Record) -> bool:
 
 
 def _is_request(request: Record) -> bool:
-    """Whether a request could only be for this API: its system prompt or a tool's schema."""
+    """Return whether only this API accepts a request, by its system prompt or a tool's schema."""
     tools = request.get("tools")
     if isinstance(tools, list) and any(_has_schema(tool) for tool in tools):
         return True

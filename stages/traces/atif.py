@@ -333,7 +333,7 @@ class _Writer:
     def _observe(self, step: Record, calls: list[Record], given: Record) -> None:
         """Write the results of a step; a result that answers no call is a user message.
 
-        Results without an id answer the last calls of the step that have no result, in order. One
+        Results without a known id answer the last calls of the step without a result, in order. One
         result for several calls, e.g. a screenshot, thus answers the last call.
         """
         if step.get("observation") is None:

@@ -1,4 +1,4 @@
-"""Batches of OpenAI and Anthropic: results by `custom_id`, with their requests where given."""
+"""Read batches of OpenAI and Anthropic: results by `custom_id`, with their requests if given."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ASKS = ("messages", "input", "instructions")
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is a line of a batch: a request, a result, or both joined."""
+    """Return whether a record is a line of a batch: a request, a result, or both joined."""
     parts = ("body", "params", *RESULTS)
     return isinstance(record.get("custom_id"), str) and any(key in record for key in parts)
 
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
-    """Each result with the request of its `custom_id`, from lines of both kinds in any order."""
+    """Join each result with the request of its `custom_id`; lines may be in any order."""
     with Spread() as lines:
         for record in records:
             lines.add(str(record.get("custom_id")), "", record)
@@ -36,10 +36,11 @@ def gather(records: Iterable[Record]) -> Iterator[Record]:
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
-    """The clean record of one line.
+    """Yield the clean records of one line, one per answer.
 
     Raises:
-        BadItemError: a request without its result, or a call or a result can't be read.
+        BadItemError: the line is a request without its result, or holds no answer of a known API,
+            or a call or a result can't be read.
     """
     if not any(key in record for key in RESULTS):
         raise BadItemError("is a request of a batch without its result", "give the batch's output")

@@ -1,4 +1,4 @@
-"""Logs of OpenAI's chat completions: a request with its response, one a record."""
+"""Read logs of OpenAI's chat completions: one request with its response per record."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ NAME = "chat completions"
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record holds a response of the chat API, alone or with its request."""
+    """Return whether a record holds a response of the chat API, alone or with its request."""
     return not is_foreign(record) and bool(_choices(_exchange(record).response))
 
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
-    """The records of a log without those that a later one repeats."""
+    """Yield the records of a log, without those that a later record continues."""
     return latest(records, _logged, lambda _: True)
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
-    """One clean record for each choice of the response.
+    """Yield a clean record for each choice of the response.
 
     Raises:
         BadItemError: there are no messages, or a call or a result in them can't be read.
@@ -56,7 +56,7 @@ def _logged(record: Record, notes: Counter[str]) -> Logged:
 
 def _exchange(record: Record) -> Exchange:
     exchange = exchange_of(record, ("messages",), ("choices",))
-    alone = record.get("response")  # a log may keep the message alone
+    alone = record.get("response")  # a log may hold only the message
     if exchange.response or not isinstance(alone, dict) or alone.get("role") != "assistant":
         return exchange
     if "stop_reason" in alone or alone.get("type") == "message":  # Anthropic's

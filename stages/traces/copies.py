@@ -1,4 +1,4 @@
-"""Whether episodes are copies of others: the same evidence must not count twice."""
+"""Detect episodes that are copies of others, because evidence must not count twice."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from hashlib import blake2b
 from stages.errors import InputError
 from stages.traces.episode import Episode
 
-TELLING = 2  # different episodes that are all in another trace: a policy may do one task alike
+TELLING = 2  # fewest copies that are evidence: a policy may repeat a single episode exactly
 _TODO = "count each episode once"
 
 
 class Copies:
-    """Remembers what the episodes of each trace hold, whatever their ids."""
+    """Records the content of each trace's episodes, independently of their ids."""
 
     def __init__(self) -> None:
         self._traces: dict[str, Counter[bytes]] = {}
-        self._holders: dict[bytes, list[str]] = {}  # traces by what they hold
-        self._again = Counter[str]()  # episodes of a trace with the id and content of another
+        self._holders: dict[bytes, list[str]] = {}  # content -> paths of the traces with it
+        self._again = Counter[str]()  # path -> episodes with the id and content of an earlier one
 
     def add(self, path: str, episode: Episode) -> None:
-        """Remember an episode of a trace."""
+        """Record an episode of a trace."""
         if not episode.turns:
             return
         content, held = content_of(episode), self._traces.setdefault(path, Counter())
         if content not in held:
             self._holders.setdefault(content, []).append(path)
-        elif "#" in episode.episode_id:  # how readers tell two episodes of one id apart
+        elif "#" in episode.episode_id:  # the readers' suffix for a repeated id
             self._again[path] += 1
         held[content] += 1
 
     def check(self) -> None:
-        """Raise InputError where a trace has each episode twice, or those of another trace."""
+        """Raise InputError if a trace repeats its own episodes or is contained in another trace."""
         for path, again in self._again.items():
             if again >= TELLING and 2 * again >= self._traces[path].total():
                 what = f"{again:,} of its episodes are there twice, by id and content"
@@ -45,13 +45,13 @@ class Copies:
 
 
 def content_of(episode: Episode) -> bytes:
-    """Return a digest of what was done and said in an episode, without its ids.
+    """Return a digest of the content of an episode: task, outcome and turns, but not its own id.
 
     Args:
-        episode: as it was read.
+        episode: the episode as read.
 
     Returns:
-        16 bytes, which two different episodes share with a probability below 1e-30.
+        16 bytes; two different episodes have the same with a probability below 1e-30.
     """
     turns = [
         (turn.text, [(call.name, call.arguments, call.result) for call in turn.calls])

@@ -1,4 +1,4 @@
-"""Tool definitions of any vendor as OpenAI's."""
+"""Convert tool definitions of any vendor to OpenAI's form."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Any
 
 from stages.traces.calls import object_in
 
-# Where a vendor keeps the schema of a tool's arguments; Bedrock's has it under `json` once more.
+# Keys of the schema of a tool's arguments, by vendor; Bedrock nests it once more, under `json`.
 SCHEMAS = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema", "args_schema")
-SEVERAL = ("functionDeclarations", "function_declarations")  # Gemini: several to a tool
+SEVERAL = ("functionDeclarations", "function_declarations")  # Gemini: several per tool
 
 
 def tool_definitions(tools: Any) -> list[dict[str, Any]] | None:
-    """OpenAI's definitions of tools that any vendor's request defines.
+    """Convert the tool definitions in any vendor's request to OpenAI's form.
 
     Args:
-        tools: a list of definitions, or JSON text of one; other values define nothing.
+        tools: a definition or a list of definitions, or its JSON text; other values define nothing.
 
     Returns:
         `{"type": "function", "function": {name, description, parameters}}` for each tool with a
-        name; None where `tools` defines none. A vendor's hosted tools have no schema.
+        name; None if there are none. A vendor's hosted tools have no schema.
     """
     tools = object_in(tools)
     if isinstance(tools, dict):

@@ -1,4 +1,4 @@
-"""The known trace formats, and which of them a record, a document or a file is of."""
+"""The known trace formats, and how to detect the format of a record, a document or a file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from stages.traces import (
 from stages.traces.formats import KNOWN, Format
 from stages.traces.stream import readable
 
-# Of each record exactly one accepts, but for the last: whatever else has `messages` is its.
+# At most one format accepts a record, except for the last, which accepts any with `messages`.
 FORMATS = (
     Format(tau_bench.NAME, tau_bench.accepts, tau_bench.translate, complete=tau_bench.complete),
     Format(verifiers.NAME, verifiers.accepts, verifiers.translate, files=verifiers.files),
@@ -95,19 +95,19 @@ MESSAGES = FORMATS[-1]
 
 
 def format_of(record: dict[str, Any]) -> Format | None:
-    """Which format a single record is of; None where it is none of the known."""
+    """Return the format of a single record; None if it is unknown."""
     return next((format for format in FORMATS if format.accepts(record)), None)
 
 
 def format_held(document: Any) -> Format | None:
-    """Of which format a document holds records; None where it holds none."""
+    """Return the format of the records in a document; None if it holds none."""
     if not isinstance(document, dict):
         return None
     return next((format for format in FORMATS if format.holds and format.holds(document)), None)
 
 
 def format_of_file(path: str) -> Format | None:
-    """The format of a binary file that only its own module opens."""
+    """Return the format of a binary file, by its first bytes; None for any other file."""
     magics = {format.magic: format for format in FORMATS if format.magic}
     if not magics or path == "-" or not Path(path).is_file():
         return None
@@ -117,7 +117,7 @@ def format_of_file(path: str) -> Format | None:
 
 
 def unknown_trace(document: Any, where: str) -> InputError:
-    """The error for JSON that is no trace, to be raised."""
+    """Return the error to raise for JSON that is not a trace."""
     from stages.tables.recognise import of_columns  # imports polars
 
     record = document[0] if isinstance(document, list) and document else document

@@ -1,7 +1,7 @@
-"""What trainers log of their rollouts: TRL's completions_*.parquet and verl's {step}.jsonl.
+"""Read the rollouts that trainers log: TRL's completions_*.parquet and verl's {step}.jsonl.
 
-TRL logs prompt and completion as messages where its data set has messages, else as text; verl
-always logs text. A text is cut into turns by the chat template of --tokenizer.
+TRL logs prompt and completion as messages if its dataset has messages, else as text. verl always
+logs text. The chat template of --tokenizer splits a text into turns.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 TRL, VERL = "trl completions", "verl dump"
 _TRL = frozenset(
     {"step", "prompt", "completion", "advantage"}
-)  # whatever else is a number: rewards
+)  # all other numeric columns are rewards
 _VERL = frozenset({"step", "input", "output", "gts", "score"})
 
 
 def accepts_trl(record: Record) -> bool:
-    """Whether a record is a row of TRL's completions."""
+    """Return whether a record is a row of TRL's completions."""
     keys = ("step", "prompt", "completion")
     return all(key in record for key in keys) and not verifiers_v0.accepts(record)
 
 
 def accepts_verl(record: Record) -> bool:
-    """Whether a record is a line of verl's dumped rollouts."""
+    """Return whether a record is a line of verl's dumped rollouts."""
     texts = all(isinstance(record.get(key), str) for key in ("input", "output"))
     return texts and "score" in record
 
 
 def translate_trl(record: Record, options: ReadOptions, notes: Notes) -> Iterator[Record]:
-    """Yield the clean record of a row; each reward function is a score by its name."""
+    """Yield the clean record of a row; each reward function is a score named after it."""
     prompt, completion = record["prompt"], record["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
         messages = [*prompt, *completion]
@@ -50,7 +50,7 @@ def translate_trl(record: Record, options: ReadOptions, notes: Notes) -> Iterato
 
 
 def translate_verl(record: Record, options: ReadOptions, notes: Notes) -> Iterator[Record]:
-    """Yield the clean record of a line, whose score is the outcome."""
+    """Yield the clean record of a line; its `score` is the outcome."""
     messages = _cut(record["input"], record["output"], options)
     clean = _clean(record, messages, record["input"], notes)
     scores = {"score": record["score"]} | _numbers(record, _VERL)
@@ -69,14 +69,14 @@ def _cut(prompt: Any, completion: Any, options: ReadOptions) -> list[Any]:
 
 @cache
 def _cutter(tokenizer: str) -> Cutter:
-    from stages.messages.cutter import Cutter  # imports much that other formats don't need
+    from stages.messages.cutter import Cutter  # imported here: slow, and only needed for text
     from stages.messages.tokenizer import load_tokenizer
 
     return Cutter(load_tokenizer(tokenizer))
 
 
 def _clean(record: Record, messages: list[Any], prompt: Any, notes: Notes) -> Record:
-    """What both have: tasks are told by their prompts, groups by the step besides."""
+    """Return the common fields: the prompt identifies the task, prompt and step the group."""
     told = prompt.encode(errors="replace") if isinstance(prompt, str) else written(prompt)
     task = sha256(told).hexdigest()[:12]
     notes["no task id: tasks are told by their prompts"] += 1
@@ -85,7 +85,7 @@ def _clean(record: Record, messages: list[Any], prompt: Any, notes: Notes) -> Re
 
 
 def _numbers(record: Record, others: frozenset[str]) -> dict[str, float]:
-    """The rewards among the columns; one that was not computed is NaN or null."""
+    """Return the reward columns; NaN and null mean that a reward was not computed."""
     return {
         key: value
         for key, value in record.items()

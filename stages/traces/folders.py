@@ -1,4 +1,4 @@
-"""Which traces a folder means."""
+"""Find the traces in a folder."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from stages.tables.inputs import SIDECARS
 from stages.traces.detect import FORMATS
 
 TRACE = re.compile(r"\.jsonl?(\.gz)?$")
-BESIDE = (*SIDECARS, ".bad.jsonl")  # what is written beside traces
+BESIDE = (*SIDECARS, ".bad.jsonl")  # suffixes of files that our commands write next to traces
 
 
 def trace_files(path: str) -> list[str]:
-    """Return the traces that a path means: itself, or the several traces of a folder.
+    """Return the traces at a path: the path itself, or the traces in a folder.
 
-    Logs of inspect may lie at any depth. Another folder is one trace where a format lays it out so;
-    else it means the JSON and JSON lines in it, but for what commands here wrote beside a trace.
+    Logs of inspect are found at any depth. Any other folder is one trace if a format has such a
+    layout. Otherwise its traces are the JSON and JSON lines files directly in it, except for files
+    that our commands write next to a trace.
 
     Args:
         path: a file, a folder, or "-" for standard input.
@@ -38,13 +39,13 @@ def trace_files(path: str) -> list[str]:
 
 
 def _is_trace(file: Path) -> bool:
-    """Whether the name of a file may be that of a trace."""
+    """Return whether a file may be a trace, by its name."""
     name = file.name
     return file.is_file() and bool(TRACE.search(name)) and not name.endswith(BESIDE)
 
 
 def _is_laid_out(folder: Path) -> bool:
-    """Whether a folder as a whole is one trace of some format."""
+    """Return whether a whole folder is one trace of some format."""
     return any(
         bool(format.files and format.files(folder, sha256(), Counter())) for format in FORMATS
     )

@@ -1,4 +1,4 @@
-"""Gemini's contents: requests, logs, tuning sets and batches."""
+"""Read Gemini's contents from requests, logs, tuning sets and batches."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from stages.traces.threads import latest
 
 NAME = "gemini"
 CALLS = ("functionCall", "function_call")
-UNLIKE = frozenset(["thought", *CALLS])  # keys of parts that the reader may not take as they are
+UNLIKE = frozenset(["thought", *CALLS])  # keys of parts that may need conversion
 GIVEN = frozenset(ARGUMENTS)
 SYSTEM = ("systemInstruction", "system_instruction")
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record holds contents, or a response with candidates."""
+    """Return whether a record holds contents, or a response with candidates."""
     if is_foreign(record):
         return False
     exchange = _exchange(record)
@@ -36,12 +36,12 @@ def accepts(record: Record) -> bool:
 
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
-    """The records of a log without those that a later one repeats."""
+    """Yield the records of a log, without those that a later record continues."""
     return latest(records, _logged, lambda logged: bool(logged.exchange.response))
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
-    """The clean record of one conversation, or one for each candidate of its last response.
+    """Yield the clean record of a conversation, one for each candidate of its last response.
 
     Raises:
         BadItemError: there are no messages, or a call or a result in them can't be read.
@@ -78,20 +78,20 @@ def _stop(candidate: Mapping[str, Any]) -> Any:
 
 
 def _said(candidate: Mapping[str, Any]) -> dict[str, Any]:
-    """What a candidate says, who may be cut off before the first word, or leave its role out."""
+    """Return the content of a candidate; it may lack a role, or be missing if it was cut off."""
     content = candidate.get("content")
     return content_of({"role": "model", **(content if isinstance(content, dict) else {})})
 
 
 def _contents(contents: Any) -> list[Any]:
-    """Contents as a list: the SDK takes a bare text or a single content, too."""
+    """Return contents as a list; the SDK also accepts plain text or a single content."""
     if isinstance(contents, list):
         return [content_of(content) for content in contents]
     return [content_of(contents)] if contents else []
 
 
 def content_of(content: Any) -> dict[str, Any]:
-    """One content as {role, parts}."""
+    """Return a content as {role, parts}."""
     if isinstance(content, dict):
         role, parts = content.get("role") or "user", content.get("parts") or []
         parts = parts if isinstance(parts, list) else [parts]
@@ -100,7 +100,7 @@ def content_of(content: Any) -> dict[str, Any]:
 
 
 def _part(part: Any) -> Any:
-    """A part as the reader takes it: text that only was thought is none that was said."""
+    """Convert a part to a form that `forms` reads; thoughts become a thinking block, not text."""
     if not isinstance(part, dict):
         return {"text": part} if isinstance(part, str) else part
     if UNLIKE.isdisjoint(part):
@@ -109,6 +109,6 @@ def _part(part: Any) -> Any:
         return {"type": "thinking", "thinking": part.get("text") or ""}
     for key in CALLS:
         if isinstance(call := part.get(key), dict):
-            # A call without arguments may leave them out.
+            # Gemini may omit `args` in a call without arguments.
             return {**part, key: {**call, "args": {}}} if GIVEN.isdisjoint(call) else part
     return part

@@ -1,4 +1,4 @@
-"""What the user says of records beside the trace: where fields are, and the tasks' gold actions."""
+"""Apply the user's options to records: where fields are, gold actions, and the score to use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.traces.messages import FIELDS, OUTCOMES
 from stages.traces.stream import BrokenJsonError, Stream, parse
 
 TARGETS = (*FIELDS, "policy", "rewards", "stop")
-NESTED = ("messages", "output", "tools", "gold_actions", "rewards")  # lists or objects
+NESTED = ("messages", "output", "tools", "gold_actions", "rewards")  # hold lists or objects
 NOTHING = object()
 GOLD_FORMS = "give {task_id: [actions]}, or records with 'task_id' and 'gold_actions'"
 
@@ -24,7 +24,7 @@ Gold = dict[str, tuple[GoldAction, ...]]
 
 
 class Given:
-    """Fields by path, gold actions by task id and the score that counts; for all traces."""
+    """The user's field paths, gold actions by task id, and score name, for all traces."""
 
     def __init__(
         self,
@@ -34,16 +34,16 @@ class Given:
         gold_file: str | None = None,
     ) -> None:
         self.fields, self.gold, self.score = fields or {}, gold or {}, score
-        self._gold_file = gold_file  # where the gold actions are from
-        self._unmatched = set(self.fields)
-        self._scores: dict[str, None] = {}  # names that were met, in their order
-        self._used = False  # whether a task of the gold actions was met
+        self._gold_file = gold_file  # file of the gold actions, for errors
+        self._unmatched = set(self.fields)  # fields whose path was in no record so far
+        self._scores: dict[str, None] = {}  # names of scores seen so far, in order
+        self._used = False  # whether any gold actions have matched a task
 
     def apply(self, record: Record, clean: Record) -> Record:
-        """Return a clean record with the fields that the user names.
+        """Return a clean record with the user's fields, gold actions and score.
 
-        A path is looked up in the record as it stands in the trace and, where nothing is there, in
-        the clean record. What is named and missing is unknown, whatever the format says itself.
+        A path is looked up in the record as it is in the trace, then in the clean record. A mapped
+        field that is missing in both is unknown, even if the format states a value.
         """
         if not self.fields and not self.gold and not clean.get("rewards"):
             return clean
@@ -60,10 +60,10 @@ class Given:
         return given
 
     def _named(self, target: str, path: str, record: Record, clean: Record) -> Any:
-        """What a record has at a path; None where nothing is there.
+        """Return the value of a record at a path; None if there is none.
 
         Raises:
-            BadItemError: it is no value for such a field.
+            BadItemError: the field can't hold the value.
         """
         value = at(record, path)
         if value is NOTHING:
@@ -77,12 +77,12 @@ class Given:
         return value
 
     def _choose(self, clean: Record) -> None:
-        """Let one of a record's scores be its outcome, or keep what the format says itself.
+        """Set a record's outcome to one of its scores, unless the outcome is already known.
 
-        A record whose score is null, or missing among its scores, is masked.
+        A record whose score is null or missing is masked.
 
         Raises:
-            BadItemError: there are several, and nobody says which counts, or it is no outcome.
+            BadItemError: there are several scores and none is chosen, or the score is no outcome.
         """
         scores = {n: s for n, s in clean["rewards"].items() if isinstance(s, (int, float))}
         self._scores |= dict.fromkeys(clean["rewards"])
@@ -106,27 +106,27 @@ class Given:
             clean |= {"status": "masked", "stop": "not scored"}
 
     def _gold_of(self, clean: Record) -> tuple[GoldAction, ...] | None:
-        """The gold actions of a record's task, by its id or as tables have it: "airline/5"."""
+        """Return the gold actions of a record's task, by its id or with its domain: "airline/5"."""
         task, domain = id_of(clean.get("task_id")), clean.get("domain")
         actions = self.gold.get(task)
         return self.gold.get(f"{domain}/{task}") if actions is None else actions
 
     def has_messages(self, record: Record) -> bool:
-        """Whether the user says where a record has its messages, and they are there."""
+        """Return whether the user maps `messages` to a path that the record has."""
         path = self.fields.get("messages")
         return path is not None and at(record, path) is not NOTHING
 
     def add(self, other: Given) -> None:
-        """Add what records in other traces had of what the user names."""
+        """Merge the fields, scores and gold actions that matched in other traces."""
         self._unmatched &= other._unmatched
         self._scores |= other._scores
         self._used |= other._used
 
     def check(self, traces: Sequence[str]) -> None:
-        """Raise InputError if a path, a score or the gold actions fitted nothing in all traces.
+        """Raise InputError if a path, the score or the gold actions matched no record.
 
         Args:
-            traces: the paths that were read to their end.
+            traces: the paths of all traces, which have been read to the end.
         """
         if self.score is not None and self.score not in self._scores:
             todo = nearest(self.score, list(self._scores)) if self._scores else "leave it out"
@@ -144,11 +144,11 @@ class Given:
 
 
 def named(fields: Iterable[str] | None, gold: str | None, score: str | None) -> Given:
-    """Return what --map, --gold and --score say.
+    """Read the options --map, --gold and --score.
 
     Raises:
-        InputError: a pair of --map is none, the file of --gold can't be read, or two options name
-            the outcome.
+        InputError: a pair of --map is invalid, the file of --gold can't be read, or two options
+            name the outcome.
     """
     paths = read_map(fields or ())
     if score is not None and "outcome" in paths:
@@ -157,12 +157,11 @@ def named(fields: Iterable[str] | None, gold: str | None, score: str | None) -> 
 
 
 def at(value: Any, path: str) -> Any:
-    """Return what stands at a dotted path; NOTHING where there is nothing.
+    """Return the value at a dotted path; NOTHING if there is none.
 
     Args:
-        value: an object.
-        path: keys, and places in lists, such as "messages.-1.content". A key may have dots itself,
-            and an object or a list may be JSON text, as in flat columns.
+        value: an object or a list. It and any value inside it may be JSON text, as in flat columns.
+        path: keys and list indices, e.g. "messages.-1.content". A key may itself contain dots.
     """
     if isinstance(value, str) and value[:1] in ("{", "["):
         value = _parsed(value)
@@ -187,7 +186,7 @@ def at(value: Any, path: str) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """The value of JSON text; the text itself where it is none."""
+    """Parse JSON text; return the text itself if it is not JSON."""
     try:
         return parse(text.encode(errors="surrogatepass"))[0]
     except BrokenJsonError:
@@ -198,7 +197,7 @@ def read_map(given: Iterable[str]) -> dict[str, str]:
     """Return the path of each field that `--map` names.
 
     Raises:
-        InputError: a field that records do not have, one that is named twice, or no path.
+        InputError: a field is unknown or named twice, or a pair has no path.
     """
     fields: dict[str, str] = {}
     for pair in (pair for text in given for pair in text.split(",")):
@@ -215,13 +214,13 @@ def read_map(given: Iterable[str]) -> dict[str, str]:
 
 
 def read_gold(path: str) -> Gold:
-    """Return the gold actions by task id that a file of JSON, JSON lines or YAML has.
+    """Read gold actions by task id from a file of JSON, JSON lines or YAML.
 
-    It may be {task_id: [actions]}, records with `task_id` (or `id`) and `gold_actions` (or
-    `actions`), or tasks of tau-bench (numbered in their order where they have no id) or tau2-bench.
+    The file holds {task_id: [actions]}, records with `task_id` (or `id`) and `gold_actions` (or
+    `actions`), or tasks of tau-bench or tau2-bench. Tasks without an id are numbered in order.
 
     Raises:
-        InputError: missing, broken, or none of these.
+        InputError: the file is missing, broken, or has another form.
     """
     gold: Gold = {}
     for task, actions, number in _tasks(_document(path), path):
@@ -240,7 +239,7 @@ def read_gold(path: str) -> Gold:
 
 
 def id_of(task_id: Any) -> str:
-    """Return a task id as text; a float that is a whole number is one."""
+    """Return a task id as text; a float with an integer value is written as an integer."""
     if isinstance(task_id, float) and task_id.is_integer():
         task_id = int(task_id)
     return str(task_id)
@@ -249,7 +248,7 @@ def id_of(task_id: Any) -> str:
 def _tasks(document: Any, path: str) -> Iterator[tuple[str, Any, int]]:
     """Yield (task id, its actions, its number in the file)."""
     if isinstance(document, dict) and isinstance(document.get("tasks"), list):
-        document = document["tasks"]  # of tau2-bench results
+        document = document["tasks"]  # tau2-bench results
     if isinstance(document, dict) and not _is_task(document):
         for number, (task, actions) in enumerate(document.items(), 1):
             if not isinstance(actions, list):
@@ -268,7 +267,7 @@ def _tasks(document: Any, path: str) -> Iterator[tuple[str, Any, int]]:
 
 
 def _of_criteria(task: dict[str, Any]) -> Any:
-    """The actions of a task of tau2-bench; what can't have any stands for itself."""
+    """Return the actions of a tau2-bench task; criteria that are no object are returned as is."""
     criteria = task.get("evaluation_criteria")
     return criteria.get("actions") if isinstance(criteria, dict) else criteria
 
@@ -280,7 +279,7 @@ def _is_task(record: dict[str, Any]) -> bool:
 
 
 def _document(path: str) -> Any:
-    """The value of a file of JSON, JSON lines (a list of their values) or YAML."""
+    """Parse a file of JSON, JSON lines (into a list) or YAML."""
     stream = Stream(path)
     data = stream.read()
     if Path(path).name.removesuffix(".gz").endswith((".yaml", ".yml")):

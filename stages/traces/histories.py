@@ -177,7 +177,7 @@ def _tell(run: ToolRun, messages: list[Message], told: set[str], notes: Counter[
 
 
 def _places(run: ToolRun, messages: list[Message], told: set[str]) -> Iterator[tuple[int, str]]:
-    """Yield (message index, call id) of the calls that match a run: first by id, then by content."""
+    """Yield (message index, call id) of the calls that match a run, by id before by content."""
     calls = [(i, call) for i, said in enumerate(messages) for call in said.get("tool_calls") or ()]
     for index, call in calls:
         if call["id"] == run.id:

@@ -1,8 +1,8 @@
-"""Which episodes of several traces are of one task, and which of one group.
+"""Decide which episodes of several traces belong to the same task and the same group.
 
-A task is a domain and an id. Where the domain is not known, episodes with the same id may still be
-of different tasks: they have other gold actions or, where those do not tell and they are of
-different traces, no user message in common.
+A task is identified by its domain and its id. If the domain is unknown, episodes with the same id
+may still belong to different tasks. Different gold actions show this. If the gold actions do not
+decide, tasks of different traces differ if they have no user message in common.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from stages.traces.episode import Episode, GoldAction, numbered
 from stages.traces.turns import text_of
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
-Renamed = dict[tuple[str, str], str]  # a task's name by source and the name it had
-Place = tuple[str, int]  # of a task of some id: the path, and its number there from 1
+Renamed = dict[tuple[str, str], str]  # (source, old name) of a task -> new name
+Place = tuple[str, int]  # one task of an id: path of the trace, and the task's number there from 1
 
 SPLIT_TASKS = "task id of another task: kept apart"
 SPLIT_GROUPS = "group id of several policies or tasks: split"
@@ -27,29 +27,29 @@ SPLIT_GROUPS = "group id of several policies or tasks: split"
 
 @dataclass
 class _Seen:
-    """What one trace shows of one of the tasks of an id."""
+    """The evidence in one trace about one of the tasks with an id."""
 
-    gold: tuple[Any, ...] = ()  # by what they mean; empty: unknown, or none expected
-    recorded: tuple[GoldAction, ...] = ()  # the same as the last episode had them
-    openings: set[str] = field(default_factory=set)
+    gold: tuple[Any, ...] = ()  # normalized gold actions; empty: unknown, or none expected
+    recorded: tuple[GoldAction, ...] = ()  # the same gold actions as recorded last
+    openings: set[str] = field(default_factory=set)  # first user messages
 
 
 class Identities:
     """Qualifies the task ids and group ids of one trace after another."""
 
     def __init__(self) -> None:
-        self._labels: dict[str, str] = {}  # what a path is called in ids
-        # Where the domain is unknown, by what the id is an id in, the id, and the path.
+        self._labels: dict[str, str] = {}  # path -> label in ids
+        # Tasks of unknown domain: (namespace of the id, id) -> place -> evidence.
         self._seen: dict[tuple[str | None, str], dict[Place, _Seen]] = {}
         self._groups: dict[str, list[tuple[str, str]]] = {}  # (policy, task) by stated group id
 
     def place(self, path: str, episode: Episode, given: str | None = None) -> None:
-        """Say what an episode's task id is an id in, and part groups of several policies or tasks.
+        """Set the namespace of an episode's task id; split groups of several policies or tasks.
 
         Args:
-            path: of its trace.
-            episode: its `domain` filled in where the trace states or shows it.
-            given: the domain that the user names, for episodes whose own is not known.
+            path: path of its trace.
+            episode: the episode; its `domain` is set if the trace states or reveals it.
+            given: the domain that the user names, for episodes of unknown domain.
         """
         unknown = episode.domain is None
         episode.domain = episode.domain or given
@@ -64,7 +64,7 @@ class Identities:
             self._part(episode, episode.group_id)
 
     def _label(self, path: str, source: str) -> str:
-        """The source of a path, or all of the path where another has that source."""
+        """Return the source of a path, or the whole path if another path has that source."""
         if path not in self._labels:
             self._labels[path] = path if source in self._labels.values() else source
         return self._labels[path]
@@ -73,7 +73,7 @@ class Identities:
         self._label(path, episode.source)
         places = self._seen.setdefault((episode.within, episode.task_id), {})
         seen, number = places.setdefault((path, 1), _Seen()), 1
-        if episode.gold and episode.gold != seen.recorded:  # most trials repeat them word for word
+        if episode.gold and episode.gold != seen.recorded:  # most trials repeat them verbatim
             gold = _meaning(episode.gold)
             while seen.gold not in ((), gold):
                 number += 1
@@ -92,17 +92,17 @@ class Identities:
             episode.group_id = f"{episode.policy}:{episode.task}:{group_id}"
 
     def split_groups(self) -> int:
-        """How many groups were parted from one that has the same id."""
+        """Return the number of groups that were split off from another group with the same id."""
         return sum(len(of) - 1 for of in self._groups.values())
 
     def renamed(self, sources: dict[str, str]) -> Renamed:
-        """The tasks that turned out to be another's namesake, once all traces are read.
+        """Return new names of tasks whose id also belongs to another task, after all traces.
 
-        Of tasks with one id the one that was read first keeps it; the others are called by the
-        file that was first to have them, such as "fileB/5".
+        Of the tasks with an id, the one that was read first keeps its name. The others get the
+        label of the trace that has them first as a prefix, e.g. "fileB/5".
 
         Args:
-            sources: the path of each source.
+            sources: path of each source.
         """
         names: Renamed = {}
         of_path = {path: source for source, path in sources.items()}
@@ -123,7 +123,7 @@ class Identities:
 
 
 def settled(frame: Frame, renamed: Renamed | None) -> Frame:
-    """Return rows of episodes with the names that their tasks have once all traces are read."""
+    """Return rows of episodes with the final names of their tasks, from `Identities.renamed`."""
     if not renamed:
         return frame
     names = {f"{source}\0{task}": name for (source, task), name in renamed.items()}
@@ -137,7 +137,7 @@ def settled(frame: Frame, renamed: Renamed | None) -> Frame:
 
 
 def _tasks(seen: dict[Place, _Seen]) -> list[list[Place]]:
-    """The places that mean the same task by an id, whatever their order."""
+    """Cluster the places with an id by the task they mean; their order has no influence."""
     if len(seen) == 1:
         return [list(seen)]
     by_gold: dict[tuple[Any, ...], list[Place]] = {}
@@ -147,7 +147,7 @@ def _tasks(seen: dict[Place, _Seen]) -> list[list[Place]]:
     known = list(by_gold.values())
     tasks = [list(places) for places in known]
     for places in silent:
-        # Where several gold actions fit, or none, nothing tells which task it is.
+        # If several gold actions fit, or none, the task can't be determined.
         fits = [i for i, other in enumerate(known) if _alike(places, other, seen)]
         if len(fits) == 1:
             tasks[fits[0]] += places
@@ -157,7 +157,7 @@ def _tasks(seen: dict[Place, _Seen]) -> list[list[Place]]:
 
 
 def _clusters(places: list[Place], seen: dict[Place, _Seen]) -> list[list[Place]]:
-    """Places joined by user messages that they share; those without any are one task."""
+    """Cluster places that share user messages; those without user messages form one cluster."""
     mute = [place for place in places if not seen[place].openings]
     clusters: list[list[Place]] = []
     for place in places:
@@ -176,14 +176,14 @@ def _clusters(places: list[Place], seen: dict[Place, _Seen]) -> list[list[Place]
 
 
 def _alike(some: list[Place], others: list[Place], seen: dict[Place, _Seen]) -> bool:
-    """Whether two sets of places share a user message, or one of them has none."""
+    """Return whether two sets of places share a user message, or one set has none."""
     ones = set().union(*(seen[place].openings for place in some))
     twos = set().union(*(seen[place].openings for place in others))
     return not ones or not twos or not ones.isdisjoint(twos)
 
 
 def _meaning(gold: tuple[GoldAction, ...] | None) -> tuple[Any, ...]:
-    """Gold actions as they are compared: any order, arguments by what they mean."""
+    """Normalize gold actions for comparison: sorted, with parsed arguments."""
     return tuple(sorted((a.requestor, a.name, _text(a.arguments)) for a in gold or ()))
 
 

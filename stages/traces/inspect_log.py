@@ -1,8 +1,8 @@
-"""inspect's logs: `.eval`, a zip with a member for each sample, and `.json`, one document.
+"""Read inspect's logs: `.eval`, a zip file with one member per sample, and `.json`.
 
-A sample has its conversation under `messages`; what the model was told of its tools, and how many
-tokens it wrote, stands in the model's events. Long texts stand apart, as attachments.
-Layout: `inspect_ai.log` of 0.3.285, whose logs have version 2; older versions are read as it does.
+A sample has its conversation under `messages`. Tool definitions and token counts are in its model
+events. Long texts are stored separately as attachments.
+Layout: `inspect_ai.log` of 0.3.285, log version 2. Version 1 is migrated as inspect does.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from stages.traces.formats import ReadOptions, Whole
 from stages.traces.stream import FETCH_AGAIN, MOST_RATIO, MOST_UNZIPPED, BrokenJsonError, parse
 
 NAME = "inspect"
-MAGIC = b"PK\x03\x04"  # of a zip file
+MAGIC = b"PK\x03\x04"  # first bytes of a zip file
 SAMPLE = re.compile(r"samples/(.+)_epoch_(\d+)\.json")
-ZSTD = 93  # the method of a member
-LOCAL_HEADER = struct.Struct("<26xHH")  # before a member: the lengths of its name and extra
-HEADERS = ("header.json", "_journal/start.json")  # the second: of a log that was not finished
-LOG = "log"  # the key under which a sample carries what its log says of the evaluation
-UNREADABLE = "unreadable"  # the key of a stand-in for a sample that can't be read: what is wrong
-ATTACHED = ("attachment://", "tc://")  # the second: of logs of version 1
+ZSTD = 93  # zip compression method
+LOCAL_HEADER = struct.Struct("<26xHH")  # precedes a member: lengths of its name and extra field
+HEADERS = ("header.json", "_journal/start.json")  # the second is in unfinished logs
+LOG = "log"  # key of a sample that holds the header of its log
+UNREADABLE = "unreadable"  # key of a placeholder for an unreadable sample; holds the error
+ATTACHED = ("attachment://", "tc://")  # the second is in logs of version 1
 GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}  # correct, partial, incorrect, no answer
 WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
-# Why an answer ended; "length" is what older logs say for "max_tokens".
+# Stop reasons of answers that were cut off; older logs have "length" for "max_tokens".
 CUT_OFF = frozenset({"max_tokens", "model_length", "length"})
-NEWEST = 2  # version of logs that is known
+NEWEST = 2  # newest known log version
 AS_WRITTEN = "give the log as inspect wrote it"
 AS_JSON = "rewrite it by inspect log convert --to json"
 
@@ -47,7 +47,7 @@ Record = dict[str, Any]
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is a sample of a log."""
+    """Return whether a record is a sample of a log."""
     if UNREADABLE in record and len(record) == 1:
         return True
     has_parts = all(key in record for key in ("id", "epoch", "input", "target"))
@@ -55,13 +55,13 @@ def accepts(record: Record) -> bool:
 
 
 def holds(document: Record) -> bool:
-    """Whether a document is a log."""
+    """Return whether a document is a log."""
     spec = document.get("eval")
     return isinstance(spec, dict) and "status" in document and "version" in document
 
 
 def whole(document: Record | list[Record], path: str, notes: Counter[str]) -> Whole:
-    """The samples of a log, each with what the log says of all."""
+    """Return the samples of a log, each with the header of the log."""
     if isinstance(document, list):  # samples without their log
         return Whole(document, place="sample")
     samples = document.get("samples") or []
@@ -73,10 +73,10 @@ def whole(document: Record | list[Record], path: str, notes: Counter[str]) -> Wh
 
 
 def unpack(path: Path) -> Iterator[tuple[str, Record]]:
-    """Yield (place, sample) of each sample in an .eval file; one at a time is in memory.
+    """Yield (place, sample) of each sample in an .eval file; memory holds one at a time.
 
     Raises:
-        InputError: it is no log, is broken, or is compressed by an unknown method.
+        InputError: the file is not a log, is broken, or uses an unknown compression method.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -103,7 +103,7 @@ def _opened(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Re
 
 
 def _in_order(name: str) -> tuple[int, int, str]:
-    """By epoch, and within one by the sample's id: 2 before 10, numbers before texts."""
+    """Return a sort key: by epoch, then by sample id (2 before 10, numbers before text)."""
     parts = SAMPLE.fullmatch(name)
     assert parts is not None
     sample, epoch = parts[1], int(parts[2])
@@ -121,11 +121,11 @@ def _sample(
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Any:
-    """The JSON value of a member.
+    """Read the JSON value of a member.
 
     Raises:
-        InputError: it is compressed by a method that is not known.
-        BadItemError: it is broken.
+        InputError: the member uses an unknown compression method.
+        BadItemError: the member is broken.
     """
     try:
         data = _data(archive, member, path)
@@ -141,10 +141,10 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> An
 
 
 def _data(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> bytes:
-    """The bytes of a member; those in zstd are read in the same way in every process.
+    """Read the bytes of a member.
 
-    zipfile reads them from Python 3.14 on, and where a package such as inspect_ai has patched it;
-    each of these has errors of its own.
+    zipfile reads zstd only from Python 3.14 on, or if a package such as inspect_ai has patched it,
+    and each variant raises its own errors. Polars reads it in the same way everywhere.
     """
     if member.file_size > max(MOST_UNZIPPED, MOST_RATIO * member.compress_size):
         what = f"its member '{member.filename}' unzips to {MOST_RATIO} times its size and more"
@@ -158,12 +158,12 @@ def _data(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> byte
 
 
 def _unzstd(member: zipfile.ZipInfo, path: Path) -> bytes:
-    """A member that is compressed by zstd, as inspect's are now.
+    """Read a zstd-compressed member, the form that inspect writes now.
 
-    Polars takes compressed text apart into lines, and JSON is the same with any line ends.
+    Polars splits the decompressed text into lines. JSON does not depend on line endings.
 
     Raises:
-        BadItemError: it is broken.
+        BadItemError: the member is broken.
     """
     import polars as pl
 
@@ -181,10 +181,10 @@ def _unzstd(member: zipfile.ZipInfo, path: Path) -> bytes:
 
 
 def _header(document: Any) -> Record:
-    """What a log says of all its samples.
+    """Return the part of a log that applies to all its samples.
 
     Raises:
-        BadItemError: it is of a newer version, which inspect itself would not read as an older one.
+        BadItemError: the log has a newer version, which inspect of this version rejects too.
     """
     document = document if isinstance(document, dict) else {}
     version = document.get("version")
@@ -201,7 +201,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     """Yield the clean record of one sample.
 
     Raises:
-        BadItemError: it can't be read, or has a message, a score or a part that is none.
+        BadItemError: the sample can't be read, or a part of it is malformed.
     """
     if UNREADABLE in record:
         raise BadItemError(record[UNREADABLE], FETCH_AGAIN)
@@ -215,7 +215,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
     told, written = _of_events(sample, texts)
     if told:
         clean["tools"] = told
-    given = set[str]()  # ids of calls that the model was shown, and did not make
+    given = set[str]()  # ids of calls in the input, which the model did not make
     clean["messages"] = [
         part for message in messages for part in _message(_resolved(message, texts), given, written)
     ]
@@ -223,7 +223,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
 
 
 def _migrated(sample: Record) -> Record:
-    """A sample of version 1 with today's names."""
+    """Return a sample with the field names of version 2."""
     moved = dict(sample)
     if "score" in moved and not moved.get("scores"):
         moved["scores"] = {"score": moved["score"]} if moved["score"] is not None else None
@@ -235,7 +235,7 @@ def _migrated(sample: Record) -> Record:
 
 
 def _resolved(value: Any, texts: Record) -> Any:
-    """The same value with each reference to an attachment as the text that it stands for."""
+    """Replace each reference to an attachment in a value by its text."""
     if not texts:
         return value
     if isinstance(value, str):
@@ -251,7 +251,7 @@ def _resolved(value: Any, texts: Record) -> Any:
 
 
 def _named(sample: Record) -> Record:
-    """Who a sample is: task, epoch, policy and evaluation."""
+    """Return task, epoch, episode id, model and evaluation of a sample."""
     spec = object_of(sample, LOG).get("eval") or {}
     output = sample.get("output")
     model = name_in(spec, "model")
@@ -266,7 +266,7 @@ def _named(sample: Record) -> Record:
 
 
 def _ending(sample: Record) -> Record:
-    """Status, outcome, scores and stop. A score that is NaN was never computed."""
+    """Return status, scores and stop reason of a sample."""
     scores = _scores(sample)
     ending: Record = {"rewards": scores} if scores else {}
     if (error := sample.get("error")) is not None:
@@ -283,21 +283,21 @@ def _ending(sample: Record) -> Record:
 
 
 def _stop_reason(output: Record) -> str | None:
-    """Why the model's last answer ended."""
+    """Return why the model's last answer ended; None if it is not recorded."""
     choices = output.get("choices")
     last = choices[-1] if isinstance(choices, list) and choices else None
     return name_in(last, "stop_reason") if isinstance(last, dict) else None
 
 
 def _error(error: Any) -> str:
-    """The error's class, as its traceback or its message names it; else its message."""
+    """Return the class of an error if its message begins with it, else the message."""
     message = name_in(error, "message") if isinstance(error, dict) else str(error)
     named = re.match(r"[A-Za-z_.]*[A-Za-z](?=\()", message or "")
     return named[0] if named else (message or "error")[:100]
 
 
 def _scores(sample: Record) -> dict[str, float | None]:
-    """Each score as a number; one with several parts gives NAME.PART for each."""
+    """Return each score as a number; a score with several parts gives NAME.PART for each part."""
     scores: dict[str, float | None] = {}
     for name, score in object_of(sample, "scores").items():
         value = score.get("value") if isinstance(score, dict) else score
@@ -311,7 +311,7 @@ def _scores(sample: Record) -> dict[str, float | None]:
 
 
 def _number(value: Any) -> float | None:
-    """A score as inspect reads it; None where it says nothing, which inspect counts as 0."""
+    """Convert a score as inspect does, except that a value without meaning is None, not 0."""
     if isinstance(value, str):
         if value in GRADES:
             return GRADES[value]
@@ -325,7 +325,7 @@ def _number(value: Any) -> float | None:
 
 
 def _of_events(sample: Record, texts: Record) -> tuple[list[Record], dict[str, int]]:
-    """(the tools that any call of a model was told of, tokens written by the message's id)."""
+    """Return (tool definitions of all model calls, tokens written by message id)."""
     told: dict[str, Any] = {}
     written: dict[str, int] = {}
     events = sample.get("events")
@@ -347,7 +347,7 @@ def _of_events(sample: Record, texts: Record) -> tuple[list[Record], dict[str, i
 
 
 def _message(message: Record, given: set[str], written: Mapping[str, int]) -> list[Record]:
-    """A message in OpenAI's form, and the results of tools that the model's server ran in it."""
+    """Return a message in OpenAI's form, and the results of server-side tools in it."""
     role, content = message.get("role"), message.get("content")
     if role == "assistant":
         return _spoken(message, given, written)
@@ -368,7 +368,7 @@ def _message(message: Record, given: set[str], written: Mapping[str, int]) -> li
 
 
 def _spoken(message: Record, given: set[str], written: Mapping[str, int]) -> list[Record]:
-    """What a model said; what it was shown as said by it is no turn of it."""
+    """Convert an assistant message; one from the input is marked as not sampled."""
     blocks = message.get("content")
     parts = [part for part in blocks if isinstance(part, dict)] if isinstance(blocks, list) else []
     served = [part for part in parts if part.get("type") == "tool_use"]
@@ -408,7 +408,7 @@ def _call(call_id: Any, name: Any, arguments: Any) -> Record:
 
 
 def _served(part: Record, spoken: Record) -> Record:
-    """The result of a call that the model's server ran."""
+    """Return the result of a server-side tool call."""
     result = {
         "role": "tool",
         "tool_call_id": part.get("id"),

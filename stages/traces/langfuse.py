@@ -1,4 +1,4 @@
-"""Langfuse: observations of traces, alone or inside their trace, with its scores."""
+"""Read Langfuse observations, alone or inside a trace with scores."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STARTS = ("startTime", "start_time")
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is an observation, a trace with its own, or what `gather` yields."""
+    """Return whether a record is an observation, a trace that holds some, or from `gather`."""
     if GATHERED in record or _is_observation(record):
         return True
     inner = record.get("observations")
@@ -43,7 +43,7 @@ def accepts(record: Record) -> bool:
 
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
-    """The observations of each trace, in the order in which they began, and the trace itself."""
+    """Collect each trace with its observations in the order of their start."""
     with Spread() as parts:
         for record in records:
             if not _is_observation(record):
@@ -58,7 +58,7 @@ def gather(records: Iterable[Record]) -> Iterator[Record]:
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
-    """The clean record of one trace.
+    """Yield the clean record of one trace.
 
     Raises:
         BadItemError: no observation holds messages, or a call or a result can't be read.

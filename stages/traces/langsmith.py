@@ -1,4 +1,4 @@
-"""LangSmith runs: a root run and its children are one conversation, its feedback the outcome."""
+"""Read LangSmith runs: a root run and its children form a conversation; feedback is the score."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SAYING = ("message", "output", "generations", "choices", "content")
 
 
 def accepts(record: Run) -> bool:
-    """Whether a record is a run, or the runs of one trace that `gather` brought together."""
+    """Return whether a record is a run, or the runs of one trace that `gather` collected."""
     return GATHERED in record or ("run_type" in record and ("inputs" in record or "id" in record))
 
 
 def gather(records: Iterable[Run]) -> Iterator[Run]:
-    """The runs of each trace, in the order in which they began, from lines in any order."""
+    """Collect the runs of each trace in the order of their start; lines may be in any order."""
     with Spread() as runs:
         for record in records:
             for run in _with_children(record):
@@ -40,7 +40,7 @@ def gather(records: Iterable[Run]) -> Iterator[Run]:
 
 
 def translate(record: Run, options: ReadOptions, notes: Counter[str]) -> Iterator[Run]:
-    """The clean record of one trace.
+    """Yield the clean record of one trace.
 
     Raises:
         BadItemError: its runs hold no messages, or a call or a result in them can't be read.
@@ -79,13 +79,13 @@ def _with_children(run: Run) -> Iterator[Run]:
 
 
 def _decoded(run: Run) -> Run:
-    """The same run with objects where a table has JSON text."""
+    """Parse the fields of a run that a table stores as JSON text."""
     keys = ("inputs", "outputs", "extra", "feedback_stats", "feedback")
     return run | {key: object_in(run[key]) for key in keys if key in run}
 
 
 def _model_call(run: Run) -> ModelCall | None:
-    """The messages that a run got and gave; None where it holds none."""
+    """Return the input and output messages of a run; None if it holds none."""
     heard = heard_in(run.get("inputs"))
     said = said_in(run.get("outputs"))
     if not said and not heard:
@@ -100,7 +100,7 @@ def _is_history(said: list[Any], heard: list[Any]) -> bool:
 
 
 def heard_in(inputs: Any) -> list[Any]:
-    """The messages of a run's inputs, where frameworks keep them."""
+    """Return the messages in a run's inputs, from any place where frameworks keep them."""
     if isinstance(inputs, list):
         inner = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], list) else inputs
         return [message for message in inner if isinstance(message, (dict, list))]
@@ -117,7 +117,7 @@ def heard_in(inputs: Any) -> list[Any]:
 
 
 def said_in(outputs: Any) -> list[Any]:
-    """The messages of a run's outputs, in LangChain's form or in a vendor's."""
+    """Return the messages in a run's outputs, in LangChain's form or a vendor's."""
     if not isinstance(outputs, dict):
         return []
     if isinstance(generations := outputs.get("generations"), list) and generations:
@@ -146,7 +146,7 @@ def said_in(outputs: Any) -> list[Any]:
 def _tool_run(run: Run) -> ToolRun:
     inputs, outputs = run.get("inputs"), run.get("outputs")
     arguments = inputs
-    if isinstance(inputs, dict) and set(inputs) == {"input"}:  # as text
+    if isinstance(inputs, dict) and set(inputs) == {"input"}:  # the arguments as text
         arguments = inputs["input"]
     result = outputs.get("output", outputs) if isinstance(outputs, dict) else outputs
     call_id, failed = _call_id(run), bool(run.get("error"))
@@ -185,7 +185,7 @@ def _model(run: Run) -> str | None:
 
 
 def _scores(root: Run) -> dict[str, float]:
-    """The mean of each kind of feedback on the root run."""
+    """Return the mean of each kind of feedback on the root run."""
     stats = root.get("feedback_stats")
     if not isinstance(stats, dict):
         return {}

@@ -1,4 +1,4 @@
-"""One conversation as a bare list of messages: LangChain's dumps, chat messages, items."""
+"""Read one conversation as a bare list of messages: LangChain dumps, chat messages or items."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from stages.traces.formats import ReadOptions
 from stages.traces.vocabulary import ITEM_TYPES, ROLES
 
 NAME = "message list"
-GATHERED = "message_list"  # the key of the messages once they are together
-WHOLE = ("messages", "conversations", "choices", "stop_reason", "object")  # of more than a message
+GATHERED = "message_list"  # key of the messages that `gather` collected
+WHOLE = ("messages", "conversations", "choices", "stop_reason", "object")  # not in a message
 SAYING = ("content", "value", "parts", "tool_calls", "function_call")
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is itself a message, or the messages that `gather` brought together."""
+    """Return whether a record is itself a message, or the messages that `gather` collected."""
     return isinstance(record.get(GATHERED), list) or _is_message(record)
 
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
-    """All messages of a file as one record: the file is one conversation."""
+    """Collect all messages of a file into one record, because the file is one conversation."""
     messages = list(records)
     if messages:
         yield {GATHERED: messages}
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
-    """The clean record of one conversation.
+    """Yield the clean record of one conversation.
 
     Raises:
         BadItemError: a call or a result can't be read.

@@ -1,7 +1,7 @@
-"""NeMo Gym's rollouts.jsonl, with the failed attempts and the tasks in the files beside it.
+"""Read NeMo Gym's rollouts.jsonl, with its companion files of failed attempts and tasks.
 
-A row has the request (`responses_create_params`), the response with all that happened as items of
-OpenAI's Responses API, and `reward`. The agent of tau2-bench adds its simulation as `result`.
+A row has the request (`responses_create_params`), the response with the whole interaction as items
+of OpenAI's Responses API, and `reward`. The tau2-bench agent adds its simulation as `result`.
 Layout: `nemo_gym.{base_resources_server,rollout_collection,openai_utils}` of 0.7.0.
 """
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 NAME = "nemo-gym"
-FAILURE = "_ng_failure_class"  # why an attempt has no valid reward; only in the failures' file
-TASK_NAMES = ("task_id", "problem_id", "instance_id")  # of a row, as its own trajectory takes them
+FAILURE = "_ng_failure_class"  # why an attempt has no valid reward; only in the failures file
+TASK_NAMES = ("task_id", "problem_id", "instance_id")  # task ids, in NeMo Gym's own precedence
 INPUTS, FAILURES = BESIDE = ("_materialized_inputs.jsonl", "_failures.jsonl")
 AS_WRITTEN = "give the rollouts.jsonl as it was written"
 
@@ -37,7 +37,7 @@ Record = dict[str, Any]
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is a rollout, or a failed attempt at one."""
+    """Return whether a record is a rollout or a failed attempt at one."""
     if FAILURE in record:
         return True
     response = record.get("response")
@@ -45,14 +45,14 @@ def accepts(record: Record) -> bool:
 
 
 class Beside:
-    """The tasks that a run was given, by what they say.
+    """The input tasks of a run, indexed by id or content.
 
-    The index of a task is that of a row of its input: another order makes another task of it
-    (NeMo Gym#2635). So a row is joined by its task id, else by the content of its request.
+    A task index is a row number of the input, so it changes with the order of the input (NeMo
+    Gym#2635). A row is therefore joined by its task id, else by the content of its request.
     """
 
     def __init__(self, path: Path, digest: _Hash | None = None) -> None:
-        """Index the file of inputs beside some rollouts; only places are kept in memory."""
+        """Index the inputs file next to a rollouts file; only file offsets are kept in memory."""
         name = path.name.removesuffix(".jsonl")
         self.failures = path.with_name(name + FAILURES)
         self._inputs = path.with_name(name + INPUTS)
@@ -69,7 +69,7 @@ class Beside:
                 place += len(line)
 
     def task(self, row: Record, notes: Counter[str]) -> Record:
-        """The task of a row; empty where none is known."""
+        """Return the task of a row; empty if it is unknown."""
         if not self._places:
             return {}
         place = self._places.get(_join_key(row))
@@ -82,7 +82,7 @@ class Beside:
 
 
 def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> Beside:
-    """What lies beside some rollouts; the failed attempts are counted."""
+    """Index the companion files of some rollouts; count the failed attempts in the notes."""
     shared = Beside(path, digest)
     if notes is not None and shared.failures.is_file():
         with shared.failures.open("rb") as lines:
@@ -93,7 +93,7 @@ def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> Beside
 
 
 def files(folder: Path, digest: _Hash | None = None, notes: Any = None) -> list[tuple[Path, Any]]:
-    """The rollouts below a folder, which is known by the files that lie beside them."""
+    """Return the rollouts files below a folder, which are recognized by their companion files."""
     named = (
         path.with_name(path.name.removesuffix(ending) + ".jsonl")
         for ending in BESIDE
@@ -112,7 +112,7 @@ def _object(line: bytes) -> Record:
 
 
 def _join_key(row: Record) -> bytes:
-    """What a task is known by: its id, else a digest of what the model was asked."""
+    """Return the key of a task: a digest of its id, else of the model's request."""
     named = row.get("_ng_task_id")
     if named is None and isinstance(row.get("task_id"), dict):
         named = row["task_id"]
@@ -121,7 +121,7 @@ def _join_key(row: Record) -> bytes:
 
 
 def _asked(params: Any) -> list[list[str]]:
-    """Role, or type, and text of all that was asked, in whatever form the items are."""
+    """Return [role or type, text] of every item in a request, so that forms compare equal."""
     params = params if isinstance(params, dict) else {}
     given = params.get("input")
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given or []
@@ -135,10 +135,10 @@ def _asked(params: Any) -> list[list[str]]:
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
-    """Yield the clean records of one rollout: one, or one for each conversation that it kept.
+    """Yield the clean records of one rollout: one for each conversation in its response.
 
     Raises:
-        BadItemError: the request or the response is none.
+        BadItemError: the request or the response is malformed.
     """
     task = options.shared.task(record, notes) if options.shared else {}
     row = {**task, **record}
@@ -170,7 +170,11 @@ def _asked_items(params: Record) -> list[Any]:
 
 
 def _outputs(row: Record) -> list[list[Any]]:
-    """The items of the response. Aviary's agent lists the whole conversation after each step."""
+    """Return the conversations in a response, as lists of items.
+
+    Aviary's agent records the whole conversation after each step. A list that the next one
+    continues is skipped.
+    """
     output = object_of(row, "response").get("output") or []
     if not isinstance(output, list):
         raise BadItemError("'output' of the response is not a list of items", AS_WRITTEN)
@@ -185,7 +189,7 @@ def _outputs(row: Record) -> list[list[Any]]:
 
 
 def _goes_on(items: list[Any], more: list[Any]) -> bool:
-    """Whether a list of items begins with another; ids of items may be given anew."""
+    """Return whether `more` continues `items`; item ids are ignored, because they may change."""
     return all(_bare(a) == _bare(b) for a, b in zip(items, more, strict=False))
 
 
@@ -200,13 +204,13 @@ def _bare(item: Any) -> Any:
 
 
 def messages_of(items: Sequence[Any]) -> list[Record]:
-    """Items of the Responses API as chat messages; what is no item or unknown stays as it is.
+    """Convert items of the Responses API to chat messages; keep anything unknown unchanged.
 
-    What a model says and calls in one response is one message: a call goes with the message or the
-    calls before it, a message with the calls before it. Thoughts go with what follows them.
+    The text and the calls of one response form one message: a call joins the message or the calls
+    before it, and a message joins the calls before it. Reasoning joins the item after it.
     """
     messages: list[Record] = []
-    last: str | None = None  # what the model just did: "message" or "call"
+    last: str | None = None  # the model's previous item, "message" or "call"
     thoughts = ""
     for item in items:
         kind = _kind(item)
@@ -237,7 +241,7 @@ def messages_of(items: Sequence[Any]) -> list[Record]:
 
 
 def _kind(item: Any) -> str | None:
-    """The type of an item; for a message its role."""
+    """Return the type of an item, or the role if it is a message."""
     if not isinstance(item, dict):
         return None
     kind = item.get("type", "message")
@@ -251,7 +255,7 @@ def _thoughts(item: Record) -> str:
 
 
 def _add(message: Record, item: Record, kind: str) -> None:
-    """Add to a message of the model what one of its items says."""
+    """Add an item of the model to its message."""
     if kind == "assistant":
         message["content"] = (message["content"] or "") + text_of(item.get("content"))
     else:
@@ -266,14 +270,14 @@ def _add(message: Record, item: Record, kind: str) -> None:
 
 
 def _given(message: Any) -> Any:
-    """A message of the request: what the model said there it was given, and is no turn."""
+    """Mark an assistant or tool message of the request as given, so that it is not a turn."""
     if isinstance(message, dict) and message.get("role") in ("assistant", "tool"):
         return {**message, "sampled": False}
     return message
 
 
 def _named(row: Record) -> Record:
-    """Who a row is: task, trial, policy and agent."""
+    """Return task, trial, episode id, model and environment of a row."""
     agent, response = row.get("agent_ref"), row.get("response")
     named = {
         "task_id": _task_name(row),
@@ -286,7 +290,7 @@ def _named(row: Record) -> Record:
 
 
 def _task_name(row: Record) -> str:
-    """The id of a row's task; without one its index and a digest of what was asked."""
+    """Return the id of a row's task; if it has none, its index and a digest of the request."""
     named = row.get("_ng_task_id")
     if named is None:
         named = next((row[key] for key in TASK_NAMES if row.get(key) is not None), None)
@@ -300,9 +304,9 @@ def _task_name(row: Record) -> str:
 
 
 def _ending(row: Record) -> Record:
-    """Status, outcome, components of the reward, and why it ended.
+    """Return status, reward, its components and the stop reason of a row.
 
-    A masked sample has a reward that measures nothing, and a null reward was never computed.
+    The reward of a masked sample is not valid, and a null reward was never computed.
     """
     response = object_of(row, "response") if FAILURE not in row else row.get("response") or {}
     why = name_in(row, FAILURE, "failure_kind")
@@ -337,7 +341,7 @@ def _tools(params: Record) -> list[Record]:
 
 
 def _gold(row: Record) -> list[Record] | None:
-    """The calls that a task expects, where its ground truth is a list of calls."""
+    """Return the calls that a task expects; None if its ground truth is not a list of calls."""
     truth = row.get("ground_truth")
     if not isinstance(truth, list) or not all(isinstance(call, dict) for call in truth):
         return None
@@ -349,7 +353,7 @@ def _gold(row: Record) -> list[Record] | None:
 
 
 def simulation_of(row: Record) -> Record | None:
-    """The simulation of tau2-bench under a row's `result`."""
+    """Return the tau2-bench simulation in a row's `result`; None if there is none."""
     result = row.get("result")
     return result if isinstance(result, dict) and tau2.accepts(result) else None
 
@@ -357,7 +361,7 @@ def simulation_of(row: Record) -> Record | None:
 def _simulated(
     row: Record, simulation: Record, options: ReadOptions, notes: Counter[str]
 ) -> Iterator[Record]:
-    """The clean record of a simulation: its own task and gold actions, the row's policy."""
+    """Yield the clean record of a simulation, with the trial, model and environment of its row."""
     task = object_of(row, "task")
     domain = _domain(task)
     gold = tau2.gold_of_tasks({"tasks": [task]}, notes) if "id" in task else {}
@@ -369,7 +373,7 @@ def _simulated(
 
 
 def complete(episode: Episode, record: Record, options: ReadOptions, notes: Counter[str]) -> None:
-    """Add what a simulation of tau2-bench recorded beside its messages."""
+    """Add what a tau2-bench simulation records in addition to its messages."""
     if simulation := simulation_of(record):
         tau2.complete(episode, simulation, options._replace(shared=None), notes)
 

@@ -1,4 +1,4 @@
-"""Notes on what was read: counts by text, and which of them are more than information."""
+"""Notes on what was read, as counts by text; some are only information, the others warn."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Mapping
 from stages.tables.near import WITHOUT_TURN
 from stages.traces.episode import Episode
 
-# How notes open that only inform: what they count was read exactly as it was recorded. Every other
-# note counts what was repaired, guessed or left out, so that a new one is never overlooked.
+# Prefixes of notes that are only information: what they count was read exactly as recorded. Every
+# other note counts what was repaired, guessed or left out, so a new note is never overlooked.
 INFORMATION = (
     "call id used again after its result",
     "call of the user",
     "call read from text",
     "content in parts",
-    # tau2-bench's own defaults; older versions and other writers leave them out.
+    # tau2-bench has defaults for these; older versions and other writers omit them.
     "gold action without 'compare_args'",
     "gold action without 'requestor'",
     "groups without advantages",
     "legacy function_call",
     "no recorded action checks",
-    "no trial",  # the order of the records numbers them
+    "no trial",  # trials are numbered in the order of the records
     "result without 'error'",
     "sequences sampled with top_p below 1",
     "task never run",
@@ -44,22 +44,22 @@ def serious(notes: Mapping[str, int]) -> dict[str, int]:
 
 
 def left_out(reasons: Mapping[str, int]) -> Counter[str]:
-    """Return notes on episodes that were left out, from their number by reason."""
+    """Return notes on the episodes that were left out, given their number by reason."""
     return Counter({f"{_LEFT_OUT}{reason}": count for reason, count in reasons.items() if count})
 
 
 def why_left_out(status: str) -> str:
-    """Return why no statistic counts episodes of a status that is among LEFT_OUT."""
+    """Return why statistics exclude episodes with a status in LEFT_OUT."""
     return MASKED if status == "masked" else CRASHED
 
 
 def note_left_out(episode: Episode, notes: Counter[str], *, outcome: bool = False) -> None:
-    """Note an episode that no figure counts.
+    """Note an episode that statistics exclude.
 
     Args:
-        episode: of any trace.
-        notes: what is added to.
-        outcome: whether figures need its outcome.
+        episode: an episode of any trace.
+        notes: counts that the note is added to.
+        outcome: whether the statistics need the outcome of the episode.
     """
     if not episode.counts:
         notes[f"{_LEFT_OUT}{why_left_out(episode.status)}"] += 1
@@ -68,7 +68,7 @@ def note_left_out(episode: Episode, notes: Counter[str], *, outcome: bool = Fals
 
 
 def why_none(notes: Mapping[str, int]) -> str:
-    """Return why no episode counts, from what was noted; empty where nothing was."""
+    """Return why no episode counts, according to the notes; empty if there are no such notes."""
     reasons = [
         f"{count:,} {text.removeprefix(_LEFT_OUT)}"
         for text, count in notes.items()

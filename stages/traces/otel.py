@@ -1,9 +1,9 @@
-"""OpenTelemetry GenAI spans: OTLP JSON, or the spans alone, to one conversation a trace.
+"""Read OpenTelemetry GenAI spans, as OTLP JSON or alone, into one conversation per trace.
 
-Read are the conventions up to semantic-conventions-genai @0724e29 (status: development): messages
-as attributes of a span or of its event `gen_ai.client.inference.operation.details`, and the older
-events by role (1.28 to 1.36). `otel_messages` knows where each keeps its messages, also OpenLLMetry
-and OpenInference.
+The conventions are supported up to semantic-conventions-genai @0724e29 (status: development).
+Messages are attributes of a span or of its event `gen_ai.client.inference.operation.details`, or
+the older events by role (1.28 to 1.36). `otel_messages` finds the messages in each of these, and in
+OpenLLMetry and OpenInference.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GATHERED = "otel_spans"
 CONVERSATION = "gen_ai.conversation.id"
 EVALUATION = "gen_ai.evaluation.result"
 DETAILS = "gen_ai.client.inference.operation.details"
-# Signs of a span that says something of a model, an agent or a tool.
+# Prefixes of names that mark a span of a model, an agent or a tool.
 SIGNS = ("gen_ai.", "llm.", "openinference.", "tool.", "ai.")
 AGENT = frozenset({"invoke_agent", "create_agent", "invoke_workflow", "AGENT", "CHAIN"})
 TOOL = frozenset({"execute_tool", "TOOL"})
@@ -36,14 +36,14 @@ CAPTURE = "record it with OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=SPA
 
 
 def accepts(record: dict[str, Any]) -> bool:
-    """Whether a record holds spans, is one, or is the trace that `gather` brought together."""
+    """Return whether a record holds spans, is a span, or is a trace that `gather` collected."""
     return GATHERED in record or has_spans(record)
 
 
 def gather(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The spans of each conversation in order of time, from lines in any order.
+    """Collect the spans of each conversation in order of time; lines may be in any order.
 
-    A conversation is what its spans call so (`gen_ai.conversation.id`), else a trace.
+    A conversation is the traces with the same `gen_ai.conversation.id`, else a single trace.
     """
     conversations = dict[str, set[str]]()
     with Spread() as spans:
@@ -56,7 +56,7 @@ def gather(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                     named.add(name)
                 spans.add(span["trace"], span["start"], span)
         if not conversations:
-            yield {GATHERED: []}  # for `translate` to refuse
+            yield {GATHERED: []}  # `translate` raises the error
         for trace, named in conversations.items():
             if len(named) == 1:
                 spans.join(trace, f"conversation {next(iter(named))}")
@@ -67,7 +67,7 @@ def gather(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def translate(
     record: dict[str, Any], options: ReadOptions, notes: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """The clean record of each conversation in a record.
+    """Yield the clean record of a conversation; none for a trace without model calls.
 
     Raises:
         BadItemError: the spans hold no messages, or a call or a result in them can't be read.
@@ -120,12 +120,12 @@ def _is_tool(span: Span) -> bool:
 
 
 def _is_model(span: Span) -> bool:
-    """Whether a span is of a call of a model: by its operation, or by what it asked for."""
+    """Return whether a span is a model call: its operation is none of the other known ones."""
     return _operation(span) not in AGENT | TOOL | OTHER
 
 
 def _outermost(spans: list[Span], kinds: frozenset[str]) -> list[Span]:
-    """The spans of some kinds that are in no other of these."""
+    """Return the spans of some kinds that are not inside another span of these kinds."""
     chosen = [span for span in spans if _operation(span) in kinds]
     parents = {span["id"]: span["parent"] for span in spans}
     ids = {span["id"] for span in chosen}
@@ -143,7 +143,7 @@ def _outermost(spans: list[Span], kinds: frozenset[str]) -> list[Span]:
 
 
 def _with_events(parts: list[Span]) -> list[Span]:
-    """Each span with the log records that are events of it; those of no span stay alone."""
+    """Add log records to their spans as events; log records without a span remain as spans."""
     spans = {part["id"]: part for part in parts if not part["is_log"]}
     alone = dict[str, Span]()
     for part in parts:
@@ -159,7 +159,7 @@ def _with_events(parts: list[Span]) -> list[Span]:
 
 
 def _speaking(spans: list[Span]) -> list[tuple[Span, list[Any], list[Any]]]:
-    """(span, its input, its output) of the spans that hold an answer."""
+    """Return (span, input, output) of the spans that hold an answer."""
     held = [(span, *messages_of(span)) for span in spans]
     return [(span, heard, said) for span, heard, said in held if said]
 
@@ -193,7 +193,7 @@ def _model(span: Span) -> str | None:
 
 
 def _failure(spans: list[Span], models: list[Span], answered: set[int]) -> str | None:
-    """Why the conversation crashed: an agent failed, or the last call of a model had no answer."""
+    """Return the error of an agent or of an unanswered last model call; None without a crash."""
     for span in _outermost(spans, AGENT):
         if span["error"]:
             return str(span["error"])
@@ -202,7 +202,7 @@ def _failure(spans: list[Span], models: list[Span], answered: set[int]) -> str |
 
 
 def _scores(parts: list[Span], notes: Counter[str]) -> Iterator[tuple[str, float]]:
-    """(name, score) of each evaluation of the conversation; of one name the last counts."""
+    """Yield (name, score) of each evaluation; if a name is repeated, the last one counts."""
     events = [event for part in parts for event in (part, *part["events"])]
     names = Counter[str]()
     for event in events:

@@ -1,4 +1,4 @@
-"""The messages that a GenAI span holds, wherever a version of the conventions keeps them."""
+"""Find the messages in a GenAI span, in any version of the conventions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ INPUT, OUTPUT = "gen_ai.input.messages", "gen_ai.output.messages"
 SYSTEMS = ("gen_ai.system_instructions", "gen_ai.system.instructions")
 ROLES = {f"gen_ai.{role}.message": role for role in ("system", "user", "assistant", "tool")}
 CHOICE = "gen_ai.choice"
-# Of 1.27 and before: one event for all that was heard and one for what was said.
+# Version 1.27 and earlier: one event for the whole input and one for the output.
 PROMPT, COMPLETION = "gen_ai.content.prompt", "gen_ai.content.completion"
-# A message a number, a key an attribute: OpenLLMetry's names, then OpenInference's.
+# Numbered messages, with one attribute per key: names of OpenLLMetry, then of OpenInference.
 NUMBERED = (
     (
         re.compile(r"gen_ai\.prompt\.(\d{1,9})\.(.+)"),
@@ -32,9 +32,9 @@ CONTENT_KEY = re.compile(r"contents\.(\d{1,9})\.message_content\.(.+)")
 
 
 def messages_of(span: Mapping[str, Any]) -> tuple[Messages, Messages]:
-    """What a span's model heard and what it said; empty where the span does not hold it.
+    """Return the input and output messages of a span; both are empty if it holds no output.
 
-    Of several choices the first is what the conversation goes on with.
+    Of several choices only the first is returned, because the conversation continues with it.
     """
     attributes = span["attributes"]
     for read in (_of_attributes, _of_events, _of_event_attribute, _of_numbers, _of_ai_sdk):
@@ -45,7 +45,7 @@ def messages_of(span: Mapping[str, Any]) -> tuple[Messages, Messages]:
 
 
 def finish_reason(span: Mapping[str, Any], said: Messages) -> Any:
-    """Why the model stopped, by its message or else by its span."""
+    """Return why the model stopped, from its message or else from its span."""
     if said and isinstance(said[0], dict) and said[0].get("finish_reason"):
         return said[0]["finish_reason"]
     reasons = value_of(span["attributes"].get("gen_ai.response.finish_reasons"))
@@ -53,7 +53,7 @@ def finish_reason(span: Mapping[str, Any], said: Messages) -> Any:
 
 
 def value_of(attribute: Any) -> Any:
-    """An attribute's value: structured, or parsed where it is JSON text."""
+    """Return the value of an attribute, parsed if it is JSON text."""
     return object_in(attribute)
 
 
@@ -66,7 +66,7 @@ def _of_events(attributes: Any, events: Iterable[Mapping[str, Any]]) -> tuple[Me
 
 
 def _of_event_attribute(attributes: Mapping[str, Any], events: Any) -> tuple[Messages, Messages]:
-    """Pydantic AI and Logfire: the events as JSON text in one attribute."""
+    """Read Pydantic AI's and Logfire's events, which are JSON text in one attribute."""
     held = [event for event in _list(attributes.get("events")) if isinstance(event, dict)]
     return _by_role((str(event.get("event.name")), event) for event in held)
 
@@ -91,7 +91,7 @@ def _message(role: str, body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         return {"role": role, "content": body}
     content = object_in(body.get("content"))
-    if isinstance(content, dict) and "parts" in content:  # ADK: a content of Gemini's
+    if isinstance(content, dict) and "parts" in content:  # ADK: Gemini's content object
         return {"role": role, "parts": content["parts"]}
     stated = {key: value for key, value in body.items() if value is not None}
     known = ("content", "tool_calls", "id", "name", "tool_call_id")
@@ -102,7 +102,7 @@ def _message(role: str, body: Any) -> dict[str, Any]:
 
 
 def _body(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What an event says: its body, its content as JSON text, or its attributes."""
+    """Return the content of an event: its body, its content in JSON text, or its attributes."""
     attributes: Mapping[str, Any] = event["attributes"]
     for body in (event.get("body"), attributes.get("gen_ai.event.content")):
         body = object_in(body)
@@ -119,7 +119,7 @@ def _of_numbers(attributes: Mapping[str, Any], events: Any) -> tuple[Messages, M
 
 
 def _of_ai_sdk(attributes: Mapping[str, Any], events: Any) -> tuple[Messages, Messages]:
-    """Vercel's AI SDK: what a provider heard as JSON text, and its answer in parts."""
+    """Read Vercel AI SDK's attributes: the prompt as JSON text, and the answer's text and calls."""
     heard = attributes.get("ai.prompt.messages")
     text, calls = (attributes.get(f"ai.response.{key}") for key in ("text", "toolCalls"))
     if heard is None or (text is None and calls is None):
@@ -130,7 +130,7 @@ def _of_ai_sdk(attributes: Mapping[str, Any], events: Any) -> tuple[Messages, Me
 
 
 def _numbered(attributes: Mapping[str, Any], pattern: re.Pattern[str]) -> Iterator[dict[str, Any]]:
-    """Messages whose keys are attributes, in the order of their numbers."""
+    """Yield the messages whose keys are numbered attributes, in order."""
     matches = ((pattern.fullmatch(key), value) for key, value in attributes.items())
     messages: dict[int, dict[str, Any]] = {}
     for match, value in matches:

@@ -1,4 +1,4 @@
-"""Spans and log records out of OTLP JSON, or out of the flat forms that exporters write."""
+"""Read spans and log records from OTLP JSON or from the flat forms that exporters write."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDS = ("spanId", "span_id")
 PARENTS = ("parentSpanId", "parent_span_id", "parent_id", "parentId")
 STARTS = ("startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime", "start_timestamp")
 TIMES = ("timeUnixNano", "time_unix_nano", "observedTimeUnixNano", "timestamp")
-NESTED = ("gen_ai", "llm", "openinference", "tool")  # what Phoenix writes as objects
+NESTED = ("gen_ai", "llm", "openinference", "tool")  # Phoenix exports these as objects
 INT64 = re.compile(r"-?\d{1,19}")
 KINDS = ("string", "int", "double", "bool", "array", "kvlist", "bytes")
 TYPED = frozenset(f"{kind}{ending}" for kind in KINDS for ending in ("Value", "_value"))
@@ -26,7 +26,7 @@ LEVELS = ("STATUS_CODE_ERROR", "ERROR", "2")
 
 
 def has_spans(record: dict[str, Any]) -> bool:
-    """Whether a record is OTLP JSON, or one span or log record alone."""
+    """Return whether a record is OTLP JSON, or a single span or log record."""
     if any(isinstance(record.get(key), list) for key in RESOURCES[:-1]):
         return True
     if isinstance(record.get("batches"), list):
@@ -38,10 +38,10 @@ def has_spans(record: dict[str, Any]) -> bool:
 
 
 def spans_in(record: Mapping[str, Any]) -> Iterator[Span]:
-    """Every span and log record in a record.
+    """Yield every span and log record in a record.
 
-    Each is {id, trace, parent, name, start, attributes, events, error, error_text, is_log}: `start`
-    sorts as text, `attributes` are plain values, and a log record has the id of its span.
+    Each is {id, trace, parent, name, start, attributes, events, error, error_text, is_log, body}.
+    `start` sorts as text, `attributes` are plain values, and a log record has the id of its span.
     """
     resources = [part for key in RESOURCES if key in record for part in _list(record[key])]
     if not resources:
@@ -83,7 +83,7 @@ def _event(event: Mapping[str, Any]) -> Span:
 
 
 def attributes_of(attributes: Any) -> dict[str, Any]:
-    """Attributes as plain values by name, from OTLP's typed list, an object, or JSON of either."""
+    """Return attributes as plain values by name, from OTLP's list, an object, or JSON of either."""
     attributes = object_in(attributes)
     if isinstance(attributes, dict):
         return dict(_flat(attributes))
@@ -92,7 +92,7 @@ def attributes_of(attributes: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The value in OTLP's typed JSON; any other as it is."""
+    """Unwrap a value from OTLP's typed JSON; return any other value unchanged."""
     if type(value) is not dict or len(value) != 1:
         return value
     [(kind, inner)] = value.items()
@@ -113,7 +113,7 @@ def _is_typed(value: Any) -> bool:
 
 
 def _flat(attributes: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Attributes by their dotted names; Phoenix exports them as objects and lists in objects."""
+    """Yield attributes by their dotted names; Phoenix exports them as nested objects and lists."""
     for key, value in attributes.items():
         name = f"{above}{key}"
         is_nested = "." not in key and name.partition(".")[0] in NESTED
@@ -136,7 +136,7 @@ def _list(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _first(place: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    for key in keys:  # a generator would take twice as long, and each span comes by here six times
+    for key in keys:  # a generator would be twice as slow, and each span passes here six times
         if (value := place.get(key)) not in (None, ""):
             return value
     return None

@@ -1,4 +1,4 @@
-"""Conversations in Parquet: a row each, nested or with JSON strings as columns."""
+"""Read conversations from Parquet: one per row, in nested columns or as JSON strings."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MAGIC = b"PAR1"
 def read_rows(
     data: bytes | bytearray, where: str, accepts: Callable[[dict[str, Any]], bool]
 ) -> list[dict[str, Any]]:
-    """The rows of a Parquet file of conversations, without the nulls inside nested columns.
+    """Read the rows of a Parquet file of conversations, without the nulls inside nested columns.
 
-    A struct column has every key in every row, null where a message or an argument lacks it. A
-    null under `arguments` stays: the column holds no other sign of a call without arguments.
+    A struct column has every key in every row, and null for each key that a message or an argument
+    lacks. A null under `arguments` is kept, because nothing else marks a call without arguments.
 
     Args:
-        data: the file.
-        where: what errors call it.
-        accepts: whether a row is of a format that has no column `messages`.
+        data: the content of the file.
+        where: name of the file in errors.
+        accepts: returns whether a row is in a known format; used if there is no column `messages`.
 
     Raises:
-        InputError: not readable as Parquet, no rows, or rows of no known format.
+        InputError: the file is not readable as Parquet, has no rows, or is in no known format.
     """
     import polars as pl  # slow to import, and only this format needs it
 

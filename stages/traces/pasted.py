@@ -1,6 +1,6 @@
-"""A tool call as people paste it, from any API, down to its name and arguments.
+"""Extract name and arguments from a tool call that a user pastes, in the form of any API.
 
-A value is a call only where its keys leave no doubt; what merely has a key `name` is not one. So
+A value is a call only if its keys leave no doubt; a key `name` alone is not enough. For example,
 `{"name": "Bob", "input": "x"}` and `{"agent_tool_name": ..., "arguments": ...}` are arguments.
 """
 
@@ -15,10 +15,10 @@ from stages.traces.calls import UnreadableCallError
 from stages.traces.vocabulary import SILENT_TYPES
 
 _FLAT = ("arguments", "args", "parameters", "kwargs", "input")
-# What may stand beside a name and arguments; the last three in a gold action of tau2-bench.
+# Keys that may accompany a name and arguments; the last three occur in tau2-bench's gold actions.
 _BESIDE = frozenset({"type", "index", "requestor", "status", "namespace", *calls.IDS})
 _BESIDE |= {"action_id", "info", "compare_args"}
-# Keys of the name and the arguments that only calls have, by whose calls they are.
+# Keys of name and arguments that only calls have, by form.
 _OWN = {
     "ai-sdk": ("toolName", ("input", "args")),
     "atif": ("function_name", ("arguments",)),
@@ -31,23 +31,23 @@ _TYPES = {
 }
 _SPEAKERS = ("assistant", "model", "ai")
 _SILENT = SILENT_TYPES | {"message"}
-_DEPTH = 6  # of a call in the answer of an API
+_DEPTH = 6  # maximum nesting depth of a call in an API's answer
 
 
 class Pasted(NamedTuple):
-    """One call."""
+    """A pasted call."""
 
-    form: str  # whose
+    form: str  # API or framework that the form is from
     name: str
     arguments: Any
     repaired: bool = False  # the arguments were read as a Python literal
 
 
 def unwrapped(value: Any) -> Pasted | None:
-    """Return the call that a value is; None: it is none, and thus arguments.
+    """Return the call in a value; None if the value is not a call and is thus arguments.
 
     Raises:
-        UnreadableCallError: it is several calls, or one whose arguments can't be read.
+        UnreadableCallError: the value holds several calls, or arguments that can't be read.
     """
     pasted = _calls(value)
     if len(pasted) > 1:
@@ -56,7 +56,7 @@ def unwrapped(value: Any) -> Pasted | None:
 
 
 def _calls(value: Any, depth: int = _DEPTH) -> list[Pasted]:
-    """The calls of a value: of itself, of a list of nothing else, of a message or an answer."""
+    """Return the calls in a value: a call, a list of only calls, a message or an API's answer."""
     if not depth:
         return []
     if isinstance(value, list):
@@ -78,7 +78,7 @@ def _calls(value: Any, depth: int = _DEPTH) -> list[Pasted]:
 
 
 def _spoken(answer: dict[str, Any]) -> Any:
-    """What an API's answer holds: messages, or blocks and calls; None where it is no answer."""
+    """Return the messages, or blocks and calls, in an API's answer; None if it is not an answer."""
     for choices, message in (("choices", "message"), ("candidates", "content")):
         if isinstance(answer.get(choices), list):
             return [choice.get(message) for choice in answer[choices] if isinstance(choice, dict)]
@@ -88,7 +88,7 @@ def _spoken(answer: dict[str, Any]) -> Any:
 
 
 def _is_silent(block: Any) -> bool:
-    """Whether a block among calls is text or thoughts."""
+    """Return whether a block among calls is text or reasoning."""
     if not isinstance(block, dict):
         return False
     return str(block.get("type")) in _SILENT or block.keys() <= {
@@ -99,7 +99,7 @@ def _is_silent(block: Any) -> bool:
 
 
 def _call(value: Any) -> Pasted | None:
-    """The one call that an object is, by the first form that it has without doubt."""
+    """Return the call that an object is, in the first form that fits without doubt, else None."""
     if not isinstance(value, dict):
         return None
     kind, function = value.get("type"), value.get("function")
@@ -120,7 +120,7 @@ def _call(value: Any) -> Pasted | None:
 
 
 def _flat(value: dict[str, Any]) -> Pasted | None:
-    """The call that an object without a wrapper is: a name, arguments, and what may be beside."""
+    """Return the call in an object without a wrapper, which has a name and arguments, else None."""
     for form, (name, keys) in _OWN.items():
         arguments = [value[key] for key in keys if _is_object(value.get(key))]
         if isinstance(value.get(name), str) and arguments:
@@ -131,13 +131,13 @@ def _flat(value: dict[str, Any]) -> Pasted | None:
         return None
     if len(given) != 1 or not _is_object(value[given[0]]):
         return None
-    if name == "function":  # of inspect, whose calls have ids
+    if name == "function":  # inspect's form, which has an id
         return _read("inspect", value) if "id" in value else None
     return _read("langchain" if given == ["args"] else "flat", value)
 
 
 def _is_object(value: Any) -> bool:
-    """Whether a value is an object, or may be the text of one."""
+    """Return whether a value is an object, or text that may be one."""
     return isinstance(value, dict) or (isinstance(value, str) and value.lstrip().startswith("{"))
 
 
@@ -146,11 +146,11 @@ def _named(value: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def _read(form: str, call: Any, *, optional: bool = False) -> Pasted:
-    """The call with its arguments decoded; none are an empty object where the API says so."""
+    """Decode the arguments of a call; missing `optional` arguments are an empty object."""
     if optional and not any(key in call for key in calls.ARGUMENTS):
         return Pasted(form, call["name"], {})
     name, arguments, _ = calls.read_call(call)
-    if arguments in (None, ""):  # how a tool without parameters is called
+    if arguments in (None, ""):  # a call without arguments
         return Pasted(form, name, {})
     parsed = parse_arguments(arguments)
     if not parsed.readable:

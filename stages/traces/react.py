@@ -1,8 +1,8 @@
-"""tau-bench's `act` and `react` strategies: a call is text, `Action:` and JSON below it.
+"""Read tau-bench's `act` and `react` strategies: a call is the text `Action:` followed by JSON.
 
-Read as tau-bench itself does (`ChatReActAgent.generate_next_step`): what follows the last
-`Action:` is the action if it is JSON, and else speech. `respond` is speech, too. The answer of a
-tool comes back in a message of the user.
+The parser follows tau-bench (`ChatReActAgent.generate_next_step`): the text after the last
+`Action:` is the action if it is JSON, else it is speech. The action `respond` is speech too. A
+tool's answer is in a user message.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from stages.traces.calls import UnreadableCallError, Written
 from stages.traces.envelopes import text_of
 
 ACTION = "Action:"
-# tau-bench's own; other harnesses of this form write "Observation:".
+# tau-bench writes "API output:"; other harnesses of this form write "Observation:".
 ANSWER = re.compile(r"\s*(?:API output|Observation)\s*:[ \n]?", re.IGNORECASE)
 RESPOND = "respond"
-# Anything else that may stand after "Action:" is prose.
+# Anything else after "Action:" is prose.
 OPENING = re.compile(r"(?:^|\n)\s*Action:\s*(?:```(?:json)?\s*)?\{")
 
 
 class Step(NamedTuple):
-    """What an assistant message of these strategies does: it calls a tool, or it speaks."""
+    """An assistant message of these strategies: a tool call, or speech."""
 
     call: Written | None
     speech: str | None = None
-    is_prose: bool = False  # it speaks without an action
+    is_prose: bool = False  # speech without an action
 
 
 def is_react(messages: Sequence[Any]) -> bool:
-    """Whether a conversation is of these strategies; one with calls of its own kind is not."""
+    """Return whether a conversation uses these strategies; one with `tool_calls` does not."""
     signs = False
     for message in messages:
         if not isinstance(message, dict):
@@ -55,7 +55,7 @@ def read_step(text: str) -> Step:
     """Read one assistant message.
 
     Raises:
-        UnreadableCallError: the action lacks its name or its arguments, where tau-bench stops.
+        UnreadableCallError: the action lacks its name or its arguments; tau-bench stops there.
     """
     written = text.split(ACTION)[-1].strip()
     try:

@@ -1,4 +1,4 @@
-"""OpenAI's Responses API: logs of requests and responses, stored responses, and their events."""
+"""Read logs, stored responses and streaming events of OpenAI's Responses API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FINAL_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record holds a response of this API, or items as its input."""
+    """Return whether a record holds a response or an event of this API, or items as its input."""
     if is_foreign(record):
         return False
     if _is_part(record):
@@ -38,13 +38,13 @@ def accepts(record: Record) -> bool:
 
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:
-    """The records of a log without those that a later one repeats."""
+    """Yield the records of a log, without stream events and those that a later record continues."""
     records = (record for record in records if not _is_part(record))
     return latest(records, _logged, lambda logged: bool(logged.exchange.response))
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
-    """The clean record of one response with the input before it.
+    """Yield the clean record of a response with its input.
 
     Raises:
         BadItemError: the history is on OpenAI's servers, or a call or a result can't be read.
@@ -71,7 +71,7 @@ def _logged(record: Record, notes: Counter[str]) -> Logged:
 
 
 def _is_part(record: Record) -> bool:
-    """Whether a record is an event of a stream that the response at its end repeats."""
+    """Return whether a record is a streaming event whose content the final response repeats."""
     kind = record.get("type")
     return isinstance(kind, str) and kind.startswith("response.") and kind not in FINAL_EVENTS
 
@@ -88,7 +88,7 @@ def _exchange(record: Record) -> Exchange:
 
 
 def _whole(record: Record) -> Record:
-    """The record as its own response: its output may be the items, or a response that has them."""
+    """Return a record as a response; its `output` holds the items or the whole response."""
     output = record["output"]
     if isinstance(output, dict) and isinstance(output.get("output"), list):
         return dict(output)
@@ -111,13 +111,13 @@ def _heard(request: Record) -> list[Any]:
 
 
 def _are_items(value: Any) -> bool:
-    """Whether a value is a list of items, some of them of a type that chat messages lack."""
+    """Return whether a value is a list that has an item of a type that chat messages lack."""
     kinds = [item.get("type") for item in value if isinstance(item, dict)] if _is(value) else []
     return any(kind == "message" or _is_call(kind) for kind in kinds)
 
 
 def _is_call(kind: Any) -> bool:
-    """Whether a type is that of a call or its output: function_call, web_search_call and so on."""
+    """Return whether a type is a call or its output, e.g. function_call or web_search_call."""
     ends = isinstance(kind, str) and kind.removesuffix("_output").endswith("_call")
     return ends and not kind.startswith("tool_call")
 

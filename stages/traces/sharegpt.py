@@ -1,4 +1,4 @@
-"""ShareGPT conversations, as LLaMA-Factory, Hermes and ToolACE have them; xLAM's; Glaive's."""
+"""Read ShareGPT conversations (LLaMA-Factory, Hermes, ToolACE) and those of xLAM and Glaive."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from stages.traces.toolace import toolace_messages
 NAME = "sharegpt"
 SPOKEN_KEYS = ("conversations", "conversation", "items")
 FORMS = ({"from", "value"}, {"role", "content"})
-# Glaive's whole conversation is one text, whose speakers stand at the beginning of a line.
+# A Glaive conversation is one text; a speaker's name begins each message, at the start of a line.
 SPEAKERS = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 SPEAKER = re.compile(r"(?:^|\n)\s*(USER|ASSISTANT|FUNCTION RESPONSE):")
 END_OF_TEXT = "<|endoftext|>"
 GLAIVE_CALL = re.compile(r"<functioncall>\s*(\{.*\})\s*$", re.DOTALL)
-# The arguments are JSON in single quotes, which no JSON text has.
+# The arguments are JSON in single quotes, so the whole call is not valid JSON.
 QUOTED = re.compile(r'("arguments"\s*:\s*)\'(.*)\'(\s*\})\s*$', re.DOTALL)
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is a conversation of one of these data sets."""
-    if "chosen" in record:  # a preference, whose conversation ends before the answer
+    """Return whether a record is a conversation of one of these datasets."""
+    if "chosen" in record:  # a preference pair: its conversation ends before the answer
         return False
     return _spoken(record) is not None or _is_xlam(record) or _is_glaive(record)
 
 
 def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iterator[Record]:
-    """The clean record of one conversation.
+    """Yield the clean record of one conversation.
 
     Raises:
         BadItemError: a call or a result can't be read.
@@ -77,7 +77,7 @@ def _is_glaive(record: Record) -> bool:
 
 
 def _with_ids(calls: list[Any]) -> list[Any]:
-    """The same calls, each with an id, which xLAM has none of."""
+    """Add an id to each call, because xLAM's calls have none."""
     return [
         {"id": f"call_{place}", **call} if isinstance(call, dict) else call
         for place, call in enumerate(calls, 1)
@@ -99,7 +99,7 @@ def _glaive_messages(chat: str) -> Iterator[dict[str, Any]]:
 
 
 def _glaive_call(text: str) -> Any:
-    """The call in a text, its arguments out of their single quotes."""
+    """Return the call in a text, with its arguments unquoted."""
     quoted = QUOTED.search(text)
     if quoted is None:
         return object_in(text)

@@ -1,4 +1,4 @@
-"""tau-bench result files: a list of {task_id, reward, info, traj, trial}."""
+"""Read tau-bench result files: a list of {task_id, reward, info, traj, trial}."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "tau-bench"
 
 
 def accepts(item: dict[str, Any]) -> bool:
-    """Whether a record is a tau-bench item."""
+    """Return whether a record is a tau-bench item."""
     return "traj" in item
 
 
@@ -23,11 +23,11 @@ def translate(
 ) -> Iterator[dict[str, Any]]:
     """Yield an item as a clean record.
 
-    An item with an empty `traj`, or with `info.error`, crashed: it has no outcome and its status
-    is "error", although tau-bench records a reward of 0 for it.
+    An item crashed if its `traj` is empty or `info` has an error or a traceback. It then has the
+    status "error" and no outcome, although tau-bench records a reward of 0.
 
     Raises:
-        BadItemError: it has no list of messages.
+        BadItemError: the item has no list of messages.
     """
     if "traj" not in item:
         raise BadItemError("has no 'traj'", "give the file as it was written")
@@ -57,7 +57,7 @@ def translate(
 def complete(
     episode: Episode, item: dict[str, Any], options: ReadOptions, notes: Counter[str]
 ) -> None:
-    """Add what the agent had to tell the user, where the task says so."""
+    """Add the facts that the agent must tell the user, if the task lists them."""
     outputs = _task(item).get("outputs")
     if isinstance(outputs, list):
         episode.required_info = tuple(map(str, outputs))

@@ -1,4 +1,4 @@
-"""Logs of single model calls: of calls that go on from one another, the last holds them all."""
+"""Reduce logs of single model calls to the last call of each conversation, which holds it all."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from stages.traces.fields import BadItemError
 from stages.traces.histories import History
 from stages.traces.spread import Spread
 
-RECENT = 32  # histories of which the next record may be the next call
+RECENT = 32  # recent histories that the next record may continue
 Read = Callable[[Record, Counter[str]], Logged]
 
 
 def latest(
     records: Iterable[Record], read: Read, holds_answer: Callable[[Logged], bool]
 ) -> Iterator[Record]:
-    """The records of a log that no later record goes on from.
+    """Yield the records of a log that no later record continues.
 
-    Each call of an agent sends the whole conversation again. A record goes on from another if its
-    messages begin with all messages of that one, the answer included. Records wait on disk; memory
-    holds one number for each conversation.
+    Each call of an agent sends the whole conversation again. A record continues another one if its
+    messages begin with all messages of that one, including the answer. Records wait on disk; memory
+    holds one number per conversation.
 
     Args:
-        records: of one log, in order of time.
-        read: what a record says.
-        holds_answer: whether that holds a response; one without is a whole conversation.
+        records: the records of one log, in order of time.
+        read: returns the content of a record.
+        holds_answer: returns whether it holds a response; without one it is a whole conversation.
     """
     threads, ignored = _Threads(), Counter[str]()
     with Spread() as waiting:
         for record in records:
             try:
                 logged = read(record, ignored)
-            except BadItemError:  # which its reader will say
+            except BadItemError:  # raised again when the record is translated
                 logged = None
             if logged is None or holds_answer(logged):
                 waiting.put(threads.of(logged), record)
@@ -45,22 +45,22 @@ def latest(
 
 
 class _Threads:
-    """Which conversation each record belongs to."""
+    """Assigns each record to a conversation."""
 
     def __init__(self) -> None:
-        self._ends: dict[int, list[str]] = {}  # by all messages so far: the conversations
+        self._ends: dict[int, list[str]] = {}  # hash of all messages so far -> conversations
         self._recent = deque[History](maxlen=RECENT)
         self._several = 0
 
     def of(self, logged: Logged | None) -> str:
-        """The conversation that a record goes on with, or a new one."""
+        """Return the conversation that a record continues, or a new one."""
         self._several += 1
         new = str(self._several)
         if logged is None or len(logged.answers) > 1:
             return new
         try:
             chain = self._chain([*logged.history], logged.answers)
-        except (BadItemError, TypeError):  # of which its reader will say more
+        except (BadItemError, TypeError):  # reported when the record is translated
             return new
         earlier = (self._ends[link] for link in reversed(chain[1:-1]) if self._ends.get(link))
         thread = next((threads.pop(0) for threads in earlier), new)
@@ -68,7 +68,7 @@ class _Threads:
         return thread
 
     def _chain(self, heard: list[Any], answers: Sequence[Answer]) -> list[int]:
-        """A number for each beginning of the messages of a call, but those of the system."""
+        """Return a hash of each prefix of a call's messages, without the system's."""
         known = next((known for known in self._recent if known.begins(heard)), History())
         history = known.grown(heard)
         self._recent.appendleft(history)

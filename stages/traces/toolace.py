@@ -1,4 +1,4 @@
-"""ToolACE's notation of calls: a list of them as text, whose tools may have names with spaces."""
+"""Read ToolACE's notation of calls: a list as text, in which tool names may contain spaces."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ QUOTES = "'\""
 
 
 def toolace_messages(messages: Sequence[Any]) -> Iterator[Any]:
-    """The same messages, but those that are calls in this notation, and their results, as objects.
+    """Yield messages, with calls in this notation and their results as objects.
 
-    Results of several calls stand in one message, as a list of objects that name their tools.
+    The results of several calls are in one message, as a list of objects that name their tools.
     """
     waiting = 0
     for message in messages:
@@ -43,7 +43,7 @@ def _named(result: Any) -> dict[str, Any]:
 
 
 def _calls(text: str) -> list[dict[str, Any]] | None:
-    """The calls that a text is; None where it is anything else."""
+    """Parse a text that consists of calls; return None for any other text."""
     text = text.strip()
     if not text.startswith("[") or not text.endswith("]"):
         return None
@@ -62,7 +62,7 @@ def _calls(text: str) -> list[dict[str, Any]] | None:
 
 
 def _close(text: str, start: int, end: int) -> int | None:
-    """Where the bracket closes that opened before `start`."""
+    """Return the position where the bracket closes that opened before `start`, else None."""
     depth, quote, place = 1, "", start
     while place < end:
         letter = text[place]
@@ -84,7 +84,7 @@ def _close(text: str, start: int, end: int) -> int | None:
 
 
 def _arguments(text: str) -> dict[str, Any] | None:
-    """Named arguments with literal values; JSON's constants are known, too."""
+    """Parse named arguments with literal values of Python or JSON; None if the text is not that."""
     try:
         call = ast.parse(f"f({text})", mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -101,7 +101,7 @@ def _arguments(text: str) -> dict[str, Any] | None:
 
 
 class _Constants(ast.NodeTransformer):
-    """`true`, `false` and `null` as Python's constants."""
+    """Replaces JSON's `true`, `false` and `null` by Python's constants."""
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         values = {"true": True, "false": False, "null": None}

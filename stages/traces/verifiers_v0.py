@@ -1,7 +1,7 @@
-"""verifiers' old results.jsonl, which `vf-eval` wrote up to 0.1, and prime-rl's rollouts of then.
+"""Read the old results.jsonl of verifiers (`vf-eval` up to 0.1) and prime-rl's rollouts of then.
 
 A line is one rollout: `prompt` and `completion` as messages or text, `reward`, `task`, `info`, and
-the reward functions and metrics as columns. It has no token ids, and no flag for a failed result.
+the reward functions and metrics as columns. There are no token ids and no flag for a failed result.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 NAME = "verifiers-v0"
-METADATA = "metadata.json"  # beside it: the model and the environment
+METADATA = "metadata.json"  # file next to the results: the model and the environment
 NO_TASK = frozenset({None, "default"})
 
 Record = dict[str, Any]
 
 
 def accepts(record: Record) -> bool:
-    """Whether a record is a rollout of verifiers: TRL's and others' have no `task` and id.
+    """Return whether a record is a rollout of verifiers; TRL's and others' have no `task` and id.
 
-    The last versions wrote neither, but always how the rollout ended.
+    The last versions wrote neither, but they always wrote `is_completed` and `metrics`.
     """
     named = "task" in record and ("example_id" in record or "id" in record)
     return (
@@ -43,7 +43,7 @@ def accepts(record: Record) -> bool:
 
 
 def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> Record:
-    """The metadata that `vf-eval` writes beside its results; empty where there is none."""
+    """Return the metadata that `vf-eval` writes next to its results; empty if there is none."""
     try:
         data = (path.parent / METADATA).read_bytes()
         record = json.loads(data)
@@ -56,7 +56,7 @@ def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> Record
 
 
 def files(folder: Path, digest: _Hash | None = None, notes: Any = None) -> list[tuple[Path, Any]]:
-    """The results below a folder, and the rollouts that prime-rl wrote of each step."""
+    """Return the results files below a folder, and prime-rl's rollouts of each step."""
     results = [*folder.rglob("results.jsonl"), *folder.rglob("step_*/*_rollouts*.jsonl")]
     return [(path, beside(path, digest)) for path in sorted(results, key=in_steps)]
 
@@ -91,7 +91,7 @@ def translate(record: Record, options: ReadOptions, notes: Counter[str]) -> Iter
 
 
 def _ending(record: Record, written: list[Record]) -> Record:
-    """Status and outcome; a rollout that broke off has a reward of 0 that nobody computed."""
+    """Return status, reward and metrics; the reward 0 of a crashed rollout was never computed."""
     if record.get("error") not in (None, "", False) or not written:
         error = record.get("error")
         kind = name_in(error, "error") if isinstance(error, dict) else None
@@ -111,7 +111,7 @@ def _ending(record: Record, written: list[Record]) -> Record:
 
 
 def _messages(record: Record, field: str, role: str) -> list[Record]:
-    """The messages of a field; plain text is one message of the role."""
+    """Return the messages of a field; plain text is one message with the given role."""
     value = record[field]
     if isinstance(value, str):
         opened = object_in(value)
@@ -127,7 +127,7 @@ def _messages(record: Record, field: str, role: str) -> list[Record]:
 
 
 def _clean(message: Record) -> Record:
-    """A message without the empty fields of its table; calls were stored as JSON text."""
+    """Drop the null fields that a table adds to a message, and parse calls stored as JSON text."""
     kept = {key: value for key, value in message.items() if value is not None}
     kept.setdefault("content", None)
     if isinstance(calls := kept.get("tool_calls"), list):
@@ -136,7 +136,7 @@ def _clean(message: Record) -> Record:
 
 
 def _given(message: Record) -> Record:
-    """A message of the prompt: an assistant's there is an example, not a turn."""
+    """Mark an assistant or tool message of the prompt as an example, so that it is not a turn."""
     if message.get("role") in ("assistant", "tool"):
         return {**message, "sampled": False}
     return message

@@ -1,4 +1,4 @@
-"""What the field calls roles, blocks, and the fields of a message."""
+"""The names that APIs and frameworks use for roles, content blocks and message fields."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ ITEM_TYPES = (
     | RESULT_TYPES
     | {"reasoning", "compaction", "item_reference", "mcp_list_tools", "mcp_approval_request"}
 )
-NO_CALLS = frozenset({"", "null", "none", "nan"})  # as a column of text holds no calls
+NO_CALLS = frozenset({"", "null", "none", "nan"})  # how a text column states that there are none
 CALL_KEYS = ("tool_calls", "toolCalls", "function_calls")
-# Of a message, and either read here or known to hold neither calls nor results.
+# Keys of a message that are read, or that are known to hold neither calls nor results.
 KEYS = frozenset(
     [
         "role",
@@ -160,5 +160,5 @@ KEYS = frozenset(
 CODE_PARTS = ("executableCode", "executable_code", "codeExecutionResult", "code_execution_result")
 STOP_KEYS = ("finish_reason", "stop_reason", "stopReason")
 STOPS_FOR_CALLS = frozenset({"tool_calls", "tool_use", "function_call", "tool_call"})
-TEXT_KEYS = ("text", "value", "content")  # of a block of text
+TEXT_KEYS = ("text", "value", "content")  # keys of the text in a text block
 RESULT_KEYS = ("content", "output", "result", "response", "value", "text", "parts")
