@@ -130,7 +130,7 @@ def _object(path: Path) -> Record:
 
 
 def files(folder: Path, digest: _Hash | None = None, notes: Any = None) -> list[tuple[Path, Any]]:
-    """Return the trajectories in a Harbor folder with their results, and trials without any."""
+    """Return a Harbor folder's trajectories with their results, and trials without trajectory."""
     trajectories = sorted(folder.rglob("*trajectory.json"))
     records = [(path, beside(path, digest)) for path in trajectories]
     recorded = {place for path in trajectories for place in path.absolute().parents}
@@ -203,7 +203,7 @@ def _steps(record: Record, folder: Path, notes: Counter[str]) -> Iterator[Record
 
 
 def _named(record: Record, result: Record | None) -> Record:
-    """Return ids and model, preferably as we exported them, then from Harbor's result."""
+    """Return ids and model: as our export has them, else from Harbor's result or the trajectory."""
     result = result or {}
     agent = object_of(record, "agent")
     model = name_in(agent, "model_name") or _model(record) or _model_told(result)

@@ -10,7 +10,7 @@ import orjson
 
 # In order of preference; the Responses API has both `call_id` and an `id` of the item itself.
 IDS = ("call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "source_call_id", "id")
-BARE_NAMES = ("function", "tool", "action", "recipient_name")  # names in unknown forms of calls
+BARE_NAMES = ("function", "tool", "action", "recipient_name")  # keys of a name in unknown forms
 NAMES = ("name", "tool_name", "toolName", "function_name", "functionName")
 ARGUMENTS = (
     "arguments",
@@ -69,7 +69,7 @@ def read_call(entry: Any) -> Written:
         return Written(entry["name"], entry["arguments"], None)  # the most common form
     parts = _unwrapped(entry)
     names = {part[key]: None for part in parts for key in NAMES if isinstance(part.get(key), str)}
-    # `function` and `tool` may hold the bare name.
+    # `function` and `tool` may hold the name itself.
     names |= {part[key]: None for part in parts for key in ("function", "tool") if _bare(part, key)}
     if len(names) != 1:
         raise UnreadableCallError(

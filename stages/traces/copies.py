@@ -51,7 +51,7 @@ def content_of(episode: Episode) -> bytes:
         episode: the episode as read.
 
     Returns:
-        16 bytes; two different episodes have the same with a probability below 1e-30.
+        16 bytes; two different episodes have the same digest with a probability below 1e-30.
     """
     turns = [
         (turn.text, [(call.name, call.arguments, call.result) for call in turn.calls])

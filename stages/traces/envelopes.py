@@ -60,7 +60,7 @@ def inner_messages(message: Mapping[str, Any]) -> list[Any] | None:
 
 
 def bared(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Unwrap a LangChain message from its two serialized forms; return any other unchanged."""
+    """Unwrap a LangChain message from its two serialised forms; return any other unchanged."""
     path = message.get("id")
     if "lc" in message and isinstance(path, list) and path:
         return {**mapping(message.get("kwargs")), "type": str(path[-1])}
@@ -95,6 +95,6 @@ def first_of(place: Mapping[str, Any], keys: Sequence[str]) -> Any:
 
 
 def kind_of(block: Mapping[str, Any]) -> str:
-    """Return the type of a block, spelled as in `vocabulary`; "" if it has none."""
+    """Return the type of a block, spelt as in `vocabulary`; "" if it has none."""
     kind = block.get("type")
     return kind.replace("-", "_").lower() if isinstance(kind, str) else ""

@@ -1,4 +1,4 @@
-"""What defines a trace format: how to recognize its records and translate them to clean records.
+"""What defines a trace format: how to recognise its records and translate them to clean records.
 
 A clean record is one episode as a dict with `messages` in OpenAI's form and the other fields in
 `messages.FIELDS`. `messages.reader` reads clean records of every format into an `Episode`.

@@ -2,7 +2,7 @@
 
 The known forms are OpenAI's chat messages and Responses items, Anthropic's content blocks, Gemini's
 parts, the messages of Bedrock, the AI SDK, OpenTelemetry and ShareGPT, and LangChain's messages,
-plain or serialized.
+plain or serialised.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ SPLIT_GROUPS = "group id of several policies or tasks: split"
 class _Seen:
     """The evidence in one trace about one of the tasks with an id."""
 
-    gold: tuple[Any, ...] = ()  # normalized gold actions; empty: unknown, or none expected
+    gold: tuple[Any, ...] = ()  # normalised gold actions; empty: unknown, or none expected
     recorded: tuple[GoldAction, ...] = ()  # the same gold actions as recorded last
     openings: set[str] = field(default_factory=set)  # first user messages
 
@@ -183,7 +183,7 @@ def _alike(some: list[Place], others: list[Place], seen: dict[Place, _Seen]) -> 
 
 
 def _meaning(gold: tuple[GoldAction, ...] | None) -> tuple[Any, ...]:
-    """Normalize gold actions for comparison: sorted, with parsed arguments."""
+    """Normalise gold actions for comparison: sorted, with parsed arguments."""
     return tuple(sorted((a.requestor, a.name, _text(a.arguments)) for a in gold or ()))
 
 

@@ -93,7 +93,7 @@ def beside(path: Path, digest: _Hash | None = None, notes: Any = None) -> Beside
 
 
 def files(folder: Path, digest: _Hash | None = None, notes: Any = None) -> list[tuple[Path, Any]]:
-    """Return the rollouts files below a folder, which are recognized by their companion files."""
+    """Return the rollouts files below a folder, which are recognised by their companion files."""
     named = (
         path.with_name(path.name.removesuffix(ending) + ".jsonl")
         for ending in BESIDE

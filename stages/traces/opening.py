@@ -298,7 +298,7 @@ class _Opening:
                 yield from episodes
 
     def _format(self, record: dict[str, Any]) -> Format | None:
-        """Return the format of a record: ours if the user maps its messages, else as detected."""
+        """Return MESSAGES if the user maps the record's messages, else the detected format."""
         return MESSAGES if self._given.has_messages(record) else format_of(record)
 
     def _each(self, records: Iterable[Any], read: Read, place: str) -> Iterator[Episode]:
@@ -435,7 +435,7 @@ def _trials_are_tasks(records: list[Any], notes: Counter[str]) -> bool:
         for record in records
         if isinstance(record, dict)
     }
-    # A single pair (0, 0) is the first trial of the first task. Null repeats null everywhere.
+    # A single pair (0, 0) may be the first trial of the first task. Missing values do not count.
     useless = len(trials) > 1 and all(task == trial != "None" for task, trial in trials)
     if useless:
         notes["trial equal to task id"] += len(records)

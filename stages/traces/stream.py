@@ -199,7 +199,7 @@ def parse_document(data: bytes | bytearray, where: str, notes: Counter[str]) -> 
 
 
 def written(value: Any, option: int = 0) -> bytes:
-    """Serialize a value as JSON; integers beyond 64 bits stay exact.
+    """Serialise a value as JSON; integers beyond 64 bits stay exact.
 
     Args:
         value: a value as `parse` returns it.

@@ -30,8 +30,8 @@ NAME = "tau2"
 HEADER, PARTS = "results.json", "simulations"  # names in a results folder
 
 # Termination reasons. FAILED are the agent's own faults and count as a failure even without a
-# reward. Reasons that are not listed (infrastructure, simulated user, timeouts, a full context
-# window) say nothing about the agent; tau2-bench excludes them from its metrics too.
+# reward. Other reasons (infrastructure, simulated user, timeouts, a full context window) are no
+# evidence about the agent; tau2-bench excludes them from its metrics too.
 ENDED = frozenset({"user_stop", "agent_stop"})
 FAILED = frozenset({"max_steps", "too_many_errors", "agent_error"})
 
