@@ -44,7 +44,7 @@ class Format(NamedTuple):
 
     Attributes:
         name: the name in `Trace.format`.
-        accepts: returns whether a record is in this format; at most one format accepts it.
+        accepts: returns whether a record is in this format; see `detect.FORMATS` for the order.
         translate: yields the clean records of one record, or of a record that `gather` made. It
             counts repairs in the notes and raises BadItemError if the record can't be translated.
         complete: adds data to an episode that clean records have no field for.

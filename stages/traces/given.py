@@ -77,8 +77,9 @@ class Given:
         return value
 
     def _choose(self, clean: Record) -> None:
-        """Set a record's outcome to one of its scores, unless the outcome is already known.
+        """Set a record's outcome to the chosen or only score; else keep the stated outcome.
 
+        Without a chosen score, an outcome that the format states or that the user maps is kept.
         A record whose score is null or missing is masked.
 
         Raises:
