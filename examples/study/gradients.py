@@ -1,17 +1,16 @@
 """Whose gradient points where the pass rate rises? Estimators compared without training.
 
 Run as `python -m examples.study.gradients` (`make gradients`). A policy plays train tasks, and
-its episodes fall into B batches such as an iteration of the loop learns from. In batch b the
-estimator under test has the gradient g[b], calibrated on that batch alone, and REINFORCE with a
-leave-one-out baseline (RLOO, arXiv 2402.14740) the gradient s[b]: that of the pass rate, but for
-noise. How fast a step of length 1 along g makes the pass rate rise is, on average,
+its episodes are split into B batches of the size of a loop iteration. In batch b the estimator
+under test, calibrated on that batch alone, has the gradient g[b]. REINFORCE with a leave-one-out
+baseline (RLOO, arXiv 2402.14740) has s[b], an unbiased estimate of the gradient of the pass rate.
+The mean rise of the pass rate per unit step along g is
 
     rise = mean of <g[b], s[c]> over b != c  /  sqrt(mean of |g[b]|^2)
 
 and `agreement` is rise / |E s|, with |E s|^2 the mean of <s[b], s[c]> over b != c: 1 if g were the
-true gradient. AdamW sizes the step of each weight by itself; under `adamw` each weight's g is
-therefore divided by its own root mean square over the batches, not by that of all weights.
-Errors are those of the jackknife over batches.
+true gradient. AdamW scales the step of each weight separately. So `adamw` divides each weight's g
+by its own root mean square over the batches. Errors are jackknife standard errors over batches.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ HERE = Path(__file__).parent
 TIERS = "extended"  # the default of `irc-cli score`
 RLOO = "RLOO"  # name of the reference
 PACK_TOKENS = 16_384
-RESAMPLES = 100  # for intervals, which nobody reads here
+RESAMPLES = 100  # for intervals, which are not used here
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Gradients: TypeAlias = npt.NDArray[np.float32]  # [B, P]: of B batches, by P weights

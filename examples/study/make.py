@@ -1,10 +1,11 @@
-"""Make the study: every arm from the same seed policy, at a rate that other seeds have chosen.
+"""Run the study: train every arm from the seed policy and compare the arms.
 
-Run as `python -m examples.study.make` (`make study`). What is done is skipped, also what the record
-of runs in `--docs` holds, and what was cut off goes on, so that a study may take its hours in
-pieces: `--budget` minutes end it with the figures known so far. First each arm tries all learning
-rates with the seeds that choose them, on dev. Then the arms of the named comparisons run their own
-seeds at their rates, on test, all arms with one seed after another; then the other arms.
+Run as `python -m examples.study.make` (`make study`). First each arm tries all learning rates on
+the dev split, with seeds that are used for nothing else. Then the arms of the named comparisons run
+on the test split at their rates, seed by seed; the other arms come last.
+
+Finished runs are skipped, including those in the record in `--docs`. Interrupted runs resume. So a
+study can be split: `--budget` stops it after so many minutes and reports what is known.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ HERE = Path(__file__).parent
 
 
 def make(study: Study, out: Path, docs: Path, budget: TimeBudget, jobs: int) -> None:
-    """Run what the budget allows, and write what is known."""
+    """Run what the budget allows and write the report."""
     out.mkdir(parents=True, exist_ok=True)
     restore(study, docs / RECORD, out)
     limits = (out, budget, jobs)
@@ -36,13 +37,13 @@ def make(study: Study, out: Path, docs: Path, budget: TimeBudget, jobs: int) -> 
 
 
 def rate_runs(study: Study, arms: list[str]) -> list[TrainingRun]:
-    """Return the runs that choose the arms' rates: every rate with every seed for it."""
+    """Return the runs that choose the learning rates: every rate with every rate seed."""
     rates, seeds = study["learning_rates"], study["rate_seeds"]
     return [TrainingRun(arm, lr, seed) for seed in seeds for lr in rates for arm in arms]
 
 
 def best_rate(study: Study, arm: str, out: Path) -> float | None:
-    """Return the rate with which an arm does best on dev; None, until all are known."""
+    """Return the rate with the best mean pass rate on dev; None until all runs are known."""
     arm = study["arms"][arm].get("rate_of", arm)
     by_rate: dict[float, list[float]] = {}
     for run in rate_runs(study, [arm]):
@@ -54,7 +55,7 @@ def best_rate(study: Study, arm: str, out: Path) -> float | None:
 
 
 def test_runs(study: Study, rates: dict[str, float | None]) -> list[TrainingRun]:
-    """Return the runs of all arms: those that are compared first, a seed of each in turn."""
+    """Return the test runs of all arms, seed by seed, starting with the compared arms."""
     compared = {arm for pair in study["comparisons"] for arm in pair}
     runs = []
     for group in (compared, study["arms"].keys() - compared):
@@ -72,12 +73,12 @@ def main() -> None:
     parser.add_argument("--arms", type=Path, default=HERE / "arms.yaml")
     parser.add_argument("--out", type=Path, default=Path("out/study"))
     parser.add_argument("--docs", type=Path, default=Path("docs/study"))
-    parser.add_argument("--budget", type=float, metavar="MINUTES", help="else all that it takes")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, a core each")
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help="default: no limit")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel runs, one core each")
     given = parser.parse_args()
     study = yaml.safe_load(given.arms.read_bytes())
     make(study, given.out, given.docs, TimeBudget(given.budget), given.jobs)
-    sys.stderr.write(f"the tables and the raw figures lie in {given.docs}\n")
+    sys.stderr.write(f"tables and raw figures are in {given.docs}\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A loop in which nothing pays but a tier that stands on turns by chance.
+"""A loop that rewards nothing but a tier assigned to turns at random.
 
-Run as `python -m examples.study.placebo` with options of `irc-cli loop`. The tier's value is what
-the raw correlation with the outcome says of it in the first iteration: that of turns which long
-episodes have more of. It stays the same for all iterations. Goes on where it was cut off.
+Run as `python -m examples.study.placebo` with options of `irc-cli loop`. The tier's value is its
+raw correlation with the outcome in the first iteration, which reflects only that long episodes have
+more turns. The value stays the same in all iterations. An interrupted loop resumes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RAW = ("--adjust", "none", "--fdr", "1", "--delta", "0", "--min-support", "0")
 
 
 def placebo_loop(config: LoopConfig, out: Path) -> None:
-    """Run the iterations, and write after each the pass rates so far, as `irc-cli loop` does."""
+    """Run the iterations; write the pass rates after each, as `irc-cli loop` does."""
     out.mkdir(parents=True, exist_ok=True)
     run, policy, lines = Runner(lambda doing: None), config.model, b""
     for number in range(config.iterations):
@@ -51,7 +51,7 @@ def placebo_loop(config: LoopConfig, out: Path) -> None:
 
 
 def relabel(at: Places, seed: int) -> None:
-    """Put the tier on turns by chance; every other tier is left."""
+    """Assign the placebo tier to turns at random; other turns keep their tier."""
     turns = read_table(TURNS, at("turns.parquet"))
     chosen = np.random.default_rng([seed, at.number]).random(turns.height) < SHARE
     tier = pl.when(pl.Series(chosen)).then(pl.lit(TIER)).otherwise(pl.col("tier"))
@@ -59,7 +59,7 @@ def relabel(at: Places, seed: int) -> None:
 
 
 def value_step(at: Places) -> LoopStep:
-    """Return the step that says what the tier is worth, and that the others are worth nothing."""
+    """Return the step that values the placebo tier and sets all other values to 0."""
     turns, out = at("placebo.parquet"), at("value/calibration.yaml")
     others = read_table(TURNS, turns)["tier"].unique().sort().to_list()
     zeroed = [part for tier in others if tier != TIER for part in ("--zero", tier)]
@@ -69,14 +69,14 @@ def value_step(at: Places) -> LoopStep:
 
 
 def _of_placebo(step: LoopStep, at: Places) -> LoopStep:
-    """Return a step that reads the turns with the tier in the place of those without."""
+    """Return the step reading the relabelled turns instead of the original ones."""
     names = {at("turns.parquet"): at("placebo.parquet")}
     args, inputs = (tuple(names.get(part, part) for part in of) for of in (step.args, step.inputs))
     return replace(step, args=args, inputs=inputs)
 
 
 def stage_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read options of stages, STAGE.OPTION=VALUE."""
+    """Parse STAGE.OPTION=VALUE."""
     options: dict[str, dict[str, Any]] = {}
     for text in given:
         name, _, value = text.partition("=")

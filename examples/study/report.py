@@ -1,4 +1,4 @@
-"""What the study found: tables, the raw figures of each run, and a picture."""
+"""The report of the study: tables, the record of all runs, and a figure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Rates = Mapping[str, float | None]
 
 
 class MeanDifference(NamedTuple):
-    """How much higher one mean is than another."""
+    """The difference of two means with its interval and p-value."""
 
     mean: float
     low: float
@@ -44,12 +44,12 @@ class MeanDifference(NamedTuple):
 def write_report(
     study: Study, rates: Rates, references: Mapping[str, Mapping[str, Any]], out: Path, docs: Path
 ) -> None:
-    """Write `table.md`, `runs.jsonl` and the figure `arms` from what is known.
+    """Write `table.md`, `runs.jsonl` and the figure `arms` from the finished runs.
 
     Args:
         study: arms.yaml.
-        rates: the learning rate of each arm; None: not chosen yet.
-        references: what the test split says of policies that were not trained here.
+        rates: learning rate of each arm; None if not chosen yet.
+        references: test results of policies that are not trained here.
         out: folder of the runs.
         docs: folder to write to.
     """
@@ -88,7 +88,7 @@ def welch(higher: Sequence[float], lower: Sequence[float]) -> MeanDifference:
 
 
 def paired(higher: Sequence[float], lower: Sequence[float]) -> MeanDifference:
-    """Compare two means of runs that go in pairs.
+    """Compare two means of paired runs.
 
     Args:
         higher: a figure of each run of one arm, at least two.
@@ -103,13 +103,13 @@ def paired(higher: Sequence[float], lower: Sequence[float]) -> MeanDifference:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Correct p-values for how many tests there are, so that any false one has the level's chance.
+    """Correct p-values for multiple tests, controlling the family-wise error rate.
 
     Args:
         p: of each test.
 
     Returns:
-        The level at which Holm's procedure just rejects each.
+        Adjusted p-values: the lowest level at which Holm's procedure rejects each test.
 
     Source: Holm (1979), Scand. J. Statist. 6(2), 65-70.
     """
@@ -122,14 +122,14 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def _difference(test: Any, higher: Sequence[float], lower: Sequence[float]) -> MeanDifference:
-    """Return what a t test of scipy says of two means."""
+    """Return the result of a t test of scipy."""
     interval = test.confidence_interval(LEVEL)
     difference = mean(higher) - mean(lower)
     return MeanDifference(difference, float(interval.low), float(interval.high), float(test.pvalue))
 
 
 def half_interval(figures: Sequence[float]) -> float:
-    """Return how far the t interval of the runs' mean reaches to either side."""
+    """Return half the t interval of the mean."""
     error = stdev(figures) / sqrt(len(figures))
     return float(stats.t.ppf((1 + LEVEL) / 2, len(figures) - 1) * error)
 
@@ -140,18 +140,18 @@ def area(run: TrainingRun, out: Path) -> float:
 
 
 def tested(study: Study, arm: str, lr: float | None, out: Path) -> list[TrainingRun]:
-    """Return the runs of an arm whose test is known."""
+    """Return the runs of an arm that have a test result."""
     runs = [TrainingRun(arm, lr, seed) for seed in study["seeds"] if lr is not None]
     return [run for run in runs if played(study, run, "test", out)]
 
 
 def p_value(p: float) -> str:
-    """Return p as a table shows it."""
+    """Format a p-value."""
     return "< .001" if p < 0.001 else f"{p:.3f}"
 
 
 def _comparisons(study: Study, rates: Rates, out: Path) -> list[str]:
-    """Return a line for each comparison that was named beforehand, and no other."""
+    """Return a line for each comparison in arms.yaml."""
     pairs = [[tested(study, arm, rates[arm], out) for arm in pair] for pair in study["comparisons"]]
     ends = [_compared_ends(study, runs, out) for runs in pairs]
     areas = [_compared_areas(runs, out) for runs in pairs]
@@ -167,13 +167,13 @@ def _comparisons(study: Study, rates: Rates, out: Path) -> list[str]:
 def _compared_ends(
     study: Study, pair: Sequence[Sequence[TrainingRun]], out: Path
 ) -> MeanDifference | None:
-    """Compare the test pass rates of two arms; None: too few are known."""
+    """Compare the test pass rates of two arms; None with fewer than two runs."""
     ends = [_ends(study, runs, out) for runs in pair]
     return welch(*ends) if min(map(len, ends)) > 1 else None
 
 
 def _compared_areas(pair: Sequence[Sequence[TrainingRun]], out: Path) -> MeanDifference | None:
-    """Compare the areas of runs of equal seeds: a curve depends most on the seed's tasks."""
+    """Compare the areas of runs with the same seed, which share their train tasks."""
     first, second = ({run.seed: area(run, out) for run in runs} for runs in pair)
     both = first.keys() & second.keys()
     if len(both) < 2:
@@ -219,7 +219,7 @@ def _mean(figures: Sequence[float]) -> str:
 
 
 def _single(rate: float, episodes: int) -> str:
-    """Return one run's rate with the interval of its sampling alone."""
+    """Format one run's pass rate with its sampling interval."""
     half = stats.norm.ppf((1 + LEVEL) / 2) * sqrt(rate * (1 - rate) / episodes)
     return f"{rate:.1%} +- {100 * half:.1f}"
 
@@ -241,7 +241,7 @@ def _dev_rates(study: Study, out: Path) -> list[str]:
 
 
 def _raw(study: Study, rates: Rates, out: Path) -> list[bytes]:
-    """Return a line for each run that was measured, without where files lay on the machine."""
+    """Return a line for each measured run, without local paths."""
     splits = (("dev", study["rate_seeds"]), ("test", study["seeds"]))
     runs = (
         (split, TrainingRun(arm, lr, seed))

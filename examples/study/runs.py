@@ -1,4 +1,4 @@
-"""The training runs of the study: each an `irc-cli loop`, and `irc-cli eval` of its policy."""
+"""The training runs of the study: each is an `irc-cli loop` and an `irc-cli eval` of its policy."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ class TrainingRun(NamedTuple):
     seed: int
 
     def folder(self, out: Path) -> Path:
-        """Where its files lie."""
+        """Return the folder of its files."""
         arm = re.sub(r"[^a-z0-9]+", "-", self.arm.lower())
         return out / arm / f"lr-{self.lr:g}" / f"seed-{self.seed}"
 
 
 class TimeBudget:
-    """Minutes that a study may take; what runs at their end is cut off, and goes on next time."""
+    """A time limit for the study. Runs that it interrupts resume next time."""
 
     def __init__(self, minutes: float | None) -> None:
         self._ends = None if minutes is None else time.monotonic() + 60 * minutes
 
     @property
     def seconds(self) -> float | None:
-        """How long is left; None: as long as it takes."""
+        """The seconds left; None: no limit."""
         return None if self._ends is None else max(self._ends - time.monotonic(), 0)
 
 
 def measure(
     study: Study, runs: Iterable[TrainingRun], split: str, out: Path, budget: TimeBudget, jobs: int
 ) -> None:
-    """Train what is not trained yet, and play a split with each policy; so many side by side."""
+    """Train the missing runs and play a split with each policy, `jobs` runs in parallel."""
 
     def finish(run: TrainingRun) -> None:
         if trained(study, run, out) is None:
@@ -77,7 +77,7 @@ def loop_command(study: Study, run: TrainingRun, out: Path) -> list[str]:
 
 
 def as_settings(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return options of stages as a loop's command line has them."""
+    """Return the options of stages as `--set` arguments of `irc-cli loop`."""
     return [
         part
         for stage, given in stages.items()
@@ -89,14 +89,14 @@ def as_settings(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def eval_command(
     study: Study, model: str, split: str, result: Path, seed: int, policy: str = "transformers"
 ) -> list[str]:
-    """Return the command line that plays a split; policies of rules pay no heed to the model."""
+    """Return the command line that plays a split; scripted policies ignore the model."""
     args = as_args(study["set"]["rollout"] | study["eval"])
     args += ["--env", "airline-mini", "--policy", policy, "--model", model]
     return ["eval", *args, "--split", split, "--seed", str(seed), "--out", str(result), "--quiet"]
 
 
 def trained(study: Study, run: TrainingRun, out: Path) -> Path | None:
-    """Return the policy of a run's last iteration; None: it has not come so far."""
+    """Return the policy of a run's last iteration; None if the run is not finished."""
     wanted = iterations(study, run.arm)
     if len(learning_curve(run, out)) < wanted:
         return None
@@ -104,12 +104,12 @@ def trained(study: Study, run: TrainingRun, out: Path) -> Path | None:
 
 
 def iterations(study: Study, arm: str) -> int:
-    """Return how many iterations the runs of an arm take."""
+    """Return the number of iterations of an arm's runs."""
     return int((study["loop"] | study["arms"][arm].get("loop", {}))["iterations"])
 
 
 def learning_curve(run: TrainingRun, out: Path) -> list[float]:
-    """Return the pass rate on the fresh tasks of each iteration, before it learns from them."""
+    """Return each iteration's pass rate on its fresh tasks, measured before it trains on them."""
     done = _curve(run, out)
     lines = done.read_bytes().splitlines() if done.exists() else []
     return [float(orjson.loads(line)["played_pass_rate"]) for line in lines]
@@ -120,23 +120,23 @@ def _curve(run: TrainingRun, out: Path) -> Path:
 
 
 def result_of(study: Study, run: TrainingRun, split: str, out: Path) -> Path:
-    """Return where it stands how a run's last policy plays a split; there may be more of both."""
+    """Return the path of a run's result on a split; its name holds iterations and group size."""
     episodes = study["eval"]["group-size"]
     return run.folder(out) / f"{split}-{iterations(study, run.arm)}x{episodes}.json"
 
 
 def played(study: Study, run: TrainingRun, split: str, out: Path) -> dict[str, Any] | None:
-    """Return what a split says of a run; None: it was not asked yet."""
+    """Return a run's result on a split; None if it is not measured yet."""
     path = result_of(study, run, split, out)
     return dict(orjson.loads(path.read_bytes())) if path.exists() else None
 
 
 def restore(study: Study, record: Path, out: Path) -> None:
-    """Lay out what the record of earlier runs holds as if they had been made here.
+    """Restore the results of earlier runs from their record.
 
     Args:
-        study: arms.yaml; runs of arms, seeds or lengths that it does not have are left.
-        record: `runs.jsonl`, which the report writes; it may be missing.
+        study: arms.yaml; runs with other arms, seeds or numbers of iterations are ignored.
+        record: `runs.jsonl` as the report writes it; may be missing.
         out: folder of the runs.
     """
     seeds = {"dev": study["rate_seeds"], "test": study["seeds"]}
@@ -156,7 +156,7 @@ def restore(study: Study, record: Path, out: Path) -> None:
 
 
 def references(study: Study, out: Path, budget: TimeBudget) -> dict[str, dict[str, Any]]:
-    """Return what the test split says of the seed policy, and of whoever does not try."""
+    """Return the test results of the seed policy and of two scripted policies."""
     results = {}
     for name, policy in (
         ("seed policy", "transformers"),
@@ -172,7 +172,7 @@ def references(study: Study, out: Path, budget: TimeBudget) -> dict[str, dict[st
 
 
 def call(args: list[str], budget: TimeBudget, program: str = CLI) -> bytes:
-    """Run a command; one that the budget cuts off leaves what it can go on from."""
+    """Run a command; when the budget stops it, it can resume later."""
     if budget.seconds == 0:
         return b""
     try:
