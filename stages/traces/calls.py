@@ -230,8 +230,7 @@ def _typed_error(result: Mapping[str, Any]) -> bool:
     for key in ("content", "output"):
         answer = result.get(key)
         kind = answer.get("type") if isinstance(answer, dict) else None
-        if isinstance(kind, str) and kind.startswith("error"):
-            return True
-        if isinstance(kind, str) and kind.endswith(("_error", "-denied")):
+        kind = kind if isinstance(kind, str) else ""
+        if kind.startswith("error") or kind.endswith(("_error", "-denied")):
             return True
     return False

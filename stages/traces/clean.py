@@ -9,9 +9,9 @@ from typing import Any
 
 from stages.traces.calls import Written, as_text, plain_call
 from stages.traces.envelopes import bared, opened_message, text_of
-from stages.traces.events import Heard, Result, Spoken
+from stages.traces.events import Heard, Result, Spoken, shares_turn
 from stages.traces.fields import BadItemError
-from stages.traces.forms import read_message
+from stages.traces.forms import read_closely
 from stages.traces.straight import straight
 from stages.traces.turns import RECORD
 from stages.traces.vocabulary import ROLES
@@ -149,7 +149,7 @@ class Writer:
                     self.messages.append({"role": "system", "content": system})
                     return
                 self._thoughts += _thoughts(inner)
-            events = read_message(message, lost, self.notes)
+            events = read_closely(message, lost, self.notes)
         for event in events:
             if isinstance(event, Spoken):
                 self._speak(event)
@@ -169,7 +169,7 @@ class Writer:
             self._open = [(call["id"], call["function"]["name"]) for call in calls]
         elif calls:
             self._open = []
-        if item is not None and self._shares_turn(item):
+        if shares_turn(item, self._last):
             message = self.messages[-1]
             message["content"] = message["content"] if content is None else content
         else:
@@ -184,12 +184,6 @@ class Writer:
         if stops_for_call and not message.get("tool_calls"):
             message["finish_reason"] = "tool_calls"  # makes `read_turns` reject it: no call
         self._thoughts, self._last = "", item or "message"
-
-    def _shares_turn(self, item: str) -> bool:
-        """Return whether a Responses API item belongs to the same response as the previous item."""
-        if item == "call":
-            return self._last is not None
-        return item == "message" and self._last == "call"
 
     def _call(self, name: str, arguments: Any, call_id: str | None) -> Message:
         if call_id is None:

@@ -38,3 +38,13 @@ class Result(NamedTuple):
 
 
 Event = Spoken | Heard | Result
+
+
+def shares_turn(item: str | None, last: str | None) -> bool:
+    """Return whether a Responses API item belongs to the same response as the previous item.
+
+    Args:
+        item: the item, as in `Spoken`.
+        last: the previous item of the policy; None if something else came before.
+    """
+    return last is not None if item == "call" else item == "message" and last == "call"

@@ -62,8 +62,12 @@ def read_message(message: Any, lost: list[str], notes: Counter[str]) -> list[Eve
     Returns:
         The events; none for a system message and for one that the policy was given as context.
     """
-    if (events := straight(message)) is not None:
-        return events
+    events = straight(message)
+    return read_closely(message, lost, notes) if events is None else events
+
+
+def read_closely(message: Any, lost: list[str], notes: Counter[str]) -> list[Event]:
+    """Read a message that `straight` does not know; see `read_message`."""
     opened = opened_message(message)
     if opened is None:
         if looks_like_call(message) or not _is_json(message):

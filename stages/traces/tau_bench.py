@@ -38,10 +38,11 @@ def translate(
     crashed = not messages or "error" in info or "traceback" in info
     if crashed:
         notes["crashed item"] += 1
-    elif item.get("reward") is None:
-        notes["no reward"] += 1
-    if not crashed and task.get("actions") is None:
-        notes["no gold actions"] += 1
+    else:
+        if item.get("reward") is None:
+            notes["no reward"] += 1
+        if task.get("actions") is None:
+            notes["no gold actions"] += 1
     yield {
         "messages": messages,
         "gold_actions": task.get("actions"),

@@ -22,7 +22,7 @@ from stages.traces.calls import (
 )
 from stages.traces.envelopes import text_of
 from stages.traces.episode import Call, Turn
-from stages.traces.events import Event, Result, Spoken
+from stages.traces.events import Event, Result, Spoken, shares_turn
 from stages.traces.fields import BadItemError
 from stages.traces.forms import read_message
 
@@ -225,7 +225,7 @@ class _Conversation:
         calls = self._made(event.calls, has_ids=event.has_ids)
         if event.legacy:
             self.notes["legacy function_call"] += 1
-        if self._shares_turn(event):
+        if shares_turn(event.item, self._last):
             turn = self.turns[-1]
             turn.text = turn.text if event.content is None else event.content
             turn.calls += calls
@@ -238,12 +238,6 @@ class _Conversation:
             self._speak(event.content, event.n_tokens)
         if event.stops_for_call and not self.turns[-1].calls:
             self.lose("no call, although it stopped to make one")
-
-    def _shares_turn(self, event: Spoken) -> bool:
-        """Return whether a Responses API item belongs to the same response as the previous item."""
-        if event.item == "call":
-            return self._last is not None
-        return event.item == "message" and self._last == "call"
 
     def _speak(self, content: Any, n_tokens: Any) -> None:
         """Add a turn without structured calls; its text may contain calls."""
